@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from fedlit.messages import Fit as Fit
     from fedlit.messages import Mean as Mean
     from fedlit.messages import Model as Model
-    from fedlit.messages import Round as Round
     from fedlit.messages import State as State
     from fedlit.messages import Term as Term
     from fedlit.messages import Update as Update
     from fedlit.monitor import Monitor as Monitor
+    from fedlit.record import Round as Round
     from fedlit.schedule import Schedule as Schedule
 
 __version__ = "0.1.0"
@@ -41,8 +41,9 @@ _PLACES = {
     "evaluation": ("Evaluations",),
     "federation": ("Federation",),
     "local": ("Recipe",),
-    "messages": ("Fit", "Mean", "Model", "Round", "State", "Term", "Update"),
+    "messages": ("Fit", "Mean", "Model", "State", "Term", "Update"),
     "monitor": ("Monitor",),
+    "record": ("Round",),
     "schedule": ("Schedule",),
 }
 """Where the public names are. They are imported when they are asked for: Lightning takes seconds, and a mistyped command is

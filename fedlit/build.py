@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,14 @@ from lightning.pytorch import LightningModule
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fedlit.checkpoint import Checkpoints, Keeping
+from fedlit.crash import CrashServer
 from fedlit.data import Data
 from fedlit.data.own import as_data
 from fedlit.data.samples import Loading
+from fedlit.disk import LocalDisk
 from fedlit.evaluation import Evaluations
+from fedlit.faults import Faults
 from fedlit.federation import Federation
 from fedlit.local import Recipe
 from fedlit.make import check_types, create, make
@@ -32,7 +36,18 @@ from fedlit.schedule import Schedule
 from fedlit.streams import Purpose, seeded, stream
 from fedlit.weights import start_from
 
-GROUPS = ("data", "partition", "model", "algorithm", "sampler", "schedule", "trainer", "executor", "observers")
+GROUPS = (
+    "data",
+    "partition",
+    "model",
+    "algorithm",
+    "sampler",
+    "schedule",
+    "trainer",
+    "executor",
+    "faults",
+    "observers",
+)
 
 
 class Findings:
@@ -72,6 +87,9 @@ class Parts:
     recipe: Recipe = None  # type: ignore[assignment]
     evaluations: Evaluations = None  # type: ignore[assignment]
     observers: Mapping[str, Any] = None  # type: ignore[assignment]
+    keeping: Keeping = None  # type: ignore[assignment]
+    faults: Faults = None  # type: ignore[assignment]
+    crash: CrashServer | None = None
     seed: int = 0
 
 
@@ -114,6 +132,9 @@ def parts(config: Mapping[str, Any], findings: Findings) -> Parts:
         )
     with findings.within("observers"):
         made.observers = {name: create(node) for name, node in config["observers"].items() if node}
+    with findings.within("checkpoint"):
+        made.keeping = make(Keeping, config["checkpoint"])
+    _faults(config["faults"], made, findings)
     with findings.within(""):
         if not isinstance(config["seed"], int) or config["seed"] < 0:
             raise Mistake("seed", config["seed"], "must be a whole number of at least 0")
@@ -123,6 +144,19 @@ def parts(config: Mapping[str, Any], findings: Findings) -> Parts:
             if not isinstance(config[key], bool):
                 raise Mistake(key, config[key], "must be true or false")
     return made
+
+
+def _faults(node: Mapping[str, Any], made: Parts, findings: Findings) -> None:
+    """What is done about clients that fail, and what is to go wrong."""
+    plans = []
+    for name, plan in (node.get("plans") or {}).items():
+        with findings.within(f"faults.plans.{name}"):
+            plans += [create(plan)] if plan else []
+    with findings.within("faults"):
+        rest = {key: value for key, value in node.items() if key not in ("plans", "server")}
+        made.faults = replace(make(Faults, rest), plans=tuple(plans))
+    with findings.within("faults.server"):
+        made.crash = create(node["server"]) if node.get("server") else None
 
 
 def build(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> tuple[Run, list[Observer]]:
@@ -143,7 +177,9 @@ def build(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> 
     findings.stop()
     assert data is not None
     assert module is not None
-    federation = None
+    federation, disk = None, LocalDisk()
+    if made.crash is not None and not config["resume"]:
+        disk = made.crash.disk(disk)
     with findings.within("partition"):
         federation = Federation.of(
             lambda: module,
@@ -158,6 +194,8 @@ def build(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> 
             evaluations=made.evaluations,
             monitor=made.monitor,
             executor=made.executor,
+            commits=Checkpoints(folder, made.keeping, disk),
+            faults=made.faults,
         )
     findings.stop()
     assert federation is not None

@@ -65,7 +65,7 @@ def evaluate_run(
     config = _config(run / "config.yaml", overrides)
     if refused := distrust(config, allow):
         raise Mistakes(refused)
-    config["observers"], config["check"] = {}, False
+    config["observers"], config["check"], config["resume"] = {}, False, None
     built, _ = build(config, run, {})
     federation, worker = built.federation, built.federation.worker
     if missing := [split for split in splits or () if split not in federation.splits]:

@@ -7,16 +7,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fedlit import wire
+from fedlit.call import Call
+from fedlit.commits import Commits, Nowhere, Saved
 from fedlit.data import Data, Uniform
 from fedlit.data.holdings import Holdings
 from fedlit.data.population import Population
 from fedlit.data.samples import Loading
 from fedlit.evaluation import Evaluations, combined
 from fedlit.executors import Inline
+from fedlit.faults import Faults
 from fedlit.local import Bench, Module, Recipe
-from fedlit.messages import Model, Partial, Round, Scores, State
+from fedlit.messages import Model, Partial, Scores, State
 from fedlit.monitor import Monitor
 from fedlit.protocols import Algorithm, Execute, Executor, Partitioner, Sampler
+from fedlit.record import Round
 from fedlit.schedule import Schedule
 from fedlit.store import ClientStore
 from fedlit.streams import Purpose, seeded, stream
@@ -38,6 +42,7 @@ class Federation:
         evaluations: which clients are evaluated on their own test samples, if they have any.
         monitor: which metric `schedule.stop_at` is about.
         executor: where jobs are done.
+        commits: where rounds are kept.
     """
 
     initial: Model
@@ -48,6 +53,7 @@ class Federation:
     evaluations: Evaluations = field(default_factory=Evaluations)
     monitor: Monitor = field(default_factory=Monitor)
     executor: Executor = field(default_factory=Inline)
+    commits: Commits = field(default_factory=Nowhere)
 
     @classmethod
     def of(
@@ -65,6 +71,8 @@ class Federation:
         evaluations: Evaluations | None = None,
         monitor: Monitor | None = None,
         executor: Executor | None = None,
+        commits: Commits | None = None,
+        faults: Faults | None = None,
     ) -> Federation:
         """A federation of its parts.
 
@@ -81,6 +89,8 @@ class Federation:
             evaluations: which clients are evaluated on their own test samples.
             monitor: which validation metric a round is judged by.
             executor: where jobs are done.
+            commits: where rounds are kept; None for nowhere.
+            faults: what is done about clients that fail.
 
         Raises:
             Mistake: if the data does not have what the partition goes by.
@@ -95,13 +105,14 @@ class Federation:
         cohort = min(schedule.cohort(len(holdings.population)), len(holdings.population))
         return cls(
             bench.read(),
-            ClientWorker(algorithm, bench, recipe, holdings),
+            ClientWorker(algorithm, bench, recipe, holdings, faults or Faults()),
             sampler(cohort),
             schedule,
             seed,
             evaluations or Evaluations(),
             monitor if "val" in holdings.splits else replace(monitor, name=None),
             executor or Inline(),
+            commits or Nowhere(),
         )
 
     @property
@@ -119,32 +130,43 @@ class Federation:
         """What the server evaluates on."""
         return tuple(self.worker.holdings.splits)
 
-    def run(self) -> Iterator[Round]:
-        """Algorithm 1 of McMahan et al. (2017), a record a round; every draw is keyed by (seed, purpose, round, client)."""
-        state, store = self.algorithm.init(self.initial), ClientStore()
+    def run(self, saved: Saved | None = None) -> Iterator[Round]:
+        """Algorithm 1 of McMahan et al. (2017), a record a round; every draw is keyed by (seed, purpose, round, client).
+
+        Args:
+            saved: where to go on; None for where `commits` says, or the beginning.
+
+        Raises:
+            LostRounds: when too many rounds in a row were lost.
+        """
+        saved = saved or self.commits.load() or Saved(self.algorithm.init(self.initial), ClientStore())
+        state, store, last, lost = saved.state, saved.store, saved.last, saved.lost
         with self.executor.open(self.worker) as execute:  # a pool or a cluster lives for the whole run
-            for t in range(state.round, self.schedule.rounds):
-                begin = time.perf_counter()
-                cohort = self.cohort(t)
-                tally = Tally()  # starts from zeros
-                for partial in execute(chunks(t, cohort, store.read(cohort)), state):  # in index order
+            while state.round < self.schedule.rounds and not self.monitor.reached(last, self.schedule.stop_at):
+                self.worker.faults.bear(lost)
+                begin, t = time.perf_counter(), state.round
+                call = self.call(t, state)
+                tally = Tally(call.failures)  # starts from zeros
+                for partial in execute(chunks(t, call.clients, store.read(call.clients), call.budgets), state):
                     assert isinstance(partial, Partial)
-                    tally.add(partial)
-                sent = len(wire.dump(state.shared)) * len(cohort)
-                mean = tally.close()
+                    tally.add(partial)  # in index order
+                mean, why = tally.close(self.schedule.quorum)
+                sent = {"comm/down_bytes": len(wire.dump(state.shared)) * len(call.clients)}
                 if mean is not None:  # else a lost round: the model stays
                     state = self.algorithm.server(state, mean)
-                    store.put(tally.memories)
+                    store.put(t + 1, tally.memories)
                 state = replace(state, round=t + 1)
-                trained = time.perf_counter()
-                scores = self.evaluate(t, state, cohort, execute)
-                seconds = {"time/train_s": trained - begin, "time/round_s": time.perf_counter() - begin}
-                record = self._record(
-                    t, cohort, tally, state, {**scores, "comm/down_bytes": sent, **seconds}, lost=mean is None
-                )
-                yield record
-                if self.monitor.reached(record, self.schedule.stop_at):
-                    return
+                trained = {"time/train_s": time.perf_counter() - begin}
+                scores = self.evaluate(t, state, call.cohort, execute)
+                took = {**sent, **call.metrics, **trained, "time/round_s": time.perf_counter() - begin}
+                last = self._record(t, call.cohort, tally, state, {**scores, **took}, why)
+                lost = lost + 1 if last.lost else 0
+                self.commits.commit(state, store, last)  # all of the round or none of it
+                yield last
+
+    def call(self, round: int, state: State) -> Call:
+        """Who is asked in a round, counted from 0."""
+        return Call(tuple(self.cohort(round)))
 
     def cohort(self, round: int) -> list[int]:
         """The clients of a round, counted from 0, those with most examples first; of equal ones the lower id."""
@@ -161,7 +183,7 @@ class Federation:
         return combined(scores for scores in execute(jobs, state) if isinstance(scores, Scores))
 
     def _record(
-        self, t: int, cohort: Sequence[int], tally: Tally, state: State, more: dict[str, float], *, lost: bool
+        self, t: int, cohort: Sequence[int], tally: Tally, state: State, more: dict[str, float], why: str | None
     ) -> Round:
         train = {
             name if name.startswith("train") else f"train/{name}": value for name, value in tally.metrics().items()
@@ -178,7 +200,7 @@ class Federation:
             tuple(sorted(cohort)),
             {**train, **more, **rest},
             tuple(tally.failures),
-            lost,
+            why,
             wire.sha256({**_under("shared", state.shared), **_under("private", state.private)}),
             self.algorithm.model(state.shared),
         )

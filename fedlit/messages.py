@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -135,13 +135,23 @@ class State:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Clients whose updates one worker adds up, left to right; `index` is the place in the tree of sums, `memories` what those
-    of them remember that took part before."""
+    """Clients whose updates one worker adds up, left to right.
+
+    Args:
+        round: counted from 0.
+        index: the place in the tree of sums.
+        clients: their ids.
+        memories: what those of them remember that took part before.
+        budgets: optimizer steps after which a client is cut short, of those that are.
+        attempt: how often this chunk's worker process was lost before; None where there is no worker process.
+    """
 
     round: int
     index: int
     clients: tuple[int, ...]
     memories: Mapping[int, Groups] = field(default_factory=dict)
+    budgets: Mapping[int, int] = field(default_factory=dict)
+    attempt: int | None = None
 
 
 @dataclass(frozen=True)
@@ -155,13 +165,18 @@ class Evaluation:
 
 Job = Chunk | Evaluation
 
+Outcome = Literal[
+    "exception", "out_of_memory", "not_finite", "bad_shape", "deadline", "lost_worker", "planned"
+]  # of a client whose update is not in the sum
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+
 
 @dataclass(frozen=True)
 class Failure:
     """A client whose update is not in the sum, and why."""
 
     client: int
-    outcome: Literal["not_finite", "lost_worker"]
+    outcome: Outcome
     reason: str
 
 
@@ -213,37 +228,3 @@ class Mean:
 
     def __getitem__(self, group: str) -> Tensors:
         return self.groups[group]
-
-
-@dataclass(frozen=True)
-class Round:
-    """The record of one round; `number` counts from 1.
-
-    Args:
-        cohort: ids of the sampled clients, ascending.
-        metrics: averages and measurements under `group/name`.
-        failures: clients whose update was left out.
-        lost: no update counted, so the model stayed as it was.
-        sha256: digest of the server's state after the round.
-        model: the global model after the round.
-    """
-
-    number: int
-    cohort: tuple[int, ...]
-    metrics: Mapping[str, float]
-    failures: tuple[Failure, ...]
-    lost: bool
-    sha256: str
-    model: Model = field(repr=False)
-
-    def record(self) -> dict[str, Any]:
-        """The round as one flat mapping of JSON values."""
-        failures = [{"client": f.client, "outcome": f.outcome, "reason": f.reason} for f in self.failures]
-        return {
-            "round": self.number,
-            "cohort": list(self.cohort),
-            **self.metrics,
-            "lost": self.lost,
-            "failures": failures,
-            "state_sha256": self.sha256,
-        }

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from fedlit.messages import Round
 from fedlit.mistakes import one_of
+from fedlit.record import Round
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Monitor:
         gain = new.metrics[self.name] - best.metrics[self.name]
         return gain > 0 if self.mode == "max" else gain < 0
 
-    def reached(self, record: Round, target: float | None) -> bool:
+    def reached(self, record: Round | None, target: float | None) -> bool:
         """Whether the round has come to the target."""
-        value = record.metrics.get(self.name or "")
+        value = None if record is None else record.metrics.get(self.name or "")
         if target is None or value is None:
             return False
         return value >= target if self.mode == "max" else value <= target

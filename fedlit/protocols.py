@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from fedlit.messages import Fit, Job, Mean, Model, Partial, Round, Scores, State, Term, Update
+from fedlit.messages import Fit, Job, Mean, Model, Partial, Scores, State, Term, Update
+from fedlit.record import Round
 from fedlit.tensors import Groups, Tensors
 
 if TYPE_CHECKING:
@@ -133,10 +134,16 @@ class Samples(Protocol):
 
 
 class Observer(Protocol):
-    """Sees every round; never changes the run."""
+    """Sees every round; never changes the run. One that raises is told no more."""
 
     def start(self, run: Any) -> None: ...
 
     def round(self, record: Round) -> None: ...
 
-    def end(self, summary: Mapping[str, Any]) -> None: ...
+    def end(self, summary: Mapping[str, Any]) -> None:
+        """The run has come to its end."""
+        ...
+
+    def close(self) -> None:
+        """Always told last, also of a run that was stopped."""
+        ...

@@ -23,6 +23,7 @@ class Schedule:
         local_steps: optimizer steps of a client in a round; wins over `local_epochs` if it is not None.
         eval_every: rounds between evaluations, >= 1; the last round is always evaluated.
         stop_at: target of the monitored validation metric that ends the run; None runs all rounds.
+        quorum: updates that must come through, >= 1; with fewer the round is lost and the model stays.
         client_state: what happens to a client's optimizer between rounds: `reset` builds it anew, `keep` makes its state the
             client's memory.
         lr: what multiplies the local learning rate in round t of T: `constant` 1; `step` lr_gamma^(t // lr_every);
@@ -39,6 +40,7 @@ class Schedule:
     local_steps: int | None = None
     eval_every: int = 1
     stop_at: float | None = None
+    quorum: int = 1
     client_state: Literal["reset", "keep"] = "reset"
     lr: Literal["constant", "step", "cosine"] = "constant"
     lr_every: int = 10
@@ -46,7 +48,7 @@ class Schedule:
     lr_floor: float = 0.0
 
     def __post_init__(self) -> None:
-        for key in ("rounds", "local_epochs", "eval_every", "lr_every"):
+        for key in ("rounds", "local_epochs", "eval_every", "quorum", "lr_every"):
             _at_least_one(key, getattr(self, key))
         for key in ("clients_per_round", "local_steps"):
             if getattr(self, key) is not None:
@@ -70,6 +72,9 @@ class Schedule:
         if facts.cohort > clients:
             why = f"is more than the {clients} clients there are"
             yield Mistake("schedule.clients_per_round", self.clients_per_round, why, "take fewer clients a round")
+        if self.quorum > facts.cohort:
+            why = f"is more than the {facts.cohort} clients of a round: every round would be lost"
+            yield Mistake("schedule.quorum", self.quorum, why, "take less, or more clients a round")
         if self.stop_at is not None and "val" not in facts.splits:
             remedy = "data.val_fraction=0.1 holds some out"
             yield Mistake("schedule.stop_at", self.stop_at, "needs validation samples to be measured on", remedy)

@@ -29,6 +29,8 @@ class Purpose(IntEnum):
     EVALUATION = 6
     NOISE = 7
     DATA = 8
+    FAULTS = 9
+    CLOCK = 10
 
 
 def sequence(seed: int, purpose: Purpose, round: int = 0, client: int = 0, key: int = 0) -> np.random.SeedSequence:

@@ -6,8 +6,8 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
-from fedlit.messages import Round
 from fedlit.monitor import Monitor
+from fedlit.record import Round
 
 PACKAGES = ("fedlit", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy")
 
@@ -24,7 +24,7 @@ class Standing:
     def add(self, record: Round) -> None:
         """Takes in the next round."""
         self.last = record
-        self._lost += record.lost
+        self._lost += record.lost is not None
         self._up += int(record.metrics["comm/up_bytes"])
         self._down += int(record.metrics["comm/down_bytes"])
         if self.monitor.improves(record, self.best):
@@ -34,6 +34,7 @@ class Standing:
         """The content of summary.json. `best` is the round chosen on the validation metric, or the last without one."""
         assert self.last is not None
         best, model = self.best or self.last, self.last.model
+        assert model is not None  # of the last round it is there
         return {
             "rounds": self.last.number,
             "lost_rounds": self._lost,

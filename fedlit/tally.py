@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -12,29 +13,43 @@ from fedlit.tensors import Groups
 from fedlit.wire import Layout
 
 MOST_CHUNKS = 64
+T = TypeVar("T")
 
 
-def chunks(round: int, cohort: Sequence[int], memories: Mapping[int, Groups] | None = None) -> list[Chunk]:
+def chunks(
+    round: int,
+    cohort: Sequence[int],
+    memories: Mapping[int, Groups] | None = None,
+    budgets: Mapping[int, int] | None = None,
+) -> list[Chunk]:
     """The cohort, in its order, cut into chunks of one client up to 64 clients, and of equal size above; with what they
-    remember."""
-    size, memories = max(1, -(-len(cohort) // MOST_CHUNKS)), memories or {}
+    remember, and the steps after which they are cut short."""
+    size = max(1, -(-len(cohort) // MOST_CHUNKS))
     parts = [tuple(cohort[start : start + size]) for start in range(0, len(cohort), size)]
     return [
-        Chunk(round, index, part, {client: memories[client] for client in part if client in memories})
+        Chunk(round, index, part, _those(memories or {}, part), _those(budgets or {}, part))
         for index, part in enumerate(parts)
     ]
 
 
-class Tally:
-    """Adds partials, given in the order of their index, pairwise: at most log2 of their number are held."""
+def _those(by_client: Mapping[int, T], part: Sequence[int]) -> dict[int, T]:
+    return {client: by_client[client] for client in part if client in by_client}
 
-    def __init__(self) -> None:
+
+class Tally:
+    """Adds partials, given in the order of their index, pairwise: at most log2 of their number are held.
+
+    Args:
+        failures: of clients that were not asked.
+    """
+
+    def __init__(self, failures: Sequence[Failure] = ()) -> None:
         self._tree: list[tuple[int, Tensor | None, float]] = []  # (height, sum, weight) of subtrees, tallest first
         self._next = 0
         self._layout: Layout | None = None
         self._sums: dict[str, tuple[float, float]] = {}
         self.members: list[int] = []
-        self.failures: list[Failure] = []
+        self.failures: list[Failure] = list(failures)
         self.memories: dict[int, Groups] = {}
         self.bytes = 0
         self.steps = 0
@@ -64,14 +79,17 @@ class Tally:
         self.steps += partial.steps
         self._sums = summed(self._sums, partial.metrics)
 
-    def close(self) -> Mean | None:
-        """The weighted mean of the updates; None if nothing weighs anything, which is a lost round."""
+    def close(self, quorum: int = 1) -> tuple[Mean | None, str | None]:
+        """The weighted mean of the updates, or None and why the round is lost: fewer than `quorum` updates came through, or
+        nothing weighs anything."""
+        if len(self.members) < quorum:
+            return None, f"{len(self.members)} good updates, and schedule.quorum={quorum}"
         while len(self._tree) > 1:
             self._merge(*self._tree.pop())
         total, weight = self._tree[0][1:] if self._tree else (None, 0.0)
         if total is None or self._layout is None or not weight > 0:
-            return None
-        return Mean(self._layout.groups(total / weight), weight, len(self.members))
+            return None, "no update weighs anything"
+        return Mean(self._layout.groups(total / weight), weight, len(self.members)), None
 
     def metrics(self) -> dict[str, float]:
         """What the clients' modules logged, averaged by examples."""

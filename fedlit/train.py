@@ -7,9 +7,11 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sys
 import textwrap
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
@@ -19,7 +21,6 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from rich.console import Console
 
 from fedlit import STARTED, command_line
 from fedlit.mistakes import Mistake, Mistakes
@@ -46,75 +47,36 @@ ASKS_HYDRA = {
 _failed: list[str] = []  # jobs of this process's multirun that did not come to their end
 
 
-def train(config: Mapping[str, Any], folder: Path, names: Mapping[str, str], started: float) -> float | None:
-    """Trains a federation and leaves everything in its folder.
-
-    Args:
-        config: resolved, plain values.
-        folder: of the run.
-        names: choices in the configuration's groups.
-        started: time.time() when the command began, or the job.
-
-    Returns:
-        The monitored metric of the best round, for a sweeper; None without a validation split.
-
-    Raises:
-        Mistakes: before round 1, with everything that is wrong with the configuration.
-    """
-    from fedlit.build import build  # here: Lightning takes seconds, and a mistyped name is told at once
-    from fedlit.summary import Standing
-
-    run, observers = build(config, folder, names)
-    for warning in run.warnings:
-        log.warning("%s", warning)
-    if config["check"]:
-        from fedlit.plan import plan, plan_table
-
-        Console().print(plan_table(run, plan(run)))
-        return None
-    for observer in observers:
-        observer.start(run)
-    standing = Standing(run.federation.monitor)
-    for record in run.federation.run():
-        standing.add(record)
-        if record.lost:
-            log.warning(
-                "round %d is lost: %s",
-                record.number,
-                "; ".join(f.reason for f in record.failures) or "no update weighs anything",
-            )
-        for failure in record.failures:
-            log.warning(
-                "round %d: client %d left out, %s: %s", record.number, failure.client, failure.outcome, failure.reason
-            )
-        for observer in observers:
-            observer.round(record)
-    summary = standing.summary(time.time() - started, run.federation.seed)
-    for observer in observers:
-        observer.end(summary)
-    return (
-        None
-        if standing.monitor.name is None or standing.best is None
-        else standing.best.metrics.get(standing.monitor.name)
-    )
-
-
 @hydra.main(version_base="1.3", config_path=str(command_line.conf()), config_name="config")
 def _job(config: DictConfig) -> float | None:
     """One run, or one job of a multirun, which never raises: that would end the others."""
-    from fedlit.build import plain
+    from fedlit.build import plain  # here: Lightning takes seconds, and a mistyped name is told at once
+    from fedlit.running import NoRoom, train
+    from fedlit.signals import Stopped
 
     settings = HydraConfig.get()
     folder, multirun = Path(settings.runtime.output_dir), settings.mode == RunMode.MULTIRUN
-    started = time.time() if multirun else STARTED
+    started, values = time.time() if multirun else STARTED, {}
     try:
-        result = train(plain(config), folder, settings.runtime.choices, started)
+        values = plain(config)
+        result = train(values, folder, settings.runtime.choices, started, settings.overrides.task)
         if config.check:
             _remove_untrained(folder)
         return result
+    except Stopped as stopped:
+        _tell_how_to_go_on(f"stopped by {stopped}", folder, values)
+        if callable(stopped.found) and stopped.number == signal.SIGUSR1:  # such as submitit's, which requeues the job
+            stopped.found(stopped.number, None)
+        sys.exit(stopped.status)
+    except NoRoom as error:
+        log.debug("", exc_info=True)
+        _tell_how_to_go_on(f"{error}; when there is room", folder, values)
+        if not multirun:
+            sys.exit(1)
+        _fail(folder, [str(error)])
     except Mistakes as mistakes:
         if config.traceback:
-            raise
+            traceback.print_exc()
         report(mistakes.found, f"job {settings.job.num} ({settings.job.override_dirname})" if multirun else "")
         if not multirun:
             _remove_untrained(folder)
@@ -132,6 +94,14 @@ def main() -> None:
     """The command. Exit status 2 for a mistake in what was typed, 1 for a failure."""
     sys.path.insert(0, os.getcwd())  # so that `model._target_=my_file.MyModule` is found by the console script too
     arguments = sys.argv[1:]
+    if any(argument.startswith("resume=") for argument in arguments):
+        from fedlit.resume import rewritten
+
+        try:
+            sys.argv[1:] = arguments = rewritten(arguments)
+        except Mistakes as found:
+            report(found.found)
+            sys.exit(2)
     if not ASKS_HYDRA & {argument.partition("=")[0] for argument in arguments}:
         mistakes = _mistakes(arguments)
         if mistakes:
@@ -144,6 +114,13 @@ def main() -> None:
     if _failed:
         print(f"{len(_failed)} of the jobs failed:\n  " + "\n  ".join(_failed), file=sys.stderr)
         sys.exit(1)
+
+
+def _tell_how_to_go_on(why: str, folder: Path, config: Mapping[str, Any]) -> None:
+    from fedlit.running import resume_command
+
+    print(f"fedlit: {why}; the last round that was kept is whole. To go on:", file=sys.stderr)
+    print(f"  {resume_command(folder, config)}", file=sys.stderr)
 
 
 def _help() -> None:
@@ -199,7 +176,7 @@ def _fail(folder: Path, reasons: list[str]) -> None:
 
 def _remove_untrained(folder: Path) -> None:
     """Removes what Hydra made for a run that never began, and only that."""
-    if {path.name for path in folder.iterdir()} <= {".hydra", "train.log"}:
+    if {path.name for path in folder.iterdir()} <= {".hydra", "train.log", "lock"}:
         logging.shutdown()
         shutil.rmtree(folder)
 

@@ -7,15 +7,18 @@ is sent in the dtypes that it has.
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
-from fedlit.messages import Model
+from fedlit.messages import Model, State
 from fedlit.tensors import Groups, Tensors
 
 if sys.byteorder != "little":
@@ -126,3 +129,73 @@ def sha256(tree: Tree) -> str:
 def _parts(path: str, tensor: Tensor) -> tuple[bytes, bytes]:
     header = f"{path} {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}\n".encode()
     return header, tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def freeze(tree: Mapping[tuple[str, ...], Tensor]) -> bytes:
+    """Named tensors as the bytes of a safetensors file, in the dtypes and the order that they have; a name is a path."""
+    plain = [tensor.detach().cpu().contiguous().clone() for tensor in tree.values()]
+    return save({json.dumps([place, *path]): plain[place] for place, path in enumerate(tree)})
+
+
+def thaw(content: bytes) -> dict[tuple[str, ...], Tensor]:
+    """What was frozen. Nothing in the bytes is executed.
+
+    Raises:
+        ValueError: if the bytes are no such file.
+    """
+    try:
+        placed = sorted(
+            ((json.loads(name), tensor) for name, tensor in load(content).items()), key=lambda pair: pair[0][0]
+        )
+        return {tuple(path): tensor for (_, *path), tensor in placed}
+    except (SafetensorError, TypeError, KeyError) as error:
+        raise ValueError(f"no safetensors file of ours: {error}") from error
+
+
+def freeze_state(state: State) -> dict[tuple[str, ...], Tensor]:
+    """All that the server knows but the round's number, as named tensors; an entry's own path says whether it is a model."""
+    flat: dict[tuple[str, ...], Tensor] = {}
+    for part, tree in (("shared", state.shared), ("private", state.private)):
+        for key, value in tree.items():
+            flat[part, key] = torch.tensor([isinstance(value, Model)])
+            for group, tensors in value.groups().items() if isinstance(value, Model) else [("", value)]:
+                flat |= {(part, key, group, name): tensor for name, tensor in tensors.items()}
+    return flat
+
+
+def thaw_state(flat: Mapping[tuple[str, ...], Tensor], round: int) -> State:
+    """The state after so many rounds."""
+    trees: dict[str, dict[str, Model | Tensors]] = {"shared": {}, "private": {}}
+    groups: dict[tuple[str, str, str], dict[str, Tensor]] = {}
+    for path, tensor in flat.items():
+        if len(path) == 4:
+            groups.setdefault((path[0], path[1], path[2]), {})[path[3]] = tensor
+    for path, tensor in flat.items():
+        if len(path) == 2:
+            part, key = path
+            if bool(tensor):
+                value = Model(groups.get((part, key, "parameters"), {}), groups.get((part, key, "buffers"), {}))
+                trees[part][key] = value
+            else:
+                trees[part][key] = groups.get((part, key, ""), {})
+    return State(round, trees["shared"], trees["private"])
+
+
+def freeze_memories(memories: Mapping[int, Groups]) -> dict[tuple[str, ...], Tensor]:
+    """What clients remember, as named tensors; a group without tensors has a path of its own."""
+    flat: dict[tuple[str, ...], Tensor] = {}
+    for client, groups in memories.items():
+        for group, tensors in groups.items():
+            flat[str(client), group] = torch.zeros(0)
+            flat |= {(str(client), group, name): tensor for name, tensor in tensors.items()}
+    return flat
+
+
+def thaw_memories(flat: Mapping[tuple[str, ...], Tensor]) -> dict[int, dict[str, dict[str, Tensor]]]:
+    """The memories by client."""
+    memories: dict[int, dict[str, dict[str, Tensor]]] = {}
+    for path, tensor in flat.items():
+        group = memories.setdefault(int(path[0]), {}).setdefault(path[1], {})
+        if len(path) == 3:
+            group[path[2]] = tensor
+    return memories

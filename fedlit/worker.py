@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import reduce
 
 import torch
 
 from fedlit.data.holdings import Holdings
+from fedlit.faults import Faults, Planned
 from fedlit.local import Bench, LocalTraining, Recipe, evaluate
-from fedlit.messages import Chunk, Failure, Fit, Job, Partial, Scores, State
+from fedlit.messages import Chunk, Failure, Fit, Job, Partial, Scores, State, Update
+from fedlit.mistakes import Mistake
 from fedlit.protocols import Algorithm
 from fedlit.tally import summed
 from fedlit.tensors import Groups
 from fedlit.watch import without_kept
 from fedlit.wire import Layout, pack, unpack
+
+
+class ClientFailed(RuntimeError):
+    """A client failed, and `faults.on_error` says that this ends the run."""
 
 
 @dataclass
@@ -27,15 +34,22 @@ class ClientWorker:
         bench: the module.
         recipe: how a Trainer is made.
         holdings: samples of the clients and of the server.
+        faults: what is done about clients that fail.
     """
 
     algorithm: Algorithm
     bench: Bench
     recipe: Recipe
     holdings: Holdings
+    faults: Faults = field(default_factory=Faults)
+    _due: tuple[int, Groups] | None = None  # the round's updates: names, shapes, dtypes
 
     def __call__(self, job: Job, state: State) -> Partial | Scores:
-        """The chunk's sum, or the split's scores."""
+        """The chunk's sum, or the split's scores.
+
+        Raises:
+            ClientFailed: if a client fails under `faults.on_error=fail`.
+        """
         if isinstance(job, Chunk):
             return self._chunk(job, state)
         batches = self.holdings.split(job.split) if job.client is None else self.holdings.own(job.client)
@@ -47,19 +61,21 @@ class ClientWorker:
 
     def _chunk(self, chunk: Chunk, state: State) -> Partial:
         """Runs the clients one after the other and adds up what they send, left to right, in float64."""
-        layout: Layout | None = None
+        layout = Layout.of(self.expected(state))
         total = torch.zeros(0, dtype=torch.float64)
         weights, bytes_up, failures, fits = 0.0, 0, [], []
         memories: dict[int, Groups] = {}
         for client in chunk.clients:
-            local = self.local(chunk.round, client, chunk.memories.get(client, {}))
-            update = self.algorithm.client(local, state.shared, without_kept(local.memory))
-            layout = layout or Layout.of(update.send)
+            reply = self._reply(chunk, client, state)
+            if isinstance(reply, Failure):
+                failures.append(reply)
+                continue
+            update, local = reply
             message = pack(layout, update.send, update.weight)
             bytes_up += len(message)
             vector, weight = unpack(message)
-            if odd := not_finite(vector, weight):
-                failures.append(Failure(client, "not_finite", odd))
+            if odd := not_finite(vector, weight, self.faults.max_norm):
+                failures.append(self._failed(Failure(client, "not_finite", odd)))
                 continue
             scaled = vector.double().mul_(weight)
             total = total.add_(scaled) if memories else scaled
@@ -79,19 +95,92 @@ class ClientWorker:
             memories,
         )
 
-    def local(self, round: int, client: int, memory: Groups) -> LocalTraining:
-        """The client's hands in a round, and what it remembers."""
+    def _reply(self, chunk: Chunk, client: int, state: State) -> tuple[Update, LocalTraining] | Failure:
+        """What a client answers, as often as it is asked."""
+        reply = self._try(chunk, client, state)
+        for _ in range(self.faults.retries if self.faults.on_error == "retry" else 0):
+            if not isinstance(reply, Failure) or reply.outcome == "planned":
+                break
+            reply = self._try(chunk, client, state)
+        return self._failed(reply) if isinstance(reply, Failure) else reply
+
+    def _try(self, chunk: Chunk, client: int, state: State) -> tuple[Update, LocalTraining] | Failure:
+        """One attempt. Only an Exception is the client's own: a signal that ends the run is none."""
+        local = self.local(chunk.round, client, chunk.memories.get(client, {}), chunk.budgets.get(client))
+        struck = self.faults.striking(self.holdings.seed, chunk.round, client)
+        try:
+            for fault, _ in struck:
+                fault.before(chunk.attempt)
+            update = self.algorithm.client(local, state.shared, without_kept(local.memory))
+            for fault, generator in struck:
+                update = fault.after(update, generator)
+        except Mistake:  # not the client is wrong, but the configuration
+            raise
+        except Planned as planned:
+            return Failure(client, "planned", str(planned))
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            torch.cuda.empty_cache()
+            return Failure(client, "out_of_memory", _told(error))
+        except Exception as error:
+            return Failure(client, "exception", _told(error))
+        odd = unlike(update.send, self.expected(state))
+        return Failure(client, "bad_shape", odd) if odd else (update, local)
+
+    def _failed(self, failure: Failure) -> Failure:
+        if self.faults.on_error == "fail" and failure.outcome != "planned":
+            raise ClientFailed(f"client {failure.client}: {failure.outcome}: {failure.reason}")
+        return failure
+
+    def expected(self, state: State) -> Groups:
+        """What an update has to look like in this round: the one of a client without a sample, which takes no step."""
+        if self._due is None or self._due[0] != state.round:
+            still = LocalTraining(self.bench, self.recipe, self.holdings, examples=0, round=state.round, client=0)
+            self._due = (state.round, self.algorithm.client(still, state.shared, {}).send)
+        return self._due[1]
+
+    def local(self, round: int, client: int, memory: Groups, budget: int | None = None) -> LocalTraining:
+        """The client's hands in a round, what it remembers, and the steps after which it is cut short."""
         examples = self.holdings.population.size(client)
-        return LocalTraining(self.bench, self.recipe, self.holdings, examples, round, client, memory)
+        recipe = self.recipe if budget is None else replace(self.recipe, steps=budget)
+        return LocalTraining(self.bench, recipe, self.holdings, examples, round, client, memory)
 
 
-def not_finite(vector: torch.Tensor, weight: float) -> str:
-    """What is not a number in an update, or an empty string. The sum alone is looked at first: it shows any NaN or infinity."""
+def unlike(send: Groups, expected: Groups) -> str:
+    """In what an update's names, shapes or dtypes are not those that are expected; an empty string if in nothing."""
+    given, wanted = (
+        {
+            f"{group}/{name}": (tuple(t.shape), t.dtype)
+            for group, tensors in groups.items()
+            for name, t in tensors.items()
+        }
+        for groups in (send, expected)
+    )
+    odd = [name for name in {**wanted, **given} if given.get(name) != wanted.get(name)]
+    told = [f"{name} {_looks(given.get(name))}, not {_looks(wanted.get(name))}" for name in odd[:3]]
+    return "; ".join(told) + (f"; and {len(odd) - 3} more" if len(odd) > 3 else "")
+
+
+def _looks(what: tuple[tuple[int, ...], torch.dtype] | None) -> str:
+    return "missing" if what is None else f"{str(what[1]).removeprefix('torch.')} {list(what[0])}"
+
+
+def _told(error: BaseException) -> str:
+    """An error in one line, with the place where it was raised."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno})" if frames else ""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300] + where
+
+
+def not_finite(vector: torch.Tensor, weight: float, max_norm: float | None = None) -> str:
+    """What is not a number in an update, or too large a one, or an empty string. The sum alone is looked at first: it shows
+    any NaN or infinity."""
     if not 0 <= weight < float("inf"):
         return f"weight {weight}"
-    if bool(vector.sum().isfinite()) or bool(vector.isfinite().all()):
-        return ""
-    return f"{int((~vector.isfinite()).sum())} of {len(vector)} numbers are NaN or infinite"
+    if not bool(vector.sum().isfinite()) and not bool(vector.isfinite().all()):
+        return f"{int((~vector.isfinite()).sum())} of {len(vector)} numbers are NaN or infinite"
+    if max_norm is not None and (norm := float(vector.double().norm())) > max_norm:
+        return f"norm {norm:.3g}, and faults.max_norm is {max_norm:g}"
+    return ""
 
 
 def _metrics(fits: Iterable[Fit]) -> dict[str, tuple[float, float]]:

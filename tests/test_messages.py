@@ -3,7 +3,8 @@ import pickle
 
 import torch
 
-from fedlit.messages import Failure, Fit, Model, Round, State
+from fedlit.messages import Failure, Fit, Model, State
+from fedlit.record import Round
 
 MODEL = Model({"w": torch.tensor([1.0, 2.0])}, {"mean": torch.tensor([0.5]), "count": torch.tensor(7)})
 
@@ -41,12 +42,12 @@ def test_delta_is_model_less_start_for_both_groups():
 
 
 def test_a_record_is_json_and_a_state_pickles():
-    record = Round(1, (2, 5), {"train/loss": 0.5}, (Failure(5, "not_finite", "NaN"),), False, "abc", MODEL).record()
+    record = Round(1, (2, 5), {"train/loss": 0.5}, (Failure(5, "not_finite", "NaN"),), None, "abc", MODEL).record()
     assert json.loads(json.dumps(record)) == {
         "round": 1,
         "cohort": [2, 5],
         "train/loss": 0.5,
-        "lost": False,
+        "lost": None,
         "state_sha256": "abc",
         "failures": [{"client": 5, "outcome": "not_finite", "reason": "NaN"}],
     }

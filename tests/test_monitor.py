@@ -1,8 +1,9 @@
 import pytest
 
-from fedlit.messages import Model, Round
+from fedlit.messages import Model
 from fedlit.mistakes import Mistake
 from fedlit.monitor import Monitor
+from fedlit.record import Round
 
 
 def record(**metrics):

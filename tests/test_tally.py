@@ -27,7 +27,7 @@ def closed(*partials):
     tally = Tally()
     for part in partials:
         tally.add(part)
-    return tally, tally.close()
+    return tally, tally.close()[0]
 
 
 def test_chunks_are_single_clients_up_to_64_and_equal_above():

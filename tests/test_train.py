@@ -44,6 +44,9 @@ def test_no_argument_trains_on_digits_and_leaves_everything_in_its_folder(tmp_pa
         "partition.png",
         "train.log",
         ".hydra",
+        "lock",
+        "command.json",
+        "checkpoints",
     } == {entry.name for entry in path.iterdir()}
     summary = json.loads((path / "summary.json").read_text())
     records = [json.loads(line) for line in (path / "rounds.jsonl").read_text().splitlines()]

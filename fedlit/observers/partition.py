@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from fedlit.messages import Round
 from fedlit.observers.run import Run
+from fedlit.record import Round
 
 MOST_BARS = 100
 MOST_NAMES = 20
@@ -25,6 +25,8 @@ class PartitionPicture:
     def round(self, record: Round) -> None: ...
 
     def end(self, summary: Mapping[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def partition_figure(statistics: Mapping[str, Any], classes: Sequence[str]) -> Figure:

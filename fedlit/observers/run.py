@@ -11,6 +11,7 @@ from typing import Any
 from fedlit.data.samples import Data
 from fedlit.federation import Federation
 from fedlit.mistakes import Mistake
+from fedlit.record import Round
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Run:
         federation: what runs.
         data: what it is trained and evaluated on.
         warnings: what may not be meant.
+        done: the rounds of a run that is gone on with, the last of them with its model.
         names: choices in the configuration's groups, such as {"algorithm": "fedavg"}.
     """
 
@@ -32,6 +34,7 @@ class Run:
     data: Data
     names: Mapping[str, str]
     warnings: tuple[Mistake, ...] = ()
+    done: tuple[Round, ...] = ()
 
     @cached_property
     def partition(self) -> dict[str, Any]:

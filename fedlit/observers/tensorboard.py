@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from fedlit.messages import Round
 from fedlit.observers.partition import partition_figure
 from fedlit.observers.run import Run
+from fedlit.record import Round
 
 
 class TensorBoard:
@@ -21,10 +21,14 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter  # here, for it takes time and not every run has it
 
         self._run = run
+        for old in (run.folder / "tensorboard").glob("events*"):  # of a run that goes on: every round is written again
+            old.unlink()
         self._writer = SummaryWriter(str(run.folder / "tensorboard"))
         text = yaml.safe_dump(dict(run.config), sort_keys=False)
         self._writer.add_text("config", "".join(f"    {line}\n" for line in text.splitlines()), 0)
         self._writer.add_image("partition", _pixels(run), 0, dataformats="HWC")
+        for record in run.done:
+            self.round(record)
 
     def round(self, record: Round) -> None:
         for name, value in record.metrics.items():
@@ -45,6 +49,8 @@ class TensorBoard:
             self._writer._get_file_writer().add_summary(part)
         for name, value in figures.items():
             self._writer.add_scalar(name, value, summary["rounds"])
+
+    def close(self) -> None:
         self._writer.close()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shlex
 from collections.abc import Mapping
 from typing import Any
@@ -11,10 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fedlit.messages import Round
 from fedlit.observers.run import Run
-
-log = logging.getLogger("fedlit")
+from fedlit.record import Round
 
 
 class Terminal:
@@ -38,18 +35,11 @@ class Terminal:
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._progress.add_task("", total=run.federation.schedule.rounds)
+        self._task = self._progress.add_task("", total=run.federation.schedule.rounds, completed=len(run.done))
         self._progress.start()
 
     def round(self, record: Round) -> None:
         line = self._line(record)
-        log.info(
-            "round %d/%d  %s  %.1f s",
-            record.number,
-            self._run.federation.schedule.rounds,
-            line,
-            record.metrics["time/round_s"],
-        )
         if self._console.is_terminal:
             self._progress.update(self._task, advance=1, description=line)
         else:
@@ -65,6 +55,9 @@ class Terminal:
             f"tensorboard --logdir {shlex.quote(str(self._run.folder))}", soft_wrap=True, highlight=False
         )
 
+    def close(self) -> None:
+        self._progress.stop()
+
     def _line(self, record: Round) -> str:
         monitor = self._run.federation.monitor.name or str(self._run.config["monitor"]["name"]).replace(
             "val", "test", 1
@@ -72,7 +65,7 @@ class Terminal:
         if monitor in record.metrics:
             self._shown = f"{monitor} {record.metrics[monitor]:.4f}"
         clients = f"{int(record.metrics['clients/trained'])} of {len(record.cohort)} clients"
-        return f"{clients}  {self._shown}" + ("  LOST: no update counted" if record.lost else "")
+        return f"{clients}  {self._shown}" + ("  LOST" if record.lost else "")
 
 
 def last_table(run: Run, summary: Mapping[str, Any]) -> Table:

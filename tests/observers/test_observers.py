@@ -42,15 +42,13 @@ def watched(tmp_path, *observers, fed=None):
     summary = standing.summary(12.0, 0)
     for observer in observers:
         observer.end(summary)
+        observer.close()
     return records, summary
 
 
 def test_the_folder_holds_what_a_run_leaves(tmp_path):
-    records, summary = watched(tmp_path, RunFolder(), PartitionPicture())
+    _, summary = watched(tmp_path, RunFolder(), PartitionPicture())
     assert yaml.safe_load((tmp_path / "config.yaml").read_text())["partition"] == {"alpha": 0.5}
-    lines = [json.loads(line) for line in (tmp_path / "rounds.jsonl").read_text().splitlines()]
-    assert [line["state_sha256"] for line in lines] == [record.sha256 for record in records]
-    assert lines[1]["round"] == 2
     partition = json.loads((tmp_path / "partition.json").read_text())
     assert sum(partition["sizes"]) == 120
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
@@ -91,13 +89,11 @@ def terminal(is_terminal):
     return out, Terminal(Console(file=out, width=80, force_terminal=is_terminal))
 
 
-def test_a_log_file_gets_one_line_a_round_and_the_last_table(tmp_path, caplog):
+def test_what_is_no_terminal_gets_a_line_a_round_and_the_last_table(tmp_path):
     out, observer = terminal(False)
-    with caplog.at_level("INFO", logger="fedlit"):
-        watched(tmp_path, observer)
+    watched(tmp_path, observer)
     lines = out.getvalue().splitlines()
     assert [line.split()[1] for line in lines if line.startswith("round")] == ["1/3", "2/3", "3/3"]
-    assert len(caplog.records) == 3
     assert "tensorboard --logdir" in lines[-1]
     assert max(map(len, lines[3:-1])) <= 80
     text = out.getvalue()

@@ -1,0 +1,208 @@
+"""A round is a transaction: one atomic commit holds the state, the memories that changed, and the record.
+
+In a run's folder:
+
+    rounds.jsonl                    a record a round
+    checkpoints/round-000012/       one commit: state, memories that changed in the round, round.json, manifest.json
+    checkpoints/memories-000007/    what is left of an older one while a client's memory is still that of its round
+
+A commit is a new folder beside the others; its files and the folder are synced, then it gets its name, in one step. A
+manifest has the size and SHA-256 of each file, and of the older memories that are still some client's. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fedlit import wire
+from fedlit.commits import (
+    FOLDER,
+    MANIFEST,
+    MEMORIES,
+    ROUND,
+    STATE,
+    Saved,
+    manifest_of,
+    measured,
+    place,
+    read,
+    segment,
+    since_of,
+)
+from fedlit.disk import Disk, LocalDisk
+from fedlit.messages import State
+from fedlit.mistakes import Mistake
+from fedlit.record import Round
+from fedlit.store import ClientStore
+
+log = logging.getLogger("fedlit")
+
+JOURNAL = "rounds.jsonl"
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Which commits are kept.
+
+    Args:
+        keep: so many of the newest, >= 1.
+        every: and each of a round that this divides, >= 1; None for none.
+    """
+
+    keep: int = 2
+    every: int | None = None
+
+    def __post_init__(self) -> None:
+        for key, value in (("keep", self.keep), ("every", 1 if self.every is None else self.every)):
+            if value < 1:
+                raise Mistake(key, value, "must be a whole number of at least 1")
+
+    def kept(self, rounds: list[int]) -> set[int]:
+        """Those of the rounds, ascending, whose commits are kept."""
+        return {*rounds[-self.keep :], *(r for r in rounds if self.every is not None and r % self.every == 0)}
+
+
+@dataclass
+class Checkpoints:
+    """Commits in a run's folder, which is there.
+
+    Args:
+        folder: of the run.
+        keeping: which are kept.
+        disk: where they are written.
+    """
+
+    folder: Path
+    keeping: Keeping = field(default_factory=Keeping)
+    disk: Disk = field(default_factory=LocalDisk)
+    _digests: dict[int, dict[str, Any]] = field(default_factory=dict, init=False)
+
+    def commit(self, state: State, store: ClientStore, record: Round) -> None:
+        """Keeps a round. When this returns it survives a crash and a loss of power; when it raises the round before does.
+
+        Raises:
+            OSError: as the disk does.
+        """
+        above, disk = self.folder / FOLDER, self.disk
+        if not above.is_dir():
+            disk.mkdir(above)
+            disk.sync(self.folder)
+        journal = self.folder / JOURNAL
+        line = json.dumps(record.record()) + "\n"
+        note = {"round": state.round, "offset": journal.stat().st_size if journal.exists() else 0, "line": line}
+        files = {STATE: wire.freeze({**wire.freeze_state(state), **since_of(store)}), ROUND: json.dumps(note).encode()}
+        if changed := store.of_round(state.round):
+            files[MEMORIES] = wire.freeze(wire.freeze_memories(changed))
+        older = sorted({*store.since.values()} - {state.round})
+        files[MANIFEST] = manifest_of(files, {str(r): self._digest(r) for r in older})
+        self._write(files, place(self.folder, state.round))
+        self._digests |= {state.round: measured(files[MEMORIES])} if changed else {}
+        disk.append(journal, line.encode())
+        disk.sync(journal)
+        self._prune()
+
+    def load(self) -> Saved | None:
+        """The newest round whose manifest holds. Newer ones are set aside with a warning, and rounds.jsonl is what it was when
+        that round had been recorded.
+
+        Raises:
+            Mistake: if there are rounds, but none that holds.
+        """
+        for left in sorted((self.folder / FOLDER).glob(".*")):  # of a commit or a removal that a crash cut short
+            self.disk.remove(left)
+        bad: list[tuple[Path, str]] = []
+        for round in reversed(self.rounds()):
+            try:
+                state, store, note = read(self.folder, round)
+                records = self._rewound(note)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                bad.append((place(self.folder, round), " ".join(str(error).split())))
+                continue
+            for path, why in bad:
+                log.warning("%s does not hold and is set aside: %s", path, why)
+                self.disk.rename(path, _free(path.with_name(f"bad-{path.name}")))
+            return Saved(state, store, records)
+        if bad:
+            what = "; ".join(f"{path.name}: {why}" for path, why in bad)
+            raise Mistake("resume", self.folder, f"has no round that holds: {what}", "begin anew in another folder")
+        return None
+
+    def rounds(self) -> list[int]:
+        """Rounds of which a commit is there, whole or not, ascending."""
+        return sorted(int(path.name.removeprefix("round-")) for path in (self.folder / FOLDER).glob("round-*"))
+
+    def finish(self) -> None:
+        """Keeps, of a run that has come to its end, the last round and those of `every`."""
+        self._prune(1)
+
+    def _digest(self, round: int) -> dict[str, Any]:
+        """Size and SHA-256 of the memories that changed in a round; they are read once."""
+        if round not in self._digests:
+            self._digests[round] = measured(segment(self.folder, round).read_bytes())
+        return self._digests[round]
+
+    def _write(self, files: Mapping[str, bytes], place: Path) -> None:
+        disk, partial = self.disk, place.with_name(f".{place.name}")
+        disk.remove(partial)
+        disk.mkdir(partial)
+        for name, content in files.items():
+            disk.write(partial / name, content)
+            disk.sync(partial / name)
+        disk.sync(partial)
+        disk.rename(partial, place)
+        disk.sync(place.parent)
+
+    def _rewound(self, note: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+        """The records up to the commit's, which rounds.jsonl has from now on, and nothing behind them."""
+        journal, line = self.folder / JOURNAL, note["line"].encode()
+        content = journal.read_bytes() if journal.exists() else b""
+        if len(content) < note["offset"]:
+            raise ValueError(f"{JOURNAL} is shorter than when the round was recorded")
+        whole = content[: note["offset"]] + line
+        records = tuple(json.loads(record) for record in whole.splitlines())
+        if content != whole:
+            if len(content) > note["offset"]:
+                os.truncate(journal, note["offset"])
+            self.disk.append(journal, line)
+            self.disk.sync(journal)
+        return records
+
+    def _prune(self, keep: int | None = None) -> None:
+        """Removes the commits that are not kept; their memories stay while a kept one refers to them."""
+        rounds = self.rounds()
+        kept = replace(self.keeping, keep=keep or self.keeping.keep).kept(rounds)
+        needed = {int(r) for k in kept for r in json.loads((place(self.folder, k) / MANIFEST).read_bytes())["memories"]}
+        for path in sorted((self.folder / FOLDER).glob("memories-*")):
+            self._shrink(path, int(path.name.removeprefix("memories-")) in needed)
+        for round in rounds:
+            if round not in kept:
+                path = place(self.folder, round)
+                if round in needed:
+                    self.disk.rename(path, path.with_name(path.name.replace("round", "memories")))
+                self._shrink(segment(self.folder, round).parent, round in needed)
+
+    def _shrink(self, path: Path, needed: bool) -> None:
+        """Leaves a folder's memories alone, or nothing of it."""
+        if not needed:
+            gone = path.with_name(f".{path.name}")
+            self.disk.rename(path, gone)
+            self.disk.remove(gone)
+            return
+        for other in sorted(path.iterdir()):
+            if other.name != MEMORIES:
+                self.disk.remove(other)
+
+
+def _free(path: Path) -> Path:
+    """A name that nothing has."""
+    number = 0
+    while path.exists():
+        number += 1
+        path = path.with_name(f"{path.name.partition('~')[0]}~{number}")
+    return path

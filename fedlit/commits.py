@@ -1,0 +1,134 @@
+"""What a commit is: what a run goes on from, where its files lie, and whether they are what its manifest says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from fedlit import wire
+from fedlit.messages import State
+from fedlit.record import Round
+from fedlit.store import ClientStore
+
+SCHEMA = 1
+FOLDER = "checkpoints"
+STATE, MEMORIES, ROUND, MANIFEST = "state.safetensors", "memories.safetensors", "round.json", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """Where a run goes on.
+
+    Args:
+        state: of the server.
+        store: what the clients remember.
+        records: of all rounds done, as in rounds.jsonl.
+    """
+
+    state: State
+    store: ClientStore
+    records: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def last(self) -> Round | None:
+        """The last round done."""
+        return Round.of(self.records[-1]) if self.records else None
+
+    @property
+    def lost(self) -> int:
+        """How many rounds in a row were lost before the next."""
+        good = [number for number, record in enumerate(self.records, 1) if not record["lost"]]
+        return len(self.records) - (good[-1] if good else 0)
+
+
+class Commits(Protocol):
+    """Keeps a run's rounds."""
+
+    def load(self) -> Saved | None:
+        """The newest round that is whole; None if there is none."""
+        ...
+
+    def commit(self, state: State, store: ClientStore, record: Round) -> None:
+        """Keeps a round: all of it or nothing."""
+        ...
+
+    def finish(self) -> None:
+        """The run has come to its end."""
+        ...
+
+
+class Nowhere:
+    """Keeps nothing: for a federation in a script of one's own."""
+
+    def load(self) -> Saved | None:
+        """None."""
+        return None
+
+    def commit(self, state: State, store: ClientStore, record: Round) -> None:
+        """Does nothing."""
+
+    def finish(self) -> None:
+        """Does nothing."""
+
+
+def place(folder: Path, round: int) -> Path:
+    """Where the commit of a round is, in a run's folder."""
+    return folder / FOLDER / f"round-{round:06d}"
+
+
+def segment(folder: Path, round: int) -> Path:
+    """Where the memories are that changed in a round."""
+    older = folder / FOLDER / f"memories-{round:06d}"
+    return (older if older.is_dir() else place(folder, round)) / MEMORIES
+
+
+def read(folder: Path, round: int) -> tuple[State, ClientStore, dict[str, Any]]:
+    """A round's state, the clients' memories after it, and round.json, once the manifest was found to hold.
+
+    Raises:
+        OSError, ValueError: if a file is missing, or is not what the manifest says.
+    """
+    here = place(folder, round)
+    manifest = json.loads((here / MANIFEST).read_bytes())
+    if manifest["schema"] != SCHEMA:
+        raise ValueError(f"is of schema {manifest['schema']}, and this fedlit reads schema {SCHEMA}")
+    files = {name: _checked(here / name, wanted) for name, wanted in manifest["files"].items()}
+    flat, note = wire.thaw(files[STATE]), json.loads(files[ROUND])
+    clients, rounds = (flat["since", name, ""].tolist() for name in ("clients", "rounds"))
+    since = dict(zip(clients, rounds, strict=True))
+    segments = {int(r): _checked(segment(folder, int(r)), wanted) for r, wanted in manifest["memories"].items()}
+    if MEMORIES in files:
+        segments[round] = files[MEMORIES]
+    memories = {r: wire.thaw_memories(wire.thaw(content)) for r, content in segments.items()}
+    store = ClientStore({client: memories[r][client] for client, r in since.items()}, since)
+    return wire.thaw_state(flat, round), store, note
+
+
+def _checked(path: Path, wanted: Mapping[str, Any]) -> bytes:
+    content = path.read_bytes()
+    if measured(content) != wanted:
+        raise ValueError(f"{path.name} is not what the manifest says")
+    return content
+
+
+def measured(content: bytes) -> dict[str, Any]:
+    """A file's size and digest."""
+    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def manifest_of(files: Mapping[str, bytes], memories: Mapping[str, Any]) -> bytes:
+    """The manifest of a commit's files, and of older memories by round."""
+    own = {name: measured(content) for name, content in files.items()}
+    return json.dumps({"schema": SCHEMA, "files": own, "memories": memories}).encode()
+
+
+def since_of(store: ClientStore) -> dict[tuple[str, ...], torch.Tensor]:
+    """After which round each client remembered what it does."""
+    clients, rounds = torch.tensor([*store.since]).long(), torch.tensor([*store.since.values()]).long()
+    return {("since", "clients", ""): clients, ("since", "rounds", ""): rounds}

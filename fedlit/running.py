@@ -1,0 +1,220 @@
+"""One run, from its configuration to its summary: begun, gone on with, stopped, finished."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from fedlit.build import build
+from fedlit.checkpoint import JOURNAL
+from fedlit.commits import FOLDER, Commits, Saved
+from fedlit.disk import replace_file
+from fedlit.mistakes import Mistake, Mistakes
+from fedlit.observers import Run, RunFolder
+from fedlit.plan import plan, plan_table
+from fedlit.protocols import Observer
+from fedlit.record import Round
+from fedlit.signals import stoppable
+from fedlit.summary import Standing
+from fedlit.trust import VARIABLE, distrust
+
+log = logging.getLogger("fedlit")
+
+COMMAND = "command.json"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+
+class NoRoom(RuntimeError):
+    """The run's folder cannot be written any more; the last round that was kept is whole."""
+
+
+def train(
+    config: Mapping[str, Any],
+    folder: Path,
+    names: Mapping[str, str],
+    started: float,
+    overrides: Sequence[str] = (),
+) -> float | None:
+    """Trains a federation and leaves everything in its folder.
+
+    Args:
+        config: resolved, plain values; with `resume` the run that is in the folder is gone on with.
+        folder: of the run.
+        names: choices in the configuration's groups.
+        started: time.time() when the command began, or the job.
+        overrides: what was typed, for who wants to go on.
+
+    Returns:
+        The monitored metric of the best round, for a sweeper; None without a validation split.
+
+    Raises:
+        Mistakes: before round 1, with everything that is wrong with the configuration.
+        NoRoom: when the disk takes no more.
+        Stopped: when a signal came.
+    """
+    if config["check"]:
+        run, _ = _built(config, folder, names)
+        Console().print(plan_table(run, plan(run)))
+        return None
+    with _locked(folder), _room(folder):
+        if not config["resume"]:
+            _refuse_used(folder)
+        run, observers = _built(config, folder, names)
+        commits = run.federation.commits
+        saved = _loaded(commits) if config["resume"] else None
+        if saved is not None:
+            run = replace(run, done=_done(run, saved))
+            if _is_finished(run):
+                said = f"{folder} is finished after {run.done[-1].number} rounds; schedule.rounds=NUMBER goes further"
+                Console().print(said, soft_wrap=True, highlight=False)
+                return None
+        replace_file(folder / COMMAND, (json.dumps({"overrides": list(overrides)}) + "\n").encode())
+        result = _rounds(run, observers, saved, started)
+        commits.finish()
+        return result
+
+
+def resume_command(folder: Path, config: Mapping[str, Any]) -> str:
+    """What to type to go on with a run: with leave to import what is the user's own."""
+    own = sorted({str(mistake.given).partition(".")[0] for mistake in distrust(config)})
+    allow = f"{VARIABLE}={','.join(own)} " if own else ""
+    return f"{allow}python -m fedlit.train resume={shlex.quote(str(folder))}"
+
+
+def _built(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> tuple[Run, list[Observer]]:
+    run, observers = build(config, folder, names)
+    for warning in run.warnings:
+        log.warning("%s", warning)
+    return run, observers
+
+
+def _rounds(run: Run, observers: Sequence[Observer], saved: Saved | None, started: float) -> float | None:
+    """Runs the rounds that are left, told to who watches, and leaves the summary."""
+    standing = Standing(run.federation.monitor)
+    for record in run.done:
+        standing.add(record)
+    first, watchers = RunFolder(), Watchers(observers)
+    with stoppable() as wish, watchers:
+        first.start(run)
+        watchers.tell(lambda observer: observer.start(run))
+        for record in run.federation.run(saved):
+            standing.add(record)
+            _log(record, run.federation.schedule.rounds)
+            first.round(record)
+            watchers.tell(lambda observer, record=record: observer.round(record))
+            wish.heed()
+        summary = standing.summary(time.time() - started, run.federation.seed) | {"observers_failed": watchers.failed}
+        watchers.tell(lambda observer: observer.end(summary))
+        first.end(summary)  # last: a folder with a summary is of a finished run
+    name = standing.monitor.name
+    return None if name is None or standing.best is None else standing.best.metrics.get(name)
+
+
+class Watchers:
+    """Observers who are told of a run and cannot disturb it: one that raises is warned of and told no more.
+
+    Args:
+        observers: in the order in which they are told.
+    """
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = list(observers)
+        self.failed: dict[str, str] = {}
+
+    def tell(self, what: Callable[[Observer], None]) -> None:
+        """Tells each of those that are left."""
+        for observer in list(self._observers):
+            try:
+                what(observer)
+            except Exception as error:
+                name = type(observer).__name__
+                self.failed[name] = f"{type(error).__name__}: {error}"
+                log.warning("%s failed and is told no more; the run goes on: %s", name, self.failed[name])
+                self._observers.remove(observer)
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        self.tell(lambda observer: observer.close())
+
+
+def _log(record: Round, rounds: int) -> None:
+    """A line for the round, and one for what went wrong in it."""
+    shown = {name: value for name, value in record.metrics.items() if name.startswith(("train/loss", "val/", "test/"))}
+    figures = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
+    clients = f"{int(record.metrics['clients/trained'])} of {len(record.cohort)} clients"
+    log.info("round %d/%d  %s  %s  %.1f s", record.number, rounds, clients, figures, record.metrics["time/round_s"])
+    if record.lost:
+        log.warning("round %d is lost: %s", record.number, record.lost)
+    for failure in record.failures:
+        log.warning(
+            "round %d: client %d left out, %s: %s", record.number, failure.client, failure.outcome, failure.reason
+        )
+
+
+def _loaded(commits: Commits) -> Saved | None:
+    """Where the run goes on; a run that was killed in its first round begins anew."""
+    try:
+        return commits.load()
+    except Mistake as mistake:
+        raise Mistakes([mistake]) from mistake
+
+
+def _done(run: Run, saved: Saved) -> tuple[Round, ...]:
+    """The rounds that are done, the last of them with its model."""
+    done = [Round.of(record) for record in saved.records]
+    done[-1] = replace(done[-1], model=run.federation.algorithm.model(saved.state.shared))
+    return tuple(done)
+
+
+def _is_finished(run: Run) -> bool:
+    schedule, last = run.federation.schedule, run.done[-1]
+    over = last.number >= schedule.rounds or run.federation.monitor.reached(last, schedule.stop_at)
+    return over and (run.folder / "summary.json").is_file()
+
+
+def _refuse_used(folder: Path) -> None:
+    if (folder / JOURNAL).exists() or (folder / FOLDER).exists():
+        remedy = f"resume={folder} goes on with it; hydra.run.dir=OTHER begins another"
+        raise Mistakes([Mistake("hydra.run.dir", folder, "holds a run already", remedy)])
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes from the folder.
+
+    Raises:
+        Mistakes: if another process has it.
+    """
+    lock = FileLock(folder / "lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        why = "is another process's at the moment"
+        raise Mistakes([Mistake("hydra.run.dir", folder, why, "wait for its end, or take another folder")]) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _room(folder: Path) -> Iterator[None]:
+    """Turns what a disk says that takes no more into NoRoom."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise NoRoom(f"{folder} cannot be written any more: {error.strerror}") from error
