@@ -15,12 +15,11 @@ from lightning.pytorch import LightningModule
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedlit.checkpoint import Checkpoints, Keeping
+from fedlit.checkpoint import Keeping
 from fedlit.crash import CrashServer
 from fedlit.data import Data
 from fedlit.data.own import as_data
 from fedlit.data.samples import Loading
-from fedlit.disk import LocalDisk
 from fedlit.evaluation import Evaluations
 from fedlit.faults import Faults
 from fedlit.federation import Federation
@@ -29,7 +28,7 @@ from fedlit.make import check_types, create, make
 from fedlit.mistakes import Mistake, Mistakes
 from fedlit.models import Classifier
 from fedlit.monitor import Monitor
-from fedlit.observers import Run, RunFolder
+from fedlit.observers import Run
 from fedlit.preflight import checked_recipe, checked_trial, cross_rules, more_clients_than_samples
 from fedlit.protocols import Observer
 from fedlit.schedule import Schedule
@@ -177,9 +176,7 @@ def build(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> 
     findings.stop()
     assert data is not None
     assert module is not None
-    federation, disk = None, LocalDisk()
-    if made.crash is not None and not config["resume"]:
-        disk = made.crash.disk(disk)
+    federation = None
     with findings.within("partition"):
         federation = Federation.of(
             lambda: module,
@@ -194,7 +191,6 @@ def build(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> 
             evaluations=made.evaluations,
             monitor=made.monitor,
             executor=made.executor,
-            commits=Checkpoints(folder, made.keeping, disk),
             faults=made.faults,
         )
     findings.stop()
@@ -203,7 +199,8 @@ def build(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> 
     if not findings.wrong():
         findings.found += checked_trial(federation, data)
     findings.stop()
-    return Run(folder, config, federation, data, names, tuple(findings.found)), [RunFolder(), *made.observers.values()]
+    run = Run(folder, config, federation, data, names, tuple(findings.found), keeping=made.keeping, crash=made.crash)
+    return run, list(made.observers.values())
 
 
 def _data(node: Mapping[str, Any], loading: Loading | None, seed: int) -> Data:

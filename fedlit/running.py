@@ -17,9 +17,9 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from fedlit.build import build
-from fedlit.checkpoint import JOURNAL
+from fedlit.checkpoint import JOURNAL, Checkpoints
 from fedlit.commits import FOLDER, Commits, Saved
-from fedlit.disk import replace_file
+from fedlit.disk import LocalDisk, replace_file
 from fedlit.mistakes import Mistake, Mistakes
 from fedlit.observers import Run, RunFolder
 from fedlit.plan import plan, plan_table
@@ -71,7 +71,9 @@ def train(
         if not config["resume"]:
             _refuse_used(folder)
         run, observers = _built(config, folder, names)
-        commits = run.federation.commits
+        disk = LocalDisk() if run.crash is None or config["resume"] else run.crash.disk(LocalDisk())
+        commits = Checkpoints(folder, run.keeping, disk)
+        run = replace(run, federation=replace(run.federation, commits=commits))
         saved = _loaded(commits) if config["resume"] else None
         if saved is not None:
             run = replace(run, done=_done(run, saved))
@@ -197,6 +199,7 @@ def _locked(folder: Path) -> Iterator[None]:
     Raises:
         Mistakes: if another process has it.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock", timeout=0)
     try:
         lock.acquire()

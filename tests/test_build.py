@@ -1,6 +1,8 @@
 """From a configuration to a federation, and what is wrong with one, before round 1."""
 
+import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from fedlit.build import build, plain
 from fedlit.command_line import conf
 from fedlit.make import describe, fits
 from fedlit.mistakes import Mistakes
-from fedlit.summary import Standing
+from fedlit.running import train
 
 
 def built(*overrides, folder=Path("nowhere")):
@@ -246,17 +248,12 @@ def test_regression_and_label_free_data_run_with_all_who_watch(tmp_path, monkeyp
     watchers = ["observers=default", "observers.terminal=null"]
     with initialize_config_dir(str(conf()), version_base="1.3"):
         config = plain(compose("config", [*model, *data, *watchers]))
-    run, observers = build(config, tmp_path / "run", {})
-    for observer in observers:
-        observer.start(run)
-    losses, standing = [], Standing(run.federation.monitor)
-    for record in run.federation.run():
-        standing.add(record)
-        losses.append(record.metrics["val/mse"])
-    for observer in observers:
-        observer.end(standing.summary(1.0, 42))
+    best = train(config, tmp_path / "run", {}, time.time())
+    losses = [json.loads(line)["val/mse"] for line in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0]
+    assert best == min(losses)
     assert (tmp_path / "run" / "partition.png").is_file()
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["observers_failed"] == {}
 
 
 def test_another_partition_does_not_take_the_hospitals_test_sets():

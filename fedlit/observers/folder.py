@@ -23,6 +23,7 @@ class RunFolder:
 
     def start(self, run: Run) -> None:
         self._run, self._standing = run, Standing(run.federation.monitor)
+        run.folder.mkdir(parents=True, exist_ok=True)
         config = {**run.config, "resume": None}
         replace_file(run.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
         replace_file(run.folder / "partition.json", json.dumps(run.partition).encode())

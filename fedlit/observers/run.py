@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fedlit.checkpoint import Keeping
+from fedlit.crash import CrashServer
 from fedlit.data.samples import Data
 from fedlit.federation import Federation
 from fedlit.mistakes import Mistake
@@ -24,6 +26,8 @@ class Run:
         federation: what runs.
         data: what it is trained and evaluated on.
         warnings: what may not be meant.
+        keeping: which commits are kept.
+        crash: when the server is to be killed.
         done: the rounds of a run that is gone on with, the last of them with its model.
         names: choices in the configuration's groups, such as {"algorithm": "fedavg"}.
     """
@@ -35,6 +39,8 @@ class Run:
     names: Mapping[str, str]
     warnings: tuple[Mistake, ...] = ()
     done: tuple[Round, ...] = ()
+    keeping: Keeping = field(default_factory=Keeping)
+    crash: CrashServer | None = None
 
     @cached_property
     def partition(self) -> dict[str, Any]:
