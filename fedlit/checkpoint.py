@@ -28,6 +28,7 @@ from fedlit.commits import (
     ROUND,
     STATE,
     Saved,
+    committed,
     manifest_of,
     measured,
     place,
@@ -117,7 +118,7 @@ class Checkpoints:
         for left in sorted((self.folder / FOLDER).glob(".*")):  # of a commit or a removal that a crash cut short
             self.disk.remove(left)
         bad: list[tuple[Path, str]] = []
-        for round in reversed(self.rounds()):
+        for round in reversed(committed(self.folder)):
             try:
                 state, store, note = read(self.folder, round)
                 records = self._rewound(note)
@@ -132,10 +133,6 @@ class Checkpoints:
             what = "; ".join(f"{path.name}: {why}" for path, why in bad)
             raise Mistake("resume", self.folder, f"has no round that holds: {what}", "begin anew in another folder")
         return None
-
-    def rounds(self) -> list[int]:
-        """Rounds of which a commit is there, whole or not, ascending."""
-        return sorted(int(path.name.removeprefix("round-")) for path in (self.folder / FOLDER).glob("round-*"))
 
     def finish(self) -> None:
         """Keeps, of a run that has come to its end, the last round and those of `every`."""
@@ -175,7 +172,7 @@ class Checkpoints:
 
     def _prune(self, keep: int | None = None) -> None:
         """Removes the commits that are not kept; their memories stay while a kept one refers to them."""
-        rounds = self.rounds()
+        rounds = committed(self.folder)
         kept = replace(self.keeping, keep=keep or self.keeping.keep).kept(rounds)
         needed = {int(r) for k in kept for r in json.loads((place(self.folder, k) / MANIFEST).read_bytes())["memories"]}
         for path in sorted((self.folder / FOLDER).glob("memories-*")):

@@ -82,6 +82,11 @@ def place(folder: Path, round: int) -> Path:
     return folder / FOLDER / f"round-{round:06d}"
 
 
+def committed(folder: Path) -> list[int]:
+    """Rounds of which a commit is there, whole or not, ascending."""
+    return sorted(int(path.name.removeprefix("round-")) for path in (folder / FOLDER).glob("round-*"))
+
+
 def segment(folder: Path, round: int) -> Path:
     """Where the memories are that changed in a round."""
     older = folder / FOLDER / f"memories-{round:06d}"
