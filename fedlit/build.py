@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fedlit.arguments import checked_recipe
 from fedlit.data import Data
 from fedlit.data.own import as_data
 from fedlit.data.samples import Loading
@@ -26,7 +27,7 @@ from fedlit.mistakes import Mistake, Mistakes
 from fedlit.models import Classifier
 from fedlit.monitor import Monitor
 from fedlit.observers import Run, RunFolder
-from fedlit.preflight import checked_recipe, checked_trial, cross_rules, more_clients_than_samples
+from fedlit.preflight import checked_trial, cross_rules, more_clients_than_samples
 from fedlit.protocols import Observer
 from fedlit.schedule import Schedule
 from fedlit.streams import Purpose, seeded, stream

@@ -2,82 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from lightning.pytorch import Trainer
-from lightning.pytorch.accelerators import AcceleratorRegistry
 
 from fedlit.data import Data
 from fedlit.facts import Facts
 from fedlit.federation import Federation
-from fedlit.local import FIXED, Recipe, evaluate
+from fedlit.local import evaluate
 from fedlit.mistakes import Mistake, nearest
-from fedlit.schedule import Schedule
-
-INSTEAD = {
-    "max_epochs": "schedule.local_epochs",
-    "max_steps": "schedule.local_steps",
-    "logger": "observers",
-    "enable_progress_bar": "observers.terminal",
-    "plugins": "the federation's own",
-    "devices": "executor: one client at a time has one device",
-}
-
-
-def checked_recipe(trainer: Mapping[str, Any], callbacks: Callable[[], Any], schedule: Schedule) -> Recipe:
-    """How clients' Trainers are made, once one was made to try.
-
-    Raises:
-        Mistake: if an argument is unknown, or set by the federation, or cannot be had on this machine.
-    """
-    options = {key: value for key, value in trainer.items() if key != "callbacks"}
-    known = [key for key in inspect.signature(Trainer.__init__).parameters if key != "self"]
-    for key, value in options.items():
-        if key not in known:
-            raise Mistake(key, value, "is not an argument of lightning.Trainer", nearest(key, known))
-        if key in FIXED or key in ("max_epochs", "max_steps", "plugins", "barebones", "fast_dev_run"):
-            if key == "devices" and value in (1, "auto"):
-                continue
-            raise Mistake(
-                key,
-                value,
-                "is not for a client's Trainer to say",
-                f"see {INSTEAD[key]}" if key in INSTEAD else "leave it out",
-            )
-    if (accumulated := options.get("accumulate_grad_batches", 1)) != 1 and (
-        not isinstance(accumulated, int) or accumulated < 1
-    ):
-        raise Mistake("accumulate_grad_batches", accumulated, "must be a whole number of at least 1")
-    _check_accelerator(options.get("accelerator", "auto"))
-    recipe = Recipe(options, callbacks).following(schedule)
-    try:
-        accelerator = type(recipe.trainer(*callbacks()).accelerator).__name__.removesuffix("Accelerator").lower()
-    except Mistake:
-        raise
-    except Exception as error:  # Lightning raises whatever it finds first
-        given = next((key for key in options if key in str(error)), "")
-        raise Mistake(
-            given, options.get(given, options), f"lightning.Trainer refuses it: {str(error).splitlines()[0]}"
-        ) from error
-    return replace(recipe, options={**options, "accelerator": accelerator})
-
-
-def _check_accelerator(name: Any) -> None:
-    accelerators = ["auto", "gpu", *AcceleratorRegistry.available_accelerators()]
-    if name not in accelerators:
-        raise Mistake("accelerator", name, f"must be one of {', '.join(accelerators)}", nearest(name, accelerators))
-    there = [known for known, entry in AcceleratorRegistry.items() if entry["accelerator"].is_available()]
-    if name != "auto" and name not in there and not (name == "gpu" and {"cuda", "mps"} & set(there)):
-        raise Mistake(
-            "accelerator",
-            name,
-            f"is not on this machine, which has {', '.join(there)}",
-            "trainer.accelerator=auto takes the best there is",
-        )
 
 
 def facts(federation: Federation, data: Data) -> Facts:
