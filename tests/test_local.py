@@ -476,3 +476,50 @@ def test_a_module_without_anything_to_train_is_a_mistake():
     module.w.requires_grad_(False)
     with pytest.raises(Mistake, match="no parameter to train"):
         Bench(module)
+
+
+class Strict(Quadratic):
+    """Takes its numbers only as its Trainer gives them, and asks it where it is."""
+
+    def setup(self, stage):
+        self.ready = stage
+
+    def training_step(self, batch, batch_idx):
+        assert batch[0].dtype == self.w.dtype
+        assert (self.ready, self.trainer.global_step) == ("fit", 0)
+        return {"loss": self.training_loss(batch)}
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return batch[0] * 1, batch[1]
+
+    def on_validation_epoch_end(self):
+        raise AssertionError("nobody validates")
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
+def test_the_loss_is_asked_in_the_precision_of_a_fit(precision):
+    hands = local(Strict(), batch=3, options={"precision": precision})
+    model = hands.bench.read()
+    assert hands.loss(model) == pytest.approx(sum(a / 2 * b**2 for a, b in ROWS) / 4, abs=1e-2)
+
+
+def test_a_trainers_precision_leaves_the_federated_model_in_its_own():
+    hands = local(Quadratic(1.0), options={"precision": "bf16-true"})
+    start = hands.bench.read()
+    hands.fit(start)
+    assert hands.bench.module.w.dtype == torch.bfloat16
+    hands.bench.load(start)
+    assert hands.bench.module.w.dtype == torch.float32
+
+
+def test_a_modules_scheduler_is_told_the_steps_of_a_fit_by_steps():
+    told = []
+
+    class Asks(Quadratic):
+        def configure_optimizers(self):
+            told.append((self.trainer.estimated_stepping_batches, self.trainer.max_epochs))
+            return super().configure_optimizers()
+
+    fit(Asks(), batch=1, steps=7)
+    fit(Asks(), batch=1, epochs=3, options={"accumulate_grad_batches": 2})
+    assert told == [(7, -1), (6, 3)]
