@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import IO, Any
 
 import yaml
-from safetensors.torch import save
 
-from fedlit.messages import Model, Round
+from fedlit.messages import Round
 from fedlit.observers.run import Run
 from fedlit.summary import Standing
-from fedlit.weights import checkpoint
+from fedlit.weights import checkpoint, safetensors
 
 
 class RunFolder:
@@ -42,7 +41,9 @@ class RunFolder:
             self._checkpoint("model.ckpt", last)
             if self._standing.monitor.name is None:
                 self._checkpoint("best.ckpt", last)
-            replace_file(self._run.folder / "model.safetensors", safetensors(last.model))
+            replace_file(
+                self._run.folder / "model.safetensors", safetensors(self._run.federation.worker.bench, last.model)
+            )
         replace_file(self._run.folder / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
 
     def _checkpoint(self, name: str, record: Round) -> None:
@@ -50,11 +51,6 @@ class RunFolder:
         path = self._run.folder / name
         checkpoint(worker.bench, worker.recipe, record.model, path.with_suffix(".tmp"))
         os.replace(path.with_suffix(".tmp"), path)
-
-
-def safetensors(model: Model) -> bytes:
-    """Parameters and buffers under their names in the module."""
-    return save({name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()})
 
 
 def replace_file(path: Path, content: bytes) -> None:
