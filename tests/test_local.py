@@ -338,6 +338,7 @@ def test_on_a_gpu_a_fit_is_the_same_again_and_near_the_cpus():
         held = holdings(samples, batch=10).to(device)
         hands = LocalTraining(Bench(module), Recipe({"accelerator": accelerator}, epochs=2), held, 40, 0, 0)
         results.append(hands.fit(start, Term(mu=0.1, center=start.parameters)).model.parameters)
+        assert hands.loss(start) == pytest.approx(np.log(3), abs=0.5)
     for name in start.parameters:
         assert torch.equal(results[0][name], results[1][name])
         assert torch.allclose(results[0][name], results[2][name], atol=1e-3)
@@ -523,3 +524,9 @@ def test_a_modules_scheduler_is_told_the_steps_of_a_fit_by_steps():
     fit(Asks(), batch=1, steps=7)
     fit(Asks(), batch=1, epochs=3, options={"accumulate_grad_batches": 2})
     assert told == [(7, -1), (6, 3)]
+
+
+def test_a_classifier_of_less_than_two_classes_is_a_mistake():
+    with pytest.raises(Mistake, match="model=custom for another task") as error:
+        Classifier("fedlit.models.MLP", [4], 0, {"name": "sgd", "lr": 0.1})
+    assert error.value.key == "classes"
