@@ -35,7 +35,9 @@ class Snapshot:
         self._generators: list[tuple[Any, Any]] = []
         seen = {id(tensor) for tensor in weights}
         for part in parts:
-            library = type(part).__module__.startswith("torch.")  # whose own notes are the library's to keep
+            library = type(part).__module__.startswith(
+                ("torch.", "torchmetrics.")
+            )  # whose own notes are the library's to keep
             self._attributes.append((part, library, {n: v for n, v in vars(part).items() if _is_own(n, library)}))
             for value in self._attributes[-1][2].values():
                 self._look(value, seen)

@@ -147,21 +147,21 @@ def _blamed(error: Exception, federation: Federation, data: Data) -> Mistake:
     on = f"a batch of {data.name} (inputs {list(data.shape)}, {len(data.classes)} classes)"
     why = f"fails on {on}: {type(error).__name__}: {error}".splitlines()[0]
     where = "traceback=true shows where"
+    module = type(federation.worker.bench.module).__name__
     if key == "data":
         return Mistake(key, data.name, why, f"is what prepares its inputs right: mean, std, augment? {where}")
     if key == "optimizer":
-        return Mistake(
-            "model", given, f"as its optimizer or scheduler {why}", f"take another, or other values; {where}"
-        )
+        return Mistake("model", module, f"its {given} {why}", f"take another, or other values; {where}")
+    if key == "lightning":
+        return Mistake("model", module, why, f"this is what Lightning or torch needs of the module; {where}")
     if key == "model":
-        return Mistake(key, given, why, f"make its input shape and classes the data's; {where}")
+        return Mistake(key, module, why, f"make its input shape and classes the data's; {where}")
     return Mistake(key, given, why, where)
 
 
 def _culprit(error: Exception, federation: Federation) -> tuple[str, str]:
     """Key and name of the part whose frame is the innermost one."""
-    module, algorithm = federation.worker.bench.module, federation.algorithm
-    parts = {id(part) for part in module.modules()}
+    algorithm, parts = federation.algorithm, {id(part) for part in federation.worker.bench.module.modules()}
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         own, file = frame.f_locals.get("self"), f"{frame.f_globals.get('__name__', '')}."
         if own is algorithm or isinstance(own, Watch) or file.startswith(("fedlit.algorithms.", "fedlit.trial.")):
@@ -170,10 +170,12 @@ def _culprit(error: Exception, federation: Federation) -> tuple[str, str]:
             return "trainer.callbacks", type(own).__name__
         if isinstance(own, torch.optim.Optimizer | torch.optim.lr_scheduler.LRScheduler):
             return "optimizer", type(own).__name__
-        if id(own) in parts or file.startswith("fedlit.local."):
-            return "model", type(module).__name__
+        if id(own) in parts:
+            return "model", ""
+        if file.startswith("fedlit.local."):
+            return "lightning", ""
         if isinstance(own, Noisy):
             return "partition", "noise"
         if isinstance(own, torch.utils.data.Dataset) or file.startswith(("fedlit.data.", "torch.utils.data.")):
             return "data", ""
-    return "model", type(module).__name__
+    return "lightning", ""

@@ -248,8 +248,8 @@ def test_a_callback_is_blamed_for_its_own_errors():
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"scheduler": {"name": "StepLR", "step_size": 0}}, "StepLR: as its optimizer or scheduler fails"),
-        ({"optimizer": {"name": "lbfgs"}}, "LBFGS: as its optimizer or scheduler fails"),
+        ({"scheduler": {"name": "StepLR", "step_size": 0}}, "its StepLR fails"),
+        ({"optimizer": {"name": "lbfgs"}}, "its LBFGS fails"),
     ],
 )
 def test_an_optimizer_or_scheduler_is_blamed_for_its_own_errors(more, said):
