@@ -17,6 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fedlit.checkpoint import Keeping
 from fedlit.crash import CrashServer
+from fedlit.arguments import checked_recipe
+from fedlit.bench import configured, unfit
 from fedlit.data import Data
 from fedlit.data.own import as_data
 from fedlit.data.samples import Loading
@@ -29,10 +31,11 @@ from fedlit.mistakes import Mistake, Mistakes
 from fedlit.models import Classifier
 from fedlit.monitor import Monitor
 from fedlit.observers import Run
-from fedlit.preflight import checked_recipe, checked_trial, cross_rules, more_clients_than_samples
-from fedlit.protocols import Observer
+from fedlit.preflight import cross_rules, more_clients_than_samples, odd_labels, speaks
+from fedlit.protocols import Algorithm, Executor, Observer, Partitioner
 from fedlit.schedule import Schedule
 from fedlit.streams import Purpose, seeded, stream
+from fedlit.trial import checked_trial
 from fedlit.weights import start_from
 
 GROUPS = (
@@ -66,7 +69,7 @@ class Findings:
     def stop(self) -> None:
         """Raises Mistakes if there are any that are not mere warnings."""
         if wrong := self.wrong():
-            raise Mistakes(wrong)
+            raise Mistakes(wrong) from next((mistake for mistake in wrong if mistake.__cause__), None)
 
     def wrong(self) -> list[Mistake]:
         """The mistakes with which a run may not begin."""
@@ -122,15 +125,19 @@ def parts(config: Mapping[str, Any], findings: Findings) -> Parts:
         made.monitor = make(Monitor, config["monitor"])
     with findings.within("eval"):
         made.evaluations = make(Evaluations, config["eval"])
-    for group in ("algorithm", "partition", "executor"):
+    for group, protocol in (("algorithm", Algorithm), ("partition", Partitioner), ("executor", Executor)):
         with findings.within(group):
-            setattr(made, group, create(config[group]))
+            setattr(made, group, speaks(create(config[group]), protocol, "_target_", config[group]["_target_"]))
     with findings.within("trainer"):
         made.recipe = checked_recipe(
             config["trainer"], _callbacks(config["trainer"].get("callbacks")), made.schedule or Schedule()
         )
     with findings.within("observers"):
-        made.observers = {name: create(node) for name, node in config["observers"].items() if node}
+        made.observers = {
+            name: speaks(create(node), Observer, f"{name}._target_", node["_target_"])
+            for name, node in config["observers"].items()
+            if node
+        }
     with findings.within("checkpoint"):
         made.keeping = make(Keeping, config["checkpoint"])
     _faults(config["faults"], made, findings)
@@ -172,7 +179,8 @@ def build(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> 
     if data is not None:
         with findings.within("model"):
             module = _module(config["model"], data, made.seed)
-        findings.found += more_clients_than_samples(made.partition, data)
+        findings.found += [*more_clients_than_samples(made.partition, data), *odd_labels(data)]
+        findings.found += [] if module is None else unfit(module)
     findings.stop()
     assert data is not None
     assert module is not None
@@ -234,6 +242,8 @@ def _module(node: Mapping[str, Any], data: Data, seed: int) -> LightningModule:
         check_types(network, {k: v for k, v in node.items() if k not in known and k != "_target_"})
     with seeded(seed, Purpose.INIT):
         module = create(node)
+        if isinstance(module, LightningModule):
+            configured(module)
     if not isinstance(module, LightningModule):
         raise Mistake(
             "_target_", node["_target_"], f"makes a {type(module).__name__}", "it must make a LightningModule"

@@ -20,7 +20,8 @@ class Schedule:
         client_fraction: share of the clients in each round's cohort, in (0, 1]; at least one client.
         clients_per_round: size of the cohort; wins over `client_fraction` if it is not None.
         local_epochs: passes of a client over its shard in a round, >= 1.
-        local_steps: optimizer steps of a client in a round; wins over `local_epochs` if it is not None.
+        local_steps: optimizer steps of a client in a round; wins over `local_epochs` if it is not None. A module then sees
+            trainer.max_epochs = -1; trainer.estimated_stepping_batches is this number.
         eval_every: rounds between evaluations, >= 1; the last round is always evaluated.
         stop_at: target of the monitored validation metric that ends the run; None runs all rounds.
         quorum: updates that must come through, >= 1; with fewer the round is lost and the model stays.

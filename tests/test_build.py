@@ -13,6 +13,7 @@ from fedlit.command_line import conf
 from fedlit.make import describe, fits
 from fedlit.mistakes import Mistakes
 from fedlit.running import train
+from fedlit.weights import checkpoint
 
 
 def built(*overrides, folder=Path("nowhere")):
@@ -140,11 +141,34 @@ def test_a_missing_value_is_asked_for():
     assert "give one: data.root=" in mistakes("data=image_folder")["data.root"]
 
 
-def test_a_model_that_does_not_take_the_data_is_a_mistake(own, tmp_path):
+def test_a_model_that_does_not_take_the_data_is_a_mistake_with_its_cause(own, tmp_path):
     (tmp_path / "my_own_file.py").write_text(MODULE.replace("Linear(64", "Linear(63"))
-    assert (
-        "fails on a batch of digits (inputs [1, 8, 8], 10 classes)" in mistakes(*own, "monitor.name=val_nll")["model"]
+    with pytest.raises(Mistakes) as error:
+        built(*own, "monitor.name=val_nll")
+    assert "model=Mine: fails on a batch of digits (inputs [1, 8, 8], 10 classes)" in str(error.value)
+    assert "shapes cannot be multiplied" in str(error.value.__cause__.__cause__)
+
+
+def test_layers_of_configure_model_depend_on_the_seed_and_start_warm(own, tmp_path):
+    text = MODULE.replace(
+        "def __init__(self, width=4):\n        super().__init__()\n", "def configure_model(self, width=4):\n"
     )
+    (tmp_path / "my_own_file.py").write_text(
+        text.replace("        self.net =", "        if not hasattr(self, 'net'): self.net =")
+    )
+    one, again = (built(*own, "monitor.name=val_nll").federation for _ in range(2))
+    assert all(one.initial.parameters[name].equal(tensor) for name, tensor in again.initial.parameters.items())
+    checkpoint(one.worker.bench, one.worker.recipe, one.initial, tmp_path / "start.ckpt")
+    warm = built(*own, "monitor.name=val_nll", "seed=2", f"+model.init_from={tmp_path / 'start.ckpt'}").federation
+    assert all(warm.initial.parameters[name].equal(tensor) for name, tensor in one.initial.parameters.items())
+
+
+def test_data_without_classes_is_not_for_a_classifier(tmp_path, monkeypatch):
+    (tmp_path / "my_numbers.py").write_text(REGRESSION)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_numbers", raising=False)
+    found = mistakes("data=custom", "data._target_=my_numbers.targets", "model=logistic", "partition=iid")
+    assert "must be at least 2" in found["model.classes"]
 
 
 @pytest.mark.parametrize(
@@ -169,8 +193,6 @@ def test_types_in_words():
 
 
 def test_a_model_starts_warm(tmp_path):
-    from fedlit.weights import checkpoint
-
     cold = built("seed=1").federation
     checkpoint(cold.worker.bench, cold.worker.recipe, cold.initial, tmp_path / "start.ckpt")
     warm = built("seed=2", f"model.init_from={tmp_path / 'start.ckpt'}").federation

@@ -7,14 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
-from safetensors.torch import save
 
 from fedlit.disk import LocalDisk, replace_file
 from fedlit.messages import Model
 from fedlit.observers.run import Run
 from fedlit.record import Round
 from fedlit.summary import Standing
-from fedlit.weights import checkpoint
+from fedlit.weights import checkpoint, safetensors
 
 
 class RunFolder:
@@ -43,7 +42,8 @@ class RunFolder:
             self._checkpoint("model.ckpt", last.model)
             if self._standing.monitor.name is None:
                 self._checkpoint("best.ckpt", last.model)
-            replace_file(self._run.folder / "model.safetensors", safetensors(last.model))
+            weights = safetensors(self._run.federation.worker.bench, last.model)
+            replace_file(self._run.folder / "model.safetensors", weights)
         replace_file(self._run.folder / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
 
     def close(self) -> None: ...
@@ -57,6 +57,3 @@ class RunFolder:
         disk.rename(path.with_suffix(".tmp"), path)
 
 
-def safetensors(model: Model) -> bytes:
-    """Parameters and buffers under their names in the module."""
-    return save({name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()})
