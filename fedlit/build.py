@@ -21,7 +21,7 @@ from fedlit.data.samples import Loading
 from fedlit.evaluation import Evaluations
 from fedlit.federation import Federation
 from fedlit.local import Recipe
-from fedlit.make import check_types, create, make
+from fedlit.make import check_types, create, make, takes, target_of
 from fedlit.mistakes import Mistake, Mistakes
 from fedlit.models import Classifier
 from fedlit.monitor import Monitor
@@ -170,7 +170,8 @@ def build(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> 
 
 def _data(node: Mapping[str, Any], loading: Loading | None, seed: int) -> Data:
     """The data, with what is to be held out for validation held out."""
-    own = {key: value for key, value in node.items() if key not in _names(Loading)}
+    target, loads = target_of(node), _names(Loading)  # an argument of this name is the source's as well
+    own = {key: value for key, value in node.items() if key not in loads or takes(target, key)}
     with seeded(seed, Purpose.DATA):  # a user's source may draw from the global generators
         data = as_data(create(own), 0 if loading is None else loading.num_workers)
     return data if loading is None else data.hold_out(loading.val_fraction, stream(seed, Purpose.SPLIT))

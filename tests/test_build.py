@@ -265,6 +265,35 @@ def test_another_partition_does_not_take_the_hospitals_test_sets():
     assert built(*hospitals, "partition=iid", "partition.num_clients=4").federation.worker.holdings.own_test is None
 
 
+MODULE_OF_DATA = """
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, TensorDataset
+
+class Mine(LightningDataModule):
+    def __init__(self, batch_size=8):
+        super().__init__()
+        self.batch_size = batch_size
+        assert batch_size != 5
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(torch.randn(60, 64), torch.arange(60) % 10), self.batch_size)
+
+    val_dataloader = test_dataloader = train_dataloader
+"""
+
+
+def test_a_data_module_brings_its_validation_set_and_shares_its_arguments_with_the_loading(tmp_path, monkeypatch):
+    (tmp_path / "my_loaders.py").write_text(MODULE_OF_DATA)
+    monkeypatch.syspath_prepend(tmp_path)
+    custom = ["data=custom", "data._target_=my_loaders.Mine", "model=logistic", "partition=iid"]
+    run = built(*custom, "+data.batch_size=6")
+    assert len(run.data.val) == len(run.data.train) == 60
+    assert run.federation.worker.holdings.loading.local == 6
+    assert "brings its own" in mistakes(*custom, "+data.val_fraction=0.1")["data.val_fraction"]
+    assert "cannot be made" in mistakes(*custom, "+data.batch_size=5")["data"]  # it was given to the module too
+
+
 def test_a_source_that_draws_is_seeded(tmp_path, monkeypatch):
     (tmp_path / "my_drawn.py").write_text(
         "import torch\nfrom torch.utils.data import TensorDataset\n"
