@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "fedlit"
 FLOORS = [
-    {"mistakes", "tensors", "streams", "__init__"},
+    {"mistakes", "tensors", "streams", "jsonl", "__init__"},
     {"messages", "wire", "protocols", "facts"},
     {"algorithms", "data", "models", "schedule"},
     {"bench", "logged", "watch", "local", "weights", "worker", "tally", "executors", "monitor"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import IO, Any
 import yaml
 from safetensors.torch import save
 
+from fedlit.jsonl import json_line
 from fedlit.messages import Model, Round
 from fedlit.observers.run import Run
 from fedlit.summary import Standing
@@ -25,11 +25,11 @@ class RunFolder:
         self._run, self._standing = run, Standing(run.federation.monitor)
         run.folder.mkdir(parents=True, exist_ok=True)
         replace_file(run.folder / "config.yaml", yaml.safe_dump(dict(run.config), sort_keys=False).encode())
-        replace_file(run.folder / "partition.json", json.dumps(run.partition).encode())
+        replace_file(run.folder / "partition.json", json_line(run.partition).encode())
         self._rounds: IO[str] = (run.folder / "rounds.jsonl").open("w", encoding="utf-8")
 
     def round(self, record: Round) -> None:
-        self._rounds.write(json.dumps(record.record()) + "\n")
+        self._rounds.write(json_line(record.record()) + "\n")
         self._rounds.flush()
         before = self._standing.best
         self._standing.add(record)
@@ -43,7 +43,7 @@ class RunFolder:
             if self._standing.monitor.name is None:
                 self._checkpoint("best.ckpt", last)
             replace_file(self._run.folder / "model.safetensors", safetensors(last.model))
-        replace_file(self._run.folder / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+        replace_file(self._run.folder / "summary.json", (json_line(summary, indent=2) + "\n").encode())
 
     def _checkpoint(self, name: str, record: Round) -> None:
         worker = self._run.federation.worker
