@@ -99,8 +99,16 @@ def test_a_million_clients_are_two_arrays():
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("clients", 0), ("samples", 0), ("alpha", -1.0), ("beta", float("inf")), ("classes", 1)]
-    + [("test_samples", -1), ("val_samples", -1), ("seed", -1)],
+    [
+        ("clients", 0),
+        ("samples", 0),
+        ("alpha", -1.0),
+        ("beta", float("inf")),
+        ("classes", 1),
+        ("test_samples", -1),
+        ("val_samples", -1),
+        ("seed", -1),
+    ],
 )
 def test_wrong_values_are_named(key, value):
     with pytest.raises(Mistake) as error:

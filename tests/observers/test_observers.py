@@ -152,3 +152,15 @@ def test_the_picture_of_samples_without_classes_shows_sizes(clients):
     assert bars[0].get_height() == population.sizes[0]
     assert "total variation" not in figure.axes[0].get_title()
     assert ("100 of them shown" in figure.axes[0].get_title()) == (clients > 100)
+
+
+@pytest.mark.parametrize("clients", [150, 5000])
+def test_the_picture_of_many_clients_shows_some_of_all_with_their_numbers(clients):
+    sizes = np.arange(1, clients + 1)
+    population = Population(range(sizes.sum()), np.concatenate([[0], np.cumsum(sizes)]))
+    axes = partition_figure(population.statistics(lambda index: None, 0), ()).axes[0]
+    heights = [int(bar.get_height()) for bar in axes.patches]
+    assert (len(heights), heights[0], heights[-1]) == (100, 1, clients)
+    assert np.ptp(np.diff(heights)) <= 1 + clients // 1000
+    for place, text in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True):
+        assert heights[int(place)] == int(text.get_text().replace(",", "")) + 1
