@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from fedlit.data import Data
+from fedlit.data.holdings import left_out
 from fedlit.data.own import as_data
 from fedlit.data.samples import Loading
 from fedlit.evaluation import Evaluations
@@ -161,7 +162,7 @@ def build(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> 
         )
     findings.stop()
     assert federation is not None
-    findings.found += cross_rules(federation, data)
+    findings.found += [*left_out(data, federation.worker.holdings), *cross_rules(federation, data)]
     if not findings.wrong():
         findings.found += checked_trial(federation, data)
     findings.stop()
