@@ -13,6 +13,11 @@ from hydra.utils import get_object, instantiate
 
 from fedlit.mistakes import Mistake
 
+GROUPS = ("data", "partition", "model", "algorithm", "sampler", "schedule", "trainer", "executor", "observers")
+KEYED = (*GROUPS, "monitor", "eval")
+KEYS = (*KEYED, "seed", "check", "traceback")
+"""What a configuration has at its top; KEYED are those that have keys of their own."""
+
 
 def create(node: Mapping[str, Any], **more: Any) -> Any:
     """What the node's `_target_` makes of its other values, whose types are checked against its signature.

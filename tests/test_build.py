@@ -134,6 +134,37 @@ def test_mistakes_are_found_together():
     ) == {"partition.num_clients", "algorithm.weights", "schedule.rounds", "model.norm", "seed", "executor.threads"}
 
 
+@pytest.mark.parametrize(
+    ("overrides", "key", "said"),
+    [
+        (["+sampler.foo=1"], "sampler.foo", "not an argument of Uniform"),
+        (["+sampler.size=7"], "sampler.size", "which the schedule says"),
+        (["sampler._target_=fedlit.data.Iid"], "sampler", "cannot be made"),
+        (["trainer.callbacks=5"], "trainer.callbacks", "must be keys with values"),
+        (["trainer.callbacks={a:5}"], "trainer.callbacks.a", "must be keys with values"),
+        (["trainer.callbacks=[{_target_:nowhere.A}]"], "trainer.callbacks.0._target_", "cannot be imported"),
+        (["trainer.callbacks={a:{_target_:fedlit.data.Natural}}"], "trainer.callbacks.a._target_", "makes a Natural"),
+        (["observers=default", "observers.terminal=5"], "observers.terminal", "must be keys with values"),
+        (["seed=true"], "seed", "whole number"),
+        (["monitor.name=null", "schedule.stop_at=0.9"], "schedule.stop_at", "monitor.name is null"),
+        (["monitor.name=test/accuracy", "schedule.stop_at=0.9"], "monitor.name", "choose nothing"),
+        (["schedule.lr=step", "schedule.lr_gamma=2"], "schedule.lr_gamma", "at most 1"),
+        (["data=synthetic", "partition=natural", "data.seed=-1"], "data.seed", "at least 0"),
+        (["~monitor"], "monitor", "is not in the configuration"),
+        (["eval=3"], "eval", "must be keys with values"),
+    ],
+)
+def test_a_wrong_part_is_named_in_full(overrides, key, said):
+    ((given, text),) = mistakes(*overrides).items()
+    assert given == key
+    assert said in text
+
+
+def test_each_observer_that_is_wrong_is_named():
+    wrong = mistakes("+observers.a={_target_:nowhere.A}", "+observers.b={_target_:fedlit.observers.B}")
+    assert set(wrong) == {"observers.a._target_", "observers.b._target_"}
+
+
 def test_a_missing_value_is_asked_for():
     assert "give one: data.root=" in mistakes("data=image_folder")["data.root"]
 

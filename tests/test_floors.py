@@ -12,7 +12,7 @@ FLOORS = [
     {"algorithms", "data", "models", "schedule"},
     {"bench", "logged", "watch", "local", "weights", "worker", "tally", "executors", "monitor"},
     {"evaluation", "store", "federation", "summary"},
-    {"observers", "preflight", "make", "build", "plan"},
+    {"observers", "preflight", "make", "material", "build", "plan"},
     {"command_line", "train", "trust", "evaluate"},
 ]
 FILES = sorted(ROOT.rglob("*.py"))
@@ -55,9 +55,9 @@ def test_imports_point_down(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_lightning_and_hydra_stay_where_they_belong(path):
     packages = {name.split(".")[0] for name in imports(path)}
-    if part(path) not in {"bench", "local", "logged", "watch", "weights", "models", "preflight", "build"}:
+    if part(path) not in {"bench", "local", "logged", "watch", "weights", "models", "preflight", "material", "build"}:
         assert "lightning" not in packages or path.name in ("own.py", "modules.py")
-    if part(path) not in {"build", "make", "train", "command_line", "trust", "evaluate"}:
+    if part(path) not in {"build", "make", "material", "train", "command_line", "trust", "evaluate"}:
         assert not packages & {"hydra", "omegaconf"}
 
 

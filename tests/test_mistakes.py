@@ -71,11 +71,11 @@ def typed(monkeypatch, capsys, folder, *arguments):
         (["+trainer.acumulate=3"], "trainer.acumulate", "is not an argument of lightning.Trainer"),
         (
             ["trainer.callbacks={a:{_target_:lightning.pytorch.callbacks.EarlyStoping}}"],
-            "trainer._target_",
+            "trainer.callbacks.a._target_",
             "cannot be imported",
         ),
         (["executor.threads=0"], "executor.threads", "at least 1"),
-        (["+observers.mine={_target_:fedlit.observers.Terminall}"], "observers._target_", "cannot be imported"),
+        (["+observers.mine={_target_:fedlit.observers.Terminall}"], "observers.mine._target_", "cannot be imported"),
         (["monitor.name=val/acuracy"], "monitor.name", "did you mean val/accuracy"),
         (["monitor.mode=up"], "monitor.mode", "max, min"),
         (
