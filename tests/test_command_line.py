@@ -52,17 +52,9 @@ def test_what_is_right_passes(arguments):
         ("algorithm=fedavg,fedporx", "algorithm", "did you mean fedprox?"),
         ("~observers.tensorbord", "observers.tensorbord", "did you mean observers.tensorboard?"),
         ("seed", "seed", "write key=value"),
-        ("~monitor", "~monitor", "monitor=..."),
-        ("~seed", "~seed", "seed=..."),
-        ("~eval", "~eval", "eval=..."),
-        ("~check", "~check", "check=..."),
-        ("~data", "~data", "data=..."),
         ("seed=1,2", "seed", "-m runs each of them"),
         ("algorithm=fedavg,fedprox", "algorithm", "-m runs each of them"),
-        ("+foo=1", "foo", ""),
         ("+experiment=tutorial", "experiment", "write experiment=tutorial, without +"),
-        ("++rouns=1", "rouns", "did you mean schedule.rounds?"),
-        ("+foo.bar=1", "foo.bar", ""),
         ("--config-dir=/nowhere", "--config-dir", "name one that holds groups"),
         ("--config-name=confgi", "--config-name", "did you mean config?"),
         ("--config-path=x", "--config-path", "--config-dir=FOLDER"),
@@ -80,6 +72,19 @@ def test_all_wrong_names_are_found_together():
         "data",
         "seeed",
         "schedule.round",
+    ]
+
+
+def test_what_every_run_needs_cannot_be_left_out():
+    wrong = found("~monitor", "~seed", "~eval", "~check", "~data", "~monitor.name")
+    assert wrong == [(f"~{key}", f"give another: {key}=...") for key in ("monitor", "seed", "eval", "check", "data")]
+
+
+def test_a_new_key_that_nobody_reads_is_told():
+    assert found("+foo=1", "++rouns=1", "+foo.bar=1", "+tag=a", "+model.x=${tag}") == [
+        ("foo", ""),
+        ("rouns", "did you mean schedule.rounds?"),
+        ("foo.bar", ""),
     ]
 
 

@@ -131,6 +131,8 @@ def typed(monkeypatch, capsys, folder, *arguments):
         (["eval.clients=every"], "eval.clients", "must be cohort, all or a number"),
         (["seed=-1"], "seed", "at least 0"),
         (["seed=one"], "seed", "at least 0"),
+        (["~check"], "~check", "cannot be left out"),
+        (["trainer.callbacks=5"], "trainer.callbacks=5", "must be keys with values"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed_and_what_to_do(
