@@ -30,7 +30,9 @@ def source(node: Mapping[str, Any], loading: Loading | None, seed: int) -> Data:
     own = {key: value for key, value in node.items() if key not in loads or takes(target, key)}
     with seeded(seed, Purpose.DATA):  # a user's source may draw from the global generators
         data = as_data(create(own), 0 if loading is None else loading.num_workers)
-    return data if loading is None else data.hold_out(loading.val_fraction, stream(seed, Purpose.SPLIT))
+    if loading is None or (data.val is not None and takes(target, "val_fraction")):
+        return data  # then the fraction was the source's own
+    return data.hold_out(loading.val_fraction, stream(seed, Purpose.SPLIT))
 
 
 def model(node: Mapping[str, Any], data: Data, seed: int) -> LightningModule:

@@ -311,6 +311,11 @@ class Mine(LightningDataModule):
         return DataLoader(TensorDataset(torch.randn(60, 64), torch.arange(60) % 10), self.batch_size)
 
     val_dataloader = test_dataloader = train_dataloader
+
+class Splitting(Mine):
+    def __init__(self, val_fraction=0.5):
+        super().__init__()
+        assert val_fraction == 0.2
 """
 
 
@@ -323,6 +328,8 @@ def test_a_data_module_brings_its_validation_set_and_shares_its_arguments_with_t
     assert run.federation.worker.holdings.loading.local == 6
     assert "brings its own" in mistakes(*custom, "+data.val_fraction=0.1")["data.val_fraction"]
     assert "cannot be made" in mistakes(*custom, "+data.batch_size=5")["data"]  # it was given to the module too
+    run = built(*custom, "data._target_=my_loaders.Splitting", "+data.val_fraction=0.2")
+    assert len(run.data.val) == len(run.data.train) == 60
 
 
 def test_a_source_that_draws_is_seeded(tmp_path, monkeypatch):
