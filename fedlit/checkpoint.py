@@ -37,6 +37,7 @@ from fedlit.commits import (
     since_of,
 )
 from fedlit.disk import Disk, LocalDisk
+from fedlit.jsonl import json_line
 from fedlit.messages import State
 from fedlit.mistakes import Mistake
 from fedlit.record import Round
@@ -95,7 +96,7 @@ class Checkpoints:
             disk.mkdir(above)
             disk.sync(self.folder)
         journal = self.folder / JOURNAL
-        line = json.dumps(record.record()) + "\n"
+        line = json_line(record.record()) + "\n"
         note = {"round": state.round, "offset": journal.stat().st_size if journal.exists() else 0, "line": line}
         files = {STATE: wire.freeze({**wire.freeze_state(state), **since_of(store)}), ROUND: json.dumps(note).encode()}
         if changed := store.of_round(state.round):

@@ -101,8 +101,9 @@ def replay(
     local = worker.local(round - 1, client, memory, budgets.get(client))
     with federation.executor.open(worker, 1):
         arguments = (local, before.state.shared, without_kept(memory))
-        rule = federation.algorithm.client
+        rule: Any = federation.algorithm.client
         update = pdb.runcall(rule, *arguments) if debug else rule(*arguments)
+    assert isinstance(update, Update)
     if whole:
         _recompute(federation, newest, records, round)
     return Replayed(start, round - 1 - start + whole, update, local.fits)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedlit.facts import Facts
-from fedlit.mistakes import Mistake, one_of, positive
+from fedlit.mistakes import Mistake, one_of
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ class Schedule:
             )
         one_of("client_state", self.client_state, ["reset", "keep"])
         one_of("lr", self.lr, ["constant", "step", "cosine"])
-        positive("lr_gamma", self.lr_gamma)
+        if not 0 < self.lr_gamma <= 1:
+            raise Mistake("lr_gamma", self.lr_gamma, "must be above 0 and at most 1")
         if not 0 <= self.lr_floor <= 1:
             raise Mistake("lr_floor", self.lr_floor, "must be from 0 to 1")
 

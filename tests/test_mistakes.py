@@ -71,11 +71,11 @@ def typed(monkeypatch, capsys, folder, *arguments):
         (["+trainer.acumulate=3"], "trainer.acumulate", "is not an argument of lightning.Trainer"),
         (
             ["trainer.callbacks={a:{_target_:lightning.pytorch.callbacks.EarlyStoping}}"],
-            "trainer._target_",
+            "trainer.callbacks.a._target_",
             "cannot be imported",
         ),
         (["executor.threads=0"], "executor.threads", "at least 1"),
-        (["+observers.mine={_target_:fedlit.observers.Terminall}"], "observers._target_", "cannot be imported"),
+        (["+observers.mine={_target_:fedlit.observers.Terminall}"], "observers.mine._target_", "cannot be imported"),
         (["monitor.name=val/acuracy"], "monitor.name", "did you mean val/accuracy"),
         (["monitor.mode=up"], "monitor.mode", "max, min"),
         (
@@ -131,6 +131,8 @@ def typed(monkeypatch, capsys, folder, *arguments):
         (["eval.clients=every"], "eval.clients", "must be cohort, all or a number"),
         (["seed=-1"], "seed", "at least 0"),
         (["seed=one"], "seed", "at least 0"),
+        (["~check"], "~check", "cannot be left out"),
+        (["trainer.callbacks=5"], "trainer.callbacks=5", "must be keys with values"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed_and_what_to_do(

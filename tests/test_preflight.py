@@ -15,6 +15,7 @@ from fedlit.preflight import odd_labels, speaks
 from fedlit.protocols import Algorithm, Executor, Observer, Partitioner
 
 SYNTHETIC = ["data=synthetic", "partition=natural", "model=logistic"]
+HOSPITALS = ["data=heart_disease", "model=logistic"]
 
 
 def warnings(*overrides):
@@ -23,6 +24,7 @@ def warnings(*overrides):
 
 def test_the_defaults_warn_of_nothing():
     assert warnings() == []
+    assert warnings(*HOSPITALS, "partition=natural") == []
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,12 @@ def test_the_defaults_warn_of_nothing():
             [*SYNTHETIC, "data.val_samples=0", "data.test_samples=0"],
             "schedule.eval_every",
             "nothing to evaluate on",
+        ),
+        ([*HOSPITALS, "partition=iid", "partition.num_clients=4"], "partition", "whose test sets for each of its own"),
+        (
+            [*HOSPITALS, "partition=natural", "data.client_test_fraction=0.2"],
+            "data.client_test_fraction",
+            "takes the place of the test sets",
         ),
     ],
 )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
 from fedlit.disk import LocalDisk, replace_file
+from fedlit.jsonl import json_line
 from fedlit.messages import Model
 from fedlit.observers.run import Run
 from fedlit.record import Round
@@ -25,7 +25,7 @@ class RunFolder:
         run.folder.mkdir(parents=True, exist_ok=True)
         config = {**run.config, "resume": None}
         replace_file(run.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
-        replace_file(run.folder / "partition.json", json.dumps(run.partition).encode())
+        replace_file(run.folder / "partition.json", json_line(run.partition).encode())
         (run.folder / "summary.json").unlink(missing_ok=True)  # of a finished run that goes further
         for record in run.done:
             self.round(record)
@@ -44,7 +44,7 @@ class RunFolder:
                 self._checkpoint("best.ckpt", last.model)
             weights = safetensors(self._run.federation.worker.bench, last.model)
             replace_file(self._run.folder / "model.safetensors", weights)
-        replace_file(self._run.folder / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+        replace_file(self._run.folder / "summary.json", (json_line(summary, indent=2) + "\n").encode())
 
     def close(self) -> None: ...
 
@@ -55,5 +55,3 @@ class RunFolder:
         disk = LocalDisk()
         disk.sync(path.with_suffix(".tmp"))
         disk.rename(path.with_suffix(".tmp"), path)
-
-

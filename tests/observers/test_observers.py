@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,6 +55,20 @@ def test_the_folder_holds_what_a_run_leaves(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     assert (tmp_path / "partition.png").read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_what_is_no_number_is_null_in_the_files(tmp_path):
+    class Odd(RunFolder):
+        def round(self, record):
+            super().round(replace(record, metrics={**record.metrics, "own/loss_gini": float("nan")}))
+
+        def end(self, summary):
+            super().end({**summary, "seconds": float("inf")})
+
+    watched(tmp_path, Odd(), fed=federation(rounds=1))
+    (line,) = (tmp_path / "rounds.jsonl").read_text().splitlines()
+    assert json.loads(line, parse_constant=pytest.fail)["own/loss_gini"] is None
+    assert json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)["seconds"] is None
 
 
 def test_checkpoints_are_those_of_the_last_and_of_the_best_round(tmp_path):
@@ -133,3 +148,15 @@ def test_the_picture_of_samples_without_classes_shows_sizes(clients):
     assert bars[0].get_height() == population.sizes[0]
     assert "total variation" not in figure.axes[0].get_title()
     assert ("100 of them shown" in figure.axes[0].get_title()) == (clients > 100)
+
+
+@pytest.mark.parametrize("clients", [150, 5000])
+def test_the_picture_of_many_clients_shows_some_of_all_with_their_numbers(clients):
+    sizes = np.arange(1, clients + 1)
+    population = Population(range(sizes.sum()), np.concatenate([[0], np.cumsum(sizes)]))
+    axes = partition_figure(population.statistics(lambda index: None, 0), ()).axes[0]
+    heights = [int(bar.get_height()) for bar in axes.patches]
+    assert (len(heights), heights[0], heights[-1]) == (100, 1, clients)
+    assert np.ptp(np.diff(heights)) <= 1 + clients // 1000
+    for place, text in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True):
+        assert heights[int(place)] == int(text.get_text().replace(",", "")) + 1
