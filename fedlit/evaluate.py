@@ -80,7 +80,7 @@ def evaluate_run(
     own = len(federation.population) if worker.holdings.own_test is not None else 0
     everyone = range(len(federation.population))
     jobs = federation.evaluations.jobs(0, splits or federation.splits, own, everyone, federation.seed)
-    with federation.executor.open(worker) as execute:
+    with federation.executor.open(worker, 1) as execute:
         scores = [score for score in execute(jobs, state) if isinstance(score, Scores)]
     return json.loads((run / "summary.json").read_text()), combined(scores)
 

@@ -122,7 +122,7 @@ class Federation:
     def run(self) -> Iterator[Round]:
         """Algorithm 1 of McMahan et al. (2017), a record a round; every draw is keyed by (seed, purpose, round, client)."""
         state, store = self.algorithm.init(self.initial), ClientStore()
-        with self.executor.open(self.worker) as execute:  # a pool or a cluster lives for the whole run
+        with self.executor.open(self.worker, self.schedule.rounds - state.round) as execute:  # for the whole run
             for t in range(state.round, self.schedule.rounds):
                 begin = time.perf_counter()
                 cohort = self.cohort(t)

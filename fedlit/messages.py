@@ -136,12 +136,13 @@ class State:
 @dataclass(frozen=True)
 class Chunk:
     """Clients whose updates one worker adds up, left to right; `index` is the place in the tree of sums, `memories` what those
-    of them remember that took part before."""
+    of them remember that took part before, `attempt` a process's: 0, 1 after one was lost, 2 alone; None inline."""
 
     round: int
     index: int
     clients: tuple[int, ...]
     memories: Mapping[int, Groups] = field(default_factory=dict)
+    attempt: int | None = None
 
 
 @dataclass(frozen=True)

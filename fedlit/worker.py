@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import torch
@@ -33,6 +33,15 @@ class ClientWorker:
     bench: Bench
     recipe: Recipe
     holdings: Holdings
+
+    @property
+    def device(self) -> torch.device:
+        """Where its Trainers train."""
+        return self.recipe.trainer().strategy.root_device
+
+    def placed(self, device: torch.device) -> ClientWorker:
+        """The same worker with its samples on a device."""
+        return replace(self, holdings=self.holdings.to(device))
 
     def __call__(self, job: Job, state: State) -> Partial | Scores:
         """The chunk's sum, or the split's scores."""
