@@ -85,7 +85,7 @@ def evaluate_run(
     state, asked = State(0, {"model": worker.bench.read()}), splits or there
     server = [split for split in federation.splits if split in asked]
     jobs = federation.evaluations.jobs(0, server, own if "test" in asked else 0, cohort, federation.seed)
-    with federation.executor.open(worker) as execute:
+    with federation.executor.open(worker, 1) as execute:
         scores = [score for score in execute(jobs, state) if isinstance(score, Scores)]
     return summary, combined(scores)
 
