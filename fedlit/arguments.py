@@ -17,7 +17,7 @@ from fedlit.schedule import Schedule
 
 TAKEN = (
     *("accelerator", "precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches"),
-    *("deterministic", "benchmark", "inference_mode", "detect_anomaly"),
+    *("deterministic", "benchmark", "inference_mode", "detect_anomaly", "limit_train_batches"),
 )
 """Arguments that mean in a client's Trainer what they mean anywhere; with them `callbacks`."""
 
@@ -27,9 +27,7 @@ WATCHED = "leave it out: the observers watch the rounds, and nobody a single fit
 WHOLE = "leave it out: splits are evaluated as a whole, every schedule.eval_every rounds"
 
 INSTEAD = {
-    **dict.fromkeys(
-        ("max_epochs", "max_steps", "min_epochs", "min_steps", "limit_train_batches", "overfit_batches"), WORK
-    ),
+    **dict.fromkeys(("max_epochs", "max_steps", "min_epochs", "min_steps", "overfit_batches"), WORK),
     "max_time": f"{WORK}; by the clock no two runs are the same",
     "fast_dev_run": "debug=quick makes a small and quick run",
     **dict.fromkeys(("devices", "num_nodes", "strategy", "use_distributed_sampler", "sync_batchnorm"), ONE),
@@ -89,6 +87,11 @@ def _check_values(options: Mapping[str, Any]) -> None:
     accumulated = options.get("accumulate_grad_batches", 1)
     if accumulated != 1 and (not isinstance(accumulated, int) or accumulated < 1):
         raise Mistake("accumulate_grad_batches", accumulated, "must be a whole number of at least 1")
+    limit = options.get("limit_train_batches")
+    share, count = isinstance(limit, float) and 0 < limit <= 1, isinstance(limit, int) and limit >= 1
+    if limit is not None and (isinstance(limit, bool) or not (share or count)):
+        what = "must be a number of batches of at least 1, or a share of them above 0 and up to 1.0"
+        raise Mistake("limit_train_batches", limit, what)
     clip, algorithm = options.get("gradient_clip_val"), options.get("gradient_clip_algorithm")
     number = isinstance(clip, int | float) and not isinstance(clip, bool)
     if clip is not None and not (number and 0 < clip < math.inf):

@@ -23,8 +23,9 @@ def refused(**options):
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("limit_train_batches", 0, "schedule.local_steps"),
-        ("limit_train_batches", 0.5, "schedule.local_steps"),
+        ("limit_train_batches", 0, "at least 1"),
+        ("limit_train_batches", 1.5, "up to 1.0"),
+        ("limit_train_batches", True, "at least 1"),
         ("limit_test_batches", 1, "evaluated as a whole"),
         ("limit_predict_batches", 1, "evaluated as a whole"),
         ("limit_val_batches", 1, "evaluated as a whole"),

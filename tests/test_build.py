@@ -16,10 +16,13 @@ from fedlit.running import train
 from fedlit.weights import checkpoint
 
 
-def built(*overrides, folder=Path("nowhere")):
+def composed(*overrides):
     with initialize_config_dir(str(conf()), version_base="1.3"):
-        config = compose("config", ["observers=none", *overrides])
-    return build(plain(config), folder, {})[0]
+        return plain(compose("config", ["observers=none", *overrides]))
+
+
+def built(*overrides, folder=Path("nowhere")):
+    return build(composed(*overrides), folder, {})[0]
 
 
 def mistakes(*overrides):

@@ -3,23 +3,16 @@ import time
 
 import pytest
 import yaml
-from test_build import MODULE, built
+from test_build import MODULE, composed
 
 from fedlit.evaluate import evaluate_run
 from fedlit.mistakes import Mistakes
-from fedlit.observers import RunFolder
-from fedlit.summary import Standing
+from fedlit.running import train
 
 
 def finished(folder, *overrides):
     """A run's folder, made without the command."""
-    run, observer = built("schedule.rounds=3", "schedule.local_steps=5", *overrides, folder=folder), RunFolder()
-    standing = Standing(run.federation.monitor)
-    observer.start(run)
-    for record in run.federation.run():
-        standing.add(record)
-        observer.round(record)
-    observer.end(standing.summary(time.time(), 42))
+    train(composed("schedule.rounds=3", "schedule.local_steps=5", *overrides), folder, {}, time.time())
     return folder
 
 

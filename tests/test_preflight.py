@@ -8,7 +8,6 @@ from test_build import built, mistakes
 
 from fedlit.algorithms import FedAvg
 from fedlit.data import Data, Iid, TensorSamples
-from fedlit.data.own import as_data
 from fedlit.executors import Inline
 from fedlit.mistakes import Mistake
 from fedlit.preflight import odd_labels, speaks
@@ -85,7 +84,6 @@ def labelled(train, test=(0, 1), classes=("0", "1")):
         (labelled([-1, 1]), "training labels from -1 to 1, but training has classes 0 to 1"),
         (labelled([-2, -1], classes=()), "training labels from -2 to -1"),
         (labelled([0, 1], [0, 2]), "test labels from 0 to 2"),
-        (as_data((Words(), Words()), 0), "labels that are no numbers, such as 'cat'"),
     ],
 )
 def test_labels_that_are_not_the_classes_are_a_mistake(data, said):
@@ -107,7 +105,7 @@ def test_labels_of_classes_and_of_none_are_no_mistake():
         (Algorithm, object(), "no init and no client and no server and no model"),
         (Executor, object(), "no open"),
         (Partitioner, object(), "no __call__"),
-        (Observer, object(), "no start and no round and no end"),
+        (Observer, object(), "no start and no round and no end and no close"),
     ],
 )
 def test_what_does_not_have_its_protocols_methods_is_a_mistake(protocol, made, said):
@@ -123,7 +121,7 @@ def test_what_has_its_protocols_methods_goes_through():
 
 def test_what_does_not_speak_is_found_where_it_is_made():
     found = mistakes(
-        *("algorithm=custom", "algorithm._target_=builtins.object"),
+        *("algorithm=custom", "algorithm._target_=builtins.object", "executor=inline"),
         *("executor._target_=builtins.object", "~executor.threads", "+observers.mine={_target_:builtins.object}"),
     )
     assert {"algorithm._target_", "executor._target_", "observers.mine._target_"} == set(found)
