@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fedlit.data import Data, Population
+from fedlit.faults import Corrupt, Drop, Faults, Plan
 from fedlit.models import Classifier
 from fedlit.observers import PartitionPicture, Run, RunFolder, TensorBoard, Terminal
 from fedlit.observers.partition import partition_figure
@@ -115,6 +116,16 @@ def test_a_terminal_gets_a_bar_with_rounds_clients_and_accuracy(tmp_path):
     watched(tmp_path, observer)
     for part in ("3/3", "2 of 2 clients", "val/accuracy", "━"):
         assert part in out.getvalue()
+
+
+def test_tensorboard_counts_what_clients_failed_of(tmp_path):
+    fed = federation()
+    plans = (Plan(Drop(), 1.0, clients=[fed.cohort(1)[0]], rounds=[2]), Plan(Corrupt("nan"), 1.0, rounds=[3]))
+    watched(tmp_path, TensorBoard(), fed=replace(fed, worker=replace(fed.worker, faults=Faults(plans=plans))))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("failures/planned")] == [(2, 1)]
+    assert [(e.step, e.value) for e in events.Scalars("failures/not_finite")] == [(3, 2)]
 
 
 def test_nested_keys_are_flat_in_hparams():
