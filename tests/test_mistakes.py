@@ -6,7 +6,6 @@ import sys
 import pytest
 
 from fedlit import train
-from fedlit.mistakes import Mistakes
 
 pytestmark = pytest.mark.slow
 
@@ -165,7 +164,8 @@ def test_mistakes_in_values_are_told_together_and_traceback_shows_where(monkeypa
     assert "2 mistakes" in told
     assert "Traceback" not in told
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(sys, "argv", ["fedlit", *wrong, "traceback=true"])
-    with pytest.raises(Mistakes, match="5000"):
-        train.main()
+    status, told = typed(monkeypatch, capsys, tmp_path, *wrong, "traceback=true")
+    assert status == 2
+    assert "Traceback" in told
+    assert "findings.stop()" in told
+    assert "2 mistakes" in told
