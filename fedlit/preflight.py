@@ -21,7 +21,13 @@ def facts(federation: Federation, data: Data) -> Facts:
     counts = np.bincount(labels, minlength=len(data.classes)) if are_classes and labels is not None else None
     size = federation.schedule.cohort(len(federation.population))
     return Facts(
-        federation.population.sizes, size, federation.splits, holdings.own_test is not None, data.classes, counts
+        federation.population.sizes,
+        size,
+        federation.splits,
+        holdings.own_test is not None,
+        data.classes,
+        counts,
+        federation.clock is not None,
     )
 
 
@@ -36,6 +42,7 @@ def cross_rules(federation: Federation, data: Data) -> list[Mistake]:
         recipe,
         federation.algorithm,
         federation.sampler,
+        federation.clock,
     )
     for part in parts:
         check = getattr(part, "check", None)  # a user's own algorithm need not have rules
@@ -49,6 +56,14 @@ def cross_rules(federation: Federation, data: Data) -> list[Mistake]:
         why = f"{empty} of {len(told.sizes)} clients have no sample: they are sampled, but weigh nothing"
         found.append(Mistake("partition", "", why, "take fewer clients, or partition.min_samples=1", warning=True))
     return found
+
+
+def foreseen(federation: Federation) -> list[Mistake]:
+    """Asked once a step was tried: what the clock says of the rounds to come."""
+    if federation.clock is None:
+        return []
+    state = federation.algorithm.init(federation.initial)
+    return list(federation.clock.foresee(federation.worker, state, federation.schedule))
 
 
 def more_clients_than_samples(partition: Any, data: Data) -> list[Mistake]:

@@ -7,11 +7,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "fedlit"
 FLOORS = [
-    {"mistakes", "tensors", "streams", "jsonl", "disk", "crash", "__init__"},
+    {"mistakes", "tensors", "streams", "jsonl", "speeds", "disk", "crash", "__init__"},
     {"messages", "record", "call", "wire", "protocols", "facts"},
     {"algorithms", "data", "models", "schedule"},
     {"snapshot", "bench", "logged", "watch", "local", "weights", "worker", "tally", "faults", "executors", "monitor"},
-    {"evaluation", "store", "commits", "checkpoint", "federation", "summary"},
+    {"evaluation", "clock", "store", "commits", "checkpoint", "federation", "summary"},
     {"observers", "preflight", "arguments", "trial", "make", "material", "build", "plan"},
     {"typed", "command_line", "trust", "signals", "running", "resume", "train", "evaluate", "replay"},
 ]
