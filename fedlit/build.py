@@ -28,8 +28,9 @@ from fedlit.material import LOADING, callbacks, model, sampler, source
 from fedlit.mistakes import Mistake, Mistakes
 from fedlit.monitor import Monitor
 from fedlit.observers import Run
-from fedlit.preflight import cross_rules, foreseen, more_clients_than_samples, odd_labels, speaks
+from fedlit.preflight import foreseen, more_clients_than_samples, odd_labels
 from fedlit.protocols import Algorithm, Executor, Observer, Partitioner
+from fedlit.rules import cross_rules, speaks
 from fedlit.schedule import Schedule
 from fedlit.trial import checked_trial
 
@@ -47,6 +48,8 @@ class Findings:
             yield
         except Mistake as mistake:
             self.found.append(mistake.within(group) if group else mistake)
+        except Mistakes as several:  # under their full names, and some of them may be known
+            self.found += [mistake for mistake in several.found if mistake not in self.found]
 
     def stop(self) -> None:
         """Raises Mistakes if there are any that are not mere warnings."""

@@ -19,10 +19,11 @@ from fedlit.executors import Inline
 from fedlit.faults import Faults
 from fedlit.local import Bench, Module, Recipe
 from fedlit.messages import Model, Partial, Scores, State
-from fedlit.mistakes import Mistake
+from fedlit.mistakes import Mistake, Mistakes
 from fedlit.monitor import Monitor
 from fedlit.protocols import Algorithm, Execute, Executor, Partitioner, Sampler
 from fedlit.record import Round
+from fedlit.rules import cross_rules
 from fedlit.schedule import Schedule
 from fedlit.store import ClientStore
 from fedlit.streams import Purpose, seeded, stream
@@ -100,6 +101,7 @@ class Federation:
 
         Raises:
             Mistake: if the data does not have what the partition goes by.
+            Mistakes: if the parts do not go together.
         """
         loading, monitor = loading or Loading(), monitor or Monitor()
         with seeded(seed, Purpose.INIT):
@@ -108,7 +110,7 @@ class Federation:
             data = data.hold_out(loading.val_fraction, stream(seed, Purpose.SPLIT))
         recipe = (recipe or Recipe()).following(schedule)
         holdings = Holdings.of(data, partition, loading, seed).to(recipe.trainer().strategy.root_device)
-        return cls(
+        made = cls(
             bench.read(),
             ClientWorker(algorithm, bench, recipe, holdings, faults or Faults()),
             sampler(schedule.sampled(len(holdings.population))),
@@ -120,6 +122,9 @@ class Federation:
             commits or Nowhere(),
             clock,
         )
+        if wrong := [mistake for mistake in cross_rules(made, data) if not mistake.warning]:
+            raise Mistakes(wrong)
+        return made
 
     @property
     def algorithm(self) -> Algorithm:
