@@ -98,8 +98,11 @@ def read(folder: Path, round: int) -> tuple[State, ClientStore, dict[str, Any]]:
     manifest = json.loads((here / MANIFEST).read_bytes())
     if manifest["schema"] != SCHEMA:
         raise ValueError(f"is of schema {manifest['schema']}, and this fedlit reads schema {SCHEMA}")
-    files = {name: _checked(here / name, wanted) for name, wanted in manifest["files"].items()}
+    named = [name for name in (STATE, ROUND, MEMORIES) if name in manifest["files"]]  # and not what else it may name
+    files = {name: _checked(here / name, manifest["files"][name]) for name in named}
     flat, note = wire.thaw(files[STATE]), json.loads(files[ROUND])
+    if note["round"] != round:
+        raise ValueError(f"is of round {note['round']}")
     clients, rounds = (flat["since", name, ""].tolist() for name in ("clients", "rounds"))
     since = dict(zip(clients, rounds, strict=True))
     segments = {int(r): _checked(segment(folder, int(r)), wanted) for r, wanted in manifest["memories"].items()}
