@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
 from fedlit.logged import Log
 from fedlit.messages import Model
+from fedlit.mistakes import Mistake
+from fedlit.snapshot import Snapshot
 
 
 class Bench:
-    """One module, used by one fit after the other: its weights are loaded, its optimizer is built anew."""
+    """One module, used by one fit after the other: its weights are loaded, its optimizer is built anew.
+
+    Raises:
+        Mistake: if the module has what cannot be federated: see `unfit`.
+    """
 
     def __init__(self, module: LightningModule) -> None:
         _remember_that_there_is_no_gpu()
-        self.module = module
+        self.module = configured(module)
+        for mistake in unfit(module):
+            raise mistake
         persistent = set(module.state_dict())
         own = [part for part in module.modules() if not isinstance(part, Metric)]
         self._metrics = [part for part in module.modules() if isinstance(part, Metric)]
-        self._plain = [(part, set(vars(part)), *_plain(part)) for part in own]
+        self._snapshot = Snapshot(own, [*module.parameters(), *module.buffers()])
         self._trained = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
         self._scratch = [
             (part, name, buffer.detach().clone())
@@ -44,13 +52,7 @@ class Bench:
 
     def _restore(self) -> None:
         """Makes the module what it was, but for its weights: what a fit left in it must not reach the next."""
-        for part, known, values, containers in self._plain:
-            attributes = vars(part)
-            for name in [name for name in attributes.keys() - known if _is_plain(name, attributes[name])]:
-                delattr(part, name)
-            attributes.update(values)
-            if containers:
-                attributes.update(copy.deepcopy(containers))
+        self._snapshot.restore()
         for parameter, trained in self._trained:
             if parameter.requires_grad != trained:
                 parameter.requires_grad_(trained)
@@ -59,6 +61,10 @@ class Bench:
         for metric in self._metrics:
             if metric.update_count:
                 metric.reset()
+
+    def strays(self) -> list[str]:
+        """Parameters that the module has now and did not have, or has anew: those of layers that a fit made."""
+        return [name for name, p in self.module.named_parameters() if self._parameters.get(name) is not p]
 
     def read(self) -> Model:
         """A copy of the module's weights, on the CPU."""
@@ -72,6 +78,9 @@ class Bench:
         """Puts weights into the module, and makes the rest of it what it was."""
         self._restore()
         for slots, given in ((self._parameters, model.parameters), (dict(self._tensors()), model.buffers)):
+            for name, slot in slots.items():
+                if slot.dtype != given[name].dtype:  # a Trainer's precision may change what a module's numbers are
+                    slot.data = slot.data.to(given[name].dtype)
             if slots:
                 torch._foreach_copy_([slot.detach() for slot in slots.values()], [given[name] for name in slots])
 
@@ -101,28 +110,27 @@ def _remember_that_there_is_no_gpu() -> None:
         torch.cuda._cached_device_count = 0
 
 
-def _plain(part: torch.nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A module's own plain attributes: values that cannot change, and containers, copied."""
-    own = {name: value for name, value in vars(part).items() if _is_plain(name, value)}
-    containers = {
-        name: copy.deepcopy(value) for name, value in own.items() if isinstance(value, dict | list | tuple | set)
-    }
-    return {name: value for name, value in own.items() if name not in containers}, containers
+def configured(module: LightningModule) -> LightningModule:
+    """The module with the layers of its `configure_model`, which Lightning calls again in each fit."""
+    if is_overridden("configure_model", module):
+        module.configure_model()
+    return module
 
 
-def _is_plain(name: str, value: object) -> bool:
-    """Whether an attribute is a module's own and holds numbers, words or containers of them: what can be put back."""
-    if name.startswith("_"):
-        return False
-    return _is_value(value)
-
-
-def _is_value(value: object) -> bool:
-    if isinstance(value, dict):
-        return all(_is_value(part) for part in value.values())
-    if isinstance(value, list | tuple | set):
-        return all(_is_value(part) for part in value)
-    return value is None or isinstance(value, bool | int | float | complex | str | bytes)
+def unfit(module: LightningModule) -> list[Mistake]:
+    """Why the module cannot be federated."""
+    name, tensors = type(module).__name__, {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    if lazy := [path for path, tensor in tensors.items() if is_lazy(tensor)]:
+        why = f"has a shape only after a first batch: {', '.join(lazy[:3])}"
+        remedy = "give its layers the sizes of their inputs, or run a batch through them in __init__"
+        return [Mistake("model", name, why, remedy)]
+    if unreal := [path for path, tensor in tensors.items() if tensor.is_complex()]:
+        why = f"has complex numbers, of which an update takes the real part alone: {', '.join(unreal[:3])}"
+        return [Mistake("model", name, why, "keep real and imaginary part as two real tensors")]
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        why = "has no parameter to train"
+        return [Mistake("model", name, why, "make its layers in __init__ or configure_model, not in setup")]
+    return []
 
 
 def _copied(tensor: Tensor) -> Tensor:

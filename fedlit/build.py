@@ -2,51 +2,35 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import get_object
-from lightning.pytorch import LightningModule
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from fedlit.arguments import checked_recipe
+from fedlit.bench import unfit
 from fedlit.checkpoint import Keeping
 from fedlit.crash import CrashServer
-from fedlit.data import Data
-from fedlit.data.own import as_data
+from fedlit.data.holdings import left_out
 from fedlit.data.samples import Loading
 from fedlit.evaluation import Evaluations
 from fedlit.faults import Faults
 from fedlit.federation import Federation
 from fedlit.local import Recipe
-from fedlit.make import check_types, create, make
+from fedlit.make import KEYED, KEYS, create, make
+from fedlit.material import LOADING, callbacks, model, sampler, source
 from fedlit.mistakes import Mistake, Mistakes
-from fedlit.models import Classifier
 from fedlit.monitor import Monitor
 from fedlit.observers import Run
-from fedlit.preflight import checked_recipe, checked_trial, cross_rules, more_clients_than_samples
-from fedlit.protocols import Observer
+from fedlit.preflight import cross_rules, more_clients_than_samples, odd_labels, speaks
+from fedlit.protocols import Algorithm, Executor, Observer, Partitioner
 from fedlit.schedule import Schedule
-from fedlit.streams import Purpose, seeded, stream
-from fedlit.weights import start_from
-
-GROUPS = (
-    "data",
-    "partition",
-    "model",
-    "algorithm",
-    "sampler",
-    "schedule",
-    "trainer",
-    "executor",
-    "faults",
-    "observers",
-)
+from fedlit.trial import checked_trial
 
 
 class Findings:
@@ -66,7 +50,7 @@ class Findings:
     def stop(self) -> None:
         """Raises Mistakes if there are any that are not mere warnings."""
         if wrong := self.wrong():
-            raise Mistakes(wrong)
+            raise Mistakes(wrong) from next((mistake for mistake in wrong if mistake.__cause__), None)
 
     def wrong(self) -> list[Mistake]:
         """The mistakes with which a run may not begin."""
@@ -85,7 +69,8 @@ class Parts:
     monitor: Monitor = None  # type: ignore[assignment]
     recipe: Recipe = None  # type: ignore[assignment]
     evaluations: Evaluations = None  # type: ignore[assignment]
-    observers: Mapping[str, Any] = None  # type: ignore[assignment]
+    sampler: Callable[[int], Any] = None  # type: ignore[assignment]
+    observers: dict[str, Any] = field(default_factory=dict)
     keeping: Keeping = None  # type: ignore[assignment]
     faults: Faults = None  # type: ignore[assignment]
     crash: CrashServer | None = None
@@ -96,7 +81,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
     """The configuration as plain values.
 
     Raises:
-        Mistakes: if a value is missing or an interpolation leads nowhere.
+        Mistakes: if a key or a value is missing, a group has no keys, or an interpolation leads nowhere.
     """
     missing = [
         Mistake(key, "???", "has no value", f"give one: {key}=...") for key in sorted(OmegaConf.missing_keys(config))
@@ -104,10 +89,13 @@ def plain(config: DictConfig) -> dict[str, Any]:
     if missing:
         raise Mistakes(missing)
     try:
-        values = OmegaConf.to_container(config, resolve=True)
+        values: Any = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
         raise Mistakes([Mistake(str(error.full_key), "", str(error).splitlines()[0])]) from error
-    assert isinstance(values, dict)
+    absent = [Mistake(key, "", "is not in the configuration", "it has no default") for key in KEYS if key not in values]
+    flat = [key for key in KEYED if key in values and not isinstance(values[key], Mapping)]
+    if absent or flat:
+        raise Mistakes([*absent, *(Mistake(key, values[key], "must be keys with values") for key in flat)])
     return {str(key): value for key, value in values.items()}
 
 
@@ -117,27 +105,31 @@ def parts(config: Mapping[str, Any], findings: Findings) -> Parts:
     with findings.within("schedule"):
         made.schedule = make(Schedule, config["schedule"])
     with findings.within("data"):
-        made.loading = make(Loading, {key: config["data"][key] for key in _names(Loading) if key in config["data"]})
+        made.loading = make(Loading, {key: config["data"][key] for key in LOADING if key in config["data"]})
     with findings.within("monitor"):
         made.monitor = make(Monitor, config["monitor"])
     with findings.within("eval"):
         made.evaluations = make(Evaluations, config["eval"])
-    for group in ("algorithm", "partition", "executor"):
+    for group, protocol in (("algorithm", Algorithm), ("partition", Partitioner), ("executor", Executor)):
         with findings.within(group):
-            setattr(made, group, create(config[group]))
+            setattr(made, group, speaks(create(config[group]), protocol, "_target_", config[group]["_target_"]))
+    with findings.within("sampler"):
+        made.sampler = sampler(config["sampler"])
     with findings.within("trainer"):
         made.recipe = checked_recipe(
-            config["trainer"], _callbacks(config["trainer"].get("callbacks")), made.schedule or Schedule()
+            config["trainer"], callbacks(config["trainer"].get("callbacks")), made.schedule or Schedule()
         )
-    with findings.within("observers"):
-        made.observers = {name: create(node) for name, node in config["observers"].items() if node}
+    for name, node in config["observers"].items():
+        with findings.within(f"observers.{name}"):
+            if node is not None:
+                made.observers[name] = speaks(create(node), Observer, "_target_", node["_target_"])
     with findings.within("checkpoint"):
         made.keeping = make(Keeping, config["checkpoint"])
     _faults(config["faults"], made, findings)
     with findings.within(""):
-        if not isinstance(config["seed"], int) or config["seed"] < 0:
-            raise Mistake("seed", config["seed"], "must be a whole number of at least 0")
-        made.seed = config["seed"]
+        made.seed = _seed(config["seed"])
+    if made.monitor is not None and made.schedule is not None:
+        findings.found += _targetless(made.monitor, made.schedule)
     for key in ("check", "traceback"):
         with findings.within(""):
             if not isinstance(config[key], bool):
@@ -168,11 +160,12 @@ def build(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> 
     made = parts(config, findings)
     data = module = None
     with findings.within("data"):
-        data = _data(config["data"], made.loading, made.seed)
+        data = source(config["data"], made.loading, made.seed)
     if data is not None:
         with findings.within("model"):
-            module = _module(config["model"], data, made.seed)
-        findings.found += more_clients_than_samples(made.partition, data)
+            module = model(config["model"], data, made.seed)
+        findings.found += [*more_clients_than_samples(made.partition, data), *odd_labels(data)]
+        findings.found += [] if module is None else unfit(module)
     findings.stop()
     assert data is not None
     assert module is not None
@@ -187,7 +180,7 @@ def build(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> 
             seed=made.seed,
             loading=made.loading,
             recipe=made.recipe,
-            sampler=lambda size: create(config["sampler"], size=size),
+            sampler=partial(_sampled, made.sampler, findings),
             evaluations=made.evaluations,
             monitor=made.monitor,
             executor=made.executor,
@@ -195,7 +188,7 @@ def build(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> 
         )
     findings.stop()
     assert federation is not None
-    findings.found += cross_rules(federation, data)
+    findings.found += [*left_out(data, federation.worker.holdings), *cross_rules(federation, data)]
     if not findings.wrong():
         findings.found += checked_trial(federation, data)
     findings.stop()
@@ -203,53 +196,21 @@ def build(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> 
     return run, list(made.observers.values())
 
 
-def _data(node: Mapping[str, Any], loading: Loading | None, seed: int) -> Data:
-    """The data, with what is to be held out for validation held out."""
-    own = {key: value for key, value in node.items() if key not in _names(Loading)}
-    with seeded(seed, Purpose.DATA):  # a user's source may draw from the global generators
-        data = as_data(create(own), 0 if loading is None else loading.num_workers)
-    return data if loading is None else data.hold_out(loading.val_fraction, stream(seed, Purpose.SPLIT))
+def _seed(given: Any) -> int:
+    if not isinstance(given, int) or isinstance(given, bool) or given < 0:
+        raise Mistake("seed", given, "must be a whole number of at least 0")
+    return given
 
 
-def _module(node: Mapping[str, Any], data: Data, seed: int) -> LightningModule:
-    """The model with its initial weights; `shape: null` and `classes: null` become the data's."""
-    known = {"shape": list(data.shape), "classes": len(data.classes)}
-    for key, value in known.items():
-        if node.get(key) is not None and node[key] != value:
-            raise Mistake(
-                key,
-                node[key],
-                f"does not fit {data.name}, which has {value}",
-                f"leave out model.{key}: it is taken from the data",
-            )
-    node = {key: known[key] if key in known and value is None else value for key, value in node.items()}
-    start = node.pop("init_from", None)
-    if isinstance(node.get("network"), str):  # takes its arguments through the Classifier's
-        known = inspect.signature(Classifier).parameters
-        try:
-            network = get_object(node["network"])
-        except Exception as error:  # whatever importing foreign code may raise
-            why = f"cannot be imported: {error}".splitlines()[0]
-            raise Mistake("network", node["network"], why, "it must be the import path of a class") from error
-        check_types(network, {k: v for k, v in node.items() if k not in known and k != "_target_"})
-    with seeded(seed, Purpose.INIT):
-        module = create(node)
-    if not isinstance(module, LightningModule):
-        raise Mistake(
-            "_target_", node["_target_"], f"makes a {type(module).__name__}", "it must make a LightningModule"
-        )
-    if start is not None:
-        start_from(module, start)
-    return module
+def _targetless(monitor: Monitor, schedule: Schedule) -> list[Mistake]:
+    if monitor.name is not None or schedule.stop_at is None:
+        return []
+    why = "is the target of no metric: monitor.name is null"
+    return [Mistake("schedule.stop_at", schedule.stop_at, why, "name one there, or leave out the target")]
 
 
-def _callbacks(nodes: Any) -> Callable[[], list[Any]]:
-    return partial(_create_all, list(nodes.values()) if isinstance(nodes, Mapping) else list(nodes or ()))
-
-
-def _create_all(nodes: list[Mapping[str, Any]]) -> list[Any]:
-    return [create(node) for node in nodes]
-
-
-def _names(part: Any) -> list[str]:
-    return [field.name for field in fields(part)]
+def _sampled(sampler: Callable[[int], Any], findings: Findings, size: int) -> Any:
+    """The sampler. Raises Mistakes under its own name: it is made where the partition's are expected."""
+    with findings.within("sampler"):
+        return sampler(size)
+    return findings.stop()

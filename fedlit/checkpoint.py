@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,14 +27,17 @@ from fedlit.commits import (
     ROUND,
     STATE,
     Saved,
+    committed,
     manifest_of,
     measured,
+    numbered,
     place,
     read,
     segment,
     since_of,
 )
 from fedlit.disk import Disk, LocalDisk, replace_file
+from fedlit.jsonl import json_line
 from fedlit.messages import State
 from fedlit.mistakes import Mistake
 from fedlit.record import Round
@@ -95,7 +97,7 @@ class Checkpoints:
         if not above.is_dir():
             disk.mkdir(above)
             disk.sync(self.folder)
-        line, begun = json.dumps(record.record()) + "\n", journal.exists()
+        line, begun = json_line(record.record()) + "\n", journal.exists()
         note = {"round": state.round, "offset": journal.stat().st_size if begun else 0, "line": line}
         files = {STATE: wire.freeze({**wire.freeze_state(state), **since_of(store)}), ROUND: json.dumps(note).encode()}
         if changed := store.of_round(state.round):
@@ -121,7 +123,7 @@ class Checkpoints:
         for left in sorted((self.folder / FOLDER).glob(".*")):  # of a commit or a removal that a crash cut short
             self.disk.remove(left)
         bad: list[tuple[Path, str]] = []
-        for round in reversed(self.rounds()):
+        for round in reversed(committed(self.folder)):
             try:
                 state, store, note = read(self.folder, round)
                 journal, records = self._recorded(note)
@@ -129,7 +131,7 @@ class Checkpoints:
                 bad.append((place(self.folder, round), " ".join(str(error).split())))
                 continue
             after = "is of a round after the last that holds"
-            bad += [(path, after) for number, path in self._numbered("memories").items() if number > round]
+            bad += [(path, after) for number, path in numbered(self.folder, "memories").items() if number > round]
             self._set_aside(bad)
             if not (self.folder / JOURNAL).exists() or (self.folder / JOURNAL).read_bytes() != journal:
                 replace_file(self.folder / JOURNAL, journal, self.disk)
@@ -138,10 +140,6 @@ class Checkpoints:
             what = "; ".join(f"{path.name}: {why}" for path, why in bad)
             raise Mistake("resume", self.folder, f"has no round that holds: {what}", "begin anew in another folder")
         return None
-
-    def rounds(self) -> list[int]:
-        """Rounds of which a commit is there, whole or not, ascending."""
-        return sorted(self._numbered("round"))
 
     def finish(self) -> None:
         """Keeps, of a run that has come to its end, the last round and those of `every`."""
@@ -176,11 +174,6 @@ class Checkpoints:
             raise ValueError(f"{JOURNAL} does not have the rounds before, each once")
         return whole, records
 
-    def _numbered(self, kind: str) -> dict[int, Path]:
-        """Folders of the commits by round, of the kind `round` or `memories`; names that are not ours are left out."""
-        found = ((re.fullmatch(rf"{kind}-(\d+)", path.name), path) for path in (self.folder / FOLDER).glob(f"{kind}-*"))
-        return {int(match[1]): path for match, path in found if match}
-
     def _set_aside(self, bad: Sequence[tuple[Path, str]]) -> None:
         for path, why in bad:
             log.warning("%s does not hold and is set aside: %s", path, why)
@@ -188,7 +181,7 @@ class Checkpoints:
 
     def _prune(self, keep: int | None = None) -> None:
         """Removes the commits that are not kept; their memories stay while a kept one refers to them."""
-        rounds, needed = self.rounds(), set()
+        rounds, needed = committed(self.folder), set()
         kept = replace(self.keeping, keep=keep or self.keeping.keep).kept(rounds)
         for round in sorted(kept):
             path = place(self.folder, round)
@@ -197,7 +190,7 @@ class Checkpoints:
             except BAD as error:  # an old one that was spoilt: what newer ones need of it stays
                 log.warning("%s does not hold and is not kept: %s", path, error)
                 kept.remove(round)
-        for round, path in sorted(self._numbered("memories").items()):
+        for round, path in sorted(numbered(self.folder, "memories").items()):
             self._shrink(path, round in needed)
         for round in rounds:
             if round not in kept:

@@ -6,7 +6,6 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -18,9 +17,23 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from fedlit.make import KEYS
 from fedlit.mistakes import Mistake, nearest
+from fedlit.typed import (
+    added_again,
+    group_problems,
+    groups_of,
+    key_problems,
+    keys_of,
+    new_at_top,
+    several_values,
+    unread,
+)
+
+PRIMARY = "config"
 
 
 def conf() -> Path:
@@ -46,26 +59,82 @@ def check(arguments: Sequence[str]) -> tuple[list[Mistake], DictConfig | None]:
     """The mistakes in what was typed and, if there are some, the configuration of what was right; None where a sweep makes
     several."""
     typed = get_args_parser().parse_args(list(arguments))
+    if wrong := _folder_problems(typed.config_path, typed.config_dir):
+        return wrong, None
     with loader(typed.config_dir) as found:
+        primary = (typed.config_name or PRIMARY).removesuffix(".yaml")
+        if wrong := _primary_problems(found, primary):
+            return wrong, None
         overrides, mistakes = _parsed(found, typed.overrides)
         ours = [override for override in overrides if override.key_or_group.split(".")[0].split("/")[0] != "hydra"]
-        names = _groups(found)
+        names = groups_of(found)
         groups = [override for override in ours if override.key_or_group in names or "/" in override.key_or_group]
-        problems = {id(override): _group_problems(found, names, override) for override in groups}
+        problems = {id(override): group_problems(found, names, override) for override in groups}
+        if again := [override for override in groups if override.is_add()]:
+            chosen = OmegaConf.select(_whole(primary, ()), "hydra.runtime.choices") or {}
+            problems |= {id(o): [added_again(o)] for o in again if o.key_or_group in chosen and not problems[id(o)]}
         if len(groups) < len(ours):  # composing takes a fifth of a second
-            config = _composed([override for override in groups if not problems[id(override)]], mistakes)
-            keys = [] if config is None else list(_keys(config))
-            problems |= {id(o): _key_problems(config, keys, names, o) for o in ours if config and id(o) not in problems}
-        mistakes += [problem for override in ours for problem in problems.get(id(override), [])]
+            config = _composed(primary, [override for override in groups if not problems[id(override)]], mistakes)
+            keys = [] if config is None else list(keys_of(config))
+            problems |= {id(o): key_problems(config, keys, names, o) for o in ours if config and id(o) not in problems}
+            added = [
+                o for o in ours if config and not problems.get(id(o)) and o not in groups and new_at_top(config, o)
+            ]
+            if added and config:
+                texts = [OmegaConf.to_yaml(_whole(primary, groups)), *map(str, typed.overrides)]
+                problems |= {id(override): unread("\n".join(texts), config, override) for override in added}
         right = [override for override in ours if not problems.get(id(override))]
-        sweep = typed.multirun or any(override.is_sweep_override() for override in right)
-        return mistakes, None if sweep or not mistakes else _composed(right, mistakes)
+        swept = [override for override in right if override.is_sweep_override()]
+        if (
+            swept
+            and not typed.multirun
+            and OmegaConf.select(_whole(primary, overrides), "hydra.mode") != RunMode.MULTIRUN
+        ):
+            problems |= {id(override): [several_values(override)] for override in swept}
+            right, swept = [override for override in right if override not in swept], []
+        mistakes += [problem for override in ours for problem in problems.get(id(override), [])]
+        several = typed.multirun or swept or not mistakes
+        return mistakes, None if several else _composed(primary, right, mistakes)
 
 
-def _composed(overrides: Sequence[Override], mistakes: list[Mistake]) -> DictConfig | None:
+def _folder_problems(path: str | None, folder: str | None) -> list[Mistake]:
+    if path is not None:
+        return [Mistake("--config-path", path, "is fedlit's own to say", "--config-dir=FOLDER adds your own choices")]
+    if folder is not None and not Path(folder).is_dir():
+        return [
+            Mistake("--config-dir", folder, "is not a folder", "name one that holds groups, such as model/mine.yaml")
+        ]
+    return []
+
+
+def _primary_problems(found: ConfigLoaderImpl, name: str) -> list[Mistake]:
+    """What is wrong with a configuration that takes the place of ours."""
+    if name == PRIMARY:
+        return []
+    names = [name for name in found.get_group_options("", ObjectType.CONFIG) if not name.startswith("_")]
+    if name not in names:
+        return [Mistake("--config-name", name, f"must be one of {', '.join(names)}", nearest(name, names))]
+    mistakes: list[Mistake] = []
+    config = _composed(name, [], mistakes)
+    absent = [] if config is None else [key for key in KEYS if key not in config]
+    if absent:
+        remedy = "it needs all that config.yaml has at its top"
+        mistakes.append(Mistake("--config-name", name, f"has no {', '.join(absent)}", remedy))
+    return mistakes
+
+
+def _whole(primary: str, overrides: Sequence[Override]) -> DictConfig:
+    """The configuration with Hydra's own part, or an empty one."""
+    try:
+        return compose(primary, [_first(override) for override in overrides], return_hydra_config=True)
+    except HydraException:
+        return OmegaConf.create()
+
+
+def _composed(primary: str, overrides: Sequence[Override], mistakes: list[Mistake]) -> DictConfig | None:
     """The configuration, or None and one more mistake."""
     try:
-        return compose("config", [_first(override) for override in overrides])
+        return compose(primary, [_first(override) for override in overrides])
     except HydraException as error:
         mistakes.append(Mistake("", "", f"cannot be composed: {str(error).splitlines()[0]}"))
         return None
@@ -88,19 +157,6 @@ def _parsed(found: ConfigLoaderImpl, texts: Sequence[str]) -> tuple[list[Overrid
     return overrides, mistakes
 
 
-def _groups(found: ConfigLoaderImpl, parent: str = "") -> list[str]:
-    names = [f"{parent}/{name}".lstrip("/") for name in found.list_groups(parent) if not name.startswith((".", "_"))]
-    return names + [below for name in names if name != "hydra" for below in _groups(found, name)]
-
-
-def _choices(override: Override) -> list[str]:
-    """The values that are given; none for a glob or an interval, whose values Hydra finds later."""
-    value = override.value()
-    if override.is_sweep_override():
-        return [str(choice) for choice in override.sweep_string_iterator()] if override.is_discrete_sweep() else []
-    return [str(choice) for choice in value] if isinstance(value, list) else [str(value)]
-
-
 def _first(override: Override) -> str:
     """The override with the first of its values, as a word that Hydra reads."""
     if not override.is_sweep_override():
@@ -108,57 +164,6 @@ def _first(override: Override) -> str:
     if not override.is_discrete_sweep():
         return f"+_swept.{override.key_or_group.replace('/', '_')}=null"
     return f"{str(override.input_line).partition('=')[0]}={next(iter(override.sweep_string_iterator()))}"
-
-
-def _group_problems(found: ConfigLoaderImpl, names: Sequence[str], override: Override) -> list[Mistake]:
-    group = override.key_or_group
-    if group not in names:
-        return [Mistake(group, (*_choices(override), "")[0], "is not a group", nearest(group, names))]
-    if override.is_delete():
-        return []
-    options = found.get_group_options(group, ObjectType.CONFIG)
-    wrong = [choice for choice in _choices(override) if choice not in options]
-    return [
-        Mistake(
-            group,
-            choice,
-            f"must be one of {', '.join(options)}",
-            "leave it out to take the default" if choice == "None" else nearest(choice, options),
-        )
-        for choice in wrong
-    ]
-
-
-def _key_problems(config: DictConfig, keys: Sequence[str], groups: Sequence[str], override: Override) -> list[Mistake]:
-    key, shown = override.key_or_group, str(override.input_line).partition("=")[2]
-    if override.is_force_add():
-        return []
-    if override.is_add():
-        taken = key in keys and isinstance(OmegaConf.select(config, key), str | int | float)
-        return [Mistake(key, shown, "is there already", f"write {key}={shown}, without +")] if taken else []
-    if key in keys:
-        return []
-    remedies = [nearest(key, [*keys, *groups]) or _same_ending(key, keys)]
-    if key.rpartition(".")[0] in keys and not override.is_delete():
-        remedies.append(f"a new key is added by +{key}={shown}")
-    return [Mistake(key, shown, "is not a key of the configuration", "; ".join(filter(None, remedies)))]
-
-
-def _same_ending(key: str, keys: Sequence[str]) -> str:
-    """For `rounds` or `alhpa`: the nearest of the last parts of all keys."""
-    whole = {known.rpartition(".")[2]: known for known in reversed(keys)}
-    close = get_close_matches(key.rpartition(".")[2], whole, n=1, cutoff=0.75)
-    return f"did you mean {whole[close[0]]}?" if close else ""
-
-
-def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
-    for key in config:
-        path = f"{prefix}{key}"
-        yield path
-        if not OmegaConf.is_missing(config, key) and not OmegaConf.is_interpolation(config, str(key)):
-            value = config[key]
-            if isinstance(value, DictConfig):
-                yield from _keys(value, f"{path}.")
 
 
 def unwritable(folder: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,18 @@ class Nowhere:
 def place(folder: Path, round: int) -> Path:
     """Where the commit of a round is, in a run's folder."""
     return folder / FOLDER / f"round-{round:06d}"
+
+
+def numbered(folder: Path, kind: str) -> dict[int, Path]:
+    """What is kept of rounds in a run's folder, commits (`round`) or what is left of them (`memories`); names that are not
+    ours are left out."""
+    found = ((re.fullmatch(rf"{kind}-(\d+)", path.name), path) for path in (folder / FOLDER).glob(f"{kind}-*"))
+    return {int(match[1]): path for match, path in found if match}
+
+
+def committed(folder: Path) -> list[int]:
+    """Rounds of which a commit is in a run's folder, whole or not, ascending."""
+    return sorted(numbered(folder, "round"))
 
 
 def segment(folder: Path, round: int) -> Path:

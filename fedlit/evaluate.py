@@ -7,15 +7,17 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
-from fedlit.build import build
+from fedlit.algorithms import FedAvg
+from fedlit.build import build, plain
 from fedlit.evaluation import combined
 from fedlit.messages import Scores, State
 from fedlit.mistakes import Mistake, Mistakes, nearest
@@ -59,33 +61,45 @@ def evaluate_run(
     Raises:
         Mistakes: if the run is not finished, or its configuration cannot be had.
     """
-    for name in ("config.yaml", "summary.json", f"{checkpoint}.ckpt"):
+    for name in ("config.yaml", "summary.json", "rounds.jsonl", f"{checkpoint}.ckpt"):
         if not (run / name).is_file():
             raise Mistakes([Mistake("run", run, f"has no {name}", "name the folder of a finished run")])
-    config = _config(run / "config.yaml", overrides)
+    config = configuration(run / "config.yaml", overrides)
     if refused := distrust(config, allow):
         raise Mistakes(refused)
     config["observers"], config["check"], config["resume"] = {}, False, None
+    config["model"] = {key: value for key, value in config["model"].items() if key != "init_from"}  # it has its weights
+    summary = json.loads((run / "summary.json").read_text())
+    cohort = _cohort(run, summary["best" if checkpoint == "best" else "last"]["round"])
     built, _ = build(config, run, {})
-    federation, worker = built.federation, built.federation.worker
-    if missing := [split for split in splits or () if split not in federation.splits]:
-        raise Mistakes(
-            [Mistake("split", split, f"is not there: {', '.join(federation.splits)} are") for split in missing]
-        )
+    federation = built.federation
+    worker = replace(federation.worker, algorithm=FedAvg())  # for a checkpoint is the very model that is evaluated
+    own = 0 if worker.holdings.own_test is None else len(federation.population)
+    there = [*federation.splits, *(["test"] if own and "test" not in federation.splits else [])]
+    if missing := [split for split in splits or () if split not in there]:
+        raise Mistakes([Mistake("split", split, f"is not there: {', '.join(there)} are") for split in missing])
     try:
         start_from(worker.bench.module, str(run / f"{checkpoint}.ckpt"))
     except Mistake as mistake:
         raise Mistakes([mistake]) from mistake
-    state = State(0, {"model": worker.bench.read()})
-    own = len(federation.population) if worker.holdings.own_test is not None else 0
-    everyone = range(len(federation.population))
-    jobs = federation.evaluations.jobs(0, splits or federation.splits, own, everyone, federation.seed)
-    with federation.executor.open(worker) as execute:
+    state, asked = State(0, {"model": worker.bench.read()}), splits or there
+    server = [split for split in federation.splits if split in asked]
+    jobs = federation.evaluations.jobs(0, server, own if "test" in asked else 0, cohort, federation.seed)
+    with federation.executor.open(worker, 1) as execute:
         scores = [score for score in execute(jobs, state) if isinstance(score, Scores)]
-    return json.loads((run / "summary.json").read_text()), combined(scores)
+    return summary, combined(scores)
 
 
-def _config(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def _cohort(run: Path, number: int) -> list[int]:
+    """The cohort of a round, as its record has it."""
+    for line in (run / "rounds.jsonl").read_text().splitlines():
+        if (record := json.loads(line))["round"] == number:
+            return record["cohort"]
+    why = f"has no round {number} in rounds.jsonl, which summary.json names"
+    raise Mistakes([Mistake("run", run, why, "name the folder of a finished run")])
+
+
+def configuration(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """The run's configuration with the overrides, which must be of keys that it has."""
     config = OmegaConf.load(path)
     wrong = []
@@ -95,14 +109,16 @@ def _config(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
         if not equals or key not in keys:
             remedy = nearest(key, keys) or "write KEY=VALUE"
             wrong.append(Mistake(key, text.partition("=")[2], "is not a key of the run's configuration", remedy))
+        elif key == "model.init_from":
+            wrong.append(Mistake(key, text.partition("=")[2], "would change nothing: the checkpoint has the weights"))
     if wrong:
         raise Mistakes(wrong)
     try:
-        merged = OmegaConf.to_container(OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides))), resolve=True)
+        merged = OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides)))
     except OmegaConfBaseException as error:
         raise Mistakes([Mistake("", "", str(error).splitlines()[0])]) from error
-    assert isinstance(merged, dict)
-    return {str(key): value for key, value in merged.items()}
+    assert isinstance(merged, DictConfig)
+    return plain(merged)
 
 
 def _keys(node: Any, path: str = "") -> list[str]:
@@ -119,7 +135,8 @@ def _table(summary: Mapping[str, Any], metrics: Mapping[str, float], checkpoint:
     for name in ("metric", "in summary.json", "now"):
         table.add_column(name, justify="left" if name == "metric" else "right")
     for name, value in metrics.items():
-        table.add_row(name, f"{said['metrics'][name]:.6f}" if name in said["metrics"] else "-", f"{value:.6f}")
+        then = said["metrics"].get(name)  # null is what was no number
+        table.add_row(name, "-" if then is None else f"{then:.6f}", f"{value:.6f}")
     return table
 
 

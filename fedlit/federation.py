@@ -141,7 +141,7 @@ class Federation:
         """
         saved = saved or self.commits.load() or Saved(self.algorithm.init(self.initial), ClientStore())
         state, store, last, lost = saved.state, saved.store, saved.last, saved.lost
-        with self.executor.open(self.worker) as execute:  # a pool or a cluster lives for the whole run
+        with self.executor.open(self.worker, self.schedule.rounds - state.round) as execute:  # for the whole run
             while state.round < self.schedule.rounds and not self.monitor.reached(last, self.schedule.stop_at):
                 self.worker.faults.bear(lost)
                 begin, t = time.perf_counter(), state.round

@@ -16,8 +16,9 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from fedlit.bench import Bench
 from fedlit.data.holdings import Holdings
-from fedlit.logged import Log
+from fedlit.logged import Log, size
 from fedlit.messages import Fit, Model, Term
+from fedlit.mistakes import Mistake
 from fedlit.protocols import Batches
 from fedlit.schedule import Schedule
 from fedlit.streams import Purpose, seeded
@@ -119,31 +120,48 @@ class LocalTraining:
         return self.fits[-1]
 
     def loss(self, model: Model) -> float:
-        """Mean of `training_step` over the shard, weighted by batch size; 0 for an empty shard.
+        """Mean of `training_step` over the shard, weighted by batch size; 0 for an empty shard. In eval mode, on the device
+        and in the precision of a fit.
 
         Raises:
-            ValueError: if the module optimises by hand, since its `training_step` need not return a loss.
+            Mistake: if the module optimises by hand, since its `training_step` need not return a loss.
         """
         module = self.bench.module
         if not module.automatic_optimization:
-            raise ValueError(
-                f"{type(module).__name__} optimises by hand: the loss of a client cannot be asked of its training_step"
-            )
-        log, modes, seed = Log(), [(part, part.training) for part in module.modules()], self.holdings.seed
+            why = "optimises by hand: the loss of a client cannot be asked of its training_step"
+            raise Mistake("model", type(module).__name__, why, "take an algorithm that does not ask for it")
+        if self.examples == 0:
+            return 0.0
+        log, losses = Log(), _Losses(module)
         self.bench.load(model)
-        try:
-            module.eval()
-            with torch.no_grad(), seeded(seed, Purpose.EVALUATION, self.round, self.client), self.bench.logging_to(log):
-                total = 0.0
-                for number, batch in enumerate(self.holdings.shard(self.client)):
-                    log.batch(batch)
-                    output: Any = module.training_step(batch, number)
-                    total += float(output["loss"] if isinstance(output, Mapping) else output) * log.size()
-                log.end_epoch()
-        finally:
-            for part, training in modes:
-                part.training = training
-        return total / self.examples if self.examples else 0.0
+        with (
+            seeded(self.holdings.seed, Purpose.EVALUATION, self.round, self.client),
+            self.bench.logging_to(log),
+        ):
+            trainer = self.recipe.trainer(Watch(log), limit_val_batches=None, inference_mode=False)
+            trainer.validate(losses, self.holdings.shard(self.client), verbose=False)
+        return sum(float(loss) * size for loss, size in losses.found) / self.examples
+
+
+class _Losses(LightningModule):
+    """Stands around a module in a validation, and asks its `training_step` instead."""
+
+    def __init__(self, module: LightningModule) -> None:
+        super().__init__()
+        self.module = module
+        self.found: list[tuple[torch.Tensor, int]] = []
+        self.transfer_batch_to_device = module.transfer_batch_to_device
+        self.on_before_batch_transfer = module.on_before_batch_transfer
+        self.on_after_batch_transfer = module.on_after_batch_transfer
+
+    def setup(self, stage: str) -> None:
+        """The module is set up as for a fit."""
+        self.module.setup("fit")
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Notes the loss and the size of a batch."""
+        output: Any = self.module.training_step(batch, batch_idx)
+        self.found.append((output["loss"] if isinstance(output, Mapping) else output, size(batch)))
 
 
 def evaluate(bench: Bench, recipe: Recipe, model: Model, batches: Batches, split: str, seed: int) -> dict[str, float]:

@@ -35,7 +35,7 @@ class Log:
 
     def size(self) -> int:
         """Samples in the batch of the step that is under way."""
-        return _size(self._batch)
+        return size(self._batch)
 
     def log(
         self,
@@ -84,7 +84,8 @@ class Log:
         self.callback_metrics[name] = value if isinstance(value, Tensor) else torch.tensor(number)
 
 
-def _size(batch: Any) -> int:
+def size(batch: Any) -> int:
+    """Samples in a batch."""
     if isinstance(batch, tuple | list) and isinstance(batch[0], Tensor):
         return len(batch[0])
     return extract_batch_size(batch)

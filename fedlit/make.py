@@ -13,6 +13,22 @@ from hydra.utils import get_object, instantiate
 
 from fedlit.mistakes import Mistake
 
+GROUPS = (
+    "data",
+    "partition",
+    "model",
+    "algorithm",
+    "sampler",
+    "schedule",
+    "trainer",
+    "executor",
+    "faults",
+    "observers",
+)
+KEYED = (*GROUPS, "monitor", "eval", "checkpoint")
+KEYS = (*KEYED, "seed", "resume", "check", "traceback")
+"""What a configuration has at its top; KEYED are those that have keys of their own."""
+
 
 def create(node: Mapping[str, Any], **more: Any) -> Any:
     """What the node's `_target_` makes of its other values, whose types are checked against its signature.
@@ -20,25 +36,38 @@ def create(node: Mapping[str, Any], **more: Any) -> Any:
     Raises:
         Mistake: if there is no such target, an argument is unknown, missing or of the wrong type, or the target raises one.
     """
-    if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
-        raise Mistake("", node, "must be keys with values, _target_ among them")
-    try:
-        target = get_object(node["_target_"])
-    except Exception as error:  # whatever importing foreign code may raise
-        raise Mistake(
-            "_target_",
-            node.get("_target_"),
-            f"cannot be imported: {error}".splitlines()[0],
-            "it must be the import path of a class or function",
-        ) from error
-    check_types(target, {key: value for key, value in node.items() if not key.startswith("_")})
+    check_types(target_of(node), {key: value for key, value in node.items() if not key.startswith("_")})
     try:
         return instantiate({**node, "_convert_": "all"}, **more)
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, Mistake):
             raise cause from error
-        raise Mistake("", node["_target_"], f"cannot be made: {str(cause or error).splitlines()[0]}") from error
+        why = str(cause or error) or type(cause).__name__  # a bare assert says nothing
+        raise Mistake("", node["_target_"], f"cannot be made: {why.splitlines()[0]}") from error
+
+
+def target_of(node: Any) -> Callable[..., Any]:
+    """What the node's `_target_` names. Raises Mistake if there is no such target."""
+    if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
+        raise Mistake("", node, "must be keys with values, _target_ among them")
+    try:
+        return get_object(node["_target_"])
+    except Exception as error:  # whatever importing foreign code may raise
+        raise Mistake(
+            "_target_",
+            node["_target_"],
+            f"cannot be imported: {error}".splitlines()[0],
+            "it must be the import path of a class or function",
+        ) from error
+
+
+def takes(target: Callable[..., Any], name: str) -> bool:
+    """Whether the target's signature has an argument of this name."""
+    try:
+        return name in inspect.signature(target).parameters
+    except (TypeError, ValueError):  # some built-in types have none
+        return False
 
 
 def make(target: Callable[..., Any], values: Mapping[str, Any]) -> Any:

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
 from torch import Tensor
 
-from fedlit.tensors import Groups, Tensors, sub
+from fedlit.tensors import Groups, Tensors, change, moved, sub
 
 if TYPE_CHECKING:
     from fedlit.wire import Layout
@@ -34,25 +33,10 @@ class Model:
         """The model moved by a step, added in float64; names that are not in the step stay, integers move by whole numbers."""
         return Model(
             *(
-                {name: _moved(old, step.get(group, {}).get(name)) for name, old in tensors.items()}
+                {name: moved(old, step.get(group, {}).get(name)) for name, old in tensors.items()}
                 for group, tensors in self.groups().items()
             )
         )
-
-
-def _change(new: Tensor, old: Tensor) -> Tensor:
-    """new - old, 0 where nothing changed (an infinity less itself is no number), and of truth values as of 0 and 1."""
-    if new.dtype == torch.bool:
-        new, old = new.to(torch.int8), old.to(torch.int8)
-    return torch.where(new == old, torch.zeros_like(new), new - old)
-
-
-def _moved(old: Tensor, step: Tensor | None) -> Tensor:
-    if step is None:
-        return old
-    if not old.is_floating_point():
-        step = step.round()
-    return (old.to(torch.float64) + step.to(torch.float64)).to(old.dtype)
 
 
 @dataclass(frozen=True)
@@ -80,12 +64,18 @@ class Fit:
     examples: int
     metrics: Mapping[str, float]
 
-    def delta(self, start: Model) -> dict[str, Tensors]:
-        """How far parameters and buffers moved from `start`."""
-        return {
-            "parameters": sub(self.model.parameters, start.parameters),
-            "buffers": {name: _change(new, start.buffers[name]) for name, new in self.model.buffers.items()},
-        }
+    def delta(self, start: Model, buffers: bool = True) -> dict[str, Tensors]:
+        """How far parameters moved from `start`, and buffers unless they are not asked for. In the dtypes that they have: an
+        update is sent in float32, so float64 numbers move by what that can tell.
+
+        Raises:
+            Mistake: if an integer buffer moved further than float32 can tell.
+        """
+        delta: dict[str, Tensors] = {"parameters": sub(self.model.parameters, start.parameters)}
+        if buffers:
+            of = self.model.buffers.items()
+            delta["buffers"] = {name: change(name, new, start.buffers[name]) for name, new in of}
+        return delta
 
 
 @dataclass(frozen=True)

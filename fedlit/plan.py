@@ -31,7 +31,8 @@ def plan(run: Run) -> dict[str, Any]:
     federation, population = run.federation, run.federation.population
     schedule, worker, sizes = federation.schedule, federation.worker, run.federation.population.sizes
     cohort = min(schedule.cohort(len(population)), len(population))
-    steps = np.asarray([_steps(run, int(count)) for count in np.unique(sizes)])
+    limit = worker.recipe.trainer().limit_train_batches
+    steps = np.asarray([_steps(run, int(count), limit) for count in np.unique(sizes)])
     per_client = steps[np.searchsorted(np.unique(sizes), sizes)]
     batch_s, fit_s, send = _measured(run)
     state = federation.algorithm.init(federation.initial)
@@ -67,11 +68,12 @@ def plan(run: Run) -> dict[str, Any]:
     }
 
 
-def _steps(run: Run, samples: int) -> int:
-    """Optimizer steps of a client with so many samples."""
+def _steps(run: Run, samples: int, limit: int | float) -> int:
+    """Optimizer steps of a client with so many samples, whose Trainer takes `limit` of the batches of an epoch."""
     loading, schedule = run.federation.worker.holdings.loading, run.federation.schedule
     batch = loading.local or max(samples, 1)
     batches = samples // batch if loading.drop_last else -(-samples // batch)
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)  # as Lightning takes it
     if batches == 0:
         return 0
     accumulated = int(run.federation.worker.recipe.options.get("accumulate_grad_batches") or 1)

@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import shlex
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from fedlit import wire
 from fedlit.build import build
 from fedlit.checkpoint import JOURNAL, Checkpoints
 from fedlit.commits import FOLDER, Commits, Saved
@@ -32,6 +34,7 @@ from fedlit.trust import VARIABLE, distrust
 log = logging.getLogger("fedlit")
 
 COMMAND = "command.json"
+CHECKPOINTS = 3  # best.ckpt, model.ckpt, model.safetensors
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
@@ -72,6 +75,7 @@ def train(
             _refuse_used(folder)
         run, observers = _built(config, folder, names)
         disk = LocalDisk() if run.crash is None or config["resume"] else run.crash.disk(LocalDisk())
+        _refuse_small_disk(run)
         commits = Checkpoints(folder, run.keeping, disk)
         run = replace(run, federation=replace(run.federation, commits=commits))
         saved = _loaded(commits) if config["resume"] else None
@@ -190,6 +194,18 @@ def _refuse_used(folder: Path) -> None:
     if (folder / JOURNAL).exists() or (folder / FOLDER).exists():
         remedy = f"resume={folder} goes on with it; hydra.run.dir=OTHER begins another"
         raise Mistakes([Mistake("hydra.run.dir", folder, "holds a run already", remedy)])
+
+
+def _refuse_small_disk(run: Run) -> None:
+    """Raises Mistakes if the disk has not room for the commits that are kept, one being written, and the checkpoints."""
+    state = run.federation.algorithm.init(run.federation.initial)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in wire.freeze_state(state).values())
+    need, free = size * (run.keeping.keep + 1 + CHECKPOINTS), shutil.disk_usage(run.folder).free
+    if need > free:
+        why = f"has room for {free / 1e6:,.0f} MB, and the run's commits and checkpoints take {need / 1e6:,.0f} MB"
+        raise Mistakes(
+            [Mistake("hydra.run.dir", run.folder, why, "make room, or hydra.run.dir=FOLDER on another disk")]
+        )
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedlit.facts import Facts
-from fedlit.mistakes import Mistake, one_of, positive
+from fedlit.mistakes import Mistake, one_of
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Schedule:
         client_fraction: share of the clients in each round's cohort, in (0, 1]; at least one client.
         clients_per_round: size of the cohort; wins over `client_fraction` if it is not None.
         local_epochs: passes of a client over its shard in a round, >= 1.
-        local_steps: optimizer steps of a client in a round; wins over `local_epochs` if it is not None.
+        local_steps: optimizer steps of a client in a round; wins over `local_epochs` if it is not None. A module then sees
+            trainer.max_epochs = -1; trainer.estimated_stepping_batches is this number.
         eval_every: rounds between evaluations, >= 1; the last round is always evaluated.
         stop_at: target of the monitored validation metric that ends the run; None runs all rounds.
         quorum: updates that must come through, >= 1; with fewer the round is lost and the model stays.
@@ -62,7 +63,8 @@ class Schedule:
             )
         one_of("client_state", self.client_state, ["reset", "keep"])
         one_of("lr", self.lr, ["constant", "step", "cosine"])
-        positive("lr_gamma", self.lr_gamma)
+        if not 0 < self.lr_gamma <= 1:
+            raise Mistake("lr_gamma", self.lr_gamma, "must be above 0 and at most 1")
         if not 0 <= self.lr_floor <= 1:
             raise Mistake("lr_floor", self.lr_floor, "must be from 0 to 1")
 

@@ -44,6 +44,15 @@ class ClientWorker:
     faults: Faults = field(default_factory=Faults)
     _due: tuple[int, Groups] | None = None  # the round's updates: names, shapes, dtypes
 
+    @property
+    def device(self) -> torch.device:
+        """Where its Trainers train."""
+        return self.recipe.trainer().strategy.root_device
+
+    def placed(self, device: torch.device) -> ClientWorker:
+        """The same worker with its samples on a device."""
+        return replace(self, holdings=self.holdings.to(device))
+
     def __call__(self, job: Job, state: State) -> Partial | Scores:
         """The chunk's sum, or the split's scores.
 

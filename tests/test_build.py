@@ -13,12 +13,16 @@ from fedlit.command_line import conf
 from fedlit.make import describe, fits
 from fedlit.mistakes import Mistakes
 from fedlit.running import train
+from fedlit.weights import checkpoint
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(conf()), version_base="1.3"):
+        return plain(compose("config", ["observers=none", *overrides]))
 
 
 def built(*overrides, folder=Path("nowhere")):
-    with initialize_config_dir(str(conf()), version_base="1.3"):
-        config = compose("config", ["observers=none", *overrides])
-    return build(plain(config), folder, {})[0]
+    return build(composed(*overrides), folder, {})[0]
 
 
 def mistakes(*overrides):
@@ -136,15 +140,69 @@ def test_mistakes_are_found_together():
     ) == {"partition.num_clients", "algorithm.weights", "schedule.rounds", "model.norm", "seed", "executor.threads"}
 
 
+@pytest.mark.parametrize(
+    ("overrides", "key", "said"),
+    [
+        (["+sampler.foo=1"], "sampler.foo", "not an argument of Uniform"),
+        (["+sampler.size=7"], "sampler.size", "which the schedule says"),
+        (["sampler._target_=fedlit.data.Iid"], "sampler", "cannot be made"),
+        (["trainer.callbacks=5"], "trainer.callbacks", "must be keys with values"),
+        (["trainer.callbacks={a:5}"], "trainer.callbacks.a", "must be keys with values"),
+        (["trainer.callbacks=[{_target_:nowhere.A}]"], "trainer.callbacks.0._target_", "cannot be imported"),
+        (["trainer.callbacks={a:{_target_:fedlit.data.Natural}}"], "trainer.callbacks.a._target_", "makes a Natural"),
+        (["observers=default", "observers.terminal=5"], "observers.terminal", "must be keys with values"),
+        (["seed=true"], "seed", "whole number"),
+        (["monitor.name=null", "schedule.stop_at=0.9"], "schedule.stop_at", "monitor.name is null"),
+        (["monitor.name=test/accuracy", "schedule.stop_at=0.9"], "monitor.name", "choose nothing"),
+        (["schedule.lr=step", "schedule.lr_gamma=2"], "schedule.lr_gamma", "at most 1"),
+        (["data=synthetic", "partition=natural", "data.seed=-1"], "data.seed", "at least 0"),
+        (["~monitor"], "monitor", "is not in the configuration"),
+        (["eval=3"], "eval", "must be keys with values"),
+    ],
+)
+def test_a_wrong_part_is_named_in_full(overrides, key, said):
+    ((given, text),) = mistakes(*overrides).items()
+    assert given == key
+    assert said in text
+
+
+def test_each_observer_that_is_wrong_is_named():
+    wrong = mistakes("+observers.a={_target_:nowhere.A}", "+observers.b={_target_:fedlit.observers.B}")
+    assert set(wrong) == {"observers.a._target_", "observers.b._target_"}
+
+
 def test_a_missing_value_is_asked_for():
     assert "give one: data.root=" in mistakes("data=image_folder")["data.root"]
 
 
-def test_a_model_that_does_not_take_the_data_is_a_mistake(own, tmp_path):
+def test_a_model_that_does_not_take_the_data_is_a_mistake_with_its_cause(own, tmp_path):
     (tmp_path / "my_own_file.py").write_text(MODULE.replace("Linear(64", "Linear(63"))
-    assert (
-        "fails on a batch of digits (inputs [1, 8, 8], 10 classes)" in mistakes(*own, "monitor.name=val_nll")["model"]
+    with pytest.raises(Mistakes) as error:
+        built(*own, "monitor.name=val_nll")
+    assert "model=Mine: fails on a batch of digits (inputs [1, 8, 8], 10 classes)" in str(error.value)
+    assert "shapes cannot be multiplied" in str(error.value.__cause__.__cause__)
+
+
+def test_layers_of_configure_model_depend_on_the_seed_and_start_warm(own, tmp_path):
+    text = MODULE.replace(
+        "def __init__(self, width=4):\n        super().__init__()\n", "def configure_model(self, width=4):\n"
     )
+    (tmp_path / "my_own_file.py").write_text(
+        text.replace("        self.net =", "        if not hasattr(self, 'net'): self.net =")
+    )
+    one, again = (built(*own, "monitor.name=val_nll").federation for _ in range(2))
+    assert all(one.initial.parameters[name].equal(tensor) for name, tensor in again.initial.parameters.items())
+    checkpoint(one.worker.bench, one.worker.recipe, one.initial, tmp_path / "start.ckpt")
+    warm = built(*own, "monitor.name=val_nll", "seed=2", f"+model.init_from={tmp_path / 'start.ckpt'}").federation
+    assert all(warm.initial.parameters[name].equal(tensor) for name, tensor in one.initial.parameters.items())
+
+
+def test_data_without_classes_is_not_for_a_classifier(tmp_path, monkeypatch):
+    (tmp_path / "my_numbers.py").write_text(REGRESSION)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_numbers", raising=False)
+    found = mistakes("data=custom", "data._target_=my_numbers.targets", "model=logistic", "partition=iid")
+    assert "must be at least 2" in found["model.classes"]
 
 
 @pytest.mark.parametrize(
@@ -169,8 +227,6 @@ def test_types_in_words():
 
 
 def test_a_model_starts_warm(tmp_path):
-    from fedlit.weights import checkpoint
-
     cold = built("seed=1").federation
     checkpoint(cold.worker.bench, cold.worker.recipe, cold.initial, tmp_path / "start.ckpt")
     warm = built("seed=2", f"model.init_from={tmp_path / 'start.ckpt'}").federation
@@ -260,6 +316,42 @@ def test_another_partition_does_not_take_the_hospitals_test_sets():
     hospitals = ["data=heart_disease", "model=logistic"]
     assert built(*hospitals, "partition=natural").federation.worker.holdings.own_test is not None
     assert built(*hospitals, "partition=iid", "partition.num_clients=4").federation.worker.holdings.own_test is None
+
+
+MODULE_OF_DATA = """
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, TensorDataset
+
+class Mine(LightningDataModule):
+    def __init__(self, batch_size=8):
+        super().__init__()
+        self.batch_size = batch_size
+        assert batch_size != 5
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(torch.randn(60, 64), torch.arange(60) % 10), self.batch_size)
+
+    val_dataloader = test_dataloader = train_dataloader
+
+class Splitting(Mine):
+    def __init__(self, val_fraction=0.5):
+        super().__init__()
+        assert val_fraction == 0.2
+"""
+
+
+def test_a_data_module_brings_its_validation_set_and_shares_its_arguments_with_the_loading(tmp_path, monkeypatch):
+    (tmp_path / "my_loaders.py").write_text(MODULE_OF_DATA)
+    monkeypatch.syspath_prepend(tmp_path)
+    custom = ["data=custom", "data._target_=my_loaders.Mine", "model=logistic", "partition=iid"]
+    run = built(*custom, "+data.batch_size=6")
+    assert len(run.data.val) == len(run.data.train) == 60
+    assert run.federation.worker.holdings.loading.local == 6
+    assert "brings its own" in mistakes(*custom, "+data.val_fraction=0.1")["data.val_fraction"]
+    assert "cannot be made" in mistakes(*custom, "+data.batch_size=5")["data"]  # it was given to the module too
+    run = built(*custom, "data._target_=my_loaders.Splitting", "+data.val_fraction=0.2")
+    assert len(run.data.val) == len(run.data.train) == 60
 
 
 def test_a_source_that_draws_is_seeded(tmp_path, monkeypatch):

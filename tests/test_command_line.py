@@ -27,6 +27,11 @@ def found(*arguments):
         ["partition=glob(*)", "-m"],
         ["hydra/launcher=basic", "-m"],
         ["data.mean=[0.1,0.2,0.3]"],
+        ["seed=1,2", "hydra.mode=MULTIRUN"],
+        ["+width=3", "model=custom", "+model.width=${width}"],
+        ["+tag=a", "hydra.run.dir=out/${tag}"],
+        ["++schedule.rounds=3", "~monitor.name", "~experiment", "~debug"],
+        ["--config-name=config"],
     ],
 )
 def test_what_is_right_passes(arguments):
@@ -47,6 +52,12 @@ def test_what_is_right_passes(arguments):
         ("algorithm=fedavg,fedporx", "algorithm", "did you mean fedprox?"),
         ("~observers.tensorbord", "observers.tensorbord", "did you mean observers.tensorboard?"),
         ("seed", "seed", "write key=value"),
+        ("seed=1,2", "seed", "-m runs each of them"),
+        ("algorithm=fedavg,fedprox", "algorithm", "-m runs each of them"),
+        ("+experiment=tutorial", "experiment", "write experiment=tutorial, without +"),
+        ("--config-dir=/nowhere", "--config-dir", "name one that holds groups"),
+        ("--config-name=confgi", "--config-name", "did you mean config?"),
+        ("--config-path=x", "--config-path", "--config-dir=FOLDER"),
         ("a b=c=", "a b=c=", "write key=value"),
     ],
 )
@@ -64,11 +75,35 @@ def test_all_wrong_names_are_found_together():
     ]
 
 
+def test_what_every_run_needs_cannot_be_left_out():
+    wrong = found("~monitor", "~seed", "~eval", "~check", "~data", "~monitor.name")
+    assert wrong == [(f"~{key}", f"give another: {key}=...") for key in ("monitor", "seed", "eval", "check", "data")]
+
+
+def test_a_new_key_that_nobody_reads_is_told():
+    assert found("+foo=1", "++rouns=1", "+foo.bar=1", "+tag=a", "+model.x=${tag}") == [
+        ("foo", ""),
+        ("rouns", "did you mean schedule.rounds?"),
+        ("foo.bar", ""),
+    ]
+
+
 def test_a_folder_of_the_users_own_groups_counts(tmp_path):
     (tmp_path / "schedule").mkdir()
     (tmp_path / "schedule" / "mine.yaml").write_text("rounds: 3\n")
-    assert found("--config-dir", str(tmp_path), "schedule=mine") == []
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "one.yaml").write_text("note: ${tag}\n")
+    mine = ["--config-dir", str(tmp_path)]
+    assert found(*mine, "schedule=mine") == []
     assert found("schedule=mine") != []
+    assert found(*mine, "+study=one", "study.note=x", "+study.other=3", "+tag=3") == []
+    assert found("+tag=3") != []
+
+
+def test_another_primary_configuration_needs_all_that_ours_has(tmp_path):
+    (tmp_path / "little.yaml").write_text("seed: 3\n")
+    ((key, _),) = found("--config-dir", str(tmp_path), "--config-name", "little")
+    assert key == "--config-name"
 
 
 def test_a_folder_that_cannot_be_written_is_known_and_nothing_is_left_behind(tmp_path):

@@ -3,23 +3,16 @@ import time
 
 import pytest
 import yaml
-from test_build import MODULE, built
+from test_build import MODULE, composed
 
 from fedlit.evaluate import evaluate_run
 from fedlit.mistakes import Mistakes
-from fedlit.observers import RunFolder
-from fedlit.summary import Standing
+from fedlit.running import train
 
 
 def finished(folder, *overrides):
     """A run's folder, made without the command."""
-    run, observer = built("schedule.rounds=3", "schedule.local_steps=5", *overrides, folder=folder), RunFolder()
-    standing = Standing(run.federation.monitor)
-    observer.start(run)
-    for record in run.federation.run():
-        standing.add(record)
-        observer.round(record)
-    observer.end(standing.summary(time.time(), 42))
+    train(composed("schedule.rounds=3", "schedule.local_steps=5", *overrides), folder, {}, time.time())
     return folder
 
 
@@ -40,6 +33,49 @@ def test_a_finished_run_is_evaluated_to_what_its_summary_says(folder, checkpoint
 def test_a_split_can_be_chosen_and_values_changed(folder):
     _, metrics = evaluate_run(folder, ["data.eval_batch_size=7"], "best", ["test"], [])
     assert set(metrics) == {"test/loss", "test/accuracy"}
+
+
+def test_clients_own_test_sets_are_those_of_the_rounds_cohort_and_of_the_test_split(tmp_path):
+    small = ["data.client_test_fraction=0.3", "schedule.clients_per_round=2", "model=logistic"]
+    path = finished(tmp_path, *small, "schedule.lr=step", "schedule.lr_every=1", "schedule.lr_gamma=0.0001")
+    for checkpoint, which in (("best", "best"), ("model", "last")):
+        summary, metrics = evaluate_run(path, [], checkpoint, None, [])
+        assert {name for name in metrics if name.startswith("own/")} >= {"own/accuracy", "own/loss_std"}
+        for name, value in metrics.items():
+            assert value == summary[which]["metrics"][name]
+    assert summary["best"]["round"] < 3
+    assert set(evaluate_run(path, [], "best", ["val"], [])[1]) == {"val/loss", "val/accuracy"}
+
+
+ALGORITHM = """
+from dataclasses import dataclass
+from fedlit import FedAvg
+
+@dataclass(frozen=True)
+class Renamed(FedAvg):
+    def init(self, model):
+        return super().init(model).set(center=model)
+    def client(self, local, shared, memory):
+        return super().client(local, {"model": shared["center"], "center": shared["center"]}, memory)
+    def server(self, state, mean):
+        moved = state.shared["center"].plus(mean.groups)
+        return state.set(center=moved)
+    def model(self, shared):
+        return shared["center"]
+"""
+
+
+def test_an_algorithm_with_a_state_of_its_own_and_a_start_that_is_gone_are_evaluated(folder, tmp_path, monkeypatch):
+    (tmp_path / "my_renamed.py").write_text(ALGORITHM)
+    monkeypatch.syspath_prepend(tmp_path)
+    start = tmp_path / "start.ckpt"
+    start.write_bytes((folder / "model.ckpt").read_bytes())
+    own = ["algorithm=custom", "algorithm._target_=my_renamed.Renamed", f"model.init_from={start}"]
+    path = finished(tmp_path / "run", *own)
+    start.unlink()
+    assert "would change nothing" in refused(path, ["model.init_from=x"], "model", None, ["my_renamed"])[0]
+    summary, metrics = evaluate_run(path, [], "model", ["test"], ["my_renamed"])
+    assert metrics == {name: summary["last"]["metrics"][name] for name in ("test/loss", "test/accuracy")}
 
 
 def refused(*arguments):

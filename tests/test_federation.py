@@ -152,7 +152,7 @@ def test_the_executor_sets_its_threads_and_puts_them_back():
     def worker(job, state):
         seen.append(torch.get_num_threads())
 
-    with Inline(threads=2).open(worker) as execute:
+    with Inline(threads=2).open(worker, 1) as execute:
         list(execute([1], None))
     assert seen == [2]
     assert torch.get_num_threads() == 1

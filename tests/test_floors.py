@@ -7,13 +7,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "fedlit"
 FLOORS = [
-    {"mistakes", "tensors", "streams", "disk", "crash", "__init__"},
+    {"mistakes", "tensors", "streams", "jsonl", "disk", "crash", "__init__"},
     {"messages", "record", "call", "wire", "protocols", "facts"},
     {"algorithms", "data", "models", "schedule"},
-    {"bench", "logged", "watch", "local", "weights", "worker", "tally", "faults", "executors", "monitor"},
+    {"snapshot", "bench", "logged", "watch", "local", "weights", "worker", "tally", "faults", "executors", "monitor"},
     {"evaluation", "store", "commits", "checkpoint", "federation", "summary"},
-    {"observers", "preflight", "make", "build", "plan"},
-    {"command_line", "trust", "signals", "running", "resume", "train", "evaluate"},
+    {"observers", "preflight", "arguments", "trial", "make", "material", "build", "plan"},
+    {"typed", "command_line", "trust", "signals", "running", "resume", "train", "evaluate", "replay"},
 ]
 FILES = sorted(ROOT.rglob("*.py"))
 
@@ -55,9 +55,13 @@ def test_imports_point_down(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_lightning_and_hydra_stay_where_they_belong(path):
     packages = {name.split(".")[0] for name in imports(path)}
-    if part(path) not in {"bench", "local", "logged", "watch", "weights", "models", "preflight", "build"}:
-        assert "lightning" not in packages or path.name == "own.py"
-    if part(path) not in {"build", "make", "train", "command_line", "trust", "evaluate", "resume"}:
+    if part(path) not in {
+        *("snapshot", "bench", "local", "logged", "watch", "weights", "models"),
+        *("preflight", "arguments", "trial", "material", "build"),
+    }:
+        assert "lightning" not in packages or path.name in ("own.py", "modules.py")
+    hydras = {"build", "make", "material", "train", "typed", "command_line", "trust", "evaluate", "resume"}
+    if part(path) not in hydras:
         assert not packages & {"hydra", "omegaconf"}
 
 

@@ -1,6 +1,8 @@
 """Local training by a real Trainer, against loops written by hand."""
 
+import pickle
 import random
+from collections import deque
 
 import numpy as np
 import pytest
@@ -336,6 +338,7 @@ def test_on_a_gpu_a_fit_is_the_same_again_and_near_the_cpus():
         held = holdings(samples, batch=10).to(device)
         hands = LocalTraining(Bench(module), Recipe({"accelerator": accelerator}, epochs=2), held, 40, 0, 0)
         results.append(hands.fit(start, Term(mu=0.1, center=start.parameters)).model.parameters)
+        assert hands.loss(start) == pytest.approx(np.log(3), abs=0.5)
     for name in start.parameters:
         assert torch.equal(results[0][name], results[1][name])
         assert torch.allclose(results[0][name], results[2][name], atol=1e-3)
@@ -371,3 +374,159 @@ def test_what_a_fit_leaves_in_the_module_does_not_reach_the_next():
     module = hands.bench.module
     assert (module.count, module.seen, module.scratch.item(), module.v.requires_grad) == (0, [], 0.0, True)
     assert not hasattr(module, "new")
+
+
+class Meter:
+    """Neither number nor container: what is in it cannot be put back."""
+
+    total = 0.0
+
+
+class LeavesMore(Quadratic):
+    """Notes things in attributes that are no numbers or words, and lets them change the loss."""
+
+    def __init__(self):
+        super().__init__(1.0)
+        self._scale, self.table = torch.ones(1), np.ones(2)
+        self.recent, self.means = deque([1.0], maxlen=3), {"a": [torch.ones(1)]}
+        self.draws, self.numpy_draws = torch.Generator().manual_seed(1), np.random.default_rng(1)
+        self.same = self._scale
+        self.own = [self.w]  # a parameter is no attribute to put back
+
+    def training_step(self, batch, batch_idx):
+        self._scale += 1
+        self.table *= 2
+        self.recent.append(self.recent[-1] * 2)
+        self.means["a"][0] += 1
+        self.means["b"] = [torch.ones(1)]
+        self._late = getattr(self, "_late", 0) + 1
+        self._meter = getattr(self, "_meter", Meter())
+        self._meter.total += 1
+        noise = torch.rand(1, generator=self.draws) + self.numpy_draws.random()
+        counted = self.same + float(self.table.sum()) + self.recent[-1] + self.means["a"][0]
+        return self.training_loss(batch) * (counted + noise + self._late + len(self.means) + self._meter.total)
+
+
+def test_tensors_arrays_containers_and_generators_are_put_back_where_they_are():
+    hands = local(LeavesMore(), epochs=2)
+    start = hands.bench.read()
+    first, second = (hands.fit(start).model.parameters["w"] for _ in range(2))
+    assert torch.equal(first, second)
+    hands.bench.load(start)
+    module = hands.bench.module
+    assert (module._scale.item(), module.table.tolist(), list(module.recent)) == (1.0, [1.0, 1.0], [1.0])
+    assert list(module.means) == ["a"]
+    assert module.means["a"][0].item() == 1.0
+    assert module.same is module._scale
+    assert module.own[0] is module.w
+    assert not {"_late", "_meter"} & set(vars(module))
+
+
+def test_a_snapshot_holds_on_in_another_process():
+    bench = pickle.loads(pickle.dumps(local(LeavesMore(), epochs=2).bench))
+    bench.module._scale += 1
+    bench.load(bench.read())
+    assert bench.module.same.item() == 1.0
+
+
+class Deferred(Quadratic):
+    def configure_model(self):
+        if "layer" not in self._modules:
+            self.layer = nn.Linear(2, 1)
+
+    def training_step(self, batch, batch_idx):
+        return self.layer(batch[0]).square().mean() + self.training_loss(batch)
+
+
+def test_layers_of_configure_model_are_federated():
+    hands = local(Deferred())
+    before = hands.bench.read()
+    assert set(before.parameters) == {"w", "layer.weight", "layer.bias"}
+    assert not torch.equal(hands.fit(before).model.parameters["layer.weight"], before.parameters["layer.weight"])
+    assert hands.bench.strays() == []
+
+
+class Late(Quadratic):
+    def setup(self, stage):
+        self.late = nn.Linear(1, 1)
+
+
+def test_layers_that_a_fit_makes_are_noticed():
+    hands = local(Late())
+    hands.fit(hands.bench.read())
+    assert hands.bench.strays() == ["late.weight", "late.bias"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        (nn.LazyLinear(3), "shape only after a first batch: layer.weight"),
+        (nn.Linear(2, 2, dtype=torch.complex64), "real part alone: layer.weight"),
+    ],
+)
+def test_layers_that_cannot_be_federated_are_a_mistake(layer, said):
+    module = Quadratic()
+    module.layer = layer
+    with pytest.raises(Mistake, match=said) as error:
+        Bench(module)
+    assert error.value.key == "model"
+
+
+def test_a_module_without_anything_to_train_is_a_mistake():
+    module = Quadratic()
+    module.w.requires_grad_(False)
+    with pytest.raises(Mistake, match="no parameter to train"):
+        Bench(module)
+
+
+class Strict(Quadratic):
+    """Takes its numbers only as its Trainer gives them, and asks it where it is."""
+
+    def setup(self, stage):
+        self.ready = stage
+
+    def training_step(self, batch, batch_idx):
+        assert batch[0].dtype == self.w.dtype
+        assert (self.ready, self.trainer.global_step) == ("fit", 0)
+        return {"loss": self.training_loss(batch)}
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return batch[0] * 1, batch[1]
+
+    def on_validation_epoch_end(self):
+        raise AssertionError("nobody validates")
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
+def test_the_loss_is_asked_in_the_precision_of_a_fit(precision):
+    hands = local(Strict(), batch=3, options={"precision": precision})
+    model = hands.bench.read()
+    assert hands.loss(model) == pytest.approx(sum(a / 2 * b**2 for a, b in ROWS) / 4, abs=1e-2)
+
+
+def test_a_trainers_precision_leaves_the_federated_model_in_its_own():
+    hands = local(Quadratic(1.0), options={"precision": "bf16-true"})
+    start = hands.bench.read()
+    hands.fit(start)
+    assert hands.bench.module.w.dtype == torch.bfloat16
+    hands.bench.load(start)
+    assert hands.bench.module.w.dtype == torch.float32
+
+
+def test_a_modules_scheduler_is_told_the_steps_of_a_fit_by_steps():
+    told = []
+
+    class Asks(Quadratic):
+        def configure_optimizers(self):
+            told.append((self.trainer.estimated_stepping_batches, self.trainer.max_epochs))
+            return super().configure_optimizers()
+
+    fit(Asks(), batch=1, steps=7)
+    fit(Asks(), batch=1, epochs=3, options={"accumulate_grad_batches": 2})
+    assert told == [(7, -1), (6, 3)]
+
+
+def test_a_classifier_of_less_than_two_classes_is_a_mistake():
+    with pytest.raises(Mistake, match="model=custom for another task") as error:
+        Classifier("fedlit.models.MLP", [4], 0, {"name": "sgd", "lr": 0.1})
+    assert error.value.key == "classes"

@@ -1,9 +1,11 @@
 import json
 import pickle
 
+import pytest
 import torch
 
 from fedlit.messages import Failure, Fit, Model, State
+from fedlit.mistakes import Mistake
 from fedlit.record import Round
 
 MODEL = Model({"w": torch.tensor([1.0, 2.0])}, {"mean": torch.tensor([0.5]), "count": torch.tensor(7)})
@@ -65,3 +67,17 @@ def test_infinities_that_stay_and_truth_values_can_be_sent():
     moved = start.plus({"buffers": {name: tensor.double() for name, tensor in delta.items()}}).buffers
     assert moved["mask"].tolist() == [0.5, float("-inf")]
     assert moved["seen"].tolist() == [True, True]
+
+
+def test_whole_numbers_move_exactly_or_not_at_all():
+    start = Model({}, {"far": torch.tensor([2**60, 5]), "small": torch.tensor([250], dtype=torch.uint8)})
+    after = Model({}, {"far": torch.tensor([2**60 + 2**24, 4]), "small": torch.tensor([3], dtype=torch.uint8)})
+    delta = Fit(after, 1, 1, {}).delta(start)["buffers"]
+    assert delta["small"].tolist() == [-247]
+    moved = start.plus({"buffers": {name: tensor.double() for name, tensor in delta.items()}}).buffers
+    assert all(torch.equal(moved[name], after.buffers[name]) for name in moved)
+    too_far = Fit(Model({}, {**after.buffers, "far": torch.tensor([2**60 + 2**24 + 1, 4])}), 1, 1, {})
+    with pytest.raises(Mistake, match="cannot average far") as error:
+        too_far.delta(start)
+    assert error.value.key == "algorithm.buffers"
+    assert too_far.delta(start, buffers=False) == {"parameters": {}}

@@ -6,7 +6,6 @@ import sys
 import pytest
 
 from fedlit import train
-from fedlit.mistakes import Mistakes
 
 pytestmark = pytest.mark.slow
 
@@ -71,11 +70,11 @@ def typed(monkeypatch, capsys, folder, *arguments):
         (["+trainer.acumulate=3"], "trainer.acumulate", "is not an argument of lightning.Trainer"),
         (
             ["trainer.callbacks={a:{_target_:lightning.pytorch.callbacks.EarlyStoping}}"],
-            "trainer._target_",
+            "trainer.callbacks.a._target_",
             "cannot be imported",
         ),
         (["executor.threads=0"], "executor.threads", "at least 1"),
-        (["+observers.mine={_target_:fedlit.observers.Terminall}"], "observers._target_", "cannot be imported"),
+        (["+observers.mine={_target_:fedlit.observers.Terminall}"], "observers.mine._target_", "cannot be imported"),
         (["monitor.name=val/acuracy"], "monitor.name", "did you mean val/accuracy"),
         (["monitor.mode=up"], "monitor.mode", "max, min"),
         (
@@ -131,6 +130,8 @@ def typed(monkeypatch, capsys, folder, *arguments):
         (["eval.clients=every"], "eval.clients", "must be cohort, all or a number"),
         (["seed=-1"], "seed", "at least 0"),
         (["seed=one"], "seed", "at least 0"),
+        (["~check"], "~check", "cannot be left out"),
+        (["trainer.callbacks=5"], "trainer.callbacks=5", "must be keys with values"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_is_allowed_and_what_to_do(
@@ -163,7 +164,8 @@ def test_mistakes_in_values_are_told_together_and_traceback_shows_where(monkeypa
     assert "2 mistakes" in told
     assert "Traceback" not in told
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-    monkeypatch.setattr(sys, "argv", ["fedlit", *wrong, "traceback=true"])
-    with pytest.raises(Mistakes, match="5000"):
-        train.main()
+    status, told = typed(monkeypatch, capsys, tmp_path, *wrong, "traceback=true")
+    assert status == 2
+    assert "Traceback" in told
+    assert "findings.stop()" in told
+    assert "2 mistakes" in told

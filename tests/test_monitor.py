@@ -39,6 +39,12 @@ def test_another_mode_is_a_mistake():
         Monitor(mode="most")
 
 
+@pytest.mark.parametrize("name", ["test/accuracy", "test_nll", "own/accuracy"])
+def test_what_is_measured_on_test_samples_chooses_nothing(name):
+    with pytest.raises(Mistake, match="test samples, which choose nothing"):
+        Monitor(name)
+
+
 def test_what_is_no_number_is_never_the_best():
     assert not Monitor().improves(record(val_accuracy=float("nan")), None)
     assert not Monitor().improves(record(val_accuracy=float("nan")), record(val_accuracy=0.1))

@@ -38,6 +38,15 @@ def test_steps_heed_accumulation_and_drop_last():
     assert plan(run)["steps_per_client"]["max"] == 2 * -(-(max(sizes) // 16) // 2)
 
 
+@pytest.mark.parametrize(("limit", "batches"), [("3", 3), ("0.3", 6)])
+def test_steps_heed_a_limit_of_batches_as_the_run_does(limit, batches):
+    iid = ["partition=iid", "partition.num_clients=4", "schedule.local_epochs=1", "schedule.rounds=1"]
+    run = built(f"+trainer.limit_train_batches={limit}", *iid, "schedule.clients_per_round=1", "data.val_fraction=0")
+    assert plan(run)["steps_per_client"]["max"] == batches
+    (record,) = run.federation.run()
+    assert record.metrics["clients/steps"] == batches
+
+
 def test_the_table_fits_a_terminal_and_says_what_will_be_written():
     run, out = built(), io.StringIO()
     Console(file=out, width=80).print(plan_table(run, plan(run)))

@@ -55,7 +55,7 @@ def test_no_argument_trains_on_digits_and_leaves_everything_in_its_folder(tmp_pa
     assert summary["best"]["metrics"]["val/accuracy"] == max(record["val/accuracy"] for record in records)
     assert summary["best"]["metrics"]["test/accuracy"] > 0.9
     assert summary["versions"]["torch"]
-    assert len((path / "train.log").read_text().splitlines()) == 20
+    assert len((path / "train.log").read_text().splitlines()) == 21  # one says where jobs are done
     lines = done.stdout.splitlines()
     assert [line.split()[1] for line in lines[:20]] == [f"{n}/20" for n in range(1, 21)]
     assert max(map(len, lines[20:-1])) <= 80

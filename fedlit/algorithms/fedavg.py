@@ -49,9 +49,7 @@ class FedAvg:
         """Trains from the global model; sends the difference. A client that took no step weighs nothing."""
         x = self.model(shared)
         y = local.fit(x, *([Term(mu=self.proximal, center=x.parameters)] if self.proximal else []))
-        delta = y.delta(x)
-        if self.buffers == "server":
-            del delta["buffers"]
+        delta = y.delta(x, buffers=self.buffers == "mean")
         weight = y.examples if self.weights == "examples" else 1
         return Update(delta, weight=float(weight if y.steps else 0))
 

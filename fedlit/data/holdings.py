@@ -11,6 +11,7 @@ import torch
 
 from fedlit.data.population import Population
 from fedlit.data.samples import Data, Loading, Owned
+from fedlit.mistakes import Mistake
 from fedlit.protocols import Batches, Partitioner, Samples
 from fedlit.streams import Purpose, stream, torch_stream
 
@@ -79,6 +80,21 @@ class Holdings:
         own = None if self.own_test is None else replace(self.own_test, samples=self.own_test.samples.to(device))
         splits = {name: samples.to(device) for name, samples in self.splits.items()}
         return replace(self, train=self.train.to(device), splits=splits, own_test=own)
+
+
+def left_out(data: Data, holdings: Holdings) -> list[Mistake]:
+    """A warning if clients are not evaluated on the test sets that the data has for them."""
+    if data.own_test is None:
+        return []
+    if (fraction := holdings.loading.client_test_fraction) > 0:
+        why = f"takes the place of the test sets that {data.name} has for its clients"
+        return [
+            Mistake("data.client_test_fraction", fraction, why, "0 keeps them, with partition=natural", warning=True)
+        ]
+    if holdings.own_test is None:
+        why = f"has other clients than {data.name}, whose test sets for each of its own are left out"
+        return [Mistake("partition", "", why, "partition=natural has them", warning=True)]
+    return []
 
 
 def _same(population: Population, natural: Population | None) -> bool:

@@ -18,6 +18,9 @@ from fedlit.protocols import Samples
 
 Transform = Callable[[Tensor], Tensor]
 
+HELD_OUT = 0.1
+"""Part of the training set for validation where nobody says how much."""
+
 
 class Inputs(Protocol):
     """A tensor of inputs, or what gives a batch of them for a tensor of sample numbers."""
@@ -163,12 +166,14 @@ class Data:
     val: Samples | None = None
     own_test: Owned | None = None
 
-    def hold_out(self, fraction: float, generator: np.random.Generator) -> Data:
-        """The data with a random part of the training set, rounded down, held out for validation."""
-        if self.val is not None and fraction > 0:
+    def hold_out(self, fraction: float | None, generator: np.random.Generator) -> Data:
+        """The data with a random part of the training set, rounded down, held out for validation; with None a tenth, unless
+        the data brings a validation set."""
+        if self.val is not None and fraction:
             raise Mistake(
-                "val_fraction", fraction, f"{self.name} brings its own validation set", "take data.val_fraction=0"
+                "val_fraction", fraction, f"{self.name} brings its own validation set", "leave it out, or take 0"
             )
+        fraction = fraction if fraction is not None else HELD_OUT if self.val is None else 0.0
         count = int(fraction * len(self.train))
         if count == 0:
             return self
@@ -184,7 +189,8 @@ class Loading:
     Args:
         batch_size: samples in a local batch, or `full`: the whole shard, which makes FedAvg FedSGD.
         eval_batch_size: samples in a batch while evaluating, which changes time and memory only.
-        val_fraction: part of the training set held out for validation before the rest is split among clients, in [0, 1).
+        val_fraction: part of the training set held out for validation before the rest is split among clients, in [0, 1);
+            None for a tenth, or for nothing of data that bring a validation set.
         client_test_fraction: part of each client's own shard, rounded down, held out as its own test set, in [0, 1).
         drop_last: leave out a last batch that is not full.
         num_workers: processes that load the samples of a map-style dataset; tensors need none.
@@ -192,7 +198,7 @@ class Loading:
 
     batch_size: int | Literal["full"] = 32
     eval_batch_size: int = 500
-    val_fraction: float = 0.1
+    val_fraction: float | None = None
     client_test_fraction: float = 0.0
     drop_last: bool = False
     num_workers: int = 0
@@ -213,7 +219,7 @@ class Loading:
             ("val_fraction", "0 holds nothing out: then the last round counts"),
             ("client_test_fraction", ""),
         ):
-            if not 0 <= getattr(self, key) < 1:
+            if not 0 <= (getattr(self, key) or 0) < 1:
                 raise Mistake(key, getattr(self, key), "must be at least 0 and below 1", remedy)
 
     def check(self, facts: Facts) -> Iterator[Mistake]:
@@ -222,14 +228,16 @@ class Loading:
         if self.drop_last and size is not None and size > largest:
             why = f"is more than the {largest} samples of the largest client, and data.drop_last leaves out what is not full"
             yield Mistake("data.batch_size", size, why, "take smaller batches, or data.drop_last=false")
-        if self.val_fraction > 0 and "val" not in facts.splits:
+        fraction = HELD_OUT if self.val_fraction is None else self.val_fraction
+        if fraction > 0 and "val" not in facts.splits:
             why = "holds out less than one sample: the last round counts"
-            yield Mistake("data.val_fraction", self.val_fraction, why, "take more", warning=True)
+            yield Mistake("data.val_fraction", fraction, why, "take more", warning=True)
         if facts.val_counts is not None and not facts.val_counts.all():
             names = [facts.classes[label] for label in np.flatnonzero(facts.val_counts == 0)]
             why = f"leaves validation without class {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
             remedy = "take more, or judge the best round with care"
-            yield Mistake("data.val_fraction", self.val_fraction, why, remedy, warning=True)
+            given = self.val_fraction or ""  # else the data may have brought them
+            yield Mistake("data.val_fraction" if given else "data", given, why, remedy, warning=True)
 
     @property
     def local(self) -> int | None:

@@ -51,6 +51,9 @@ def synthetic(
     for key, value in (("clients", clients), ("samples", 1 if samples is None else samples), ("dimension", dimension)):
         if value < 1:
             raise Mistake(key, value, "must be a whole number of at least 1")
+    for key, value in (("test_samples", test_samples), ("val_samples", val_samples), ("seed", seed)):
+        if value < 0:
+            raise Mistake(key, value, "must be a whole number of at least 0")
     for key, value in (("alpha", alpha), ("beta", beta)):
         if not 0 <= value < float("inf"):
             raise Mistake(key, value, "must be a number of at least 0", "1 is the paper's most uneven setting")
@@ -97,8 +100,9 @@ class SyntheticSamples:
         return self._rows(np.arange(len(self)) if index is None else index).labels()
 
     def subset(self, index: np.ndarray) -> TensorSamples:
-        """The samples in `index`, made and kept."""
-        return self._rows(index)
+        """The samples in `index`, made and kept, with the clients whose they are."""
+        owner = np.searchsorted(self.offsets, index, side="right") - 1
+        return replace(self._rows(index), owner=owner, clients=len(self.offsets) - 1)
 
     def to(self, device: torch.device) -> SyntheticSamples:
         """Samples whose batches lie on a device."""

@@ -28,11 +28,19 @@ class Inline:
             raise Mistake("threads", self.threads, "must be a whole number of at least 1")
 
     @contextmanager
-    def open(self, worker: Worker) -> Iterator[Execute]:
+    def open(self, worker: Worker, rounds: int) -> Iterator[Execute]:
         """Yields what does the jobs; the number of threads is put back afterwards."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
+        with torch_threads(self.threads):
             yield lambda jobs, state: (worker(job, state) for job in jobs)
-        finally:
-            torch.set_num_threads(before)
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """So many torch threads in this process; those before are put back afterwards. With every executor the server has as many
+    as its clients, since its sums have bits too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

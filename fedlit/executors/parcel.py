@@ -1,61 +1,165 @@
-"""How a worker is packed for other processes: what is large goes into files that all of them map, once."""
+"""How things cross to other processes: a worker once, its large tensors in a file that all map; messages with raw buffers."""
 
 from __future__ import annotations
 
 import io
+import mmap
 import pickle
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+import socket
+import struct
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import IO, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 LARGE = 1 << 20
-"""Bytes from which a tensor or an array lies in a file of its own."""
+"""Bytes from which a tensor or an array of a worker lies in the file."""
+
+RAW = 1 << 14
+"""Bytes from which a tensor of a message is sent as it lies in memory, without a copy."""
+
+Parts = Sequence[bytes | bytearray | memoryview]
+Reduced = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-def pack(thing: Any, folder: Path) -> bytes:
-    """The thing as bytes; its large tensors and arrays as files in the folder.
+def pack(thing: Any, file: IO[bytes]) -> bytes:
+    """The thing as bytes; its large tensors and arrays in the file, for processes that inherit it.
 
     Raises:
-        Exception: whatever pickling raises when the thing cannot be pickled.
+        Exception: whatever pickling raises when the thing cannot be pickled, and writing when the disk is full.
     """
     stream = io.BytesIO()
-    _Packer(stream, folder).dump(thing)
+    _Packer(stream, file).dump(thing)
+    file.flush()
     return stream.getvalue()
 
 
 def unpack(content: bytes) -> Any:
-    """What was packed. Its large tensors are the files' own memory, shared by all who unpack, copied where written to."""
+    """What was packed. Its large tensors are the file's own memory, shared by all who unpack, copied where written to."""
     return pickle.loads(content)  # our own bytes, from our own parent
 
 
-class _Packer(pickle.Pickler):
-    def __init__(self, stream: io.BytesIO, folder: Path) -> None:
-        super().__init__(stream, protocol=5)
-        self._folder, self._count = folder, 0
+class _Shelf:
+    """A file that was inherited; it is mapped once."""
 
-    def reducer_override(self, obj: Any) -> tuple[Callable[..., Any], tuple[Any, ...]] | Any:
-        """Files for large plain tensors and arrays; NotImplemented, which means the usual way, for all else."""
-        if type(obj) is Tensor and obj.device.type == "cpu" and obj.numel() * obj.element_size() >= LARGE:
-            plain = obj.detach().contiguous()
-            return _tensor, (self._written(plain.view(torch.uint8).numpy()), str(plain.dtype)[6:], tuple(plain.shape))
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __reduce__(self) -> Reduced:
+        return _Shelf, (self.descriptor,)
+
+    @cached_property
+    def content(self) -> mmap.mmap:
+        """The whole file, copied where written to."""
+        return mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_COPY)
+
+
+class _Packer(pickle.Pickler):
+    def __init__(self, stream: io.BytesIO, file: IO[bytes]) -> None:
+        super().__init__(stream, protocol=5)
+        self._file, self._shelf = file, _Shelf(file.fileno())
+
+    def reducer_override(self, obj: Any) -> Reduced | Any:
+        """Places in the file for large plain tensors and arrays; NotImplemented, which means the usual way, for all else."""
+        if _is_plain(obj) and obj.numel() * obj.element_size() >= LARGE:
+            plain = obj.contiguous()
+            return _tensor, (self._shelf, self._put(_bytes(plain)), str(plain.dtype)[6:], tuple(plain.shape))
         if type(obj) is np.ndarray and obj.nbytes >= LARGE and not obj.dtype.hasobject:
-            return _array, (self._written(np.ascontiguousarray(obj)),)
+            plain = np.ascontiguousarray(obj)
+            return _array, (self._shelf, self._put(plain.reshape(-1).view(np.uint8)), plain.dtype, plain.shape)
         return NotImplemented
 
-    def _written(self, array: np.ndarray) -> str:
-        path = self._folder / f"{self._count}.npy"
-        self._count += 1
-        np.save(path, array)
-        return str(path)
+    def _put(self, array: np.ndarray) -> int:
+        """Where it begins in the file."""
+        begin = -(-self._file.tell() // 64) * 64
+        self._file.seek(begin)
+        self._file.write(array.data)
+        return begin
 
 
-def _tensor(path: str, dtype: str, shape: tuple[int, ...]) -> Tensor:
-    return torch.from_numpy(np.load(path, mmap_mode="c")).view(getattr(torch, dtype)).view(shape)
+def _tensor(shelf: _Shelf, begin: int, dtype: str, shape: tuple[int, ...]) -> Tensor:
+    count = int(np.prod(shape))
+    return torch.frombuffer(shelf.content, dtype=getattr(torch, dtype), count=count, offset=begin).view(shape)
 
 
-def _array(path: str) -> np.ndarray:
-    return np.load(path, mmap_mode="c")
+def _array(shelf: _Shelf, begin: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    return np.frombuffer(shelf.content, dtype, int(np.prod(shape)), begin).reshape(shape)
+
+
+def _is_plain(obj: Any) -> bool:
+    if type(obj) is not Tensor or obj.device.type != "cpu" or obj.layout != torch.strided or obj.requires_grad:
+        return False
+    return not (obj.is_quantized or obj.is_conj() or obj.is_neg())
+
+
+def _bytes(tensor: Tensor) -> np.ndarray:
+    return tensor.reshape(-1).view(torch.uint8).numpy()
+
+
+def encode(thing: Any) -> Parts:
+    """A message: the thing pickled, then its large tensors as they lie in memory, which must not change until it is sent."""
+    stream, buffers = io.BytesIO(), []
+
+    def apart(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes >= RAW:
+            buffers.append(raw)
+        return raw.nbytes < RAW  # which pickles it among the rest
+
+    _Messenger(stream, protocol=5, buffer_callback=apart).dump(thing)
+    return [stream.getvalue(), *buffers]
+
+
+def decode(parts: Parts) -> Any:
+    """What was encoded. Its large tensors are the parts' own memory."""
+    return pickle.loads(parts[0], buffers=parts[1:])  # our own bytes, from our own processes
+
+
+class _Messenger(pickle.Pickler):
+    def reducer_override(self, obj: Any) -> Reduced | Any:
+        """A buffer for a plain tensor: torch's own way copies it four times. Others keep how they lie in memory."""
+        if _is_plain(obj) and obj.is_contiguous() and obj.numel():
+            return _of_buffer, (pickle.PickleBuffer(_bytes(obj).data), str(obj.dtype)[6:], tuple(obj.shape))
+        return NotImplemented
+
+
+def _of_buffer(buffer: Any, dtype: str, shape: tuple[int, ...]) -> Tensor:
+    return torch.frombuffer(buffer, dtype=getattr(torch, dtype)).view(shape)
+
+
+def send(line: socket.socket, parts: Parts) -> None:
+    """Sends a message.
+
+    Raises:
+        OSError: if nobody is at the other end.
+    """
+    sizes = [memoryview(part).nbytes for part in parts]
+    line.sendall(struct.pack(f"!I{len(sizes)}Q", len(sizes), *sizes))
+    for part in parts:
+        line.sendall(part)
+
+
+def receive(line: socket.socket) -> Parts:
+    """The next message, as `encode` made it.
+
+    Raises:
+        EOFError: if nobody is at the other end.
+        OSError: if the other end went away in the middle.
+    """
+    (count,) = struct.unpack("!I", _read(line, 4))
+    sizes = struct.unpack(f"!{count}Q", _read(line, 8 * count))
+    return [_read(line, size) for size in sizes]
+
+
+def _read(line: socket.socket, size: int) -> bytearray:
+    content = bytearray(size)
+    left = memoryview(content)
+    while left:
+        got = line.recv_into(left)
+        if not got:
+            raise EOFError
+        left = left[got:]
+    return content

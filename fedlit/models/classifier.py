@@ -23,7 +23,7 @@ class Classifier(LightningModule):
     Args:
         network: class of the network, as an import path; called with shape, classes and the arguments.
         shape: of one input.
-        classes: number of classes; a network may answer two with one logit, that of class 1.
+        classes: number of classes, >= 2; a network may answer two with one logit, that of class 1.
         optimizer: `name` in torch.optim, any case, and its arguments.
         scheduler: `name` in torch.optim.lr_scheduler, its arguments and, if it is to act on each step, `interval: step`.
             It begins anew with each local fit; a rate that changes over rounds is `schedule.lr`.
@@ -43,6 +43,9 @@ class Classifier(LightningModule):
         for key, node in (("optimizer", optimizer), ("scheduler", scheduler or {})):
             if not isinstance(node, Mapping):
                 raise Mistake(key, node, "must be keys with values", "such as {name: sgd, lr: 0.01}")
+        if classes < 2:
+            remedy = "data whose labels are whole numbers from 0, or model=custom for another task than classification"
+            raise Mistake("classes", classes, "must be at least 2", remedy)
         self.save_hyperparameters()
         module, _, name = network.rpartition(".")
         self.network: nn.Module = getattr(import_module(module), name)(shape=shape, classes=classes, **arguments)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import yaml
-from safetensors.torch import save
 
 from fedlit.disk import LocalDisk, replace_file
+from fedlit.jsonl import json_line
 from fedlit.messages import Model
 from fedlit.observers.run import Run
 from fedlit.record import Round
 from fedlit.summary import Standing
-from fedlit.weights import checkpoint
+from fedlit.weights import checkpoint, safetensors
 
 
 class RunFolder:
@@ -26,7 +25,7 @@ class RunFolder:
         run.folder.mkdir(parents=True, exist_ok=True)
         config = {**run.config, "resume": None}
         replace_file(run.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
-        replace_file(run.folder / "partition.json", json.dumps(run.partition).encode())
+        replace_file(run.folder / "partition.json", json_line(run.partition).encode())
         (run.folder / "summary.json").unlink(missing_ok=True)  # of a finished run that goes further
         for record in run.done:
             self.round(record)
@@ -43,8 +42,9 @@ class RunFolder:
             self._checkpoint("model.ckpt", last.model)
             if self._standing.monitor.name is None:
                 self._checkpoint("best.ckpt", last.model)
-            replace_file(self._run.folder / "model.safetensors", safetensors(last.model))
-        replace_file(self._run.folder / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+            weights = safetensors(self._run.federation.worker.bench, last.model)
+            replace_file(self._run.folder / "model.safetensors", weights)
+        replace_file(self._run.folder / "summary.json", (json_line(summary, indent=2) + "\n").encode())
 
     def close(self) -> None: ...
 
@@ -55,8 +55,3 @@ class RunFolder:
         disk = LocalDisk()
         disk.sync(path.with_suffix(".tmp"))
         disk.rename(path.with_suffix(".tmp"), path)
-
-
-def safetensors(model: Model) -> bytes:
-    """Parameters and buffers under their names in the module."""
-    return save({name: tensor.contiguous().clone() for name, tensor in model.state_dict().items()})

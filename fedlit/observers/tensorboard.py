@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +32,8 @@ class TensorBoard:
             self.round(record)
 
     def round(self, record: Round) -> None:
-        for name, value in record.metrics.items():
+        failures = Counter(f"failures/{failure.outcome}" for failure in record.failures)
+        for name, value in {**record.metrics, **failures}.items():
             self._writer.add_scalar(name, value, record.number)
         self._writer.flush()
 

@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from lightning.pytorch.utilities import CombinedLoader
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Subset,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from fedlit.data.own import MapSamples, as_data
 from fedlit.mistakes import Mistake
@@ -58,6 +67,91 @@ def test_a_data_module_is_set_up_and_its_datasets_are_taken():
     assert (len(data.train), len(data.test), data.val) == (12, 4, None)
 
 
+class Loaders(LightningDataModule):
+    """Gives what it was told to; the dataset of a stage is replaced by the next one's setup."""
+
+    def __init__(self, train=None, val=None, test=None):
+        super().__init__()
+        self.given = {"fit": train, "validate": val, "test": test}
+
+    def setup(self, stage):
+        self.now = self.given[stage] or (lambda: DataLoader(Numbers({"fit": 12, "validate": 5, "test": 4}[stage])))
+
+    def train_dataloader(self):
+        return self.now()
+
+    val_dataloader = test_dataloader = train_dataloader
+
+
+def test_each_loader_is_asked_for_when_its_own_stage_was_set_up():
+    data = as_data(Loaders(), 0)
+    assert (len(data.train), len(data.val), len(data.test)) == (12, 5, 4)
+
+
+def test_a_data_module_made_of_datasets_has_their_loaders():
+    data = as_data(LightningDataModule.from_datasets(Numbers(12), test_dataset=Numbers(4)), 0)
+    assert (len(data.train), len(data.test), data.val) == (12, 4, None)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's own
+def test_one_loader_in_a_list_is_that_loader_and_an_empty_list_none():
+    combined = CombinedLoader([DataLoader(Numbers(5))], "sequential")
+    data = as_data(Loaders(val=lambda: combined, test=lambda: [DataLoader(Numbers(4))]), 0)
+    assert (len(data.val), len(data.test)) == (5, 4)
+    assert as_data(Loaders(val=list), 0).val is None
+
+
+def collate(samples):
+    return torch.cat([torch.stack([2 * x, x]) for x, _ in samples]).reshape(len(samples), 2), len(samples)
+
+
+def test_a_loaders_collate_fn_makes_the_batches_and_the_shape():
+    data = as_data(Loaders(lambda: DataLoader(Numbers(12), collate_fn=collate)), 0)
+    ((x, count),) = data.train.subset(np.array([4, 7])).batches(None, 2)
+    assert (x.tolist(), count, data.shape) == ([[8, 4], [14, 7]], 2, (2,))
+    ((x, _),) = data.test.batches(np.array([3]), 2)
+    assert x.tolist() == [[3]]
+
+
+class Words(Numbers):
+    def __init__(self, targets=None, clients=None):
+        super().__init__(4)
+        self.targets, self.clients = targets, clients
+
+
+class Failing(LightningDataModule):
+    def setup(self, stage):
+        raise RuntimeError(f"no {stage}")
+
+
+def loading(**options):
+    return lambda: DataLoader(Numbers(4), **options)
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (Loaders(test=lambda: [DataLoader(Numbers(4))] * 2), "gives 2 loaders in test_dataloader.*ConcatDataset"),
+        (Loaders(loading(sampler=WeightedRandomSampler([1, 1], 2))), "a WeightedRandomSampler in train_dataloader"),
+        (Loaders(loading(sampler=RandomSampler(Numbers(4), num_samples=2))), "a RandomSampler in train_dataloader"),
+        (Loaders(loading(batch_sampler=[[0, 1]])), "a list in train_dataloader"),
+        (Loaders(loading(batch_size=None)), "makes its batches itself"),
+        (Loaders(lambda: DataLoader(Stream())), "an IterableDataset in train_dataloader"),
+        (Loaders(val=lambda: Numbers(4)), "gives a Numbers in val_dataloader"),
+        (Failing(), r"fails in setup\(fit\): RuntimeError: no fit"),
+    ],
+)
+def test_what_a_loader_does_is_not_lost_in_silence(module, said):
+    with pytest.raises(Mistake, match=said):
+        as_data(module, 0)
+
+
+def test_classes_are_those_of_all_parts_and_truth_values_are_two():
+    assert as_data((Words([0, 1, 0, 1]), Words([0, 2, 0, 2])), 0).classes == ("0", "1", "2")
+    assert as_data((Words([True, False, True, True]), Words()), 0).classes == ("0", "1")
+    assert as_data((Words([-1, 1, 1, 1]), Words()), 0).classes == ()
+
+
 def test_labels_of_subsets_and_tensor_datasets_are_found():
     assert MapSamples.of(Subset(Numbers(30), [4, 5]), 0).labels().tolist() == [1, 2]
     assert MapSamples.of(TensorDataset(torch.zeros(3, 2), torch.tensor([2, 0, 1])), 0).labels().tolist() == [2, 0, 1]
@@ -94,6 +188,11 @@ class Stream(IterableDataset):
         yield from range(3)
 
 
+class Unreadable(Numbers):
+    def __getitem__(self, index):
+        raise OSError("no such file")
+
+
 class Wrong(Numbers):
     def __init__(self):
         super().__init__(30)
@@ -109,6 +208,12 @@ class Wrong(Numbers):
         ((Wrong(), Numbers()), "30 samples but 2 labels"),
         ((Numbers(0), Numbers()), "gives no training sample"),
         (LightningDataModule(), "has no train_dataloader"),
+        ((Words(["cat", "dog", "cat", "dog"]), Numbers()), "labels that are no numbers, such as .*cat"),
+        ((Words([{"box": 1}] * 4), Numbers()), "labels that are no numbers"),
+        ((Numbers(), Words([[0], [0, 1], [0], [0]])), "targets of which there is no array"),
+        ((Words(clients=["a", None, "b", "a"]), Numbers()), "client keys that have no order"),
+        ((Words(clients=[["a", "b"]] * 4), Numbers()), "client keys of shape"),
+        ((Unreadable(), Numbers()), "does not give its first sample: OSError: no such file"),
     ],
 )
 def test_what_is_no_data_is_told(given, said):

@@ -69,6 +69,14 @@ def test_what_is_held_out_is_in_no_shard():
     assert held.train.augment is torch.neg
 
 
+def test_a_tenth_is_held_out_unless_told_otherwise_or_the_data_brings_its_own():
+    held = data().hold_out(None, np.random.default_rng(0))
+    assert len(held.val) == 5
+    assert held.hold_out(None, np.random.default_rng(0)) is held
+    with pytest.raises(Mistake, match="brings its own validation set"):
+        held.hold_out(0.2, np.random.default_rng(0))
+
+
 def test_nothing_is_held_out_for_0():
     assert data().hold_out(0.0, np.random.default_rng(0)).val is None
 

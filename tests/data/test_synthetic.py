@@ -78,6 +78,16 @@ def test_test_samples_are_no_clients_samples_and_as_many_as_asked_for():
     assert not {tuple(row) for row in data.val.x.tolist()} & {tuple(row) for row in data.test.x.tolist()}
 
 
+def test_what_is_left_when_some_are_held_out_is_still_its_clients():
+    data = synthetic(clients=4, samples=10, val_samples=0)
+    held = data.hold_out(0.25, np.random.default_rng(0))
+    population = Natural()(held.train, np.random.default_rng(0))
+    assert (len(population), population.samples, len(held.val)) == (4, 30, 10)
+    for client in range(4):
+        own = {tuple(row) for row in data.train.subset(data.train.natural().shard(client)).x.tolist()}
+        assert {tuple(row) for row in held.train.x[population.shard(client)].tolist()} <= own
+
+
 def test_a_million_clients_are_two_arrays():
     data = synthetic(clients=1_000_000, samples=20)
     population = data.train.natural()
@@ -88,7 +98,17 @@ def test_a_million_clients_are_two_arrays():
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("clients", 0), ("samples", 0), ("alpha", -1.0), ("beta", float("inf")), ("classes", 1)]
+    ("key", "value"),
+    [
+        ("clients", 0),
+        ("samples", 0),
+        ("alpha", -1.0),
+        ("beta", float("inf")),
+        ("classes", 1),
+        ("test_samples", -1),
+        ("val_samples", -1),
+        ("seed", -1),
+    ],
 )
 def test_wrong_values_are_named(key, value):
     with pytest.raises(Mistake) as error:

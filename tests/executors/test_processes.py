@@ -1,12 +1,12 @@
-"""Worker processes: the bits of inline, also when processes die and hang."""
+"""Processes as an executor: the bits of inline, what can cross, on which GPUs."""
 
 import os
 import pickle
 import signal
-import subprocess
-import time
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 import pytest
@@ -15,11 +15,13 @@ from conftest import Quadratic, federation, holdings, pairs
 
 from fedlit.algorithms import FedAvg
 from fedlit.data import Uniform
-from fedlit.executors import Inline, Processes
-from fedlit.executors.parcel import LARGE, pack, unpack
+from fedlit.executors import Auto, Processes
+from fedlit.executors.call import Call
+from fedlit.executors.parcel import LARGE, RAW, decode, encode, pack, unpack
+from fedlit.executors.processes import cores
 from fedlit.federation import Federation
 from fedlit.local import Bench, Recipe
-from fedlit.messages import Chunk, State
+from fedlit.messages import Chunk, Evaluation, State
 from fedlit.mistakes import Mistake
 from fedlit.monitor import Monitor
 from fedlit.schedule import Schedule
@@ -27,19 +29,51 @@ from fedlit.tally import joined
 from fedlit.worker import ClientWorker
 
 
-def test_what_is_large_lies_in_files_that_all_map(tmp_path):
+def test_what_is_large_lies_in_a_file_that_all_map():
     large, small = torch.arange(LARGE, dtype=torch.float32), torch.arange(3)
     array = np.arange(LARGE, dtype=np.int64).reshape(2, -1)
-    content = pack({"large": large, "small": small, "array": array, "again": large}, tmp_path)
-    assert len(content) < 5000
-    assert len(list(tmp_path.iterdir())) == 2
-    back = unpack(content)
-    assert torch.equal(back["large"], large)
-    assert back["again"] is back["large"]
-    assert torch.equal(back["small"], small)
-    assert np.array_equal(back["array"], array)
-    back["large"][0] = 7.0  # its own copy of the page
-    assert unpack(content)["large"][0] == 0.0
+    with TemporaryFile() as file:
+        content = pack({"large": large, "small": small, "array": array, "again": large}, file)
+        assert len(content) < 5000
+        assert os.fstat(file.fileno()).st_size == 12 * LARGE
+        back = unpack(content)
+        assert torch.equal(back["large"], large)
+        assert back["again"] is back["large"]
+        assert torch.equal(back["small"], small)
+        assert np.array_equal(back["array"], array)
+        back["large"][0] = 7.0  # its own copy of the page
+        assert unpack(content)["large"][0] == 0.0
+
+
+def test_a_message_keeps_every_kind_of_tensor():
+    sent = {
+        "large": torch.randn(RAW, dtype=torch.float64),
+        "half": torch.randn(RAW).bfloat16(),
+        "number": torch.tensor(3),
+        "truth": torch.tensor([True, False]),
+        "none": torch.zeros(0),
+        "other order": torch.randn(4, 3, 80, 80).to(memory_format=torch.channels_last),
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+        "array": np.arange(RAW),
+    }
+    parts = encode(sent)
+    assert len(parts) == 4
+    assert len(parts[0]) < 320_000
+    back = decode([bytearray(part) for part in parts])
+    for name, value in sent.items():
+        assert type(back[name]) is type(value)
+        assert back[name].dtype == value.dtype
+        assert (back[name] == value).all()
+    assert back["other order"].stride() == sent["other order"].stride()
+    assert back["parameter"].requires_grad
+
+
+def test_an_evaluation_that_is_lost_twice_is_an_error():
+    call = Call([Evaluation(0, "val")], (), 1)
+    call.lose(call.tasks.popleft())
+    assert call.error is None
+    call.lose(call.tasks.popleft())
+    assert "was lost 2 times" in str(call.error)
 
 
 def test_joined_partials_are_those_of_one_worker_bit_for_bit():
@@ -56,56 +90,104 @@ def test_joined_partials_are_those_of_one_worker_bit_for_bit():
     )
 
 
-def test_a_federation_is_pickled_with_its_module_and_does_the_same(tmp_path):
+def test_a_federation_is_pickled_with_its_module_and_does_the_same():
     fed = federation(norm="batch")
-    again = unpack(pack(fed.worker, tmp_path))
+    with TemporaryFile() as file:
+        again = unpack(pack(fed.worker, file))
     state = State(0, {"model": fed.initial})
     assert torch.equal(fed.worker(Chunk(0, 0, (1,)), state).total, again(Chunk(0, 0, (1,)), state).total)
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("workers", 0), ("workers", "all"), ("threads", 0), ("wall_timeout_s", 0.0)]
+    ("key", "value"), [("workers", 0), ("workers", "all"), ("threads", 0), ("per_gpu", 0), ("wall_timeout_s", 0.0)]
 )
-def test_wrong_values_are_named(key, value):
+@pytest.mark.parametrize("executor", [Processes, Auto])
+def test_wrong_values_are_named(executor, key, value):
     with pytest.raises(Mistake) as error:
-        Processes(**{key: value})
+        executor(**{key: value})
     assert error.value.key == key
+
+
+@pytest.mark.parametrize(
+    ("workers", "per_gpu", "chosen", "seen"),
+    [
+        ("auto", 1, None, ["0", "1"]),
+        ("auto", 2, None, ["0", "1", "0", "1"]),
+        ("auto", 1, "3, GPU-8f2a", ["3", "GPU-8f2a"]),
+        ("auto", 1, "5,1,7", ["5", "1"]),  # the driver counts two: it stops at a GPU that is not there
+        (3, 1, "4,6", ["4", "6", "4"]),
+    ],
+)
+def test_each_process_sees_one_of_the_gpus_that_this_one_sees(monkeypatch, workers, per_gpu, chosen, seen):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    executor = Processes(workers, per_gpu=per_gpu)
+    assert executor.gpus(torch.device("cuda", 0)) == seen
+    assert executor.gpus(torch.device("cpu")) == [None] * (cores() if workers == "auto" else workers)
+    assert executor.gpus(torch.device("mps")) == [None] * (per_gpu if workers == "auto" else workers)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_processes_on_a_gpu_have_the_samples_there():
+    fed = federation(recipe=Recipe({"accelerator": "cuda"}))
+    fed = replace(fed, worker=fed.worker.placed(torch.device("cuda", 0)))
+    plain = [record.sha256 for record in fed.run()]
+    assert [record.sha256 for record in replace(fed, executor=Processes(per_gpu=2)).run()] == plain
 
 
 @dataclass(frozen=True)
 class Troubled(FedAvg):
-    """Kills its process with client `kill`, and hangs with client `hang`, the first time each; always with `always`."""
+    """Kills its process with client `kill`, the first time."""
 
     notes: str = ""
     kill: int = -1
-    hang: int = -1
-    always: int = -1
 
     def client(self, local, shared, memory):
-        for trouble in ("kill", "hang"):
-            note = Path(self.notes) / trouble
-            if local.client == getattr(self, trouble) and self.notes and not note.exists():
-                note.touch()
-                self.strike(trouble)
-        if local.client == self.always and self.notes:
-            self.strike("kill")
+        note = Path(self.notes) / "kill"
+        if local.client == self.kill and self.notes and not note.exists():
+            note.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
         return super().client(local, shared, memory)
 
-    def strike(self, trouble):
-        if trouble == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(600)
 
-
-def many(algorithm, executor, clients=70, rounds=2):
-    """Seventy quadratic clients, in chunks of two."""
-    rows = [(1.0 + client % 7, float(client)) for client in range(clients)]
+def many(algorithm, clients=70, rounds=2):
+    """Seventy quadratic clients, in chunks of two; what one sends is not a number."""
+    rows = [(1.0 + client % 7, float(client) if client != 20 else float("inf")) for client in range(clients)]
     bench = Bench(Quadratic(1.0, momentum=0.9))
     worker = ClientWorker(
         algorithm, bench, Recipe({"accelerator": "cpu"}, steps=2, keep=True), holdings(pairs(*rows), range(clients))
     )
     schedule = Schedule(rounds=rounds, client_fraction=1.0)
-    return Federation(bench.read(), worker, Uniform(clients), schedule, 0, monitor=Monitor(None), executor=executor)
+    return Federation(bench.read(), worker, Uniform(clients), schedule, 0, monitor=Monitor(None))
+
+
+@dataclass(frozen=True)
+class Several:
+    """Workers of several federations, to share processes, which take seconds to start; the state says whose job it is."""
+
+    workers: tuple[ClientWorker, ...]
+    device = torch.device("cpu")
+
+    def placed(self, device):
+        return replace(self, workers=tuple(worker.placed(device) for worker in self.workers))
+
+    def __call__(self, job, state):
+        return self.workers[int(state.shared["which"]["number"])](job, state)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """An executor that is open already."""
+
+    execute: object
+    which: int
+
+    @contextmanager
+    def open(self, worker, rounds):
+        yield lambda jobs, state: self.execute(jobs, state.set(which={"number": torch.tensor(self.which)}))
 
 
 def told(record):
@@ -114,37 +196,21 @@ def told(record):
 
 
 @pytest.mark.slow
-def test_the_bits_are_inlines_through_a_kill_and_a_hang_and_nothing_is_left_running(tmp_path):
-    plain = [told(record) for record in many(FedAvg(), Inline()).run()]
-    troubled = Troubled(notes=str(tmp_path), kill=9, hang=33)
-    assert [told(record) for record in many(troubled, Processes(2, wall_timeout_s=3)).run()] == plain
-    assert {path.name for path in tmp_path.iterdir()} == {"kill", "hang"}
-    children = subprocess.run(
-        ["pgrep", "-f", "executors.child", "-P", str(os.getpid())], capture_output=True, check=False
-    )
-    assert children.stdout == b""
-
-
-@pytest.mark.slow
-def test_a_client_that_kills_again_is_lost_and_the_others_are_in_the_sum(tmp_path, caplog):
-    troubled = Troubled(notes=str(tmp_path), always=4)
-    (record,) = many(troubled, Processes(1), clients=6, rounds=1).run()
-    (failure,) = record.failures
-    assert (failure.client, failure.outcome) == (4, "lost_worker")
-    assert record.metrics["clients/trained"] == 5
-    ends = []
-    for a, b in ((1.0 + c % 7, float(c)) for c in range(6) if c != 4):
-        w, u = 1.0, 0.0
-        for _ in range(2):
-            u = 0.9 * u + a * (w - b)
-            w -= 0.1 * u
-        ends.append(w)
-    assert record.model.parameters["w"].item() == pytest.approx(np.mean(ends), abs=1e-5)
+def test_the_bits_are_inlines_for_small_and_large_cohorts_batch_norm_lost_processes_and_bad_updates(tmp_path):
+    feds = [many(FedAvg()), federation(clients=10, cohort=3, norm="batch")]
+    plain = [[told(record) for record in fed.run()] for fed in feds]
+    assert [failure.client for failure in plain[0][0][1]] == [20]
+    troubled = replace(feds[0].worker, algorithm=Troubled(notes=str(tmp_path), kill=9))
+    with Processes(2).open(Several((troubled, feds[1].worker)), 1) as execute:
+        for which, fed in enumerate(feds):
+            fed = replace(fed, executor=Shared(execute, which))
+            assert [told(record) for record in fed.run()] == plain[which]
+    assert (tmp_path / "kill").exists()
 
 
 @pytest.mark.slow
 def test_what_another_process_cannot_have_runs_inline_and_is_told(caplog):
-    fed = federation()
+    fed = federation(rounds=1)
     Hidden = type("Hidden", (FedAvg,), {"__module__": "__main__"})  # noqa: N806
     import __main__
 
@@ -155,19 +221,5 @@ def test_what_another_process_cannot_have_runs_inline_and_is_told(caplog):
         records = list(replace(fed, worker=worker, executor=Processes(1)).run())
     finally:
         del __main__.Hidden
-    assert [record.sha256 for record in records] == [record.sha256 for record in federation().run()]
+    assert [record.sha256 for record in records] == [record.sha256 for record in federation(rounds=1).run()]
     assert "runs inline" in caplog.text
-
-
-@pytest.mark.slow
-def test_what_a_client_raises_is_raised_with_where(tmp_path):
-    fed = many(Raises(), Processes(1), clients=3, rounds=1)
-    with pytest.raises(ZeroDivisionError) as error:
-        list(fed.run())
-    assert "in client" in "".join(error.value.__notes__)
-
-
-@dataclass(frozen=True)
-class Raises(FedAvg):
-    def client(self, local, shared, memory):
-        raise ZeroDivisionError("of a client")

@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fedlit.data import Data, Population
+from fedlit.faults import Corrupt, Drop, Faults, Plan
 from fedlit.models import Classifier
 from fedlit.observers import PartitionPicture, Run, RunFolder, TensorBoard, Terminal
 from fedlit.observers.partition import partition_figure
@@ -54,6 +56,15 @@ def test_the_folder_holds_what_a_run_leaves(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text()) == summary
     assert (tmp_path / "partition.png").read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_what_is_no_number_is_null_in_the_files(tmp_path):
+    class Odd(RunFolder):
+        def end(self, summary):
+            super().end({**summary, "seconds": float("inf")})
+
+    watched(tmp_path, Odd(), fed=federation(rounds=1))
+    assert json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)["seconds"] is None
 
 
 def test_checkpoints_are_those_of_the_last_and_of_the_best_round(tmp_path):
@@ -108,6 +119,16 @@ def test_a_terminal_gets_a_bar_with_rounds_clients_and_accuracy(tmp_path):
         assert part in out.getvalue()
 
 
+def test_tensorboard_counts_what_clients_failed_of(tmp_path):
+    fed = federation()
+    plans = (Plan(Drop(), 1.0, clients=[fed.cohort(1)[0]], rounds=[2]), Plan(Corrupt("nan"), 1.0, rounds=[3]))
+    watched(tmp_path, TensorBoard(), fed=replace(fed, worker=replace(fed.worker, faults=Faults(plans=plans))))
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("failures/planned")] == [(2, 1)]
+    assert [(e.step, e.value) for e in events.Scalars("failures/not_finite")] == [(3, 2)]
+
+
 def test_nested_keys_are_flat_in_hparams():
     assert flat({"a": {"b": 1, "c": [1, 2]}, "d": None, "e": float("inf")}) == {
         "a.b": 1,
@@ -133,3 +154,15 @@ def test_the_picture_of_samples_without_classes_shows_sizes(clients):
     assert bars[0].get_height() == population.sizes[0]
     assert "total variation" not in figure.axes[0].get_title()
     assert ("100 of them shown" in figure.axes[0].get_title()) == (clients > 100)
+
+
+@pytest.mark.parametrize("clients", [150, 5000])
+def test_the_picture_of_many_clients_shows_some_of_all_with_their_numbers(clients):
+    sizes = np.arange(1, clients + 1)
+    population = Population(range(sizes.sum()), np.concatenate([[0], np.cumsum(sizes)]))
+    axes = partition_figure(population.statistics(lambda index: None, 0), ()).axes[0]
+    heights = [int(bar.get_height()) for bar in axes.patches]
+    assert (len(heights), heights[0], heights[-1]) == (100, 1, clients)
+    assert np.ptp(np.diff(heights)) <= 1 + clients // 1000
+    for place, text in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True):
+        assert heights[int(place)] == int(text.get_text().replace(",", "")) + 1

@@ -1,0 +1,187 @@
+"""`python -m fedlit.replay RUN --round 37 --client 12`: runs a client's local training again, bit for bit, in this process."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pdb
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from fedlit.build import build
+from fedlit.checkpoint import JOURNAL
+from fedlit.commits import Saved, committed, read
+from fedlit.evaluate import configuration
+from fedlit.executors import Inline
+from fedlit.federation import Federation
+from fedlit.messages import Fit, State, Update
+from fedlit.mistakes import Mistake, Mistakes
+from fedlit.record import Round
+from fedlit.store import ClientStore
+from fedlit.tensors import norm
+from fedlit.train import report
+from fedlit.trust import distrust
+from fedlit.watch import without_kept
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A client's training, run again.
+
+    Args:
+        start: the round after whose commit the way began; 0 for the initial weights.
+        recomputed: rounds that were computed again, each found to have the digest that the run recorded.
+        update: what the client sends.
+        fits: what its local fits came to.
+    """
+
+    start: int
+    recomputed: int
+    update: Update
+    fits: Sequence[Fit]
+
+
+@dataclass
+class _Newest:
+    """Keeps the newest round, in memory."""
+
+    saved: Saved | None = None
+
+    def load(self) -> Saved | None:
+        return self.saved
+
+    def commit(self, state: State, store: ClientStore, record: Round) -> None:
+        self.saved = Saved(state, store)
+
+    def finish(self) -> None: ...
+
+
+def replay(
+    run: Path, round: int, client: int, allow: Sequence[str] = (), *, whole: bool = False, debug: bool = False
+) -> Replayed:
+    """Trains a client again as it was trained in a round.
+
+    Args:
+        run: folder of a run, finished or not.
+        round: which, counted from 1.
+        client: one of the round's cohort.
+        allow: modules that the run's configuration may name, besides those of the list.
+        whole: trains the rest of the cohort too, and compares the round's digest.
+        debug: steps into the client's rule with pdb.
+
+    Raises:
+        Mistakes: if there is no such run, round or client, or a digest is not the recorded one.
+    """
+    records = _records(run)
+    if not 1 <= round <= len(records):
+        raise Mistakes([Mistake("round", round, f"must be from 1 to {len(records)}")])
+    if client not in records[round - 1]["cohort"]:
+        cohort = ", ".join(map(str, records[round - 1]["cohort"][:20]))
+        raise Mistakes([Mistake("client", client, f"was not in the cohort of round {round}: {cohort}")])
+    config = configuration(run / "config.yaml", [])
+    if refused := distrust(config, allow):
+        raise Mistakes(refused)
+    config["observers"], config["check"], config["resume"] = {}, False, None
+    federation = build(config, run, {})[0].federation
+    newest = _Newest(_nearest(run, round - 1))
+    start = 0 if newest.saved is None else newest.saved.state.round
+    quiet = replace(federation.schedule, eval_every=10**9, stop_at=None)  # changes no state
+    federation = replace(federation, schedule=quiet, executor=Inline(_threads(config)), commits=newest)
+    _recompute(federation, newest, records, round - 1)
+    before = newest.saved or Saved(federation.algorithm.init(federation.initial), ClientStore())
+    worker, budgets = federation.worker, federation.call(round - 1, before.state).budgets
+    memory = before.store.read([client]).get(client, {})
+    local = worker.local(round - 1, client, memory, budgets.get(client))
+    with federation.executor.open(worker, 1):
+        arguments = (local, before.state.shared, without_kept(memory))
+        rule: Any = federation.algorithm.client
+        update = pdb.runcall(rule, *arguments) if debug else rule(*arguments)
+    assert isinstance(update, Update)
+    if whole:
+        _recompute(federation, newest, records, round)
+    return Replayed(start, round - 1 - start + whole, update, local.fits)
+
+
+def _records(run: Path) -> list[dict[str, Any]]:
+    for name in ("config.yaml", JOURNAL):
+        if not (run / name).is_file():
+            raise Mistakes([Mistake("run", run, f"has no {name}", "name the folder of a run")])
+    return [json.loads(line) for line in (run / JOURNAL).read_text().splitlines()]
+
+
+def _nearest(run: Path, round: int) -> Saved | None:
+    """The newest commit that is whole and not after a round; None for the beginning."""
+    for kept in reversed([number for number in committed(run) if number <= round]):
+        try:
+            state, store, _ = read(run, kept)
+        except (OSError, ValueError, KeyError):
+            continue  # the way is longer, and the digests on it tell
+        return Saved(state, store)
+    return None
+
+
+def _recompute(federation: Federation, newest: _Newest, records: Sequence[Mapping[str, Any]], last: int) -> None:
+    """Runs the rounds up to the last, and compares each digest with the recorded one."""
+    at = 0 if newest.saved is None else newest.saved.state.round
+    rounds = federation.run() if at < last else iter(())
+    for record in rounds:
+        if record.sha256 != records[record.number - 1]["state_sha256"]:
+            why = f"round {record.number} came out otherwise than the run recorded"
+            remedy = "with the fedlit, torch and kind of machine of the run its bits come back"
+            raise Mistakes([Mistake("state_sha256", record.sha256[:12], why, remedy)])
+        if record.number == last:
+            return
+
+
+def _threads(config: Mapping[str, Any]) -> int:
+    return int(config["executor"].get("threads", 1))
+
+
+def main() -> None:
+    """The command. Exit status 2 for a mistake in what was typed."""
+    sys.path.insert(0, os.getcwd())
+    parser = argparse.ArgumentParser(prog="python -m fedlit.replay", description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument("--round", type=int, required=True, help="counted from 1")
+    parser.add_argument("--client", type=int, required=True, help="one of the round's cohort")
+    parser.add_argument(
+        "--whole", action="store_true", help="train the rest of the cohort too, compare the round's digest"
+    )
+    parser.add_argument("--debug", action="store_true", help="step into the client's rule with pdb")
+    parser.add_argument("--allow", action="append", default=[], metavar="MODULE", help="trust what it names in the run")
+    typed = parser.parse_args()
+    try:
+        done = replay(typed.run, typed.round, typed.client, typed.allow, whole=typed.whole, debug=typed.debug)
+    except Mistakes as mistakes:
+        report(mistakes.found)
+        sys.exit(2)
+    Console().print(_table(typed.run, typed.round, typed.client, done))
+
+
+def _table(run: Path, round: int, client: int, done: Replayed) -> Table:
+    failures = _records(run)[round - 1]["failures"]
+    outcome = next((f"{f['outcome']}: {f['reason']}" for f in failures if f["client"] == client), "ok")
+    table = Table(show_header=False, title=f"client {client} in round {round}", title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    began = f"the commit of round {done.start}" if done.start else "the initial weights"
+    table.add_row("began at", f"{began}; {done.recomputed} rounds computed again, with the digests of the run")
+    table.add_row("then it was", outcome)
+    for fit in done.fits:
+        logged = ", ".join(f"{name} {value:.6f}" for name, value in fit.metrics.items())
+        table.add_row("a fit", f"{fit.examples} samples, {fit.steps} steps; {logged}")
+    table.add_row("weight", f"{done.update.weight:g}")
+    for group, tensors in done.update.send.items():
+        table.add_row(group, f"{sum(t.numel() for t in tensors.values()):,} numbers, norm {norm(tensors):.6g}")
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""A worker without Lightning, for processes that start quickly; what its clients are to do lies in their memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from fedlit.messages import Chunk, Partial, Scores
+
+
+class Odd(Exception):
+    """Can be pickled, but not made again."""
+
+    def __init__(self, one, two):
+        super().__init__(f"{one} {two}")
+
+
+def heed(signum, frame):
+    raise SystemExit(1)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """Adds up the numbers of its clients, times the state's."""
+
+    large: torch.Tensor
+    device = torch.device("cpu")
+
+    def placed(self, device):
+        return self
+
+    def __call__(self, job, state):
+        if not isinstance(job, Chunk):
+            return Scores(job.split, {"threads": torch.get_num_threads(), "private": len(state.private)}, job.client)
+        total = 0.0
+        for client in job.clients:
+            for order, given in job.memories.get(client, {}).items():
+                total += getattr(self, order)(job, given) or 0.0
+            total += client * float(state.shared["model"]["w"])
+        attempt = -1 if job.attempt is None else job.attempt
+        facts = {"attempt": (float(attempt), 1.0), "pid": (float(os.getpid()), 1.0)}
+        return Partial(job.index, None, torch.tensor([total]).double(), 1.0, job.clients, (), facts)
+
+    def kill(self, job, attempts):
+        if job.attempt in attempts:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def hang(self, job, attempts):
+        if job.attempt in attempts:
+            time.sleep(600)
+
+    def slow(self, job, seconds):
+        time.sleep(seconds)
+
+    def note(self, job, path):
+        Path(path, str(job.index)).touch()
+
+    def signals(self, job, numbers):
+        before = signal.signal(signal.SIGTERM, heed)  # as a Trainer does while it fits
+        for number in numbers:
+            os.kill(os.getpid(), number)
+        signal.signal(signal.SIGTERM, before)
+
+    def loaders(self, job, number):
+        return float(sum(batch.sum() for batch in DataLoader(torch.arange(10), batch_size=5, num_workers=number)))
+
+    def orphan(self, job, path):
+        if job.attempt == 0:
+            if os.fork() == 0:
+                time.sleep(600)
+            Path(path).write_text(f"{os.getpid()} ")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def fail(self, job, kind):
+        raise Odd(1, 2) if kind == "odd" else ZeroDivisionError("of a client")
+
+    def place(self, job, index):
+        return float(self.large[index])

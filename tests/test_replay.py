@@ -1,0 +1,73 @@
+"""A client's training, run again from the nearest commit."""
+
+import json
+import time
+
+import pytest
+import torch
+from test_build import composed
+
+from fedlit.algorithms import FedAvg
+from fedlit.mistakes import Mistakes
+from fedlit.replay import replay
+from fedlit.running import train
+
+SMALL = ["model=logistic", "schedule.rounds=4", "schedule.local_steps=3", "schedule.client_state=keep"]
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A run's folder, and what each client sent."""
+    folder, sent, rule = tmp_path_factory.mktemp("replay") / "run", {}, FedAvg.client
+
+    def client(self, local, shared, memory):
+        update = rule(self, local, shared, memory)
+        sent[local.round + 1, local.client] = update.send["parameters"]
+        return update
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FedAvg, "client", client)
+        optimizer = "model.optimizer.momentum=0.9"
+        train(composed(*SMALL, optimizer, "checkpoint.every=2", "schedule.lr=cosine"), folder, {}, time.time())
+    return folder, sent
+
+
+def cohort(folder, round):
+    return json.loads((folder / "rounds.jsonl").read_text().splitlines()[round - 1])["cohort"]
+
+
+@pytest.mark.parametrize(("round", "start", "recomputed"), [(1, 0, 0), (2, 0, 1), (3, 2, 0), (4, 2, 1)])
+def test_a_client_sends_the_same_bits_again(recorded, round, start, recomputed):
+    folder, sent = recorded
+    for client in cohort(folder, round)[:2]:
+        done = replay(folder, round, client)
+        assert (done.start, done.recomputed) == (start, recomputed)
+        assert [fit.steps for fit in done.fits] == [3]
+        for name, tensor in sent[round, client].items():
+            assert torch.equal(done.update.send["parameters"][name], tensor)
+
+
+def test_the_whole_round_comes_to_its_digest_and_a_wrong_one_is_found(recorded, tmp_path):
+    folder, _ = recorded
+    client = cohort(folder, 3)[0]
+    assert replay(folder, 3, client, whole=True).recomputed == 1
+    lines = (folder / "rounds.jsonl").read_text().splitlines()
+    lines[2] = json.dumps({**json.loads(lines[2]), "state_sha256": "0" * 64})
+    for name in ("config.yaml", "checkpoints"):
+        (tmp_path / name).symlink_to(folder / name)
+    (tmp_path / "rounds.jsonl").write_text("\n".join(lines) + "\n")
+    assert replay(tmp_path, 3, client).recomputed == 0
+    with pytest.raises(Mistakes, match="round 3 came out otherwise"):
+        replay(tmp_path, 3, client, whole=True)
+
+
+def test_mistakes_are_told(recorded, tmp_path):
+    folder, _ = recorded
+    absent = next(client for client in range(10) if client not in cohort(folder, 2))
+    for arguments, said in (
+        ((folder, 9, 0), "must be from 1 to 4"),
+        ((folder, 2, absent), f"was not in the cohort of round 2: {', '.join(map(str, cohort(folder, 2)))}"),
+        ((tmp_path, 1, 0), "has no config.yaml"),
+    ):
+        with pytest.raises(Mistakes, match=said):
+            replay(*arguments)
