@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import weakref
 from contextlib import suppress
 
 import pytest
@@ -12,6 +13,7 @@ from fedlit.algorithms import FedAvg
 from fedlit.local import Bench, Recipe
 from fedlit.messages import Chunk, State
 from fedlit.signals import ASKING, Stopped, stoppable
+from fedlit.train import let_go
 from fedlit.worker import ClientWorker
 
 
@@ -90,6 +92,25 @@ def test_a_thread_leaves_signals_alone():
     thread.start()
     thread.join()
     assert seen == [[signal.getsignal(asking) for asking in ASKING]]
+
+
+class Held: ...
+
+
+def test_what_the_frames_of_a_stopped_run_hold_is_freed_before_the_process_ends():
+    seen = []
+
+    def go():
+        held = Held()
+        seen.append(weakref.ref(held))
+        send(signal.SIGTERM)
+        return held
+
+    with pytest.raises(Stopped) as stopped, stoppable():
+        go()
+    assert seen[0]() is not None
+    let_go(stopped.value)
+    assert seen[0]() is None
 
 
 class Converting(Quadratic):
