@@ -70,6 +70,7 @@ def _job(config: DictConfig) -> float | None:
         _tell_how_to_go_on(f"stopped by {stopped}", folder, values)
         if callable(stopped.found) and stopped.number == signal.SIGUSR1:  # such as submitit's, which requeues the job
             stopped.found(stopped.number, None)
+        let_go(stopped)
         sys.exit(stopped.status)
     except (NoRoom, ClientFailed, LostRounds) as error:
         if config.traceback:
@@ -125,6 +126,13 @@ def _tell_how_to_go_on(why: str, folder: Path, config: Mapping[str, Any], then: 
 
     print(f"fedlit: {why}; the last round that was kept is whole. To go on{then}:", file=sys.stderr)
     print(f"  {resume_command(folder, config)}", file=sys.stderr)
+
+
+def let_go(error: BaseException | None) -> None:
+    """Frees what an error's frames hold: what torch made of another's memory crashes if it outlives the interpreter."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _help() -> None:
