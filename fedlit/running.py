@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import shlex
 import shutil
 import time
@@ -73,6 +74,9 @@ def train(
     with _locked(folder), _room(folder):
         if not config["resume"]:
             _refuse_used(folder)
+        elif Path(config["resume"]).resolve() != folder.resolve():
+            remedy = "it has to be typed, not to stand in a file"
+            raise Mistakes([Mistake("resume", config["resume"], f"is not {folder}, where this run is", remedy)])
         run, observers = _built(config, folder, names)
         disk = LocalDisk() if run.crash is None or config["resume"] else run.crash.disk(LocalDisk())
         _refuse_small_disk(run)
@@ -93,8 +97,9 @@ def train(
 
 def resume_command(folder: Path, config: Mapping[str, Any]) -> str:
     """What to type to go on with a run: with leave to import what is the user's own."""
-    own = sorted({str(mistake.given).partition(".")[0] for mistake in distrust(config)})
-    allow = f"{VARIABLE}={','.join(own)} " if own else ""
+    own = {str(mistake.given).partition(".")[0] for mistake in distrust(config)}
+    own |= {*filter(None, os.environ.get(VARIABLE, "").split(","))}
+    allow = f"{VARIABLE}={','.join(sorted(own))} " if own else ""
     return f"{allow}python -m fedlit.train resume={shlex.quote(str(folder))}"
 
 
