@@ -27,13 +27,13 @@ from unittest.mock import patch
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
 import torch  # noqa: E402
+from matrix import client_rows, commit_rows, disks, run_rows  # noqa: E402
+from matrix.lab import Broken, Row, listening  # noqa: E402
 
 from fedlit import commits  # noqa: E402
 from fedlit.messages import Failure, Partial  # noqa: E402
 from fedlit.tally import Tally  # noqa: E402
 from fedlit.worker import ClientWorker  # noqa: E402
-from matrix import client_rows, commit_rows, disks, run_rows  # noqa: E402
-from matrix.lab import Broken, Row, listening  # noqa: E402
 
 ROWS: Sequence[Row] = [*commit_rows.ROWS, *client_rows.ROWS, *run_rows.ROWS]
 
