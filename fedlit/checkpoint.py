@@ -103,7 +103,8 @@ class Checkpoints:
         if changed := store.of_round(state.round):
             files[MEMORIES] = wire.freeze(wire.freeze_memories(changed))
         older = sorted({*store.since.values()} - {state.round})
-        files[MANIFEST] = manifest_of(files, {str(r): self._digest(r) for r in older})
+        self._digests = {r: self._digest(r) for r in older}
+        files[MANIFEST] = manifest_of(files, {str(r): digest for r, digest in self._digests.items()})
         self._write(files, place(self.folder, state.round))
         self._digests |= {state.round: measured(files[MEMORIES])} if changed else {}
         disk.append(journal, line.encode())

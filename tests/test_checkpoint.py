@@ -149,6 +149,11 @@ def test_memories_that_nobody_has_any_more_are_removed(tmp_path):
     assert names(tmp_path) == ["memories-000004", "round-000005", "round-000006"]
 
 
+def test_of_older_memories_no_more_is_known_than_is_needed(tmp_path):
+    commits = kept(tmp_path, 9, remember=lambda number: [1] if number in (1, 5) else [2])
+    assert sorted(commits._digests) == [5, 9]
+
+
 def test_a_finished_run_keeps_its_last_round_and_those_of_every(tmp_path):
     kept(tmp_path, 7, Keeping(3, every=4), remember=lambda number: [1]).finish()
     assert names(tmp_path) == ["round-000004", "round-000007"]

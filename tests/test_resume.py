@@ -1,5 +1,6 @@
 """What may change when a run is gone on with, and what a run's folder may not make of a command line."""
 
+import gc
 import json
 import logging
 import os
@@ -10,7 +11,7 @@ import yaml
 from filelock import FileLock
 from hydra import compose, initialize_config_dir
 
-from fedlit import train
+from fedlit import running, train
 from fedlit.build import plain
 from fedlit.checkpoint import Checkpoints, Keeping
 from fedlit.command_line import conf, quoted, unquoted
@@ -254,6 +255,14 @@ def test_a_folder_that_another_process_is_at_is_not_removed(tmp_path, monkeypatc
         assert folder.is_dir()
     train._remove_untrained(folder)
     assert not folder.exists()
+
+
+def test_while_a_run_lasts_the_collector_leaves_alone_what_was_there_before():
+    assert gc.get_freeze_count() == 0
+    with running._settled():
+        assert gc.get_freeze_count() > 1000
+        assert len(gc.get_objects()) < 1000
+    assert gc.get_freeze_count() == 0
 
 
 def test_one_process_at_a_time(tmp_path):

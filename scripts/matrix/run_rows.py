@@ -26,8 +26,7 @@ from fedlit.commits import committed
 from fedlit.running import NoRoom
 from fedlit.running import train as begin
 from fedlit.signals import Stopped
-from matrix.client_rows import soaked
-from matrix.lab import Broken, End, Rows, Tiny, forked, left, must, same, striking
+from matrix.lab import End, Rows, Tiny, forked, left, must, same, striking
 
 ROWS = Rows()
 ROOT = Path(__file__).parent.parent.parent
@@ -92,9 +91,9 @@ def whole() -> dict[str, Any]:
         return left(Path(folder) / "run")
 
 
-def ended(status: int, task: Callable[[], Any], quiet: bool = True) -> End:
+def ended(status: int, task: Callable[[], Any], quiet: bool = True, seconds: int = 120) -> End:
     """Raises Broken if a process does not end with a status, or shows a traceback."""
-    end = forked(task)
+    end = forked(task, seconds)
     must(end.status == status, f"ended with status {end.status}, not {status}: {end.said}")
     must(not quiet or "Traceback" not in end.said, f"showed a traceback: {end.said}")
     return end
@@ -405,12 +404,33 @@ def elsewhere(folder: Path) -> str:
 @ROWS("soak: many rounds of tiny clients", "memory, descriptors, threads level", slow=True)
 def soak(folder: Path) -> str:
     rounds, clients, first = SOAK
-    notes: list[str] = []
-    end = forked(lambda: print(soaked(folder / "run", rounds, clients, first)), seconds=3600)
-    notes.append(end.said.strip())
-    if end.status:
-        raise Broken(end.said)
-    return notes[0]
+    words = f"data.clients={clients} data.samples=5 schedule.clients_per_round={clients} schedule.eval_every={rounds}"
+    held: list[tuple[float, int, int]] = []
+
+    def go() -> None:
+        commit = Checkpoints.commit
+
+        def noting(self: Checkpoints, state: Any, *rest: Any) -> None:
+            commit(self, state, *rest)
+            if state.round in (first, rounds):
+                held.append(_held())
+
+        with patch.object(Checkpoints, "commit", noting):
+            started(folder / "run", *words.split(), f"schedule.rounds={rounds}")()
+        before, after = held
+        must(after[0] - before[0] <= 2.0, f"{after[0] - before[0]:.1f} MB more")
+        must(after[1:] == before[1:], f"descriptors and threads {before[1:]}, then {after[1:]}")
+        print(f"{after[0] - before[0]:+.1f} MB")
+
+    said = ended(0, go, seconds=3600).said
+    return f"{rounds} of {clients}, {said.split()[-2]} MB from round {first} on"
+
+
+def _held() -> tuple[float, int, int]:
+    """Resident megabytes, descriptors, threads of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    size = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return size, len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
 
 
 SOAK = (500, 20, 100)
