@@ -10,7 +10,7 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from fedlit.commits import FOLDER, Commits, Saved
 from fedlit.digests import Digests
 from fedlit.disk import LocalDisk, replace_file
 from fedlit.mistakes import Mistake, Mistakes
-from fedlit.observers import Run, RunFolder
+from fedlit.observers import Run, RunFolder, Watchers
 from fedlit.plan import plan, plan_table
 from fedlit.protocols import Observer
 from fedlit.record import Round
@@ -147,34 +147,6 @@ def _settled() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
-
-
-class Watchers:
-    """Observers who are told of a run and cannot disturb it: one that raises is warned of and told no more.
-
-    Args:
-        observers: in the order in which they are told.
-    """
-
-    def __init__(self, observers: Sequence[Observer]) -> None:
-        self._observers = list(observers)
-        self.failed: dict[str, str] = {}
-
-    def tell(self, what: Callable[[Observer], None]) -> None:
-        """Tells each of those that are left."""
-        for observer in list(self._observers):
-            try:
-                what(observer)
-            except Exception as error:
-                name = type(observer).__name__
-                self.failed[name] = f"{type(error).__name__}: {error}"
-                log.warning("%s failed and is told no more; the run goes on: %s", name, self.failed[name])
-                self._observers.remove(observer)
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None:
-        self.tell(lambda observer: observer.close())
 
 
 def _log(record: Round, rounds: int) -> None:
