@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fedlit.arguments import checked_recipe
 from fedlit.bench import unfit
 from fedlit.checkpoint import Keeping
+from fedlit.clock import Clock
 from fedlit.crash import CrashServer
 from fedlit.data.holdings import left_out
 from fedlit.data.samples import Loading
@@ -27,8 +28,9 @@ from fedlit.material import LOADING, callbacks, model, sampler, source
 from fedlit.mistakes import Mistake, Mistakes
 from fedlit.monitor import Monitor
 from fedlit.observers import Run
-from fedlit.preflight import cross_rules, more_clients_than_samples, odd_labels, speaks
+from fedlit.preflight import foreseen, more_clients_than_samples, odd_labels
 from fedlit.protocols import Algorithm, Executor, Observer, Partitioner
+from fedlit.rules import cross_rules, speaks
 from fedlit.schedule import Schedule
 from fedlit.trial import checked_trial
 
@@ -46,6 +48,8 @@ class Findings:
             yield
         except Mistake as mistake:
             self.found.append(mistake.within(group) if group else mistake)
+        except Mistakes as several:  # under their full names, and some of them may be known
+            self.found += [mistake for mistake in several.found if mistake not in self.found]
 
     def stop(self) -> None:
         """Raises Mistakes if there are any that are not mere warnings."""
@@ -74,6 +78,7 @@ class Parts:
     keeping: Keeping = None  # type: ignore[assignment]
     faults: Faults = None  # type: ignore[assignment]
     crash: CrashServer | None = None
+    clock: Clock | None = None
     seed: int = 0
 
 
@@ -125,6 +130,8 @@ def parts(config: Mapping[str, Any], findings: Findings) -> Parts:
                 made.observers[name] = speaks(create(node), Observer, "_target_", node["_target_"])
     with findings.within("checkpoint"):
         made.keeping = make(Keeping, config["checkpoint"])
+    with findings.within("clock"):
+        made.clock = make(Clock, config["clock"]) if config["clock"] else None
     _faults(config["faults"], made, findings)
     with findings.within(""):
         made.seed = _seed(config["seed"])
@@ -185,12 +192,15 @@ def build(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> 
             monitor=made.monitor,
             executor=made.executor,
             faults=made.faults,
+            clock=made.clock,
         )
     findings.stop()
     assert federation is not None
     findings.found += [*left_out(data, federation.worker.holdings), *cross_rules(federation, data)]
     if not findings.wrong():
         findings.found += checked_trial(federation, data)
+    if not findings.wrong():
+        findings.found += foreseen(federation)
     findings.stop()
     run = Run(folder, config, federation, data, names, tuple(findings.found), keeping=made.keeping, crash=made.crash)
     return run, list(made.observers.values())

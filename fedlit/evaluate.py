@@ -71,6 +71,7 @@ def evaluate_run(
     config["model"] = {key: value for key, value in config["model"].items() if key != "init_from"}  # it has its weights
     summary = json.loads((run / "summary.json").read_text())
     cohort = _cohort(run, summary["best" if checkpoint == "best" else "last"]["round"])
+    config["clock"], config["schedule"]["over_select"] = {}, 1.0  # nobody is asked
     built, _ = build(config, run, {})
     federation = built.federation
     worker = replace(federation.worker, algorithm=FedAvg())  # for a checkpoint is the very model that is evaluated

@@ -22,6 +22,7 @@ class Facts:
         own_test: whether clients have test samples of their own.
         classes: names of the classes; empty where labels are none.
         val_counts: validation samples of each class, shape (classes,); None where that is not known.
+        clock: whether it is known how long clients take.
     """
 
     sizes: np.ndarray
@@ -30,6 +31,7 @@ class Facts:
     own_test: bool
     classes: tuple[str, ...] = ()
     val_counts: np.ndarray | None = None
+    clock: bool = False
 
 
 class Checked(Protocol):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from fedlit import wire
 from fedlit.call import Call
+from fedlit.clock import Clock
 from fedlit.commits import Commits, Nowhere, Saved
 from fedlit.data import Data, Uniform
 from fedlit.data.holdings import Holdings
@@ -18,9 +19,11 @@ from fedlit.executors import Inline
 from fedlit.faults import Faults
 from fedlit.local import Bench, Module, Recipe
 from fedlit.messages import Model, Partial, Scores, State
+from fedlit.mistakes import Mistake, Mistakes
 from fedlit.monitor import Monitor
 from fedlit.protocols import Algorithm, Execute, Executor, Partitioner, Sampler
 from fedlit.record import Round
+from fedlit.rules import cross_rules
 from fedlit.schedule import Schedule
 from fedlit.store import ClientStore
 from fedlit.streams import Purpose, seeded, stream
@@ -43,6 +46,7 @@ class Federation:
         monitor: which metric `schedule.stop_at` is about.
         executor: where jobs are done.
         commits: where rounds are kept.
+        clock: how long clients take; None where nobody asks.
     """
 
     initial: Model
@@ -54,6 +58,7 @@ class Federation:
     monitor: Monitor = field(default_factory=Monitor)
     executor: Executor = field(default_factory=Inline)
     commits: Commits = field(default_factory=Nowhere)
+    clock: Clock | None = None
 
     @classmethod
     def of(
@@ -73,6 +78,7 @@ class Federation:
         executor: Executor | None = None,
         commits: Commits | None = None,
         faults: Faults | None = None,
+        clock: Clock | None = None,
     ) -> Federation:
         """A federation of its parts.
 
@@ -91,9 +97,11 @@ class Federation:
             executor: where jobs are done.
             commits: where rounds are kept; None for nowhere.
             faults: what is done about clients that fail.
+            clock: how long clients take, and who is waited for; None for everybody.
 
         Raises:
             Mistake: if the data does not have what the partition goes by.
+            Mistakes: if the parts do not go together.
         """
         loading, monitor = loading or Loading(), monitor or Monitor()
         with seeded(seed, Purpose.INIT):
@@ -102,18 +110,21 @@ class Federation:
             data = data.hold_out(loading.val_fraction, stream(seed, Purpose.SPLIT))
         recipe = (recipe or Recipe()).following(schedule)
         holdings = Holdings.of(data, partition, loading, seed).to(recipe.trainer().strategy.root_device)
-        cohort = min(schedule.cohort(len(holdings.population)), len(holdings.population))
-        return cls(
+        made = cls(
             bench.read(),
             ClientWorker(algorithm, bench, recipe, holdings, faults or Faults()),
-            sampler(cohort),
+            sampler(schedule.sampled(len(holdings.population))),
             schedule,
             seed,
             evaluations or Evaluations(),
             monitor if "val" in holdings.splits else replace(monitor, name=None),
             executor or Inline(),
             commits or Nowhere(),
+            clock,
         )
+        if wrong := [mistake for mistake in cross_rules(made, data) if not mistake.warning]:
+            raise Mistakes(wrong)
+        return made
 
     @property
     def algorithm(self) -> Algorithm:
@@ -151,22 +162,33 @@ class Federation:
                     assert isinstance(partial, Partial)
                     tally.add(partial)  # in index order
                 mean, why = tally.close(self.schedule.quorum)
-                sent = {"comm/down_bytes": len(wire.dump(state.shared)) * len(call.clients)}
                 if mean is not None:  # else a lost round: the model stays
                     state = self.algorithm.server(state, mean)
                     store.put(t + 1, tally.memories)
                 state = replace(state, round=t + 1)
                 trained = {"time/train_s": time.perf_counter() - begin}
                 scores = self.evaluate(t, state, call.cohort, execute)
-                took = {**sent, **call.metrics, **trained, "time/round_s": time.perf_counter() - begin}
+                took = {**call.metrics, **trained, "time/round_s": time.perf_counter() - begin}
                 last = self._record(t, call.cohort, tally, state, {**scores, **took}, why)
                 lost = lost + 1 if last.lost else 0
                 self.commits.commit(state, store, last)  # all of the round or none of it
                 yield last
 
     def call(self, round: int, state: State) -> Call:
-        """Who is asked in a round, counted from 0."""
-        return Call(tuple(self.cohort(round)))
+        """Who is asked in a round, counted from 0.
+
+        Raises:
+            Mistake: if there is no clock, and those who finish first are asked for.
+        """
+        cohort, down = tuple(self.cohort(round)), len(wire.dump(state.shared))
+        over, sent = self.schedule.over_select, {"comm/down_bytes": down * len(cohort)}
+        if self.clock is None:
+            if over > 1:
+                raise Mistake("schedule.over_select", over, "needs a clock", "Federation.of(..., clock=Clock(...))")
+            return Call(cohort, metrics=sent)
+        first = self.schedule.cohort(len(self.population)) if over > 1 else None
+        call = self.clock.call(cohort, self.worker, state, down, first)
+        return replace(call, metrics={**sent, **call.metrics})
 
     def cohort(self, round: int) -> list[int]:
         """The clients of a round, counted from 0, those with most examples first; of equal ones the lower id."""

@@ -23,7 +23,7 @@ from fedlit.protocols import Batches
 from fedlit.schedule import Schedule
 from fedlit.streams import Purpose, seeded
 from fedlit.tensors import Groups, Tensors
-from fedlit.watch import Watch, kept
+from fedlit.watch import Cut, Watch, kept
 
 # Every Trainer asks all installed packages for callbacks again, which takes as long as the rest of its construction.
 callback_connector._load_external_callbacks = functools.cache(callback_connector._load_external_callbacks)
@@ -69,6 +69,10 @@ class Recipe:
         rate = None if schedule.lr == "constant" else schedule.rate
         work = {"epochs": schedule.local_epochs, "steps": schedule.local_steps}
         return replace(self, **work, rate=rate, keep=schedule.client_state == "keep")
+
+    def cut(self, steps: int) -> Recipe:
+        """The same Trainers for fits that end after so many steps, >= 1, where they would take more."""
+        return replace(self, callbacks=lambda: [*self.callbacks(), Cut(steps)])
 
     def trainer(self, *callbacks: Callback, **more: Any) -> Trainer:
         """A fresh Trainer that neither logs nor saves, and installs no handler of a cluster's signals."""

@@ -22,6 +22,7 @@ GROUPS = (
     "schedule",
     "trainer",
     "executor",
+    "clock",
     "faults",
     "observers",
 )

@@ -11,6 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from fedlit import wire
+from fedlit.clock import planned_steps
 from fedlit.evaluation import Evaluations
 from fedlit.observers import Run
 from fedlit.observers.terminal import size
@@ -31,14 +32,13 @@ def plan(run: Run) -> dict[str, Any]:
     federation, population = run.federation, run.federation.population
     schedule, worker, sizes = federation.schedule, federation.worker, run.federation.population.sizes
     cohort = min(schedule.cohort(len(population)), len(population))
-    limit = worker.recipe.trainer().limit_train_batches
-    steps = np.asarray([_steps(run, int(count), limit) for count in np.unique(sizes)])
-    per_client = steps[np.searchsorted(np.unique(sizes), sizes)]
+    sampled = schedule.sampled(len(population))
+    per_client = planned_steps(worker, sizes)
     batch_s, fit_s, send = _measured(run)
     state = federation.algorithm.init(federation.initial)
     model, vector = federation.initial, Layout.of(send)
-    up, down = (8 + 4 * vector.size) * cohort, len(wire.dump(state.shared)) * cohort
-    own = federation.evaluations.jobs(0, (), len(population) if worker.holdings.own_test else 0, range(cohort), 0)
+    up, down = (8 + 4 * vector.size) * cohort, len(wire.dump(state.shared)) * sampled
+    own = federation.evaluations.jobs(0, (), len(population) if worker.holdings.own_test else 0, range(sampled), 0)
     evaluation_s = _evaluation_seconds(run) if federation.splits else 0.0
     rounds, evaluated = schedule.rounds, math.ceil(schedule.rounds / schedule.eval_every)
     expected = float(per_client.mean()) * cohort * rounds
@@ -57,7 +57,7 @@ def plan(run: Run) -> dict[str, Any]:
         "up_bytes_per_round": up,
         "down_bytes_per_round": down,
         "bytes": (up + down) * rounds,
-        "memory_bytes": 8 * vector.size * (2 + math.ceil(math.log2(max(2, cohort)))) + 2 * down // cohort,
+        "memory_bytes": 8 * vector.size * (2 + math.ceil(math.log2(max(2, cohort)))) + 2 * down // sampled,
         "batch_s": batch_s,
         "fit_s": fit_s,
         "evaluation_s": evaluation_s,
@@ -66,18 +66,6 @@ def plan(run: Run) -> dict[str, Any]:
         + evaluated * evaluation_s
         + len(own) * evaluated * fit_s,
     }
-
-
-def _steps(run: Run, samples: int, limit: int | float) -> int:
-    """Optimizer steps of a client with so many samples, whose Trainer takes `limit` of the batches of an epoch."""
-    loading, schedule = run.federation.worker.holdings.loading, run.federation.schedule
-    batch = loading.local or max(samples, 1)
-    batches = samples // batch if loading.drop_last else -(-samples // batch)
-    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)  # as Lightning takes it
-    if batches == 0:
-        return 0
-    accumulated = int(run.federation.worker.recipe.options.get("accumulate_grad_batches") or 1)
-    return schedule.local_steps or schedule.local_epochs * -(-batches // accumulated)
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:

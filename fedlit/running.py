@@ -23,6 +23,7 @@ from fedlit import wire
 from fedlit.build import build
 from fedlit.checkpoint import JOURNAL, Checkpoints
 from fedlit.commits import FOLDER, Commits, Saved
+from fedlit.digests import Digests
 from fedlit.disk import LocalDisk, replace_file
 from fedlit.mistakes import Mistake, Mistakes
 from fedlit.observers import Run, RunFolder
@@ -113,20 +114,23 @@ def _built(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) ->
 
 def _rounds(run: Run, observers: Sequence[Observer], saved: Saved | None, started: float) -> float | None:
     """Runs the rounds that are left, told to who watches, and leaves the summary."""
-    standing = Standing(run.federation.monitor)
+    standing, digests = Standing(run.federation.monitor), Digests(run.federation)
     for record in run.done:
         standing.add(record)
+        digests.add(record)
     first, watchers = RunFolder(), Watchers(observers)
     with _settled(), stoppable() as wish, watchers:
         first.start(run)
         watchers.tell(lambda observer: observer.start(run))
         for record in run.federation.run(saved):
             standing.add(record)
+            digests.add(record)
             _log(record, run.federation.schedule.rounds)
             first.round(record)
             watchers.tell(lambda observer, record=record: observer.round(record))
             wish.heed()
-        summary = standing.summary(time.time() - started, run.federation.seed) | {"observers_failed": watchers.failed}
+        summary = standing.summary(time.time() - started, run.federation.seed)
+        summary |= {"digest": digests.summary(), "observers_failed": watchers.failed}
         watchers.tell(lambda observer: observer.end(summary))
         first.end(summary)  # last: a folder with a summary is of a finished run
     name = standing.monitor.name

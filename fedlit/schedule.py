@@ -24,6 +24,7 @@ class Schedule:
             trainer.max_epochs = -1; trainer.estimated_stepping_batches is this number.
         eval_every: rounds between evaluations, >= 1; the last round is always evaluated.
         stop_at: target of the monitored validation metric that ends the run; None runs all rounds.
+        over_select: factor >= 1 by which more clients are sampled than a cohort has; those that finish first are taken.
         quorum: updates that must come through, >= 1; with fewer the round is lost and the model stays.
         client_state: what happens to a client's optimizer between rounds: `reset` builds it anew, `keep` makes its state the
             client's memory.
@@ -41,6 +42,7 @@ class Schedule:
     local_steps: int | None = None
     eval_every: int = 1
     stop_at: float | None = None
+    over_select: float = 1.0
     quorum: int = 1
     client_state: Literal["reset", "keep"] = "reset"
     lr: Literal["constant", "step", "cosine"] = "constant"
@@ -61,6 +63,8 @@ class Schedule:
                 "must be above 0 and at most 1",
                 "1 is full participation; clients_per_round takes a number of clients",
             )
+        if not 1 <= self.over_select < math.inf:
+            raise Mistake("over_select", self.over_select, "must be a number of at least 1", "1 samples no more")
         one_of("client_state", self.client_state, ["reset", "keep"])
         one_of("lr", self.lr, ["constant", "step", "cosine"])
         if not 0 < self.lr_gamma <= 1:
@@ -77,6 +81,12 @@ class Schedule:
         if self.quorum > facts.cohort:
             why = f"is more than the {facts.cohort} clients of a round: every round would be lost"
             yield Mistake("schedule.quorum", self.quorum, why, "take less, or more clients a round")
+        if self.over_select > 1 and not facts.clock:
+            why = "takes those that finish first, and without a clock nobody knows who that is"
+            yield Mistake("schedule.over_select", self.over_select, why, "take clock=lognormal, or 1")
+        elif self.over_select > 1 and self.sampled(clients) == facts.cohort:
+            why = f"samples no more than the {facts.cohort} clients of a round"
+            yield Mistake("schedule.over_select", self.over_select, why, "take more, or fewer a round", warning=True)
         if self.stop_at is not None and "val" not in facts.splits:
             remedy = "data.val_fraction=0.1 holds some out"
             yield Mistake("schedule.stop_at", self.stop_at, "needs validation samples to be measured on", remedy)
@@ -93,6 +103,11 @@ class Schedule:
         if self.clients_per_round is not None:
             return self.clients_per_round
         return max(1, round(self.client_fraction * clients))
+
+    def sampled(self, clients: int) -> int:
+        """How many of `clients` are sampled for a round: at least its cohort, at most all."""
+        wanted = self.cohort(clients) * self.over_select
+        return min(math.ceil(wanted * (1 - 1e-12)), clients)  # 100 * 1.1 is 110
 
     def rate(self, round: int) -> float:
         """Factor on the local learning rate in a round, counted from 0."""

@@ -190,7 +190,10 @@ def _remove_untrained(folder: Path) -> None:
     """Removes what Hydra made for a run that never began, and only that; what another process is at stays."""
     with suppress(Timeout), FileLock(folder / "lock", timeout=0):
         if {path.name for path in folder.iterdir()} <= {".hydra", "train.log", "lock"}:
-            logging.shutdown()
+            for handler in logging.getLogger().handlers[:]:
+                if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).is_relative_to(folder):
+                    logging.getLogger().removeHandler(handler)
+                    handler.close()
             shutil.rmtree(folder)
 
 

@@ -87,6 +87,16 @@ class Watch(Callback):
         self.steps += 1
 
 
+class Cut(Callback):
+    """Ends a fit after so many steps. The module has seen the whole fit's plan: its own schedules are those of a whole fit."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.fit_loop.epoch_loop.max_steps = self._steps
+
+
 def kept(memory: Groups) -> dict[str, Tensors]:
     """The part of a client's memory that is its optimizer's."""
     return {name: state for name, state in memory.items() if name.startswith(KEPT)}

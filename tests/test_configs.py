@@ -20,15 +20,17 @@ def composed(*overrides):
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES)
-def test_every_choice_is_made_without_a_mistake(group, choice):
+def test_every_choice_is_made_without_a_mistake(group, choice, tmp_path):
     config = composed(f"{group}={choice}")
     targets = {
         "model": "fedlit.models.Classifier",
         "data": "fedlit.data.digits",
         "algorithm": "fedlit.algorithms.FedAvg",
     }
+    (tmp_path / "speeds.csv").write_text("client,step_s,up_bytes_s,down_bytes_s\n0,1,1,1\n")
+    others = {"clock.table": str(tmp_path / "speeds.csv")}
     missing = {
-        key: targets[key.split(".")[0]] if key.endswith("_target_") else "folder"
+        key: targets[key.split(".")[0]] if key.endswith("_target_") else others.get(key, "folder")
         for key in OmegaConf.missing_keys(config)
     }
     for key, value in missing.items():
@@ -49,6 +51,7 @@ def test_every_choice_is_made_without_a_mistake(group, choice):
         "schedule",
         "trainer",
         "executor",
+        "clock",
         "observers",
         "experiment",
         "debug",

@@ -1,4 +1,5 @@
 import json
+import shutil
 import time
 
 import pytest
@@ -76,6 +77,14 @@ def test_an_algorithm_with_a_state_of_its_own_and_a_start_that_is_gone_are_evalu
     assert "would change nothing" in refused(path, ["model.init_from=x"], "model", None, ["my_renamed"])[0]
     summary, metrics = evaluate_run(path, [], "model", ["test"], ["my_renamed"])
     assert metrics == {name: summary["last"]["metrics"][name] for name in ("test/loss", "test/accuracy")}
+
+
+def test_nobody_needs_to_know_how_long_clients_took(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config["clock"], config["schedule"]["over_select"] = {"table": "not_here_any_more.csv"}, 2.0
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    assert set(evaluate_run(copy, [], "best", ["test"], [])[1]) == {"test/loss", "test/accuracy"}
 
 
 def refused(*arguments):

@@ -8,13 +8,15 @@ import torch
 from conftest import Quadratic, federation, holdings, images, pairs
 
 from fedlit.algorithms import FedAvg
-from fedlit.data import Population, Uniform
-from fedlit.data.samples import Owned
+from fedlit.data import Data, Iid, Population, Uniform
+from fedlit.data.samples import Loading, Owned
 from fedlit.evaluation import Evaluations
 from fedlit.executors import Inline
 from fedlit.federation import Federation
 from fedlit.local import Bench, Recipe
 from fedlit.messages import Evaluation, State
+from fedlit.mistakes import Mistakes
+from fedlit.models import Classifier
 from fedlit.monitor import Monitor
 from fedlit.schedule import Schedule
 from fedlit.worker import ClientWorker
@@ -207,6 +209,20 @@ def test_clients_are_evaluated_on_their_own_test_samples():
     one = next(iter(replace(everyone, evaluations=Evaluations(1)).run()))
     assert one.metrics["own/accuracy"] in [pytest.approx(value) for value in values]
     assert one.metrics["own/accuracy_std"] == 0
+
+
+def test_parts_that_do_not_go_together_are_refused_from_python_too():
+    parts = {
+        "model": lambda: Classifier("fedlit.models.Logistic", [1, 8, 8], 3, {"name": "sgd", "lr": 0.1}),
+        "data": Data("mine", images(60), None, (1, 8, 8), ("a", "b", "c")),
+        "partition": Iid(4),
+        "algorithm": FedAvg(),
+    }
+    schedule = Schedule(clients_per_round=9, stop_at=0.9, quorum=10)
+    with pytest.raises(Mistakes) as error:
+        Federation.of(**parts, schedule=schedule, loading=Loading(val_fraction=0.0))
+    keys = {mistake.key for mistake in error.value.found}
+    assert keys == {"schedule.clients_per_round", "schedule.stop_at", "schedule.quorum"}
 
 
 def test_an_algorithm_can_forget():

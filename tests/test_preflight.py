@@ -10,8 +10,9 @@ from fedlit.algorithms import FedAvg
 from fedlit.data import Data, Iid, TensorSamples
 from fedlit.executors import Inline
 from fedlit.mistakes import Mistake
-from fedlit.preflight import odd_labels, speaks
+from fedlit.preflight import odd_labels
 from fedlit.protocols import Algorithm, Executor, Observer, Partitioner
+from fedlit.rules import speaks
 
 SYNTHETIC = ["data=synthetic", "partition=natural", "model=logistic"]
 HOSPITALS = ["data=heart_disease", "model=logistic"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,13 +74,21 @@ class Plain:
 
     def orphan(self, job, path):
         if job.attempt == 0:
-            if os.fork() == 0:
+            subprocess.Popen(["sleep", "600"])
+            if os.fork() == 0:  # as a DataLoader does
                 time.sleep(600)
             Path(path).write_text(f"{os.getpid()} ")
             os.kill(os.getpid(), signal.SIGKILL)
 
     def fail(self, job, kind):
         raise Odd(1, 2) if kind == "odd" else ZeroDivisionError("of a client")
+
+    def churn(self, job, times):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(times):
+            parts = [torch.ones(1 << 20) for _ in range(5)]
+            parts.clear()
+        return float(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
     def place(self, job, index):
         return float(self.large[index])

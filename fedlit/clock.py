@@ -1,0 +1,235 @@
+"""How long clients take, in simulated seconds, and so which of them a round waits for.
+
+Everybody's speed is known before anybody trains, so who is too late is not trained at all, and nothing depends on where the
+others are. Deadlines that drop stragglers or take the part that they did are those of Li et al., "Federated Optimization in
+Heterogeneous Networks", MLSys 2020, https://arxiv.org/abs/1812.06127; asking more clients than are needed is from Bonawitz et
+al., "Towards Federated Learning at Scale: System Design", MLSys 2019, https://arxiv.org/abs/1902.01046.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from fedlit import wire
+from fedlit.call import Call
+from fedlit.facts import Facts
+from fedlit.messages import Failure, State
+from fedlit.mistakes import Mistake, one_of, positive
+from fedlit.schedule import Schedule
+from fedlit.speeds import Speed, read_table
+from fedlit.streams import Purpose, stream
+from fedlit.wire import Layout
+from fedlit.worker import ClientWorker
+
+MOST_FORESEEN = 1000
+"""Clients whose times are looked at before round 1; of more, so many evenly spaced ones."""
+
+SLACK = 1e-9
+"""Part of a step by which a client may be late, for sums of seconds are rounded."""
+
+
+class Stint(NamedTuple):
+    """What a client has to do in a round, and what it comes to.
+
+    Args:
+        planned: optimizer steps of all its local work.
+        done: those of them that it does before the deadline; -1 if not even its transfers fit.
+        needed_s: seconds that all of it takes.
+        spent_s: seconds until what it did has arrived.
+    """
+
+    planned: int
+    done: int
+    needed_s: float
+    spent_s: float
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A client takes (bytes down) / down_bytes_s + steps * step_s + (bytes up) / up_bytes_s seconds in a round.
+
+    Steps are those that the schedule plans for its samples; what ends a fit sooner (a callback, `trainer.max_time`) is not
+    foreseen, a second fit in the same round is not counted, and under manual optimisation a step is a batch.
+
+    Args:
+        step_s: median seconds of one local step, > 0.
+        up_bytes_s, down_bytes_s: median bandwidths in bytes a second, > 0.
+        step_sigma: standard deviation over clients of the logarithm of a step's seconds, in [0, 10]; 0 makes all alike.
+        bandwidth_sigma: the same of bandwidths; a client's two have one factor.
+        table: a CSV file with the columns client, step_s, up_bytes_s, down_bytes_s and a row for each client, in place of
+            what is drawn; None to draw.
+        deadline_s: seconds for which a round waits, > 0; None for all that it takes.
+        late: `drop` leaves a client out that would miss the deadline; `cut` takes the steps that it does in time, and leaves
+            it out if there are none.
+    """
+
+    step_s: float | None = None
+    up_bytes_s: float | None = None
+    down_bytes_s: float | None = None
+    step_sigma: float = 0.0
+    bandwidth_sigma: float = 0.0
+    table: str | None = None
+    deadline_s: float | None = None
+    late: Literal["drop", "cut"] = "drop"
+
+    def __post_init__(self) -> None:
+        for key in Speed._fields:
+            given = getattr(self, key)
+            if self.table is None and given is None:
+                raise Mistake(key, given, "must be a number above 0", "clock=lognormal has one, clock=table needs none")
+            if self.table is None:
+                positive(key, given)
+            elif given is not None:
+                raise Mistake(key, given, "is in clock.table for each client", "leave one of the two out")
+        for key in ("step_sigma", "bandwidth_sigma"):
+            if not 0 <= getattr(self, key) <= 10:
+                raise Mistake(key, getattr(self, key), "must be from 0 to 10", "0 makes all clients alike")
+            if self.table is not None and getattr(self, key):
+                raise Mistake(key, getattr(self, key), "is for speeds that are drawn", "leave clock.table out, or this")
+        one_of("late", self.late, ("drop", "cut"))
+        if self.deadline_s is not None:
+            positive("deadline_s", self.deadline_s, "null waits for everybody")
+        elif self.late == "cut":
+            raise Mistake("late", "cut", "needs a deadline to cut at", "clock.deadline_s=SECONDS")
+        if self.table is not None:
+            assert self._rows is not None  # read now: what is wrong with it is told with the rest
+
+    @cached_property
+    def _rows(self) -> dict[int, Speed]:
+        return read_table(self.table or "")
+
+    def speed(self, seed: int, client: int) -> Speed:
+        """How fast a client is, in every round and with every algorithm.
+
+        Raises:
+            Mistake: if it is not in the table.
+        """
+        if self.table is not None:
+            if client not in self._rows:
+                raise Mistake("clock.table", self.table, f"has no row for client {client}", "it needs one for each")
+            return self._rows[client]
+        assert self.step_s is not None
+        assert self.up_bytes_s is not None
+        assert self.down_bytes_s is not None
+        step, link = np.exp(
+            stream(seed, Purpose.CLOCK, client=client).standard_normal(2) * (self.step_sigma, self.bandwidth_sigma)
+        ).tolist()
+        return Speed(self.step_s * step, self.up_bytes_s * link, self.down_bytes_s * link)
+
+    def call(
+        self, cohort: Sequence[int], worker: ClientWorker, state: State, down: int, first: int | None = None
+    ) -> Call:
+        """Who of a round's cohort is asked, for how many steps, and how long that takes.
+
+        Args:
+            cohort: who was sampled, in their order.
+            worker: what is going to train them.
+            state: before the round.
+            down: bytes that each of them is sent.
+            first: how many are waited for: those who finish first, of equal ones in the cohort's order; None for all.
+
+        Raises:
+            Mistake: if a fit cannot be cut, or a client is not in the table.
+        """
+        self._refuse_manual(worker)
+        stints = dict(zip(cohort, self._stints(cohort, worker, state, down), strict=True))
+        there = {client: stint for client, stint in stints.items() if not self._missed(stint)}
+        soonest = set(sorted(there, key=lambda client: there[client].spent_s)[:first])
+        asked = tuple(client for client in cohort if client in soonest)
+        budgets = {client: there[client].done for client in asked if there[client].done < there[client].planned}
+        failures = tuple(
+            Failure(client, "deadline", f"came after the first {first}" if client in there else self._told(stint))
+            for client, stint in stints.items()
+            if client not in soonest
+        )
+        wanted = len(cohort) if first is None else min(first, len(cohort))
+        waited = max((there[client].spent_s for client in asked), default=0.0)
+        if len(asked) < wanted and self.deadline_s is not None:  # it had to be waited for to know
+            waited = self.deadline_s
+        return Call(tuple(cohort), asked, budgets, failures, {"time/simulated_s": waited, "clients/cut": len(budgets)})
+
+    def check(self, facts: Facts) -> Iterator[Mistake]:
+        """A row in the table for every client."""
+        if self.table is None:
+            return
+        missing = [client for client in range(len(facts.sizes)) if client not in self._rows]
+        if missing:
+            which = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+            yield Mistake("clock.table", self.table, f"has no row for client {which}", "clients are numbered from 0")
+
+    def foresee(self, worker: ClientWorker, state: State, schedule: Schedule) -> Iterator[Mistake]:
+        """Fits that cannot be cut, and a warning of rounds in which too few will be there in time."""
+        try:
+            self._refuse_manual(worker)
+        except Mistake as mistake:
+            yield mistake
+            return
+        if self.deadline_s is None:
+            return
+        clients = len(worker.holdings.population)
+        looked = np.unique(np.linspace(0, clients - 1, min(clients, MOST_FORESEEN)).astype(np.int64)).tolist()
+        stints = list(self._stints(looked, worker, state, len(wire.dump(state.shared))))
+        late = sum(map(self._missed, stints))
+        there = round(clients * (1 - late / len(looked)))
+        lost = schedule.rounds * too_few(clients, there, schedule.sampled(clients), schedule.quorum)
+        marks = np.quantile([stint.needed_s for stint in stints], [0, 0.5, 1]).tolist()
+        seconds = "a client's round takes min {:.4g}, median {:.4g}, max {:.4g} s".format(*marks)
+        if lost >= 0.5:
+            why = f"is too short for {late / len(looked):.0%} of the clients: {seconds}"
+            all_lost = late == len(looked) == clients
+            why += "; every round would be lost" if all_lost else f"; about {lost:.0f} rounds would be lost"
+            yield Mistake("clock.deadline_s", self.deadline_s, why, "take more", warning=not all_lost)
+
+    def _stints(self, clients: Sequence[int], worker: ClientWorker, state: State, down: int) -> Iterator[Stint]:
+        up = 8 + 4 * Layout.of(worker.expected(state)).size
+        samples = np.asarray([worker.holdings.population.size(client) for client in clients], dtype=np.int64)
+        for client, planned in zip(clients, planned_steps(worker, samples).tolist(), strict=True):
+            speed = self.speed(worker.holdings.seed, client)
+            transfers, done = down / speed.down_bytes_s + up / speed.up_bytes_s, planned
+            if self.deadline_s is not None:
+                room = (self.deadline_s - transfers) / speed.step_s + SLACK
+                done = -1 if room < 0 else int(min(room, planned))
+            yield Stint(planned, done, transfers + planned * speed.step_s, transfers + done * speed.step_s)
+
+    def _missed(self, stint: Stint) -> bool:
+        return stint.done < stint.planned and (self.late == "drop" or stint.done < 1)
+
+    def _told(self, stint: Stint) -> str:
+        return f"would have taken {stint.needed_s:.6g} s, and clock.deadline_s={self.deadline_s:g}"
+
+    def _refuse_manual(self, worker: ClientWorker) -> None:
+        """Raises Mistake: Lightning counts the steps of all optimizers, and looks at their number after a batch only."""
+        if self.late == "cut" and not worker.bench.module.automatic_optimization:
+            name = type(worker.bench.module).__name__
+            raise Mistake("clock.late", "cut", f"cannot cut {name}, which optimises by hand", "clock.late=drop")
+
+
+def planned_steps(worker: ClientWorker, samples: np.ndarray) -> np.ndarray:
+    """Optimizer steps of a client's local training in a round, for each number of samples, shape (n,)."""
+    loading, recipe, options = worker.holdings.loading, worker.recipe, worker.recipe.options
+    size = loading.local or np.maximum(samples, 1)
+    batches = samples // size if loading.drop_last else -(-samples // size)
+    limit = options.get("limit_train_batches")
+    if isinstance(limit, int):
+        batches = np.minimum(batches, limit)
+    elif limit is not None:
+        batches = (batches * limit).astype(np.int64)
+    epoch = -(-batches // int(options.get("accumulate_grad_batches") or 1))
+    return np.where(batches == 0, 0, recipe.steps or recipe.epochs * epoch)
+
+
+def too_few(clients: int, there: int, cohort: int, quorum: int) -> float:
+    """Probability that less than `quorum` of a cohort, drawn without replacement, are of the `there` clients in time."""
+    late, total = clients - there, _log_choices(clients, cohort)
+    lucky = range(max(0, cohort - late), min(quorum, there + 1, cohort + 1))
+    return sum(math.exp(_log_choices(there, n) + _log_choices(late, cohort - n) - total) for n in lucky)
+
+
+def _log_choices(of: int, some: int) -> float:
+    return math.lgamma(of + 1) - math.lgamma(some + 1) - math.lgamma(of - some + 1)

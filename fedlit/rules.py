@@ -1,0 +1,72 @@
+"""What the parts of a federation say that they do not go together with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedlit.data import Data
+from fedlit.facts import Facts
+from fedlit.mistakes import Mistake
+from fedlit.protocols import Sampler
+
+if TYPE_CHECKING:
+    from fedlit.federation import Federation
+
+
+def facts(federation: Federation, data: Data) -> Facts:
+    """What the parts are told of each other."""
+    holdings, labels = federation.worker.holdings, None if data.val is None else data.val.labels()
+    are_classes = labels is not None and bool(data.classes) and labels.ndim == 1 and labels.dtype.kind in "iu"
+    counts = np.bincount(labels, minlength=len(data.classes)) if are_classes and labels is not None else None
+    size = federation.schedule.cohort(len(federation.population))
+    return Facts(
+        federation.population.sizes,
+        size,
+        federation.splits,
+        holdings.own_test is not None,
+        data.classes,
+        counts,
+        federation.clock is not None,
+    )
+
+
+def cross_rules(federation: Federation, data: Data) -> list[Mistake]:
+    """What does not go together, as each part says, and warnings of what may not be meant."""
+    told = facts(federation, data)
+    holdings, recipe, found = federation.worker.holdings, federation.worker.recipe, []
+    parts = (
+        federation.schedule,
+        holdings.loading,
+        federation.evaluations,
+        recipe,
+        federation.algorithm,
+        federation.sampler,
+        federation.clock,
+    )
+    for part in parts:
+        check = getattr(part, "check", None)  # a user's own algorithm need not have rules
+        found += list(check(told)) if check is not None else []
+    try:
+        speaks(federation.sampler, Sampler, "sampler._target_", type(federation.sampler).__name__)
+    except Mistake as mistake:
+        found.append(mistake)
+    empty = int((told.sizes == 0).sum())
+    if empty:
+        why = f"{empty} of {len(told.sizes)} clients have no sample: they are sampled, but weigh nothing"
+        found.append(Mistake("partition", "", why, "take fewer clients, or partition.min_samples=1", warning=True))
+    return found
+
+
+def speaks(made: Any, protocol: type, key: str, target: Any) -> Any:
+    """What was made, if it has the protocol's methods.
+
+    Raises:
+        Mistake: if one of them is missing.
+    """
+    methods = [name for name in vars(protocol) if name == "__call__" or not name.startswith("_")]
+    if missing := [name for name in methods if not callable(getattr(made, name, None))]:
+        why = f"makes a {type(made).__name__}, which has no {' and no '.join(missing)}"
+        raise Mistake(key, target, why, f"it needs {', '.join(methods)}: see {protocol.__name__} in fedlit.protocols")
+    return made
