@@ -125,7 +125,7 @@ def terminated(folder: Path) -> str:
     must(committed(folder / "run") == [1, 2], "two rounds were kept")
     ended(0, typed(resume, **LEAVE))
     same(left(folder / "run"), whole())
-    end = ended(0, typed(resume, **LEAVE))
+    end = ended(0, started(folder / "run", resume=True))
     must("is finished after 4 rounds" in end.said, f"said {end.said}")
     return "goes on by the command that it prints; then says it is finished"
 
