@@ -13,7 +13,10 @@ FLOORS = [
     {"snapshot", "bench", "logged", "watch", "local", "weights", "worker", "tally", "faults", "executors", "monitor"},
     {"evaluation", "clock", "store", "commits", "checkpoint", "rules", "federation", "summary"},
     {"observers", "preflight", "arguments", "trial", "make", "material", "build", "plan"},
-    {"typed", "command_line", "trust", "signals", "running", "resume", "train", "evaluate", "replay"},
+    {
+        *("typed", "command_line", "trust", "signals", "running", "resume", "train", "evaluate", "replay"),
+        *("reports", "report", "compare"),
+    },
 ]
 FILES = sorted(ROOT.rglob("*.py"))
 
