@@ -28,21 +28,8 @@ from fedlit.mistakes import Mistake, Mistakes
 
 log = logging.getLogger("fedlit")
 
-ASKS_HYDRA = {
-    "--help",
-    "-h",
-    "--hydra-help",
-    "--version",
-    "--info",
-    "-i",
-    "--shell-completion",
-    "-sc",
-    "--cfg",
-    "-c",
-    "--resolve",
-    "--package",
-    "-p",
-}
+ASKS_HYDRA = {"--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc"}
+ASKS_HYDRA |= {"--cfg", "-c", "--resolve", "--package", "-p"}
 """Flags with which nothing is trained."""
 
 _failed: list[str] = []  # jobs of this process's multirun that did not come to their end
