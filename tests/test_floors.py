@@ -11,10 +11,10 @@ FLOORS = [
     {"messages", "record", "call", "wire", "protocols", "facts"},
     {"algorithms", "data", "models", "schedule"},
     {"snapshot", "bench", "logged", "watch", "local", "weights", "worker", "tally", "faults", "executors", "monitor"},
-    {"evaluation", "clock", "store", "commits", "checkpoint", "rules", "federation", "summary"},
+    {"evaluation", "clock", "store", "commits", "checkpoint", "rules", "federation", "summary", "digests"},
     {"observers", "preflight", "arguments", "trial", "make", "material", "build", "plan"},
     {
-        *("typed", "command_line", "trust", "signals", "running", "resume", "train", "evaluate", "replay"),
+        *("typed", "command_line", "trust", "signals", "running", "resume", "sweep", "train", "evaluate", "replay"),
         *("reports", "report", "compare"),
     },
 ]

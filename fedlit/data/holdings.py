@@ -54,13 +54,16 @@ class Holdings:
 
     def training(self, round: int, client: int) -> Batches:
         """The batches of a client's local training, in an order of this round's and client's own."""
-        generator = torch_stream(self.seed, Purpose.LOADER, round, client)
         loading, shard = self.loading, self.population.shard(client)
-        batches = self.train.batches(shard, loading.local, generator, drop_last=loading.drop_last)
+        batches = self.train.batches(shard, loading.local, self.order(round, client), drop_last=loading.drop_last)
         noise = self.population.noise
         if noise is None or not noise[client]:
             return batches
         return Noisy(batches, float(noise[client]), torch_stream(self.seed, Purpose.NOISE, round, client))
+
+    def order(self, round: int, client: int) -> torch.Generator:
+        """The generator that decides the order of a client's samples in a round."""
+        return torch_stream(self.seed, Purpose.LOADER, round, client)
 
     def shard(self, client: int) -> Batches:
         """A client's samples in their order, as they are."""

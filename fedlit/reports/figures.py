@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,9 @@ def save(found: Mapping[str, Any], out: Path) -> list[str]:
 
 def curves(found: Mapping[str, Any]) -> Figure:
     """The metric over rounds and over bytes."""
-    labels = [f"{one['group']} ({_seeds(one['n'])})" for one in found["groups"]]
-    figure = Figure(figsize=(9, 3.6 + 0.22 * len(labels)), layout="constrained")
+    labels = [_folded(f"{one['group']} ({_seeds(one['n'])})", 110) for one in found["groups"]]
+    lines = sum(label.count("\n") + 1 for label in labels)
+    figure = Figure(figsize=(9, 3.6 + 0.22 * lines), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     styles = [*(cycler(linestyle=LINES) * cycler(color=COLOURS))]  # colours first, then other lines
     most = max((one["bytes"]["x"][-1] for one in found["curves"] if one["bytes"]["x"]), default=0.0)
@@ -76,21 +78,21 @@ def _line(axes: Axes, band: Mapping[str, Any], size: float, label: str, style: M
 def differences(found: Mapping[str, Any]) -> Figure:
     """Differences from the baseline with their intervals, and the single seeds."""
     rows = [(one["group"], name, one[name]) for one in found["paired"] for name in ("best", "last") if one[name]]
-    figure = Figure(figsize=(9, 1.3 + 0.42 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(9, 1.3 + 0.5 * len(rows)), layout="constrained")
     axes = figure.subplots()
     for at, (_, name, pairs) in enumerate(rows):
         colour = COLOURS[0] if name == "best" else COLOURS[1]
         values = [*pairs["values"].values()]
-        axes.plot(values, [at] * len(values), "o", color=colour, alpha=0.35, markersize=4, markeredgewidth=0)
+        axes.plot(values, [at] * len(values), "o", color=colour, alpha=0.4, markersize=6, markeredgewidth=0)
         axes.errorbar(pairs["mean"], at, xerr=pairs["half"], fmt="D", color=colour, capsize=4, markersize=5)
     axes.axvline(0, color="0.4", linewidth=0.8)
-    names = [f"{label}\n{name} round, {_pairs(pairs['n'])}" for label, name, pairs in rows]
+    names = [f"{_folded(label, 40)}\n{name} round, {_pairs(pairs['n'])}" for label, name, pairs in rows]
     axes.set_yticks(range(len(rows)), [_text(name) for name in names], fontsize=8)
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3, linewidth=0.6)
     better = {"max": ", above 0 is better", "min": ", below 0 is better", None: ""}[found["mode"]]
-    axes.set_xlabel(_text(f"{found['metric']} less that of {found['baseline']}{better}"))
-    axes.set_title(f"paired by seed: mean, {100 * found['level']:g} % interval, and each seed", fontsize=10)
+    axes.set_xlabel(_text(_folded(f"{found['metric']} less that of {found['baseline']}{better}", 60)))
+    figure.suptitle(f"paired by seed: mean, {100 * found['level']:g} % interval, and each seed", fontsize=10)
     return figure
 
 
@@ -100,6 +102,10 @@ def _seeds(count: int) -> str:
 
 def _pairs(count: int) -> str:
     return "1 pair" if count == 1 else f"{count} pairs"
+
+
+def _folded(text: str, width: int) -> str:
+    return textwrap.fill(text, width, break_on_hyphens=False)
 
 
 def _text(text: str) -> str:

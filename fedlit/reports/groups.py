@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from fedlit.mistakes import Mistake, nearest
+from fedlit.mistakes import Mistake, Mistakes, nearest
 from fedlit.reports.folders import BROKEN, LOADER, LeftOut, Ran
 
 SAME = (
@@ -144,12 +144,14 @@ def baselines(groups: Sequence[Group], typed: str | None) -> tuple[str | None, d
     the baseline's settings and all other settings of its own. Without one typed, the first value of the first setting.
 
     Raises:
-        Mistake: if no group, or more than one, is meant.
+        Mistakes: if no group, or more than one, is meant.
     """
     if len(groups) < 2:
         if typed is None:
             return None, {}
-        raise Mistake("--baseline", typed, "has nothing to be compared with: there is one group", "leave it out")
+        raise Mistakes(
+            [Mistake("--baseline", typed, "has nothing to be compared with: there is one group", "leave it out")]
+        )
     first, value = next(iter(groups[0].settings.items()))
     text = typed if typed is not None else f"{first}={value}"
     asked = {key: value for key, _, value in (part.partition("=") for part in text.replace(",", " ").split())}
@@ -157,15 +159,19 @@ def baselines(groups: Sequence[Group], typed: str | None) -> tuple[str | None, d
     for key, value in asked.items() or [("", "")]:
         if not any(_equal(one.settings.get(key), value) for one in groups):
             why = f"must be of what differs: {', '.join(offered)}"
-            raise Mistake("--baseline", text, why, nearest(f"{key}={value}", offered))
+            raise Mistakes([Mistake("--baseline", text, why, nearest(f"{key}={value}", offered))])
     base = [i for i, one in enumerate(groups) if all(_equal(one.settings[key], asked[key]) for key in asked)]
     found = {}
     for i, one in enumerate(groups):
         partners = [] if i in base else _partners(groups, base, i, asked)
         if len(partners) > 1 and typed is not None:
             several = "; ".join(groups[j].label for j in partners)
-            raise Mistake(
-                "--baseline", text, f"is several groups for {one.label}: {several}", "add what tells them apart"
+            raise Mistakes(
+                [
+                    Mistake(
+                        "--baseline", text, f"is several groups for {one.label}: {several}", "add what tells them apart"
+                    )
+                ]
             )
         if len(partners) == 1:
             found[i] = partners[0]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fedlit.mistakes import Mistake, nearest
+from fedlit.mistakes import Mistake, Mistakes, nearest
 from fedlit.reports.folders import Ran, number
 from fedlit.statistics import area
 
@@ -53,10 +53,10 @@ def judged(runs: Sequence[Ran], metric: str | None, mode: str | None, target: fl
     set or, where no run has that, on the clients' own test samples: the one that the most runs have.
 
     Raises:
-        Mistake: if no run has the metric, or the target needs a mode that cannot be had.
+        Mistakes: if no run has the metric, or the target needs a mode that cannot be had.
     """
     if target is not None and not math.isfinite(target):
-        raise Mistake("--target", target, "must be a number")
+        raise Mistakes([Mistake("--target", target, "must be a number")])
     names = {name for run in runs for name in run.summary["last"]["metrics"]}
     asked = Counter[tuple[str, str]]()
     for run in runs:
@@ -68,14 +68,18 @@ def judged(runs: Sequence[Ran], metric: str | None, mode: str | None, target: fl
     if metric is None or metric not in names:
         measured = sorted(name for name in names if name.startswith(("test", "own/", "val")))
         why = f"is in no run's records; {', '.join(measured) or 'no metric of an evaluation'} are"
-        raise Mistake(
-            "--metric", metric or "the monitored metric's on test samples", why, nearest(metric or "", measured)
+        raise Mistakes(
+            [
+                Mistake(
+                    "--metric", metric or "the monitored metric's on test samples", why, nearest(metric or "", measured)
+                )
+            ]
         )
     modes = {told for (name, told) in asked if name == metric}
     mode = mode or (modes.pop() if len(modes) == 1 else None)
     if target is not None and mode is None:
         why = f"needs to know which values of {metric} are the better ones"
-        raise Mistake("--target", target, why, "add --mode max or --mode min")
+        raise Mistakes([Mistake("--target", target, why, "add --mode max or --mode min")])
     return Judged(metric, mode, target)
 
 

@@ -38,24 +38,15 @@ def result(
     Raises:
         Mistakes: if there is nothing to report on, or the target, metric or baseline cannot be had.
     """
-    wrong: list[Mistake] = []
     here = [read(folder) for folder in find(paths)]
     runs, left = [one for one in here if isinstance(one, Ran)], [one for one in here if isinstance(one, LeftOut)]
     if not runs:
         raise Mistakes(_nothing(left))
-    by = Judged("", None)
-    try:
-        by = judged(runs, metric, mode, target)
-    except Mistake as mistake:
-        raise Mistakes([mistake]) from mistake
+    by = judged(runs, metric, mode, target)
     other = {run.folder: why for run in runs if (why := why_not(run, by, metric is not None))}
     left += [LeftOut(run.folder, "other metric", other[run.folder], run.config) for run in runs if run.folder in other]
     groups, again = group([run for run in runs if run.folder not in other], left)
-    try:
-        typed, compared = baselines(groups, baseline)
-    except Mistake as mistake:
-        wrong.append(mistake)
-        raise Mistakes(wrong) from mistake
+    typed, compared = baselines(groups, baseline)
     measured = [{seed: measure(run, by) for seed, run in one.runs.items()} for one in groups]
     return {
         "metric": by.metric,
@@ -149,9 +140,8 @@ def _unlike(one: Group, base: Group, seeds: Sequence[int]) -> list[str]:
     """What a seed did not make the same in both, of what their summaries have digests of."""
     found = set()
     for seed in seeds:
-        a, b = ({k: v for k, v in part.runs[seed].summary.items() if k.startswith("digest")} for part in (one, base))
-        a, b = ({**{f"digest.{k}": v for k, v in (x.pop("digest", None) or {}).items()}, **x} for x in (a, b))
-        found |= {name.removeprefix("digest.") for name in set(a) & set(b) if a[name] != b[name]}
+        a, b = (part.runs[seed].summary.get("digest", {}) for part in (one, base))
+        found |= {name for name in set(a) & set(b) if a[name] != b[name]}
     return sorted(found)
 
 
