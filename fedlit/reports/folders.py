@@ -6,7 +6,6 @@ import glob
 import json
 import math
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -182,21 +181,6 @@ def number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return math.nan
     return float(value)
-
-
-def tell(mistakes: Sequence[Mistake], nothing: str) -> None:
-    """Prints mistakes, a paragraph each, to the standard error.
-
-    Args:
-        mistakes: all that there are.
-        nothing: what was not done for them.
-    """
-    count = f"{len(mistakes)} mistakes" if len(mistakes) != 1 else "1 mistake"
-    print(f"fedlit: {count}; {nothing}", file=sys.stderr)
-    for mistake in mistakes:
-        print(f"  {mistake.key}={mistake.given}\n      {mistake.allowed}", file=sys.stderr)
-        if mistake.remedy:
-            print(f"      {mistake.remedy}", file=sys.stderr)
 
 
 def _said(error: BaseException) -> str:

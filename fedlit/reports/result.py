@@ -13,11 +13,11 @@ from fedlit.mistakes import Mistake, Mistakes
 from fedlit.reports.folders import LeftOut, Ran, find, read
 from fedlit.reports.groups import Group, baselines, group
 from fedlit.reports.measures import COSTS, SPREAD, Judged, curve, judged, measure, why_not
+from fedlit.reports.terminal import MOST_TOLD
 from fedlit.statistics import LEVEL, Estimate, student, unpaired
 
 SCALARS = ("best", "last", "area", "rounds", "bytes", "wall_s", "simulated_s", "seconds")
 COMPARED = ("best", "last", "area")
-MOST_TOLD = 10
 
 Measured = Mapping[int, Mapping[str, Any]]
 
