@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -44,11 +43,10 @@ def curves(found: Mapping[str, Any]) -> Figure:
     lines = sum(label.count("\n") + 1 for label in labels)
     figure = Figure(figsize=(9, 3.6 + 0.22 * lines), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    styles = [*(cycler(linestyle=LINES) * cycler(color=COLOURS))]  # colours first, then other lines
     most = max((one["bytes"]["x"][-1] for one in found["curves"] if one["bytes"]["x"]), default=0.0)
     size, unit = scale(most, "B")
     for i, (one, label) in enumerate(zip(found["curves"], labels, strict=True)):
-        style = styles[i % len(styles)]
+        style = {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)]}
         _line(left, one["rounds"], 1.0, label, style)
         _line(right, one["bytes"], size, label, style)
     left.set_xlabel("round")
@@ -78,7 +76,9 @@ def _line(axes: Axes, band: Mapping[str, Any], size: float, label: str, style: M
 def differences(found: Mapping[str, Any]) -> Figure:
     """Differences from the baseline with their intervals, and the single seeds."""
     rows = [(one["group"], name, one[name]) for one in found["paired"] for name in ("best", "last") if one[name]]
-    figure = Figure(figsize=(9, 1.3 + 0.5 * len(rows)), layout="constrained")
+    names = [f"{_folded(label, 40)}\n{name} round, {_pairs(pairs['n'])}" for label, name, pairs in rows]
+    most = max(name.count("\n") + 1 for name in names)
+    figure = Figure(figsize=(9, 1.3 + (0.12 + 0.13 * most) * len(rows)), layout="constrained")
     axes = figure.subplots()
     for at, (_, name, pairs) in enumerate(rows):
         colour = COLOURS[0] if name == "best" else COLOURS[1]
@@ -86,12 +86,11 @@ def differences(found: Mapping[str, Any]) -> Figure:
         axes.plot(values, [at] * len(values), "o", color=colour, alpha=0.4, markersize=6, markeredgewidth=0)
         axes.errorbar(pairs["mean"], at, xerr=pairs["half"], fmt="D", color=colour, capsize=4, markersize=5)
     axes.axvline(0, color="0.4", linewidth=0.8)
-    names = [f"{_folded(label, 40)}\n{name} round, {_pairs(pairs['n'])}" for label, name, pairs in rows]
     axes.set_yticks(range(len(rows)), [_text(name) for name in names], fontsize=8)
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3, linewidth=0.6)
     better = {"max": ", above 0 is better", "min": ", below 0 is better", None: ""}[found["mode"]]
-    axes.set_xlabel(_text(_folded(f"{found['metric']} less that of {found['baseline']}{better}", 60)))
+    axes.set_xlabel(_text(_folded(f"{found['metric']} less that of {found['baseline']}{better}", 90)))
     figure.suptitle(f"paired by seed: mean, {100 * found['level']:g} % interval, and each seed", fontsize=10)
     return figure
 

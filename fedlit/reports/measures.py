@@ -97,7 +97,7 @@ def why_not(run: Ran, by: Judged, asked: bool) -> str | None:
     if not asked and by.metric not in counterpart(monitor):
         return f"is monitored by {monitor}; --metric {by.metric} takes it in"
     if by.metric in counterpart(monitor) and by.mode is not None and mode != by.mode:
-        return f"has monitor.mode={mode}, and the others {by.mode}"
+        return f"has monitor.mode={mode}, and the report is of {by.mode}"
     return None
 
 

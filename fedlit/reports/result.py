@@ -45,6 +45,8 @@ def result(
     by = judged(runs, metric, mode, target)
     other = {run.folder: why for run in runs if (why := why_not(run, by, metric is not None))}
     left += [LeftOut(run.folder, "other metric", other[run.folder], run.config) for run in runs if run.folder in other]
+    if len(other) == len(runs):
+        raise Mistakes(_nothing(left))
     groups, again = group([run for run in runs if run.folder not in other], left)
     typed, compared = baselines(groups, baseline)
     measured = [{seed: measure(run, by) for seed, run in one.runs.items()} for one in groups]
