@@ -367,7 +367,11 @@ MISTAKES = [
     ({"metric": "test/acuracy"}, "--metric", "is in no run's records"),
     ({"target": float("nan")}, "--target", "must be a number"),
     ({"target": 0.5, "metric": "test/f1"}, "--target", "which values of test/f1 are the better ones"),
-    ({"mode": "min"}, "PATH", "is left out: other metric: has monitor.mode=max, and the report is of min"),
+    (
+        {"paths": ["runs/a"], "mode": "min"},
+        "PATH",
+        "is left out: other metric: has monitor.mode=max, and the report is of min",
+    ),
     ({"baseline": "algorithm=fedavh"}, "--baseline", "must be of what differs: algorithm=fedavg, algorithm=fedprox"),
     ({"baseline": "seed=1"}, "--baseline", "must be of what differs"),
     ({"baseline": ""}, "--baseline", "must be of what differs"),

@@ -38,16 +38,7 @@ def result(
     Raises:
         Mistakes: if there is nothing to report on, or the target, metric or baseline cannot be had.
     """
-    here = [read(folder) for folder in find(paths)]
-    runs, left = [one for one in here if isinstance(one, Ran)], [one for one in here if isinstance(one, LeftOut)]
-    if not runs:
-        raise Mistakes(_nothing(left))
-    by = judged(runs, metric, mode, target)
-    other = {run.folder: why for run in runs if (why := why_not(run, by, metric is not None))}
-    left += [LeftOut(run.folder, "other metric", other[run.folder], run.config) for run in runs if run.folder in other]
-    if len(other) == len(runs):
-        raise Mistakes(_nothing(left))
-    groups, again = group([run for run in runs if run.folder not in other], left)
+    groups, left, by = _grouped(paths, metric, mode, target)
     typed, compared = baselines(groups, baseline)
     measured = [{seed: measure(run, by) for seed, run in one.runs.items()} for one in groups]
     return {
@@ -60,7 +51,7 @@ def result(
         "groups": [_group(one, found, by) for one, found in zip(groups, measured, strict=True)],
         "paired": [_paired(groups[i], groups[j], measured[i], measured[j]) for i, j in compared.items()],
         "not_compared": _not_compared(groups, compared),
-        "left_out": [{"folder": str(one.folder), "what": one.what, "why": one.why} for one in [*left, *again]],
+        "left_out": [{"folder": str(one.folder), "what": one.what, "why": one.why} for one in left],
         "runs": [
             {
                 "folder": str(one.runs[seed].folder),
@@ -74,6 +65,22 @@ def result(
         ],
         "curves": [{over: _band(one, by.metric, over) for over in ("rounds", "bytes")} for one in groups],
     }
+
+
+def _grouped(
+    paths: Sequence[Path | str], metric: str | None, mode: str | None, target: float | None
+) -> tuple[list[Group], list[LeftOut], Judged]:
+    here = [read(folder) for folder in find(paths)]
+    runs, left = [one for one in here if isinstance(one, Ran)], [one for one in here if isinstance(one, LeftOut)]
+    if not runs:
+        raise Mistakes(_nothing(left))
+    by = judged(runs, metric, mode, target)
+    other = {run.folder: why for run in runs if (why := why_not(run, by, metric is not None))}
+    left += [LeftOut(run.folder, "other metric", other[run.folder], run.config) for run in runs if run.folder in other]
+    if len(other) == len(runs):
+        raise Mistakes(_nothing(left))
+    groups, again = group([run for run in runs if run.folder not in other], left)
+    return groups, [*left, *again], by
 
 
 def _nothing(left: Sequence[LeftOut]) -> list[Mistake]:
