@@ -30,7 +30,7 @@ def test_what_differs_and_since_when(tmp_path):
 
 
 def test_versions_and_digests_that_differ_are_shown(tmp_path):
-    a = leave(tmp_path / "a", summary={"versions": {"torch": "2.14"}, "digest": {"init": "1"}})
+    a = leave(tmp_path / "a", summary={"versions": {"torch": "2.14"}, "digest": {"init": "1", "new": "2"}})
     b = leave(tmp_path / "b", summary={"versions": {"torch": "2.13"}, "digest": {"init": "1"}})
     assert compare.compare(a, b)["summary"] == {"versions.torch": ("2.14", "2.13")}
 

@@ -44,7 +44,8 @@ def leave(folder, tests=(0.5, 0.7, 0.6), vals=None, choices=None, rounds=None, s
         (folder / ".hydra").mkdir()
         content = {"hydra": {"runtime": {"choices": {"model": "simple_cnn", "debug": None, **choices}}}}
         (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(content))
-    prefix, name = config["monitor"]["name"][:3], config["monitor"]["name"][3:]
+    monitor = (config["monitor"] or {}).get("name", "val/accuracy")
+    prefix, name = monitor[:3], monitor[3:]
     vals = tests if vals is None else vals
     records = [
         {
@@ -69,7 +70,7 @@ def leave(folder, tests=(0.5, 0.7, 0.6), vals=None, choices=None, rounds=None, s
     metrics = [{k: v for k, v in record.items() if k not in named} for record in records]
     content = {
         "rounds": len(records),
-        "monitor": config["monitor"]["name"],
+        "monitor": monitor,
         "best": {"round": best + 1, "metrics": metrics[best]},
         "last": {"round": len(records), "metrics": metrics[-1]},
         "seconds": 9.0,
@@ -305,6 +306,32 @@ def test_what_is_left_out_is_told_with_the_reason(tmp_path):
     assert left["other"][1] == f"seed 1 with ANOTHER RESULT is {tmp_path / 'again'}"
     assert found["groups"][0]["failed_jobs"] == [str(failed)]
     assert [run["folder"] for run in found["runs"]] == [str(tmp_path / "again")]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"summary": {"rounds": 0}, "journal": ""},
+        {"journal": "{"},
+        {"rounds": {1: {"round": 2}}},
+        {"rounds": {1: {"failures": "x"}}},
+        {"rounds": {1: {"failures": None}}},
+        {"rounds": {1: {"time/round_s": None}}},
+        {"summary": {"best": {"round": 1}}},
+        {"summary": {"last": None}},
+        {"summary": {"digest": "x"}},
+        {"seed": "one"},
+        {"monitor": None},
+    ],
+)
+def test_a_folder_that_is_not_as_a_run_leaves_it_is_unreadable(tmp_path, broken):
+    leave(tmp_path / "good")
+    journal = broken.get("journal")
+    leave(tmp_path / "bad", **{key: value for key, value in broken.items() if key != "journal"})
+    if journal is not None:
+        (tmp_path / "bad" / "rounds.jsonl").write_text(journal)
+    found = result([tmp_path])
+    assert [(one["what"], one["folder"]) for one in found["left_out"]] == [("unreadable", str(tmp_path / "bad"))]
 
 
 def test_a_value_that_is_no_number_is_in_no_mean_and_is_told(tmp_path):

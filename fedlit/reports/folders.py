@@ -121,13 +121,14 @@ def read(folder: Path) -> Ran | LeftOut:
             return _without_summary(folder, config)
         summary = json.loads((folder / name).read_bytes())
         for key in ("best", "last"):
-            _ = summary[key]["round"], summary[key]["metrics"].items()
+            _ = summary[key]["round"], summary[key]["metrics"].items(), summary.get("digest", {}).items()
         name = "rounds.jsonl"
         ran = Ran(folder, config, records(folder)[0], summary)
-        if len(ran.rounds) != summary["rounds"]:
+        if not ran.rounds or len(ran.rounds) != summary["rounds"]:
             raise ValueError(f"has {len(ran.rounds)} rounds, and summary.json {summary['rounds']}")
         for record in ran.rounds:
-            _ = record["comm/up_bytes"] + record["comm/down_bytes"] + record["time/round_s"], record["failures"]
+            _ = record["comm/up_bytes"] + record["comm/down_bytes"] + record["time/round_s"]
+            _ = [failure["outcome"] for failure in record["failures"]]
     except BROKEN as error:
         return LeftOut(folder, "unreadable", f"{name}: {_said(error)}", config)
     if not isinstance(config.get("seed"), int) or not isinstance(config.get("monitor.name"), str):
