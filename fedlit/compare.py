@@ -41,7 +41,7 @@ def compare(a: Path, b: Path) -> dict[str, Any]:
     """What differs between two runs.
 
     Returns:
-        `configuration` and `summary` (versions, platform, digests): pairs of values by key, of those that differ, of the summary where both have it; `rounds` of
+        `configuration` and `summary` (versions, platform, digests): pairs of values by key, of those that differ; `rounds` of
         each, and how many both have, `common`; `state`, `cohort` and `failures`: the first common round in which it differs,
         None if there is none; `cut`: which runs end in a line that was cut off.
 

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -246,6 +248,19 @@ def test_fedprox_with_two_mus_is_compared_with_the_one_fedavg(tmp_path):
     assert len(result([tmp_path], "algorithm=fedprox,algorithm.proximal=0.1")["paired"]) == 2
 
 
+def test_of_several_baselines_the_one_that_is_most_alike_is_taken(tmp_path):
+    for name, proximal in (("fedavg", 0.0), ("fedprox", 0.1)):
+        for rate in (0.5, 1.0):
+            keys = {"algorithm__proximal": proximal, "algorithm__lr": rate}
+            leave(tmp_path / f"{name}{rate}", choices={"algorithm": name}, **keys)
+    for typed in (None, "algorithm=fedavg"):
+        pairs = [(one["group"], one["baseline"]) for one in result([tmp_path], typed)["paired"]]
+        assert pairs == [
+            ("algorithm=fedprox algorithm.lr=0.5", "algorithm=fedavg algorithm.lr=0.5"),
+            ("algorithm=fedprox algorithm.lr=1.0", "algorithm=fedavg algorithm.lr=1.0"),
+        ]
+
+
 def test_seeds_without_a_pair_are_told(tmp_path):
     for seed in (1, 2, 3):
         leave(tmp_path / f"a{seed}", seed=seed)
@@ -428,7 +443,8 @@ def test_mistakes_are_told(two, monkeypatch, given, key, why):
 
 def test_a_path_is_a_run_a_sweep_or_a_pattern_and_a_run_counts_once(two, monkeypatch):
     monkeypatch.chdir(two)
-    assert len(result(["runs", "runs/a", "run*/*", two / "runs" / "b"])["runs"]) == 2
+    found = result(["runs", "runs/a", "run*/*", two / "runs" / "b"])
+    assert (len(found["runs"]), found["left_out"]) == (2, [])
 
 
 def test_the_command_ends_with_status_2_for_a_mistake_and_makes_no_folder(two, capsys):
@@ -456,7 +472,7 @@ def test_a_report_goes_into_the_folder_of_the_sweep(two):
     assert report.sweep_of([runs / "a", runs / "b"]) == runs
 
 
-def test_what_a_folder_names_is_neither_imported_nor_taken_for_markup(tmp_path):
+def test_what_a_folder_names_is_neither_imported_nor_taken_for_markup(tmp_path, capsys):
     leave(tmp_path / "a", choices={"algorithm": "[red]x[/red]|"})
     leave(tmp_path / "b", choices={"algorithm": "fedprox"}, algorithm__proximal=1.0, data___target_="not.there.at_all")
     (tmp_path / "c").mkdir()
@@ -465,7 +481,15 @@ def test_what_a_folder_names_is_neither_imported_nor_taken_for_markup(tmp_path):
     report.write([tmp_path], tmp_path / "out")
     assert "algorithm=[red]x[/red]\\|" in (tmp_path / "out" / "report.md").read_text()
     report.show(result([tmp_path]), None, report.Console(width=80))
+    assert capsys.readouterr().out.count("algorithm=[red]x[/red]|") >= 2
     assert "could not determine a constructor" in str(result([tmp_path])["left_out"])
+
+
+def test_the_commands_start_without_torch_lightning_and_hydra():
+    code = "import fedlit.report, fedlit.compare, fedlit.reports.figures, sys; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "fedlit.reports.figures" in modules
+    assert not {"torch", "lightning", "hydra", "omegaconf"} & set(modules)
 
 
 @pytest.mark.parametrize(
