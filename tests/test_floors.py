@@ -7,13 +7,16 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "fedlit"
 FLOORS = [
-    {"mistakes", "tensors", "streams", "jsonl", "speeds", "disk", "crash", "__init__"},
+    {"mistakes", "tensors", "streams", "jsonl", "speeds", "disk", "crash", "statistics", "__init__"},
     {"messages", "record", "call", "wire", "protocols", "facts"},
     {"algorithms", "data", "models", "schedule"},
     {"snapshot", "bench", "logged", "watch", "local", "weights", "worker", "tally", "faults", "executors", "monitor"},
     {"evaluation", "clock", "store", "commits", "checkpoint", "rules", "federation", "summary", "digests"},
     {"observers", "preflight", "arguments", "trial", "make", "material", "build", "plan"},
-    {"typed", "command_line", "trust", "signals", "running", "resume", "train", "evaluate", "replay"},
+    {
+        *("typed", "command_line", "trust", "signals", "running", "resume", "train", "evaluate", "replay"),
+        *("reports", "report", "compare"),
+    },
 ]
 FILES = sorted(ROOT.rglob("*.py"))
 
