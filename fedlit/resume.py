@@ -28,6 +28,7 @@ MAY_CHANGE = (
     "executor",
     "observers",
     "checkpoint",
+    "sweep",
     "trainer.accelerator",
     "check",
     "traceback",

@@ -49,6 +49,7 @@ def train(
     names: Mapping[str, str],
     started: float,
     overrides: Sequence[str] = (),
+    searched: bool = False,
 ) -> float | None:
     """Trains a federation and leaves everything in its folder.
 
@@ -58,6 +59,7 @@ def train(
         names: choices in the configuration's groups.
         started: time.time() when the command began, or the job.
         overrides: what was typed, for who wants to go on.
+        searched: whether a sweeper needs what is returned.
 
     Returns:
         The monitored metric of the best round, for a sweeper; None without a validation split.
@@ -75,6 +77,9 @@ def train(
         if not config["resume"]:
             _refuse_used(folder)
         run, observers = _built(config, folder, names)
+        if searched and run.federation.monitor.name is None:
+            why = "leaves no validation split, whose metric is what the search is for"
+            raise Mistakes([Mistake("data.val_fraction", config["data"].get("val_fraction"), why, "hold some out")])
         disk = LocalDisk() if run.crash is None or config["resume"] else run.crash.disk(LocalDisk())
         _refuse_small_disk(run)
         commits = Checkpoints(folder, run.keeping, disk)

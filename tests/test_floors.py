@@ -13,7 +13,7 @@ FLOORS = [
     {"snapshot", "bench", "logged", "watch", "local", "weights", "worker", "tally", "faults", "executors", "monitor"},
     {"evaluation", "clock", "store", "commits", "checkpoint", "rules", "federation", "summary", "digests"},
     {"observers", "preflight", "arguments", "trial", "make", "material", "build", "plan"},
-    {"typed", "command_line", "trust", "signals", "running", "resume", "sweep", "train", "evaluate", "replay"},
+    {"typed", "command_line", "trust", "signals", "running", "resume", "jobs", "sweep", "train", "evaluate", "replay"},
 ]
 FILES = sorted(ROOT.rglob("*.py"))
 
@@ -60,7 +60,19 @@ def test_lightning_and_hydra_stay_where_they_belong(path):
         *("preflight", "arguments", "trial", "material", "build"),
     }:
         assert "lightning" not in packages or path.name in ("own.py", "modules.py")
-    hydras = {"build", "make", "material", "train", "typed", "command_line", "trust", "evaluate", "resume"}
+    hydras = {
+        "build",
+        "make",
+        "material",
+        "train",
+        "jobs",
+        "sweep",
+        "typed",
+        "command_line",
+        "trust",
+        "evaluate",
+        "resume",
+    }
     if part(path) not in hydras:
         assert not packages & {"hydra", "omegaconf"}
 
