@@ -154,10 +154,10 @@ class Outcome:
     def of(cls, folder: Path) -> Outcome:
         """That of the job in a folder."""
         job, reasons, status = json.loads((folder / JOB).read_bytes()), (), "unfinished"
-        if (folder / SUMMARY).is_file():
-            status = "finished"
-        elif (folder / FAILURE).is_file():
+        if (folder / FAILURE).is_file():
             status, reasons = "failed", tuple(json.loads((folder / FAILURE).read_bytes())["reasons"])
+        elif (folder / SUMMARY).is_file():
+            status = "finished"
         return cls(folder, tuple(job["overrides"]), job["call"], status, reasons)
 
     def command(self, flags: Sequence[str]) -> str:

@@ -62,7 +62,7 @@ def _job(config: DictConfig) -> float | None:
 
 def _one(config: DictConfig, settings: Any, started: float, multirun: bool) -> float | None:
     from fedlit.build import plain  # here: Lightning takes seconds, and a mistyped name is told at once
-    from fedlit.running import NoRoom, train
+    from fedlit.running import NoRoom
 
     folder, values = Path(settings.runtime.output_dir), {}
     overrides = jobs.own(settings.overrides.task) if multirun else list(settings.overrides.task)
@@ -71,12 +71,7 @@ def _one(config: DictConfig, settings: Any, started: float, multirun: bool) -> f
         values = plain(config)
         if multirun and not config.check:
             note()
-            if jobs.begun(folder, values):
-                if (summary := jobs.finished(folder)) is not None:
-                    return jobs.objective(summary)
-                values["resume"] = str(folder)
-        searched = multirun and settings.sweeper.get("direction") is not None
-        result = train(values, folder, settings.runtime.choices, started, overrides, searched)
+        result = _trained(values, settings, folder, overrides, started, multirun)
         if config.check:
             _remove_untrained(folder)
         else:
@@ -108,6 +103,20 @@ def _one(config: DictConfig, settings: Any, started: float, multirun: bool) -> f
         log.exception("job %s failed", settings.job.num)
         note([f"{type(error).__name__}: {error}"])
     return None
+
+
+def _trained(
+    values: dict[str, Any], settings: Any, folder: Path, overrides: Sequence[str], started: float, multirun: bool
+) -> float | None:
+    """What a run is worth to a sweeper; a job that is finished is not trained again, and one that was begun is gone on with."""
+    from fedlit.running import train
+
+    if multirun and not values["check"] and jobs.begun(folder, values):
+        if (summary := jobs.finished(folder)) is not None:
+            return jobs.objective(summary)
+        values["resume"] = str(folder)
+    searched = multirun and settings.sweeper.get("direction") is not None
+    return train(values, folder, settings.runtime.choices, started, overrides, searched)
 
 
 def main() -> None:
