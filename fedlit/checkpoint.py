@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,13 @@ from fedlit.commits import (
     committed,
     manifest_of,
     measured,
+    numbered,
     place,
     read,
     segment,
     since_of,
 )
-from fedlit.disk import Disk, LocalDisk
+from fedlit.disk import Disk, LocalDisk, replace_file
 from fedlit.jsonl import json_line
 from fedlit.messages import State
 from fedlit.mistakes import Mistake
@@ -46,6 +46,8 @@ from fedlit.store import ClientStore
 log = logging.getLogger("fedlit")
 
 JOURNAL = "rounds.jsonl"
+BAD = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)
+"""What reading a commit raises that is not what it was, whatever stands there instead."""
 
 
 @dataclass(frozen=True)
@@ -91,22 +93,24 @@ class Checkpoints:
         Raises:
             OSError: as the disk does.
         """
-        above, disk = self.folder / FOLDER, self.disk
+        above, journal, disk = self.folder / FOLDER, self.folder / JOURNAL, self.disk
         if not above.is_dir():
             disk.mkdir(above)
             disk.sync(self.folder)
-        journal = self.folder / JOURNAL
-        line = json_line(record.record()) + "\n"
-        note = {"round": state.round, "offset": journal.stat().st_size if journal.exists() else 0, "line": line}
+        line, begun = json_line(record.record()) + "\n", journal.exists()
+        note = {"round": state.round, "offset": journal.stat().st_size if begun else 0, "line": line}
         files = {STATE: wire.freeze({**wire.freeze_state(state), **since_of(store)}), ROUND: json.dumps(note).encode()}
         if changed := store.of_round(state.round):
             files[MEMORIES] = wire.freeze(wire.freeze_memories(changed))
         older = sorted({*store.since.values()} - {state.round})
-        files[MANIFEST] = manifest_of(files, {str(r): self._digest(r) for r in older})
+        self._digests = {r: self._digest(r) for r in older}
+        files[MANIFEST] = manifest_of(files, {str(r): digest for r, digest in self._digests.items()})
         self._write(files, place(self.folder, state.round))
         self._digests |= {state.round: measured(files[MEMORIES])} if changed else {}
         disk.append(journal, line.encode())
         disk.sync(journal)
+        if not begun:
+            disk.sync(self.folder)
         self._prune()
 
     def load(self) -> Saved | None:
@@ -115,6 +119,7 @@ class Checkpoints:
 
         Raises:
             Mistake: if there are rounds, but none that holds.
+            OSError: if the disk takes no repair.
         """
         for left in sorted((self.folder / FOLDER).glob(".*")):  # of a commit or a removal that a crash cut short
             self.disk.remove(left)
@@ -122,13 +127,15 @@ class Checkpoints:
         for round in reversed(committed(self.folder)):
             try:
                 state, store, note = read(self.folder, round)
-                records = self._rewound(note)
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                journal, records = self._recorded(note)
+            except BAD as error:
                 bad.append((place(self.folder, round), " ".join(str(error).split())))
                 continue
-            for path, why in bad:
-                log.warning("%s does not hold and is set aside: %s", path, why)
-                self.disk.rename(path, _free(path.with_name(f"bad-{path.name}")))
+            after = "is of a round after the last that holds"
+            bad += [(path, after) for number, path in numbered(self.folder, "memories").items() if number > round]
+            self._set_aside(bad)
+            if not (self.folder / JOURNAL).exists() or (self.folder / JOURNAL).read_bytes() != journal:
+                replace_file(self.folder / JOURNAL, journal, self.disk)
             return Saved(state, store, records)
         if bad:
             what = "; ".join(f"{path.name}: {why}" for path, why in bad)
@@ -156,28 +163,36 @@ class Checkpoints:
         disk.rename(partial, place)
         disk.sync(place.parent)
 
-    def _rewound(self, note: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
-        """The records up to the commit's, which rounds.jsonl has from now on, and nothing behind them."""
-        journal, line = self.folder / JOURNAL, note["line"].encode()
-        content = journal.read_bytes() if journal.exists() else b""
-        if len(content) < note["offset"]:
+    def _recorded(self, note: Mapping[str, Any]) -> tuple[bytes, tuple[Mapping[str, Any], ...]]:
+        """What rounds.jsonl was when a commit's round had been recorded, and its records. Raises ValueError if it is lost."""
+        journal = self.folder / JOURNAL
+        before = journal.read_bytes()[: note["offset"]] if journal.exists() else b""
+        if len(before) < note["offset"]:
             raise ValueError(f"{JOURNAL} is shorter than when the round was recorded")
-        whole = content[: note["offset"]] + line
+        whole = before + note["line"].encode()
         records = tuple(json.loads(record) for record in whole.splitlines())
-        if content != whole:
-            if len(content) > note["offset"]:
-                os.truncate(journal, note["offset"])
-            self.disk.append(journal, line)
-            self.disk.sync(journal)
-        return records
+        if [record["round"] for record in records] != [*range(1, note["round"] + 1)]:
+            raise ValueError(f"{JOURNAL} does not have the rounds before, each once")
+        return whole, records
+
+    def _set_aside(self, bad: Sequence[tuple[Path, str]]) -> None:
+        for path, why in bad:
+            log.warning("%s does not hold and is set aside: %s", path, why)
+            self.disk.rename(path, _free(path.with_name(f"bad-{path.name}")))
 
     def _prune(self, keep: int | None = None) -> None:
         """Removes the commits that are not kept; their memories stay while a kept one refers to them."""
-        rounds = committed(self.folder)
+        rounds, needed = committed(self.folder), set()
         kept = replace(self.keeping, keep=keep or self.keeping.keep).kept(rounds)
-        needed = {int(r) for k in kept for r in json.loads((place(self.folder, k) / MANIFEST).read_bytes())["memories"]}
-        for path in sorted((self.folder / FOLDER).glob("memories-*")):
-            self._shrink(path, int(path.name.removeprefix("memories-")) in needed)
+        for round in sorted(kept):
+            path = place(self.folder, round)
+            try:
+                needed |= {int(r) for r in json.loads((path / MANIFEST).read_bytes())["memories"]}
+            except BAD as error:  # an old one that was spoilt: what newer ones need of it stays
+                log.warning("%s does not hold and is not kept: %s", path, error)
+                kept.remove(round)
+        for round, path in sorted(numbered(self.folder, "memories").items()):
+            self._shrink(path, round in needed)
         for round in rounds:
             if round not in kept:
                 path = place(self.folder, round)

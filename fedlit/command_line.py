@@ -188,3 +188,9 @@ def unwritable(folder: Path) -> str:
 def quoted(value: object) -> str:
     """A value as a word that Hydra reads as it is."""
     return "'" + str(value).replace("'", "\\'") + "'"
+
+
+def unquoted(text: str) -> str:
+    """The value of a `key=value`, without quotes around it."""
+    value = text.partition("=")[2]
+    return value[1:-1].replace("\\'", "'") if value[:1] in ("'", '"') and value[-1:] == value[:1] else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,9 +83,16 @@ def place(folder: Path, round: int) -> Path:
     return folder / FOLDER / f"round-{round:06d}"
 
 
+def numbered(folder: Path, kind: str) -> dict[int, Path]:
+    """What is kept of rounds in a run's folder, commits (`round`) or what is left of them (`memories`); names that are not
+    ours are left out."""
+    found = ((re.fullmatch(rf"{kind}-(\d+)", path.name), path) for path in (folder / FOLDER).glob(f"{kind}-*"))
+    return {int(match[1]): path for match, path in found if match}
+
+
 def committed(folder: Path) -> list[int]:
-    """Rounds of which a commit is there, whole or not, ascending."""
-    return sorted(int(path.name.removeprefix("round-")) for path in (folder / FOLDER).glob("round-*"))
+    """Rounds of which a commit is in a run's folder, whole or not, ascending."""
+    return sorted(numbered(folder, "round"))
 
 
 def segment(folder: Path, round: int) -> Path:
@@ -103,8 +111,11 @@ def read(folder: Path, round: int) -> tuple[State, ClientStore, dict[str, Any]]:
     manifest = json.loads((here / MANIFEST).read_bytes())
     if manifest["schema"] != SCHEMA:
         raise ValueError(f"is of schema {manifest['schema']}, and this fedlit reads schema {SCHEMA}")
-    files = {name: _checked(here / name, wanted) for name, wanted in manifest["files"].items()}
+    named = [name for name in (STATE, ROUND, MEMORIES) if name in manifest["files"]]  # and not what else it may name
+    files = {name: _checked(here / name, manifest["files"][name]) for name in named}
     flat, note = wire.thaw(files[STATE]), json.loads(files[ROUND])
+    if note["round"] != round:
+        raise ValueError(f"is of round {note['round']}")
     clients, rounds = (flat["since", name, ""].tolist() for name in ("clients", "rounds"))
     since = dict(zip(clients, rounds, strict=True))
     segments = {int(r): _checked(segment(folder, int(r)), wanted) for r, wanted in manifest["memories"].items()}

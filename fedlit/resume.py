@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from hydra import compose
 from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 
 from fedlit.build import plain
-from fedlit.command_line import loader
+from fedlit.command_line import PRIMARY, check, loader, quoted, unquoted
 from fedlit.mistakes import Mistake, Mistakes
 from fedlit.running import COMMAND
-from fedlit.trust import distrust
+from fedlit.trust import VARIABLE, distrust
 
 MAY_CHANGE = (
     "schedule.rounds",
@@ -45,25 +46,49 @@ def rewritten(arguments: Sequence[str]) -> list[str]:
     """
     typed = get_args_parser().parse_args(list(arguments))
     overrides = [text for text in typed.overrides if _key(text) != "resume"]
-    asked = [text.partition("=")[2].strip("'\"") for text in typed.overrides if _key(text) == "resume"]
+    asked = [unquoted(text) for text in typed.overrides if _key(text) == "resume"]
     if not asked or asked[-1] in ("", "null"):
         return list(arguments)
     if typed.multirun:
         raise Mistakes([Mistake("resume", asked[-1], "goes on with one run, and -m begins several", "leave out -m")])
     flags = [argument for argument in arguments if argument not in typed.overrides]
-    where = [text.partition("=")[2].strip("'\"") for text in overrides if _key(text) == "hydra.run.dir"]
-    with loader(typed.config_dir):
-        if asked[-1] == "auto":
-            folder = _newest(overrides, Path(where[-1]) if where else None)
+    where = [Path(unquoted(text)) for text in overrides if _key(text) == "hydra.run.dir"]
+    name, both = typed.config_name or PRIMARY, overrides
+    try:
+        with loader(typed.config_dir):
+            folder = _folder(asked[-1], where, name, overrides)
             if folder is None:
                 return [*flags, *overrides]  # nothing to go on with: it begins
-        else:
-            folder = Path(asked[-1]).expanduser().absolute()
-        before = _typed_before(folder)
-        now = {_key(text) for text in overrides}
-        both = [text for text in before if _key(text) not in now] + [t for t in overrides if _key(t) != "hydra.run.dir"]
-        _refuse_changes(folder, both, overrides)
-    return [*flags, *both, f"resume='{folder}'", f"hydra.run.dir='{folder}'"]
+            both = _joined(_typed_before(folder), overrides)
+            _refuse_changes(folder, plain(compose(name, both)), overrides)
+    except HydraException as error:
+        why, remedy = str(error).splitlines()[0], "a --config-dir has to be typed again"
+        rest = [Mistake("resume", asked[-1], f"cannot be composed as it was: {why}", remedy)]
+        raise Mistakes(check([*flags, *both])[0] or rest) from error
+    return [*flags, *both, f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}"]
+
+
+def _folder(asked: str, where: Sequence[Path], name: str, overrides: Sequence[str]) -> Path | None:
+    """The run's folder; None if `auto` finds nothing to go on with."""
+    if asked == "auto":
+        config = plain(compose(name, [text for text in overrides if not _key(text).startswith("hydra")]))
+        return _newest(config, where[-1] if where else None)
+    folder = Path(asked).expanduser().absolute()
+    if where and where[-1].absolute() != folder:
+        why = f"is not {folder}, where the run is that is gone on with"
+        raise Mistakes([Mistake("hydra.run.dir", where[-1], why, "leave it out")])
+    return folder
+
+
+def _joined(before: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """What was typed for a run and is not typed otherwise now, and what is typed now. Another choice of a group that may
+    change comes without what was typed for the choice before."""
+    now = {_key(text) for text in overrides}
+
+    def stays(key: str) -> bool:
+        return key not in now and not (may_change(key) and key.partition(".")[0] in now)
+
+    return [text for text in before if stays(_key(text))] + [t for t in overrides if _key(t) != "hydra.run.dir"]
 
 
 def _typed_before(folder: Path) -> list[str]:
@@ -71,30 +96,51 @@ def _typed_before(folder: Path) -> list[str]:
     for name in (COMMAND, "config.yaml"):
         if not (folder / name).is_file():
             raise Mistakes([Mistake("resume", folder, f"has no {name}", "name the folder of a run, or auto")])
-    overrides = json.loads((folder / COMMAND).read_text())["overrides"]
-    return [text for text in overrides if _key(text).split("/")[0].split(".")[0] not in ("hydra", "resume")]
-
-
-def _refuse_changes(folder: Path, overrides: Sequence[str], typed: Sequence[str]) -> None:
-    """Raises Mistakes with every value that is not the run's and may not change, and every name that is not trusted."""
     try:
-        new = plain(compose("config", list(overrides)))
-    except HydraException as error:
-        why = f"cannot be composed as it was: {str(error).splitlines()[0]}"
-        raise Mistakes([Mistake("resume", folder, why, "a --config-dir has to be typed again")]) from error
-    old = yaml.safe_load((folder / "config.yaml").read_text())
+        overrides = json.loads((folder / COMMAND).read_bytes())["overrides"]
+        keys = {text: _key(text).split("/")[0].split(".")[0] for text in overrides}
+        if flags := [text for text in keys if text.startswith("-")]:
+            raise ValueError(f"{flags[0]} is no override")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Mistakes([Mistake("resume", folder, f"has a {COMMAND} that is not one of ours: {error}")]) from error
+    return [text for text, key in keys.items() if key not in ("hydra", "resume")]
+
+
+def _refuse_changes(folder: Path, new: Mapping[str, Any], typed: Sequence[str]) -> None:
+    """Raises Mistakes with every value that is not the run's and may not change, and every name that is not trusted."""
+    old = _config(folder)
+    if old is None:
+        raise Mistakes([Mistake("resume", folder, "has a config.yaml that is not one of ours")])
+    if found := _changes(old, new):
+        raise Mistakes(found)
+    named = [unquoted(text) for text in typed if _key(text).endswith("_target_")]
+    refused = distrust(new, [*named, *(target.rpartition(".")[0] for target in named)])
+    remedy = f"if you trust it: type it again, or {VARIABLE}=MODULE"
+    if refused:
+        raise Mistakes(Mistake(mistake.key, mistake.given, mistake.allowed, remedy) for mistake in refused)
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Mistake]:
+    """Every value that is not the run's and may not change."""
     found = [
         Mistake(key, now, f"was {was} when the run began", "leave it out, or begin another run")
         for key, (was, now) in _differences(old, new).items()
         if not may_change(key)
     ]
-    if old["schedule"]["rounds"] != new["schedule"]["rounds"] and old["schedule"]["lr"] == "cosine":
-        why = f"was {old['schedule']['rounds']}, and with schedule.lr=cosine the rates of the rounds done depend on it"
-        found.append(Mistake("schedule.rounds", new["schedule"]["rounds"], why, "leave it out"))
-    if found:
-        raise Mistakes(found)
-    if refused := distrust(new, [text.partition("=")[2] for text in typed]):
-        raise Mistakes(refused)
+    schedule, rounds = old.get("schedule") or {}, new["schedule"]["rounds"]
+    if schedule.get("rounds") != rounds and schedule.get("lr") == "cosine":
+        why = f"was {schedule.get('rounds')}, and with schedule.lr=cosine the rates of the rounds done depend on it"
+        found.append(Mistake("schedule.rounds", rounds, why, "leave it out"))
+    return found
+
+
+def _config(folder: Path) -> Mapping[str, Any] | None:
+    """A run's configuration; None if that is not what is in its config.yaml."""
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_bytes())
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return config if isinstance(config, Mapping) else None
 
 
 def may_change(key: str) -> bool:
@@ -102,19 +148,15 @@ def may_change(key: str) -> bool:
     return key != "executor.threads" and any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE)
 
 
-def _newest(overrides: Sequence[str], folder: Path | None) -> Path | None:
+def _newest(config: Mapping[str, Any], folder: Path | None) -> Path | None:
     """The newest unfinished run of a configuration that no process is at; None if there is none."""
-    config = plain(compose("config", [text for text in overrides if not _key(text).startswith("hydra")]))
     places = [folder / "config.yaml"] if folder else Path("outputs/runs").glob("*/*/config.yaml")
     for path in sorted(filter(Path.is_file, places), key=lambda path: path.stat().st_mtime, reverse=True):
-        old = yaml.safe_load(path.read_text())
-        if (path.parent / "summary.json").exists() or not all(map(may_change, _differences(old, config))):
+        old = _config(path.parent)
+        if (path.parent / "summary.json").exists() or old is None or _changes(old, config):
             continue
-        try:
-            with FileLock(path.parent / "lock", timeout=0):
-                return path.parent.absolute()
-        except Timeout:
-            continue
+        with suppress(OSError), FileLock(path.parent / "lock", timeout=0):  # another process's, or not to be written
+            return path.parent.absolute()
     return None
 
 

@@ -47,7 +47,8 @@ class Wish:
 @contextmanager
 def stoppable() -> Iterator[Wish]:
     """In the block the first signal raises Stopped wherever the program is, and a second one ends the process at once. The
-    handlers that were found are put back. Outside the main thread signals are left alone."""
+    block ends with Stopped, whatever was made of it on its way. The handlers that were found are put back. Outside the main
+    thread signals are left alone."""
     wish, owner = Wish(), os.getpid()
     if threading.current_thread() is not threading.main_thread():
         yield wish
@@ -66,6 +67,10 @@ def stoppable() -> Iterator[Wish]:
         signal.signal(number, stop)
     try:
         yield wish
+    except BaseException as error:
+        if wish.stopped in (None, error):
+            raise
+        raise wish.stopped from error  # such as Lightning's own SystemExit after code that caught ours
     finally:
         for number, handler in found.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

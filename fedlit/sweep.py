@@ -140,16 +140,16 @@ def _parsed(parser: OverridesParser, params: Mapping[str, str]) -> list[Override
 
 def _refuse_single(overrides: Sequence[Override]) -> None:
     if wrong := [override for override in overrides if override.key_or_group.split(".")[0] == "sweep"]:
-        shown = wrong[0].get_value_element_as_str()
-        raise Mistakes([Mistake(wrong[0].key_or_group, shown, "is about the jobs of a sweep", "-m begins one")])
+        raise Mistakes(
+            [Mistake(wrong[0].key_or_group, _shown(wrong[0]), "is about the jobs of a sweep", "-m begins one")]
+        )
 
 
 def _wrong(config: DictConfig, swept: Sequence[Override]) -> Iterator[Mistake]:
     """Values of the sweep itself."""
     several = [override for override in swept if override.key_or_group.split(".")[0] in ("hydra", *NOT_COUNTED)]
     for override in several:
-        shown = override.get_value_element_as_str()
-        yield Mistake(override.key_or_group, shown, "is several values, and has one in the whole sweep")
+        yield Mistake(override.key_or_group, _shown(override), "is several values, and has one in the whole sweep")
     try:
         make(Settings, {} if several else OmegaConf.to_container(config.sweep))  # type: ignore[arg-type]
     except Mistake as mistake:
@@ -166,7 +166,7 @@ def _wrong_search(config: DictConfig, swept: Sequence[Override]) -> Iterator[Mis
             if not override.is_discrete_sweep():
                 why = "is an interval, and this sweeper needs single values"
                 remedy = "hydra/sweeper=optuna searches an interval"
-                yield Mistake(override.key_or_group, override.get_value_element_as_str(), why, remedy)
+                yield Mistake(override.key_or_group, _shown(override), why, remedy)
         return
     shown = getattr(direction, "name", direction)
     if shown != DIRECTIONS.get(mode, shown):
@@ -174,6 +174,10 @@ def _wrong_search(config: DictConfig, swept: Sequence[Override]) -> Iterator[Mis
         yield Mistake("hydra.sweeper.direction", shown, why)
     if config.monitor.name is None:
         yield Mistake("monitor.name", None, "must name what the search is for", "leave it out")
+
+
+def _shown(override: Override) -> str:
+    return str(override.input_line).partition("=")[2]
 
 
 def _folder(config: DictConfig) -> str:

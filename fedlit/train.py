@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -29,21 +30,8 @@ from fedlit.sweep import Sweep, planned
 
 log = logging.getLogger("fedlit")
 
-ASKS_HYDRA = {
-    "--help",
-    "-h",
-    "--hydra-help",
-    "--version",
-    "--info",
-    "-i",
-    "--shell-completion",
-    "-sc",
-    "--cfg",
-    "-c",
-    "--resolve",
-    "--package",
-    "-p",
-}
+ASKS_HYDRA = {"--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc"}
+ASKS_HYDRA |= {"--cfg", "-c", "--resolve", "--package", "-p"}
 """Flags with which nothing is trained."""
 
 _wish = Wish()  # of a sweep that runs its jobs in this process
@@ -62,7 +50,9 @@ def _job(config: DictConfig) -> float | None:
 
 def _one(config: DictConfig, settings: Any, started: float, multirun: bool) -> float | None:
     from fedlit.build import plain  # here: Lightning takes seconds, and a mistyped name is told at once
+    from fedlit.faults import LostRounds
     from fedlit.running import NoRoom
+    from fedlit.worker import ClientFailed
 
     folder, values = Path(settings.runtime.output_dir), {}
     overrides = jobs.own(settings.overrides.task) if multirun else list(settings.overrides.task)
@@ -80,12 +70,11 @@ def _one(config: DictConfig, settings: Any, started: float, multirun: bool) -> f
     except Stopped as stopped:
         if not multirun:
             _tell_how_to_go_on(f"stopped by {stopped}", folder, values)
-        if callable(stopped.found) and stopped.number == signal.SIGUSR1:  # such as submitit's, which requeues the job
-            stopped.found(stopped.number, None)
-        sys.exit(stopped.status)
-    except NoRoom as error:
-        log.debug("", exc_info=True)
-        _tell_how_to_go_on(f"{error}; when there is room", folder, values)
+        sys.exit(_passed_on(stopped))
+    except (NoRoom, ClientFailed, LostRounds) as error:
+        if config.traceback:
+            traceback.print_exc()
+        _tell_how_to_go_on(str(error), folder, values, " once that is mended")
         if not multirun:
             sys.exit(1)
         note([str(error)])
@@ -103,6 +92,14 @@ def _one(config: DictConfig, settings: Any, started: float, multirun: bool) -> f
         log.exception("job %s failed", settings.job.num)
         note([f"{type(error).__name__}: {error}"])
     return None
+
+
+def _passed_on(stopped: Stopped) -> int:
+    """The exit status, once whoever handled SIGUSR1 before the run, such as submitit, which requeues the job, was told."""
+    if callable(stopped.found) and stopped.number == signal.SIGUSR1:
+        stopped.found(stopped.number, None)
+    let_go(stopped)
+    return stopped.status
 
 
 def _trained(
@@ -123,7 +120,7 @@ def main() -> None:
     """The command. Exit status 2 for a mistake in what was typed, 1 for a failure."""
     sys.path.insert(0, os.getcwd())  # so that `model._target_=my_file.MyModule` is found by the console script too
     arguments = sys.argv[1:]
-    if any(argument.startswith("resume=") for argument in arguments):
+    if any(argument.lstrip("+").startswith("resume=") for argument in arguments):
         from fedlit.resume import rewritten
 
         try:
@@ -167,11 +164,18 @@ def _sweep(sweep: Sweep) -> int:
     return status or (0 if all_finished else 1)
 
 
-def _tell_how_to_go_on(why: str, folder: Path, config: Mapping[str, Any]) -> None:
+def _tell_how_to_go_on(why: str, folder: Path, config: Mapping[str, Any], then: str = "") -> None:
     from fedlit.running import resume_command
 
-    print(f"fedlit: {why}; the last round that was kept is whole. To go on:", file=sys.stderr)
+    print(f"fedlit: {why}; the last round that was kept is whole. To go on{then}:", file=sys.stderr)
     print(f"  {resume_command(folder, config)}", file=sys.stderr)
+
+
+def let_go(error: BaseException | None) -> None:
+    """Frees what an error's frames hold: what torch made of another's memory crashes if it outlives the interpreter."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _help() -> None:
@@ -196,7 +200,7 @@ def _mistakes(arguments: Sequence[str]) -> list[Mistake]:
             findings.found += more.found
         mistakes += findings.found
     for key in ("hydra.run.dir", "hydra.sweep.dir"):
-        typed = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{key}=")]
+        typed = [command_line.unquoted(argument) for argument in arguments if argument.startswith(f"{key}=")]
         folder = Path(typed[-1] if typed else "outputs")
         if why := command_line.unwritable(folder):
             mistakes.append(Mistake(key, folder, f"cannot be written: {why}", f"{key}=FOLDER puts runs elsewhere"))
@@ -220,10 +224,14 @@ def report(mistakes: Sequence[Mistake], of: str = "") -> None:
 
 
 def _remove_untrained(folder: Path) -> None:
-    """Removes what Hydra made for a run that never began, and only that."""
-    if {path.name for path in folder.iterdir()} <= {".hydra", "train.log", "lock"}:
-        logging.shutdown()
-        shutil.rmtree(folder)
+    """Removes what Hydra made for a run that never began, and only that; what another process is at stays."""
+    with suppress(Timeout), FileLock(folder / "lock", timeout=0):
+        if {path.name for path in folder.iterdir()} <= {".hydra", "train.log", "lock"}:
+            for handler in logging.getLogger().handlers[:]:
+                if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).is_relative_to(folder):
+                    logging.getLogger().removeHandler(handler)
+                    handler.close()
+            shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -133,8 +133,14 @@ def _parts(path: str, tensor: Tensor) -> tuple[bytes, bytes]:
 
 def freeze(tree: Mapping[tuple[str, ...], Tensor]) -> bytes:
     """Named tensors as the bytes of a safetensors file, in the dtypes and the order that they have; a name is a path."""
-    plain = [tensor.detach().cpu().contiguous().clone() for tensor in tree.values()]
-    return save({json.dumps([place, *path]): plain[place] for place, path in enumerate(tree)})
+    plain: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for place, (path, tensor) in enumerate(tree.items()):
+        own = tensor.detach().cpu().contiguous()
+        memory = own.untyped_storage().data_ptr()
+        plain[json.dumps([place, *path])] = own.clone() if memory in seen else own  # two names may not share memory
+        seen.add(memory)
+    return save(plain)
 
 
 def thaw(content: bytes) -> dict[tuple[str, ...], Tensor]:

@@ -131,6 +131,8 @@ class ClientWorker:
             torch.cuda.empty_cache()
             return Failure(client, "out_of_memory", _told(error))
         except Exception as error:
+            if (stop := _stop_behind(error)) is not None:
+                raise stop from error
             return Failure(client, "exception", _told(error))
         odd = unlike(update.send, self.expected(state))
         return Failure(client, "bad_shape", odd) if odd else (update, local)
@@ -171,6 +173,13 @@ def unlike(send: Groups, expected: Groups) -> str:
 
 def _looks(what: tuple[tuple[int, ...], torch.dtype] | None) -> str:
     return "missing" if what is None else f"{str(what[1]).removeprefix('torch.')} {list(what[0])}"
+
+
+def _stop_behind(error: BaseException | None) -> BaseException | None:
+    """The wish to end this process that code of a client caught and made an error of; None if there was none."""
+    while error is not None and (isinstance(error, Exception | GeneratorExit)):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _told(error: BaseException) -> str:

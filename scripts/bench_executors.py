@@ -3,10 +3,12 @@
     python scripts/bench_executors.py                    all parts, on random images of the right shape
     python scripts/bench_executors.py --part speed       w2 of scripts/floor.py: 100 clients of 60 images, three steps each
     python scripts/bench_executors.py --part bound       clients of very different sizes: the tutorial's, a fifth of each
+    python scripts/bench_executors.py --part commits     a round of the tutorial's model, written and synced
 
 speed: seconds of a round inline, over seconds of the same round in two processes, interleaved in one process.
 bound: no round can be shorter than the longer of its two workers' summed seconds of training, measured inside the workers in
 the same rounds; printed is that bound over the wall time of the round, which includes the sum and the server's step.
+commits: milliseconds of a commit of the tutorial's model, less what the disk takes for the syncs in it.
 """
 
 import argparse
@@ -15,12 +17,18 @@ import statistics
 import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import floor
 import torch
 from bench_local import images, ours
 
+from fedlit.checkpoint import Checkpoints
+from fedlit.disk import LocalDisk
 from fedlit.executors import Inline, Processes
+from fedlit.record import Round
+from fedlit.store import ClientStore
 from fedlit.tally import Tally, chunks
 from fedlit.worker import ClientWorker
 
@@ -50,7 +58,7 @@ def one_round(number, algorithm, execute, cohort, state):
         tally.add(partial)
         for process, (seconds, _) in partial.metrics.items():
             busy[process] += seconds
-    algorithm.server(state, tally.close())
+    algorithm.server(state, tally.close()[0])
     return time.perf_counter() - begin, list(busy.values())
 
 
@@ -100,8 +108,40 @@ def bound(repeats):
             )
 
 
-PARTS = {"speed": speed, "bound": bound}
-REPEATS = {"speed": 9, "bound": 5}
+class TimedDisk(LocalDisk):
+    """A disk that knows how long it was waited for."""
+
+    seconds = 0.0
+
+    def sync(self, path):
+        begin = time.perf_counter()
+        super().sync(path)
+        self.seconds += time.perf_counter() - begin
+
+
+def commits(repeats):
+    _, state, _ = prepared(floor.W1, every=100)
+    numbers = sum(tensor.numel() for tensor in state.model.parameters.values())
+    whole, waited = [], []
+    with TemporaryDirectory(dir=".") as folder:  # not in /tmp, which may be memory
+        disk = TimedDisk()
+        kept = Checkpoints(Path(folder), disk=disk)
+        for number in range(1, repeats + 1):
+            record = Round(number, (0,), {"train/loss": 0.5}, (), None, "0" * 64, state.model)
+            disk.seconds, begin = 0.0, time.perf_counter()
+            kept.commit(replace(state, round=number), ClientStore(), record)
+            whole.append(time.perf_counter() - begin)
+            waited.append(disk.seconds)
+    beyond = [1000 * (a - b) for a, b in zip(whole, waited, strict=True)][3:]  # nothing is pruned before the third
+    print(
+        f"commits: {numbers:,} parameters take {told(beyond)} ms beyond the disk's own sync, which takes "
+        f"{1000 * statistics.median(waited):.1f} ms ({1000 * min(waited):.1f} to {1000 * max(waited):.1f})",
+        flush=True,
+    )
+
+
+PARTS = {"speed": speed, "bound": bound, "commits": commits}
+REPEATS = {"speed": 9, "bound": 5, "commits": 40}
 
 
 def main():

@@ -1,10 +1,11 @@
 import hashlib
+import pickle
 
 import pytest
 import torch
 
 from fedlit.messages import Model
-from fedlit.wire import Layout, dump, pack, paths, sha256, unpack
+from fedlit.wire import Layout, dump, freeze, pack, paths, sha256, thaw, unpack
 
 GROUPS = {
     "parameters": {"w": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "b": torch.tensor(5.0)},
@@ -70,3 +71,26 @@ def test_the_digest_sees_values_dtypes_shapes_and_names():
         {"a": {"v": torch.zeros(2)}},
     ]
     assert len({sha256(tree) for tree in trees}) == len(trees)
+
+
+def test_what_is_frozen_comes_back_in_its_order_and_dtype_also_where_names_share_memory():
+    flat = torch.arange(6.0)
+    tree = {
+        ("z", "first"): flat[:4].view(2, 2),
+        ("a",): flat,
+        ("same",): flat,
+        ("count",): torch.tensor(7),
+        ("none",): torch.zeros(0, dtype=torch.bfloat16),
+        ("mask", "x.y"): torch.tensor([True, False]),
+    }
+    back = thaw(freeze(tree))
+    assert list(back) == list(tree)
+    for path, tensor in tree.items():
+        assert back[path].dtype == tensor.dtype
+        assert torch.equal(back[path], tensor)
+
+
+def test_what_is_no_file_of_ours_is_told_and_not_executed():
+    for content in (b"", b"rubbish", pickle.dumps({"w": 1})):
+        with pytest.raises(ValueError, match="no safetensors file"):
+            thaw(content)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from fedlit.algorithms.servers import ServerOptimizer
 from fedlit.messages import Mean, Model, State, Term, Update
 from fedlit.mistakes import Mistake, one_of, positive
 from fedlit.protocols import Local, Shared
@@ -23,12 +24,14 @@ class FedAvg:
     Args:
         weights: a client counts by its examples, or all that trained count the same.
         lr: the server's learning rate, > 0; 1 is plain averaging. Buffers are averaged whatever it is.
+        optimizer: what the server does with the mean update of the parameters in place of lr * mean.
         buffers: `mean` averages them like parameters; with `server` they are not sent and the server's stay.
         proximal: mu of FedProx, >= 0: each client minimises F_i(w) + mu / 2 * ||w - x||^2 over its parameters.
     """
 
     weights: Literal["examples", "uniform"] = "examples"
     lr: float = 1.0
+    optimizer: ServerOptimizer | None = None
     buffers: Literal["mean", "server"] = "mean"
     proximal: float = 0.0
 
@@ -36,6 +39,10 @@ class FedAvg:
         one_of("weights", self.weights, ["examples", "uniform"])
         one_of("buffers", self.buffers, ["mean", "server"])
         positive("lr", self.lr, "1 is plain averaging")
+        if self.optimizer is not None and self.lr != 1:
+            raise Mistake(
+                "lr", self.lr, "is not used: the server has an optimizer", "algorithm.optimizer.lr is its rate"
+            )
         if not 0 <= self.proximal < float("inf"):
             raise Mistake(
                 "proximal", self.proximal, "must be a number of at least 0", "0 is FedAvg, 0.01 a usual start"
@@ -43,7 +50,8 @@ class FedAvg:
 
     def init(self, model: Model) -> State:
         """The server starts from the initial model."""
-        return State(round=0, shared={"model": model})
+        state = State(round=0, shared={"model": model})
+        return state if self.optimizer is None else state.keep(**self.optimizer.init(model.parameters))
 
     def client(self, local: Local, shared: Shared, memory: Groups) -> Update:
         """Trains from the global model; sends the difference. A client that took no step weighs nothing."""
@@ -54,9 +62,13 @@ class FedAvg:
         return Update(delta, weight=float(weight if y.steps else 0))
 
     def server(self, state: State, mean: Mean) -> State:
-        """x + lr * mean."""
-        step = {name: self.lr * delta for name, delta in mean["parameters"].items()}
-        return state.set(model=state.model.plus({**mean.groups, "parameters": step}))
+        """x + lr * mean, or the optimizer's step."""
+        if self.optimizer is None:
+            step, slots = {name: self.lr * delta for name, delta in mean["parameters"].items()}, {}
+        else:
+            step, slots = self.optimizer.step(mean["parameters"], state.private)  # type: ignore[arg-type]
+        moved = {"parameters": step, "buffers": mean.groups.get("buffers", {})}
+        return state.set(model=state.model.plus(moved)).keep(**slots)
 
     def model(self, shared: Shared) -> Model:
         """The global model."""

@@ -1,0 +1,1 @@
+"""The rows of scripts/fault_matrix.py, and what they need."""

@@ -1,0 +1,322 @@
+"""What may befall clients and worker processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedlit import FedAvg
+from fedlit.checkpoint import Checkpoints
+from fedlit.data import Population
+from fedlit.executors import Inline, Processes
+from fedlit.faults import Corrupt, CrashWorker, Drop, Faults, LostRounds, Plan, Raise
+from fedlit.protocols import Execute, Worker
+from fedlit.worker import ClientFailed
+from matrix.commit_rows import unbroken, until
+from matrix.lab import Broken, Quick, Rows, forked_workers, must, run, same
+
+ROWS = Rows()
+
+
+def struck(fault: Any, **options: Any) -> Faults:
+    """A fault that strikes clients 1 and 2 whenever they take part in rounds 2 and 3."""
+    return Faults(**{"max_lost_rounds": 9, **options}, plans=(Plan(fault, 1.0, clients=(1, 2), rounds=(2, 3)),))
+
+
+def left_out(folder: Path, fault: Any, outcome: str, **options: Any) -> str:
+    """Raises Broken unless a fault's clients are left out, with the others' bits as if they had never been asked."""
+    wanted = run(folder / "dropped", faults=struck(Drop()))
+    found = run(folder / "struck", faults=struck(fault, **options))
+    for name in ("state", "memories", "files"):
+        must(found[name] == wanted[name], f"{name}: not what it is with the clients dropped as planned")
+    _booked(folder / "struck", outcome)
+    must(all(map(_finite, _model(folder / "struck"))), "the model is not finite")
+    return ""
+
+
+def _booked(folder: Path, outcome: str) -> None:
+    failures = [f for r in _records(folder) for f in r["failures"]]
+    must(bool(failures), "nobody was struck")
+    odd = [f for f in failures if f["outcome"] != outcome or f["client"] not in (1, 2) or not f["reason"]]
+    must(not odd, f"booked as {odd}")
+
+
+def _records(folder: Path) -> list[Any]:
+    saved = Checkpoints(folder).load()
+    assert saved is not None
+    return list(saved.records)
+
+
+def _model(folder: Path) -> list[torch.Tensor]:
+    saved = Checkpoints(folder).load()
+    assert saved is not None
+    return list(saved.state.model.parameters.values())
+
+
+def _finite(tensor: torch.Tensor) -> bool:
+    return bool(tensor.isfinite().all())
+
+
+@ROWS("clients that send NaN", "left out, counted, model finite")
+def not_a_number(folder: Path) -> str:
+    return left_out(folder, Corrupt("nan"), "not_finite")
+
+
+@ROWS("clients that send Inf", "left out, counted, model finite")
+def infinite(folder: Path) -> str:
+    return left_out(folder, Corrupt("inf"), "not_finite")
+
+
+@ROWS("clients that send huge numbers", "left out under faults.max_norm")
+def huge(folder: Path) -> str:
+    return left_out(folder, Corrupt("huge"), "not_finite", max_norm=1e6)
+
+
+@ROWS("clients that send other shapes", "left out, with the names")
+def wrong_shape(folder: Path) -> str:
+    left_out(folder, Corrupt("wrong_shape"), "bad_shape")
+    reasons = {f["reason"] for r in _records(folder / "struck") for f in r["failures"]}
+    must(all("parameters/net.0." in reason and ", not float32" in reason for reason in reasons), f"said {reasons}")
+    return ""
+
+
+@ROWS("clients that send one flipped bit", "the same clients and bits each time")
+def bit_flip(folder: Path) -> str:
+    one, two = (run(folder / name, faults=struck(Corrupt("bit_flip"))) for name in ("one", "two"))
+    same(one, two)
+    must(one["state"] != unbroken()["state"], "no bit was flipped")
+    return ""
+
+
+@ROWS("clients lost before, or after they trained", "left out, memories as before")
+def dropped(folder: Path) -> str:
+    left_out(folder, Drop("after"), "planned")
+    return ""
+
+
+@dataclass(frozen=True)
+class Failing(Quick):
+    """Raises in the client rule of clients 1 and 2 in rounds 2 and 3, so often."""
+
+    error: type[Exception] = ValueError
+    path: Path | None = None
+
+    def client(self, local: Any, shared: Any, memory: Any) -> Any:
+        mark = None if self.path is None else self.path / f"{local.round}-{local.client}"
+        if local.client in (1, 2) and local.round in (1, 2) and local.examples and not (mark and mark.exists()):
+            if mark:
+                mark.touch()
+            raise self.error("went wrong")
+        return super().client(local, shared, memory)
+
+
+@ROWS("clients that raise, faults.on_error=drop", "left out, with the reason")
+def raising(folder: Path) -> str:
+    left_out(folder, Raise(), "exception")
+    wanted = run(folder / "wanted", faults=struck(Drop()))
+    found = run(folder / "raising", algorithm=Failing())
+    must(found["state"] == wanted["state"], "the others' bits differ")
+    must("ValueError: went wrong (client_rows.py:" in str(_records(folder / "raising")), "the place is not told")
+    return ""
+
+
+@ROWS("clients that raise once, on_error=retry", "same seeds, same bits as without")
+def retried(folder: Path) -> str:
+    same(run(folder / "run", algorithm=Failing(path=folder), faults=Faults("retry")), unbroken())
+    must(len(list(folder.glob("*-*"))) > 1, "nobody was struck")
+    return ""
+
+
+@ROWS("clients that raise, on_error=fail", "the run ends, last round whole")
+def failing(folder: Path) -> str:
+    try:
+        run(folder / "run", algorithm=Failing(), faults=Faults("fail"))
+    except ClientFailed as error:
+        must("exception: ValueError: went wrong" in str(error), f"said {error}")
+    else:
+        raise Broken("the run went on")
+    same(run(folder / "run"), unbroken())
+    return ""
+
+
+@ROWS("clients that run out of memory", "left out, the worker goes on")
+def out_of_memory(folder: Path) -> str:
+    for error in (torch.OutOfMemoryError, MemoryError):
+        run(folder / error.__name__, algorithm=Failing(error=error))
+        _booked(folder / error.__name__, "out_of_memory")
+    return "a simulated one"
+
+
+@ROWS("clients of 0, of 1, of examples of 1 class", "ordinary clients")
+def small(folder: Path) -> str:
+    def shares(train: Any, generator: np.random.Generator) -> Population:
+        labels = train.labels()
+        owner = np.where(labels == labels[0], 3, 2)
+        owner[0] = 1  # client 0 has nothing
+        return Population.of(owner, 4)
+
+    options = {"partition": shares, "algorithm": FedAvg(), "clients_per_round": 4, "local_steps": 2}
+    found = run(folder / "run", **options)
+    must(all(record["failures"] == "[]" for record in found["records"]), "they count as failures")
+    must(all(record["clients/trained"] == "4" for record in found["records"]), "they are left out")
+    must(all(map(_finite, _model(folder / "run"))), "the model is not finite")
+    return ""
+
+
+@ROWS("a round in which nothing weighs anything", "lost, the model stays, goes on")
+def weightless(folder: Path) -> str:
+    def shares(train: Any, generator: np.random.Generator) -> Population:
+        return Population.of(np.zeros(len(train), dtype=np.int64), 4)  # client 0 has all
+
+    found = run(folder / "run", partition=shares, algorithm=FedAvg(), clients_per_round=1, rounds=6,
+                faults=Faults(max_lost_rounds=9))  # fmt: skip
+    lost = [record["lost"] for record in found["records"]]
+    must({"'no update weighs anything'", "None"} == set(lost), f"said {lost}")
+    return f"{6 - lost.count('None')} of 6 rounds"
+
+
+@ROWS("fewer survivors than schedule.quorum", "lost, model and memories stay")
+def quorum(folder: Path) -> str:
+    faults = Faults(plans=(Plan(Drop(), 1.0, rounds=(2, 3)),))
+    found = run(folder / "run", faults=faults, quorum=2)
+    digests = [record["state_sha256"] for record in found["records"]]
+    must(digests[0] == digests[1] == digests[2] != digests[3], "the model did not stay")
+    lost = [record["lost"] for record in found["records"]]
+    must(lost == ["None", *["'0 good updates, and schedule.quorum=2'"] * 2, "None"], f"said {lost}")
+    must(set(dict(found["memories"].values())) <= {1, 4}, "memories of a lost round were kept")
+    return ""
+
+
+@ROWS("more lost rounds than max_lost_rounds", "the run ends, also when resumed")
+def all_lost(folder: Path) -> str:
+    faults = Faults(max_lost_rounds=2, plans=(Plan(Drop(), 1.0, rounds=(2, 3, 4)),))
+    for again in ("", " resumed"):
+        try:
+            run(folder / "run", faults=faults)
+        except LostRounds as error:
+            must("2 rounds in a row" in str(error), f"said {error}")
+        else:
+            raise Broken(f"the run{again} went on")
+    must(len(_records(folder / "run")) == 3, "the lost rounds are not in the record")
+    return ""
+
+
+@dataclass(frozen=True)
+class LastFirst:
+    """An executor whose last job is done first; the results come in the order of the jobs, as they have to."""
+
+    @contextmanager
+    def open(self, worker: Worker, rounds: int) -> Iterator[Execute]:
+        def execute(jobs: Any, state: Any) -> Iterator[Any]:
+            results = [worker(job, state) for job in reversed(list(jobs))]
+            yield from self.sent(results)
+
+        yield execute
+
+    def sent(self, results: list[Any]) -> list[Any]:
+        """The results, which came in this order, in the order in which they are given on."""
+        return results[::-1]
+
+
+@ROWS("workers that finish in another order", "the sum's bits are the same")
+def order(folder: Path) -> str:
+    options = {"clients_per_round": 3}  # of two or four the reverse is the same sum
+    same(run(folder / "run", executor=LastFirst(), **options), unbroken(**options))
+    return ""
+
+
+@dataclass(frozen=True)
+class Once:
+    """Does something to a worker process, the first time that it is at a client.
+
+    Args:
+        path: of a file that says that it is done.
+        number: of a signal to itself; None hangs.
+    """
+
+    path: Path
+    number: int | None = None
+
+    def before(self, attempt: int | None) -> None:
+        if threading.current_thread() is threading.main_thread() and not self.path.exists():
+            self.path.touch()
+            if self.number is None:
+                time.sleep(600)
+            else:
+                os.kill(os.getpid(), self.number)
+
+    def after(self, update: Any, generator: Any) -> Any:
+        return update
+
+
+@dataclass(frozen=True)
+class Always:
+    """Kills the process that trains the client."""
+
+    def before(self, attempt: int | None) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def after(self, update: Any, generator: Any) -> Any:
+        return update
+
+
+def _in_processes(folder: Path, fault: Any, **options: Any) -> None:
+    """Raises Broken unless a fault costs a worker process in round 2, and the bits are the same."""
+    plan = Plan(fault, 1.0, rounds=(2,))
+    with forked_workers() as said:
+        found = run(folder / "run", executor=Processes(2, **options), faults=Faults(plans=(plan,)))
+    must(any("is lost" in line for line in said), f"no worker was lost: {said}")
+    same(found, unbroken())
+
+
+@ROWS("SIGKILL of a worker process", "its chunk runs again, same bits")
+def worker_killed(folder: Path) -> str:
+    _in_processes(folder, Once(folder / "done", signal.SIGKILL))
+    return ""
+
+
+@ROWS("a client that kills its worker each time", "lost_worker, the others go on")
+def worker_lost(folder: Path) -> str:
+    wanted = run(folder / "dropped", faults=struck(Drop()))
+    with forked_workers():
+        found = run(folder / "struck", executor=Processes(2), faults=struck(Always()))
+    for name in ("state", "memories", "files"):
+        must(found[name] == wanted[name], f"{name}: not what it is with the clients dropped as planned")
+    _booked(folder / "struck", "lost_worker")
+    return ""
+
+
+@ROWS("SIGKILL of workers as planned, each first attempt", "same bits, inline takes no notice")
+def worker_crash(folder: Path) -> str:
+    _in_processes(folder, CrashWorker())
+    same(run(folder / "inline", faults=Faults(plans=(Plan(CrashWorker(), 1.0),))), unbroken())
+    return ""
+
+
+@ROWS("a worker process that hangs", "given up, runs again, same bits", slow=True)
+def worker_hangs(folder: Path) -> str:
+    _in_processes(folder, Once(folder / "done"), wall_timeout_s=1.0)
+    return ""
+
+
+@ROWS("resume under other executors", "same bits")
+def other_executor(folder: Path) -> str:
+    wanted = unbroken()
+    with forked_workers():
+        for name, first, second in (
+            ("more", Inline(), Processes(2)),
+            ("fewer", Processes(2), Processes(1)),
+            ("none", Processes(1), Inline()),
+        ):
+            same(run(until(folder / name, 2, executor=first), executor=second), wanted, name)
+    return "inline, processes of 1 and 2"

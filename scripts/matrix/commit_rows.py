@@ -1,0 +1,267 @@
+"""What may befall the server between its rounds, within one, and while it commits one."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import signal
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from fedlit import FedAvg
+from fedlit.checkpoint import JOURNAL, Checkpoints, Keeping
+from fedlit.commits import FOLDER, MANIFEST, MEMORIES, ROUND, STATE, committed, measured, place, read
+from fedlit.mistakes import Mistake
+from matrix.disks import CUTS, Killing, Platter, Recording, laid, points
+from matrix.lab import Broken, Rows, bits, federation, forked, must, run, same, striking
+
+ROWS = Rows()
+
+
+@cache
+def unbroken(**options: Any) -> dict[str, Any]:
+    """What a run leaves that nothing happens to."""
+    with TemporaryDirectory() as folder:
+        return run(Path(folder) / "run", **options)
+
+
+def until(folder: Path, rounds: int, **options: Any) -> Path:
+    """A run that was left after so many of its rounds."""
+    folder.mkdir()
+    for record in federation(folder, **options).run():
+        if record.number == rounds:
+            break
+    return folder
+
+
+def killed(task: Callable[[], Any]) -> None:
+    """Raises Broken if a process was not killed with what it does."""
+    end = forked(task)
+    must(end.status == -signal.SIGKILL, f"ended with status {end.status}: {end.said}")
+
+
+@ROWS("SIGKILL of the server between two rounds", "resumes to the same bits")
+def between(folder: Path) -> str:
+    def go() -> None:
+        for record in federation(folder / "run").run():
+            if record.number == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    (folder / "run").mkdir()
+    killed(go)
+    must(committed(folder / "run") == [1, 2], "two rounds were kept")
+    same(run(folder / "run"), unbroken())
+    return ""
+
+
+@ROWS("SIGKILL of the server within a round", "the round runs anew, same bits", slow=True)
+def within(folder: Path) -> str:
+    options = {"algorithm": FedAvg(), "norm": True}
+
+    def go() -> None:
+        with striking(3, 1, signal.SIGKILL):  # one of the round's two clients is done
+            run(folder / "run", **options)
+
+    killed(go)
+    must(committed(folder / "run") == [1, 2], "two rounds were kept")
+    same(run(folder / "run", **options), unbroken(**options))
+    return "BatchNorm, kept momentum"
+
+
+@ROWS("SIGKILL at every step of the first commit", "resumes to the same bits", slow=True)
+def first_commit(folder: Path) -> str:
+    return _every_step(folder, 1)
+
+
+@ROWS("SIGKILL at every step of a later commit", "resumes to the same bits", slow=True)
+def later_commit(folder: Path) -> str:
+    return _every_step(folder, 4)
+
+
+def _every_step(folder: Path, round: int) -> str:
+    before = folder / "before"
+    before.mkdir()
+    if round > 1:
+        shutil.rmtree(before)
+        until(before, round - 1)
+    disk = Recording()
+    _next(shutil.copytree(before, folder / "recorded"), disk)
+    every = list(points(disk.steps))
+    for number, half in every:
+        here = shutil.copytree(before, folder / f"{number}-{half}")
+        killed(lambda here=here, number=number, half=half: _next(here, Killing(number, half)))
+        same(run(here), unbroken(), f"at {disk.steps[number][0]} {number}{', in its midst' * half}")
+        shutil.rmtree(here)
+    return f"{len(every)} points"
+
+
+def _next(folder: Path, disk: Recording) -> None:
+    """One round more."""
+    next(federation(folder, disk=disk).run())
+
+
+@ROWS("SIGKILL while a crash is mended", "resumes to the same bits", slow=True)
+def mending(folder: Path) -> str:
+    before = until(folder / "before", 3)
+    _flip(place(before, 3) / STATE)
+    (before / FOLDER / ".round-000004").mkdir()
+    (before / FOLDER / ".round-000004" / STATE).write_bytes(b"half of")
+    with (before / JOURNAL).open("ab") as journal:
+        journal.write(b'{"round": 4, "coh')
+    disk = Recording()
+    Checkpoints(shutil.copytree(before, folder / "recorded"), disk=disk).load()
+    every = list(points(disk.steps))
+    for number, half in every:
+        here = shutil.copytree(before, folder / f"{number}-{half}")
+        killed(lambda here=here, number=number, half=half: Checkpoints(here, disk=Killing(number, half)).load())
+        same(run(here), unbroken(), f"at {disk.steps[number][0]} {number}")
+    return f"{len(every)} points"
+
+
+@ROWS("power cut at every step of a run", "no kept round lost, same bits", slow=True)
+def power(folder: Path) -> str:
+    disk, done = Recording(), []
+    (folder / "run").mkdir()
+    for _ in federation(folder / "run", disk=disk).run():
+        done.append(len(disk.steps))
+    wanted = _by_round(folder / "reference")
+    seen, finished, platter = set(), set(), Platter(folder / "run")
+    for number in range(len(disk.steps) + 1):
+        kept = sum(end <= number for end in done)
+        for cut in CUTS:
+            content = platter.after(cut)
+            if (key := (kept, tuple(sorted(content.items(), key=str)))) in seen:
+                continue
+            seen.add(key)
+            _outlives(laid(content, folder / str(len(seen))), kept, wanted, finished, f"step {number}, {cut}")
+        if number < len(disk.steps):
+            platter.do(disk.steps[number])
+    return f"{len(disk.steps) + 1} points, {len(seen)} disks"
+
+
+def _by_round(folder: Path) -> dict[int, tuple[Any, ...]]:
+    """State and memories after each round of the unbroken run."""
+    folder.mkdir()
+    for _ in federation(folder, keeping=Keeping(99)).run():
+        pass
+    return {round: _known(*read(folder, round)[:2]) for round in committed(folder)}
+
+
+def _known(state: Any, store: Any) -> tuple[Any, ...]:
+    return bits(state), {client: (since, str(store.read([client]))) for client, since in sorted(store.since.items())}
+
+
+def _outlives(folder: Path, kept: int, wanted: dict[int, Any], finished: set[Any], where: str) -> None:
+    """Raises Broken if a round that had been kept is lost, or what is there leads elsewhere."""
+    try:
+        saved = Checkpoints(folder).load()
+    except Exception as error:
+        raise Broken(f"{where}: {error}") from error
+    round = 0 if saved is None else saved.state.round
+    must(round >= kept, f"{where}: of {kept} rounds that were kept {round} are left")
+    if saved is not None:
+        must(_known(saved.state, saved.store) == wanted[round], f"{where}: round {round} is not what it was")
+        must([r["round"] for r in saved.records] == [*range(1, round + 1)], f"{where}: {len(saved.records)} records")
+    way = (round, *sorted(path.name for path in (folder / FOLDER).glob("*")))
+    if way not in finished:  # from the same state, past the same names, the rest is the same
+        finished.add(way)
+        same(run(folder), unbroken(), where)
+    shutil.rmtree(folder)
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 4
+    path.write_bytes(content)
+
+
+def _spoilt(folder: Path, spoil: Callable[[Path], Any]) -> str:
+    for name in (STATE, MEMORIES, ROUND, MANIFEST):
+        here = until(folder / name, 3)
+        spoil(place(here, 3) / name)
+        same(run(here), unbroken(), name)
+        must((here / FOLDER / "bad-round-000003").is_dir(), f"{name}: the bad round is not set aside")
+    return "each of 4 files"
+
+
+@ROWS("truncated file in the newest checkpoint", "the round before, same bits")
+def truncated(folder: Path) -> str:
+    return _spoilt(folder, lambda path: os.truncate(path, path.stat().st_size - 5))
+
+
+@ROWS("bit-flipped file in the newest checkpoint", "the round before, same bits")
+def flipped(folder: Path) -> str:
+    return _spoilt(folder, _flip)
+
+
+@ROWS("missing file in the newest checkpoint", "the round before, same bits")
+def missing(folder: Path) -> str:
+    return _spoilt(folder, Path.unlink)
+
+
+@ROWS("all checkpoints bad", "refused with reasons, nothing changed")
+def all_bad(folder: Path) -> str:
+    here = until(folder / "run", 3)
+    for round in (2, 3):
+        _flip(place(here, round) / STATE)
+    before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
+    try:
+        run(here)
+    except Mistake as mistake:
+        must("round-000003" in str(mistake) and "round-000002" in str(mistake), f"said {mistake}")
+    else:
+        raise Broken("the run went on")
+    must({path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before, "files were changed")
+    return ""
+
+
+@ROWS("rounds.jsonl longer, torn or gone", "is what it was, same bits")
+def journal(folder: Path) -> str:
+    for name, spoil in {
+        "longer": lambda path: path.write_bytes(path.read_bytes() + b'{"round": 3}\n{"rou'),
+        "torn": lambda path: os.truncate(path, path.stat().st_size - 9),
+    }.items():
+        here = until(folder / name, 2)
+        spoil(here / JOURNAL)
+        same(run(here), unbroken(), name)
+    return ""
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {_Evil.mark}",)
+
+    mark = ""
+
+
+@ROWS("a pickle offered as a checkpoint", "refused, never executed")
+def pickled(folder: Path) -> str:
+    _Evil.mark = str(folder / "executed")
+    for name in (STATE, MEMORIES, ROUND, MANIFEST):
+        here = until(folder / name, 3)
+        (place(here, 3) / name).write_bytes(pickle.dumps(_Evil()))
+        if name != MANIFEST:
+            manifest = json.loads((place(here, 3) / MANIFEST).read_bytes())
+            manifest["files"][name] = measured(pickle.dumps(_Evil()))
+            (place(here, 3) / MANIFEST).write_text(json.dumps(manifest))
+        same(run(here), unbroken(), name)
+        must(not (folder / "executed").exists(), f"{name} was executed")
+    return "with a manifest that fits"
+
+
+@ROWS("a checkpoint of another schema", "refused with its number")
+def schema(folder: Path) -> str:
+    here = until(folder / "run", 1)
+    manifest = json.loads((place(here, 1) / MANIFEST).read_bytes())
+    (place(here, 1) / MANIFEST).write_text(json.dumps({**manifest, "schema": 99}))
+    try:
+        run(here)
+    except Mistake as mistake:
+        must("schema 99" in str(mistake), f"said {mistake}")
+        return ""
+    raise Broken("the run went on")

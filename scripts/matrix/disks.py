@@ -1,0 +1,205 @@
+"""Disks that kill, that remember what was done, and that lose power."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedlit.disk import LocalDisk
+
+Step = tuple[str, tuple[Path | bytes, ...]]
+
+
+class Recording(LocalDisk):
+    """A disk that remembers what was asked of it."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+
+    def mkdir(self, path: Path) -> None:
+        self.steps.append(("mkdir", (path,)))
+        super().mkdir(path)
+
+    def write(self, path: Path, content: bytes) -> None:
+        self.steps.append(("write", (path, content)))
+        super().write(path, content)
+
+    def append(self, path: Path, content: bytes) -> None:
+        self.steps.append(("append", (path, content)))
+        super().append(path, content)
+
+    def sync(self, path: Path) -> None:
+        self.steps.append(("sync", (path,)))
+        super().sync(path)
+
+    def rename(self, old: Path, new: Path) -> None:
+        self.steps.append(("rename", (old, new)))
+        super().rename(old, new)
+
+    def remove(self, path: Path) -> None:
+        self.steps.append(("remove", (path,)))
+        super().remove(path)
+
+
+class Killing(Recording):
+    """A disk that kills its process at one of its steps.
+
+    Args:
+        at: before which step, counted from 0.
+        half: in the midst of it, when half of the bytes are written, or half of the files removed.
+    """
+
+    def __init__(self, at: int, half: bool = False) -> None:
+        super().__init__()
+        self._at, self._half = at, half
+
+    def _due(self, half: bool = False) -> bool:
+        if len(self.steps) != self._at or (self._half and not half):
+            return False
+        if not self._half:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return True
+
+    def mkdir(self, path: Path) -> None:
+        self._due()
+        super().mkdir(path)
+
+    def write(self, path: Path, content: bytes) -> None:
+        if self._due(half=True):
+            path.write_bytes(content[: len(content) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().write(path, content)
+
+    def append(self, path: Path, content: bytes) -> None:
+        if self._due(half=True):
+            LocalDisk().append(path, content[: len(content) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().append(path, content)
+
+    def sync(self, path: Path) -> None:
+        self._due()
+        super().sync(path)
+
+    def rename(self, old: Path, new: Path) -> None:
+        self._due()
+        super().rename(old, new)
+
+    def remove(self, path: Path) -> None:
+        if self._due(half=True):
+            for file in sorted(path.iterdir())[::2] if path.is_dir() else []:
+                file.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().remove(path)
+
+
+def points(steps: Sequence[Step]) -> Iterator[tuple[int, bool]]:
+    """Where a process can be killed: before each step and in the midst of those that take a while."""
+    for number, (step, _) in enumerate(steps):
+        yield number, False
+        if step in ("write", "append", "remove"):
+            yield number, True
+
+
+@dataclass
+class Node:
+    """A file or a folder, as programs see it and as it is on the disk.
+
+    Args:
+        data, synced: of a file; None for a folder.
+        names, safe: of a folder.
+    """
+
+    data: bytes | None = None
+    synced: bytes | None = None
+    names: dict[str, Node] = field(default_factory=dict)
+    safe: dict[str, Node] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What of what was not synced a loss of power leaves.
+
+    Args:
+        outer: names in the run's folder and in that of its commits.
+        inner: names in the commits.
+        half: half of the bytes, rather than none.
+    """
+
+    outer: bool
+    inner: bool
+    half: bool
+
+
+CUTS = [Cut(outer, inner, half) for outer in (False, True) for inner in (False, True) for half in (False, True)]
+
+
+class Platter:
+    """A disk in memory, of a folder that was empty and safe."""
+
+    def __init__(self, top: Path) -> None:
+        self._top, self._root = top, Node()
+
+    def do(self, step: Step) -> None:
+        """Takes a step that was recorded."""
+        name, (path, *rest) = step
+        assert isinstance(path, Path)
+        parts = path.relative_to(self._top).parts
+        above, last = self._at(parts[:-1]), parts[-1] if parts else ""
+        if name == "mkdir":
+            above.names[last] = Node()
+        elif name in ("write", "append"):
+            (content,) = rest
+            assert isinstance(content, bytes)
+            node = above.names.setdefault(last, Node(b"", b""))
+            node.data = content if name == "write" else (node.data or b"") + content
+        elif name == "sync":
+            node = above.names[last] if parts else self._root
+            node.synced, node.safe = node.data, dict(node.names)
+        elif name == "rename":
+            (new,) = rest
+            assert isinstance(new, Path)
+            self._at(new.relative_to(self._top).parts[:-1]).names[new.name] = above.names.pop(last)
+        elif last in above.names:
+            above.names.pop(last).names.clear()
+
+    def after(self, cut: Cut) -> dict[tuple[str, ...], bytes | None]:
+        """What is there when power is back: content by path, None for a folder."""
+        return dict(_walk(self._root, cut, ()))
+
+    def _at(self, parts: Sequence[str]) -> Node:
+        node = self._root
+        for part in parts:
+            node = node.names[part]
+        return node
+
+
+def _walk(node: Node, cut: Cut, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], bytes | None]]:
+    names = node.names if (cut.outer if len(path) < 2 else cut.inner) else node.safe
+    for name, below in names.items():
+        if below.data is None:
+            yield (*path, name), None
+            yield from _walk(below, cut, (*path, name))
+        else:
+            yield (*path, name), _content(below, cut.half)
+
+
+def _content(node: Node, half: bool) -> bytes:
+    data, synced = node.data or b"", node.synced or b""
+    if data == synced or not half:
+        return synced
+    start = len(synced) if data.startswith(synced) else 0
+    return data[: start + (len(data) - start) // 2]
+
+
+def laid(content: dict[tuple[str, ...], bytes | None], folder: Path) -> Path:
+    """A folder with such content."""
+    folder.mkdir()
+    for path, data in content.items():
+        if data is None:
+            folder.joinpath(*path).mkdir()
+        else:
+            folder.joinpath(*path).write_bytes(data)
+    return folder

@@ -1,0 +1,353 @@
+"""A federation that is small enough to be killed a hundred times, processes that die, and what is compared afterwards."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+
+from fedlit import FedAvg, Federation, Iid, Loading, Schedule, TensorSamples, wire
+from fedlit.checkpoint import JOURNAL, Checkpoints, Keeping
+from fedlit.commits import FOLDER, MEMORIES, STATE, read
+from fedlit.data import Data
+from fedlit.disk import Disk, LocalDisk
+from fedlit.faults import Faults
+from fedlit.local import Recipe
+from fedlit.messages import Mean, State, Update
+from fedlit.protocols import Executor
+from fedlit.tensors import axpy, scale, zeros_like
+from fedlit.worker import ClientWorker
+
+due: list[int] = []
+"""Signals that this process sends itself in the next training step."""
+
+
+class Broken(AssertionError):
+    """What had to hold did not."""
+
+
+def must(holds: bool, what: str) -> None:
+    """Raises Broken if something does not hold."""
+    if not holds:
+        raise Broken(what)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the matrix.
+
+    Args:
+        name: the fault.
+        holds: what has to hold.
+        run: makes the fault happen in an empty folder, and says how often or with what; raises if something did not hold.
+        slow: whether it takes seconds.
+    """
+
+    name: str
+    holds: str
+    run: Callable[[Path], str]
+    slow: bool = False
+
+
+class Rows(list[Row]):
+    """Rows, in the order in which they were written."""
+
+    def __call__(self, name: str, holds: str, slow: bool = False) -> Callable[..., Callable[[Path], str]]:
+        """Makes a function a row."""
+
+        def keep(run: Callable[[Path], str]) -> Callable[[Path], str]:
+            self.append(Row(name, holds, run, slow))
+            return run
+
+        return keep
+
+
+class Tiny(LightningModule):
+    """A linear model, with BatchNorm if asked for. In a training step it sends its process the signals that are due."""
+
+    def __init__(self, norm: bool = False, inputs: int = 4) -> None:
+        super().__init__()
+        norms = [torch.nn.BatchNorm1d(3)] if norm else []
+        self.net = torch.nn.Sequential(torch.nn.Linear(inputs, 3), *norms)
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        while due:
+            os.kill(os.getpid(), due.pop(0))
+        loss = F.cross_entropy(self.net(batch[0]), batch[1])
+        self.log("train/loss", loss)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/loss", F.cross_entropy(self.net(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+
+@dataclass(frozen=True)
+class Quick(FedAvg):
+    """Steps that only look like training, in no time; the server has a momentum, the clients remember one."""
+
+    def init(self, model: Any) -> State:
+        return super().init(model).keep(velocity=zeros_like(model.parameters))
+
+    def client(self, local: Any, shared: Any, memory: Any) -> Update:
+        x = self.model(shared).parameters
+        slope = {name: torch.sin(17 * (local.client + 1) * tensor + local.round) for name, tensor in x.items()}
+        momentum = axpy(0.9, memory["momentum"] if memory else zeros_like(x), slope)
+        return Update({"parameters": scale(-0.1, momentum)}, weight=local.client + 0.7, remember={"momentum": momentum})
+
+    def server(self, state: State, mean: Mean) -> State:
+        velocity = axpy(0.5, state.private["velocity"], mean["parameters"])  # type: ignore[arg-type]
+        return super().server(state, Mean({"parameters": velocity}, mean.weight, mean.clients)).keep(velocity=velocity)
+
+
+def samples(count: int = 60, seed: int = 0) -> TensorSamples:
+    """Three classes of four numbers."""
+    x = torch.randn(count, 4, generator=torch.Generator().manual_seed(seed))
+    return TensorSamples(x, (x.sum(1) > 0).long() + (x[:, 0] > 1).long())
+
+
+def federation(
+    folder: Path,
+    disk: Disk | None = None,
+    algorithm: FedAvg | None = None,
+    executor: Executor | None = None,
+    faults: Faults | None = None,
+    norm: bool = False,
+    partition: Any = None,
+    train: TensorSamples | None = None,
+    keeping: Keeping | None = None,
+    **schedule: Any,
+) -> Federation:
+    """A federation whose commits are in the folder."""
+    given = {"rounds": 4, "clients_per_round": 2, "local_steps": 1, "client_state": "keep", **schedule}
+    return Federation.of(
+        lambda: Tiny(norm),
+        Data("tiny", train or samples(), None, (4,), ("a", "b", "c")),
+        partition or Iid(4),
+        algorithm or Quick(),
+        Schedule(**given),
+        seed=1,
+        loading=Loading(batch_size=5, val_fraction=0.0),
+        recipe=Recipe({"accelerator": "cpu"}),
+        executor=executor,
+        commits=Checkpoints(folder, keeping or Keeping(), disk or LocalDisk()),
+        faults=faults,
+    )
+
+
+def run(folder: Path, **options: Any) -> dict[str, Any]:
+    """Runs to the end, or goes on to it; see `left`."""
+    folder.mkdir(exist_ok=True)
+    whole = federation(folder, **options)
+    for _ in whole.run():
+        pass
+    whole.commits.finish()
+    return left(folder)
+
+
+def left(folder: Path) -> dict[str, Any]:
+    """All of a run that has to be the same to the bit: records less their times, state, memories, names of what is kept."""
+    kept = folder / FOLDER
+    records = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
+    last = max(int(path.name.removeprefix("round-")) for path in kept.glob("round-*"))
+    state, store, _ = read(folder, last)
+    memories = {client: (since, store.read([client])[client]) for client, since in sorted(store.since.items())}
+    return {
+        "records": [{k: repr(v) for k, v in record.items() if not k.startswith("time/")} for record in records],
+        "state": bits(state),
+        "memories": {c: (since, wire.freeze(wire.freeze_memories({c: m}))) for c, (since, m) in memories.items()},
+        "names": sorted(path.name for path in kept.iterdir() if not path.name.startswith("bad-")),
+        "files": {
+            str(path.relative_to(kept)): path.read_bytes()
+            for path in sorted(kept.rglob("*"))
+            if path.name in (STATE, MEMORIES) and not path.relative_to(kept).parts[0].startswith("bad-")
+        },
+    }
+
+
+def bits(state: State) -> bytes:
+    """All that a state is, byte by byte."""
+    return str(state.round).encode() + wire.freeze(wire.freeze_state(state))
+
+
+def same(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str = "") -> None:
+    """Raises Broken with what is not the same to the bit."""
+    odd = [name for name, value in wanted.items() if found.get(name) != value]
+    must(not odd, f"{where + ': ' if where else ''}{', '.join(odd)} differ from the unbroken run's")
+
+
+@dataclass(frozen=True)
+class End:
+    """How a process ended.
+
+    Args:
+        status: its exit status, or the negative number of the signal that killed it.
+        said: what it printed.
+    """
+
+    status: int
+    said: str
+
+
+def forked(task: Callable[[], Any], seconds: int = 120) -> End:
+    """Does something in a process of its own, forked from this one, which has imported everything."""
+    with tempfile.TemporaryFile() as out:
+        sys.stdout.flush()
+        pid = _fork()
+        if pid == 0:
+            status = 1
+            try:
+                signal.alarm(seconds)
+                status = _inside(task, out.fileno())
+            finally:
+                os._exit(status)
+        _, raw = os.waitpid(pid, 0)
+        out.seek(0)
+        return End(os.waitstatus_to_exitcode(raw), out.read().decode(errors="replace"))
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, of which our libraries' are idle
+        return os.fork()
+
+
+def _inside(task: Callable[[], Any], out: int) -> int:
+    for descriptor in (1, 2):
+        os.dup2(out, descriptor)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    for name in ("fedlit", "fedlit.executors"):  # in which the parent may be listening
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+    logging.basicConfig(force=True, stream=sys.stderr, format="%(message)s")
+    status = 0
+    try:
+        task()
+    except SystemExit as end:
+        status = int(end.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status
+
+
+@contextmanager
+def striking(round: int, place: int, *numbers: int) -> Iterator[None]:
+    """In the block a client's fit is hit by signals: in a round, counted from 1, the client at a place in its cohort."""
+    ask, seen = ClientWorker._try, []
+
+    def asked(self: ClientWorker, chunk: Any, client: int, state: State) -> Any:
+        if chunk.round + 1 == round:
+            seen.append(client)
+            if len(seen) == place + 1:
+                due.extend(numbers)
+        return ask(self, chunk, client, state)
+
+    with patch.object(ClientWorker, "_try", asked):
+        yield
+
+
+class _Kept(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
+
+
+@contextmanager
+def listening(name: str = "fedlit") -> Iterator[list[str]]:
+    """In the block what a logger is told is kept, and shown nowhere."""
+    logger, kept = logging.getLogger(name), _Kept()
+    shown, logger.propagate = logger.propagate, False
+    logger.addHandler(kept)
+    try:
+        yield kept.said
+    finally:
+        logger.removeHandler(kept)
+        logger.propagate = shown
+
+
+@contextmanager
+def forked_workers() -> Iterator[list[str]]:
+    """In the block worker processes are forked from this one and not started from nothing, which takes seconds; with what
+    their pool logs."""
+    start = subprocess.Popen
+
+    def begin(command: Any, *given: Any, **options: Any) -> Any:
+        ours = [
+            n
+            for n, part in enumerate(command)
+            if str(part).rpartition("/")[2] in ("fedlit.executors.child", "child.py")
+        ]
+        return _Fork(command[ours[0] :]) if ours else start(command, *given, **options)
+
+    with patch("subprocess.Popen", begin), listening("fedlit.executors") as said:
+        yield said
+
+
+class _Fork:
+    """What `subprocess.Popen` is to who starts a worker process."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.returncode: int | None = None
+        self.pid = _fork()
+        if self.pid == 0:
+            try:
+                from fedlit.executors import child
+
+                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+                    signal.signal(number, signal.SIG_DFL)
+                sys.argv = command
+                child.main()
+            finally:
+                os._exit(0)
+        os.setpgid(self.pid, self.pid)  # it is ended with its group
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+    terminate = kill
+
+    def poll(self) -> int | None:
+        return self._wait(os.WNOHANG)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        return self._wait(0)
+
+    def _wait(self, how: int) -> int | None:
+        if self.returncode is None:
+            with suppress(ChildProcessError):
+                pid, raw = os.waitpid(self.pid, how)
+                self.returncode = os.waitstatus_to_exitcode(raw) if pid else None
+        return self.returncode
+
+
+def copied(folder: Path, name: str) -> Path:
+    """A copy beside a folder."""
+    return shutil.copytree(folder, folder.with_name(name))

@@ -1,0 +1,285 @@
+"""What may change when a run is gone on with, and what a run's folder may not make of a command line."""
+
+import gc
+import json
+import logging
+import os
+from functools import cache
+
+import pytest
+import yaml
+from filelock import FileLock
+from hydra import compose, initialize_config_dir
+
+from fedlit import running, train
+from fedlit.build import plain
+from fedlit.checkpoint import Checkpoints, Keeping
+from fedlit.command_line import conf, quoted, unquoted
+from fedlit.messages import State
+from fedlit.mistakes import Mistake, Mistakes
+from fedlit.record import Round
+from fedlit.resume import may_change, rewritten
+from fedlit.running import resume_command
+from fedlit.running import train as begin
+from fedlit.store import ClientStore
+
+
+@cache
+def composed(*overrides):
+    with initialize_config_dir(str(conf()), version_base="1.3"):
+        return plain(compose("config", list(overrides)))
+
+
+def a_run(folder, *overrides):
+    """A folder as a run leaves it that was stopped."""
+    folder.mkdir(parents=True)
+    (folder / "command.json").write_text(json.dumps({"overrides": overrides}))
+    (folder / "config.yaml").write_text(yaml.safe_dump(composed(*overrides)))
+    return folder
+
+
+def found(*arguments):
+    with pytest.raises(Mistakes) as error:
+        rewritten(arguments)
+    return {mistake.key: str(mistake) for mistake in error.value.found}
+
+
+def test_a_command_that_resumes_nothing_stays_as_it_is():
+    for arguments in (["seed=3", "-m"], ["resume=null", "seed=3"], []):
+        assert rewritten(arguments) == arguments
+
+
+def test_what_was_typed_is_typed_again_and_the_folder_is_the_runs(tmp_path):
+    run = a_run(tmp_path / "it's", "seed=3", "model=mlp")
+    both = rewritten([f"resume={run}", "schedule.rounds=30", "--info"])
+    assert both == ["--info", "seed=3", "model=mlp", "schedule.rounds=30", f"resume={quoted(run)}",
+                    f"hydra.run.dir={quoted(run)}"]  # fmt: skip
+    assert composed(*both[1:-1])["resume"] == str(run)
+    assert unquoted(both[-1]) == str(run)
+
+
+@pytest.mark.parametrize(
+    ("before", "typed"),
+    [
+        (
+            ["seed=3", "+trainer.max_time=null", "~observers.tensorboard"],
+            ["seed=3", "schedule.rounds=30", "executor=processes", "executor.workers=2", "observers=none",
+             "trainer.accelerator=gpu", "checkpoint.keep=5"],
+        ),
+        (["executor=processes", "executor.workers=2", "executor.threads=2"], ["executor=inline"]),
+        (["executor=processes", "executor.threads=2"], ["executor.workers=3"]),
+    ],
+)  # fmt: skip
+def test_rounds_executor_observers_and_device_may_change(tmp_path, before, typed):
+    assert rewritten([f"resume={a_run(tmp_path / 'run', *before)}", *typed])
+
+
+@pytest.mark.parametrize(
+    ("before", "typed", "said"),
+    [
+        (
+            ["seed=7", "executor.threads=2", "schedule.lr=cosine"],
+            ["seed=42", "executor.threads=1", "schedule.rounds=30", "algorithm=fedprox", "+trainer.max_steps=3",
+             "monitor.mode=min", "checkpoint.keep=3"],
+            {"seed": "was 7 when the run began", "executor.threads": "was 2", "algorithm.proximal": "was 0.0",
+             "trainer.max_steps": "was None", "monitor.mode": "was max",
+             "schedule.rounds": "was 20, and with schedule.lr=cosine"},
+        ),
+        ([], ["sed=7", "model=cnm"], {"sed": "did you mean seed?", "model": "must be one of"}),
+        ([], ["hydra.run.dir=elsewhere"], {"hydra.run.dir": "where the run is that is gone on with; leave it out"}),
+    ],
+)  # fmt: skip
+def test_any_other_difference_is_refused_by_its_key(tmp_path, before, typed, said):
+    mistakes = found(f"resume={a_run(tmp_path / 'run', *before)}", *typed)
+    assert mistakes.keys() == said.keys()
+    for key, text in said.items():
+        assert text in mistakes[key]
+
+
+def test_a_run_whose_choices_are_not_there_any_more_is_refused(tmp_path):
+    run = a_run(tmp_path / "run")
+    (run / "command.json").write_text(json.dumps({"overrides": ["model=mine"]}))
+    assert "must be one of" in found(f"resume={run}")["model"]
+
+
+def test_keys_that_may_change():
+    assert may_change("executor._target_")
+    assert may_change("observers.tensorboard._target_")
+    assert not may_change("executor.threads")
+    assert not may_change("schedule.rounds_more")
+    assert not may_change("checkpoints")
+
+
+def test_several_runs_are_not_resumed_at_once(tmp_path):
+    assert "leave out -m" in found("-m", f"resume={a_run(tmp_path / 'run')}")["resume"]
+
+
+@pytest.mark.parametrize("missing", ["command.json", "config.yaml"])
+def test_a_folder_that_is_no_runs_is_refused(tmp_path, missing):
+    assert "has no command.json" in found(f"resume={tmp_path / 'nowhere'}")["resume"]
+    run = a_run(tmp_path / "run")
+    (run / missing).unlink()
+    assert f"has no {missing}" in found(f"resume={run}")["resume"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("command.json", b"{"),
+        ("command.json", b"[]"),
+        ("command.json", b'{"overrides": [3]}'),
+        ("command.json", b"\x80\x04N."),
+        ("config.yaml", b"a: b: c"),
+        ("config.yaml", b"- 1"),
+        ("config.yaml", b"\xff\xfe\x00"),
+        ("config.yaml", b"!!python/object/apply:os.system [exit]"),
+    ],
+)
+def test_a_folder_whose_files_are_not_ours_is_refused(tmp_path, name, content):
+    run = a_run(tmp_path / "run")
+    (run / name).write_bytes(content)
+    assert "not one of ours" in found(f"resume={run}")["resume"]
+
+
+@pytest.mark.parametrize("bad", ["--config-dir=/tmp", "-m", "--cfg=job", " hydra.run.dir=/tmp", "a b"])
+def test_what_stands_in_a_runs_folder_is_no_flag(tmp_path, bad):
+    run = a_run(tmp_path / "run")
+    (run / "command.json").write_text(json.dumps({"overrides": [bad]}))
+    assert found(f"resume={run}")
+
+
+def test_what_is_hydras_in_a_runs_folder_is_not_typed_again(tmp_path):
+    run = a_run(tmp_path / "run")
+    sly = ["hydra.run.dir=/tmp/x", "hydra/launcher=joblib", "hydra/launcher", "+hydra.job.env_set.A=1", "++hydra.sweep.dir=x",
+           "hydra/job_logging@hydra.job_logging=none", "resume=/other", "seed=42"]  # fmt: skip
+    (run / "command.json").write_text(json.dumps({"overrides": sly}))
+    assert rewritten([f"resume={run}"])[0] == "seed=42"
+    assert len(rewritten([f"resume={run}"])) == 3
+
+
+OWN = ["model=custom", "model._target_=os.system"]
+
+
+def test_what_a_run_names_has_to_be_trusted_or_typed_again(tmp_path, monkeypatch):
+    run = a_run(tmp_path / "run", *OWN)
+    said = found(f"resume={run}")["model._target_"]
+    assert "not on the list" in said
+    assert said.endswith("type it again, or FEDLIT_ALLOW=MODULE")
+    assert "not on the list" in found(f"resume={run}", "checkpoint.keep=3")["model._target_"]
+
+
+def test_a_name_of_ones_own_that_is_typed_again_is_trusted(tmp_path, monkeypatch):
+    (tmp_path / "mine_to_trust.py").write_text("class Model: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ["model=custom", "model._target_=mine_to_trust.Model"]
+    run = a_run(tmp_path / "run", *own)
+    assert "model._target_" in found(f"resume={run}")
+    assert rewritten([f"resume={run}", *own])[:2] == own
+    monkeypatch.setenv("FEDLIT_ALLOW", "mine_to_trust")
+    assert rewritten([f"resume={run}"])[:2] == own
+
+
+def test_the_printed_command_says_what_it_needs(tmp_path, monkeypatch):
+    config = composed("model=custom", "model._target_=mine_to_trust.Model")
+    wanted = f"FEDLIT_ALLOW=mine_to_trust python -m fedlit.train resume='{tmp_path}/a b'"
+    assert resume_command(tmp_path / "a b", config) == wanted
+    monkeypatch.setenv("FEDLIT_ALLOW", "mine_to_trust")  # given in front of the command, it is not there the next time
+    assert resume_command(tmp_path / "a b", config) == wanted
+    monkeypatch.delenv("FEDLIT_ALLOW")
+    assert resume_command(tmp_path, composed()) == f"python -m fedlit.train resume={tmp_path}"
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "outputs" / "runs" / "2026-01-01"
+
+
+def test_auto_takes_the_newest_unfinished_run_of_the_same_configuration(runs):
+    wanted = a_run(runs / "2", "seed=3")
+    for name, overrides in {"1": ["seed=3"], "3": ["seed=4"], "4": ["seed=3"], "5": [], "6": ["seed=3"]}.items():
+        a_run(runs / name, *overrides)
+    for number, path in enumerate(sorted(runs.glob("*/config.yaml"))):
+        os.utime(path, (number, number))
+    (runs / "4" / "summary.json").touch()  # finished
+    (runs / "6" / "config.yaml").write_text("a: b: c")  # of another program
+    assert rewritten(["resume=auto", "seed=3"])[-1] == f"hydra.run.dir={quoted(wanted)}"
+    assert rewritten(["resume=auto", "seed=3", "schedule.rounds=30"])[-1] == f"hydra.run.dir={quoted(wanted)}"
+    with FileLock(wanted / "lock"):
+        assert rewritten(["resume=auto", "seed=3"])[-1] == f"hydra.run.dir={quoted(runs / '1')}"
+
+
+def test_auto_begins_where_there_is_nothing_to_go_on_with(runs):
+    assert rewritten(["resume=auto", "seed=3"]) == ["seed=3"]
+    a_run(runs / "1", "schedule.lr=cosine")
+    begun = ["schedule.lr=cosine", "schedule.rounds=30"]  # other rates: another run
+    assert rewritten(["resume=auto", *begun]) == begun
+
+
+def test_auto_in_a_folder_that_is_named_looks_there_alone(runs, tmp_path):
+    a_run(runs / "1")
+    where = f"hydra.run.dir={tmp_path / 'mine'}"
+    assert rewritten(["resume=auto", where]) == [where]
+    mine = a_run(tmp_path / "mine")
+    assert rewritten(["resume=auto", where])[-1] == f"hydra.run.dir={quoted(mine)}"
+
+
+def test_auto_tells_a_mistake_as_a_mistake(runs):
+    assert "did you mean seed?" in found("resume=auto", "sed=3")["sed"]
+
+
+def test_a_value_in_quotes_is_the_same_value():
+    for value in ("a b", "it's", "/x/y", ""):
+        assert unquoted(f"k={quoted(value)}") == value
+    assert unquoted("k=a'b") == "a'b"
+    assert unquoted('k="a b"') == "a b"
+
+
+def test_resume_that_stands_in_a_file_is_refused(tmp_path):
+    with pytest.raises(Mistakes, match="it has to be typed"):
+        begin({**composed(), "resume": "auto"}, tmp_path / "run", {}, 0.0)
+
+
+def test_a_run_folder_in_quotes_is_looked_at_before_round_1(tmp_path):
+    (tmp_path / "file").touch()
+    (mistake,) = train._mistakes([f"hydra.run.dir='{tmp_path}/file/run'"])
+    assert (mistake.key, "cannot be written" in mistake.allowed) == ("hydra.run.dir", True)
+
+
+def test_a_folder_that_another_process_is_at_is_not_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(logging, "shutdown", lambda: None)
+    folder = tmp_path / "run"
+    (folder / ".hydra").mkdir(parents=True)
+    with FileLock(folder / "lock"):
+        train._remove_untrained(folder)
+        assert folder.is_dir()
+    train._remove_untrained(folder)
+    assert not folder.exists()
+
+
+def test_while_a_run_lasts_the_collector_leaves_alone_what_was_there_before():
+    assert gc.get_freeze_count() == 0
+    with running._settled():
+        assert gc.get_freeze_count() > 1000
+        assert len(gc.get_objects()) < 1000
+    assert gc.get_freeze_count() == 0
+
+
+def test_one_process_at_a_time(tmp_path):
+    with FileLock(tmp_path / "lock"), pytest.raises(Mistakes, match="another process's at the moment"):
+        begin(composed(), tmp_path, {}, 0.0)
+
+
+def test_a_folder_that_holds_a_run_takes_no_new_one(tmp_path):
+    Checkpoints(tmp_path, Keeping()).commit(State(1, {}), ClientStore(), Round(1, (), {}, (), None, "", None))
+    with pytest.raises(Mistakes, match="holds a run already"):
+        begin(composed(), tmp_path, {}, 0.0)
+
+
+def test_rounds_none_of_which_holds_are_a_mistake(tmp_path):
+    run = a_run(tmp_path / "run")
+    (run / "checkpoints" / "round-000001").mkdir(parents=True)
+    quick = composed("data=synthetic", "partition=natural", "model=logistic", "observers=none", "data.clients=5")
+    with pytest.raises(Mistakes, match="has no round that holds") as error:
+        begin({**quick, "resume": str(run)}, run, {}, 0.0)
+    assert isinstance(error.value.found[0], Mistake)
