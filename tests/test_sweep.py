@@ -131,13 +131,18 @@ def test_a_failed_job_runs_alone_by_its_command_and_then_the_sweep_is_finished(s
 
 
 @pytest.mark.slow
-def test_a_signal_stops_the_sweep_which_goes_on_when_it_is_typed_again(sweeps, commits, tmp_path):
+def test_a_signal_stops_the_sweep_which_goes_on_when_it_is_typed_again(sweeps, commits, tmp_path, monkeypatch):
     commits.wrong = lambda folder, round: os.kill(os.getpid(), signal.SIGTERM) if round == 2 else None
     status, out, err = sweeps("-m", *QUICK, "seed=1,2")
     assert status == 143
     assert "typed again, the sweep goes on where it was" in err
     assert "0 of 1 jobs are finished" in out
     commits.wrong = lambda *_: None
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("the sweep did not heed the signal"))
+    with monkeypatch.context() as patch:  # between the rounds of two jobs, when no run heeds it
+        patch.setattr(running, "_refuse_small_disk", lambda run: os.kill(os.getpid(), signal.SIGTERM))
+        assert sweeps("-m", *QUICK, "seed=1,2")[0] == 143
+    signal.signal(signal.SIGTERM, before)
     assert sweeps("-m", *QUICK, "seed=1,2")[0] == 0
     names = [folders(tmp_path)[1][f"seed={seed}"].name for seed in (1, 2)]
     assert commits == [(names[0], 1), (names[0], 2), (names[1], 1), (names[1], 2)]
