@@ -92,7 +92,8 @@ def replay(
     federation = build(config, run, {})[0].federation
     newest = _Newest(_nearest(run, round - 1))
     start = 0 if newest.saved is None else newest.saved.state.round
-    quiet = replace(federation.schedule, eval_every=10**9, stop_at=None)  # changes no state
+    rounds = max(federation.schedule.rounds, len(records))  # a run that was gone on with may be asked for fewer
+    quiet = replace(federation.schedule, rounds=rounds, eval_every=10**9, stop_at=None)  # changes no state
     federation = replace(federation, schedule=quiet, executor=Inline(_threads(config)), commits=newest)
     _recompute(federation, newest, records, round - 1)
     before = newest.saved or Saved(federation.algorithm.init(federation.initial), ClientStore())
@@ -113,7 +114,8 @@ def _records(run: Path) -> list[dict[str, Any]]:
     for name in ("config.yaml", JOURNAL):
         if not (run / name).is_file():
             raise Mistakes([Mistake("run", run, f"has no {name}", "name the folder of a run")])
-    return [json.loads(line) for line in (run / JOURNAL).read_text().splitlines()]
+    whole = (run / JOURNAL).read_text().rpartition("\n")[0]  # a line that is not finished is no record yet
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def _nearest(run: Path, round: int) -> Saved | None:
@@ -138,6 +140,8 @@ def _recompute(federation: Federation, newest: _Newest, records: Sequence[Mappin
             raise Mistakes([Mistake("state_sha256", record.sha256[:12], why, remedy)])
         if record.number == last:
             return
+    if at < last:
+        raise Mistakes([Mistake("round", last, "was not reached: the run ends before it")])
 
 
 def _threads(config: Mapping[str, Any]) -> int:

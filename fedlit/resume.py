@@ -19,6 +19,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 
 from fedlit.build import plain
+from fedlit.checkpoint import JOURNAL
 from fedlit.command_line import PRIMARY, check, loader, quoted, unquoted
 from fedlit.mistakes import Mistake, Mistakes
 from fedlit.running import COMMAND
@@ -30,6 +31,7 @@ MAY_CHANGE = (
     "observers",
     "checkpoint",
     "sweep",
+    "faults.max_lost_rounds",
     "trainer.accelerator",
     "check",
     "traceback",
@@ -111,7 +113,14 @@ def _refuse_changes(folder: Path, new: Mapping[str, Any], typed: Sequence[str]) 
     old = _config(folder)
     if old is None:
         raise Mistakes([Mistake("resume", folder, "has a config.yaml that is not one of ours")])
-    if found := _changes(old, new):
+    found, rounds = _changes(old, new), new["schedule"]["rounds"]
+    journal = folder / JOURNAL
+    done = journal.read_bytes().count(b"\n") if journal.is_file() else 0
+    if isinstance(rounds, int) and rounds < done and rounds != (old.get("schedule") or {}).get("rounds"):
+        found.append(
+            Mistake("schedule.rounds", rounds, f"is less than the {done} rounds done", "take more, or leave it out")
+        )
+    if found:
         raise Mistakes(found)
     named = [unquoted(text) for text in typed if _key(text).endswith("_target_")]
     refused = distrust(new, [*named, *(target.rpartition(".")[0] for target in named)])

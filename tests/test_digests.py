@@ -12,6 +12,8 @@ from fedlit.digests import Digests
 from fedlit.faults import Drop, Faults, Plan
 from fedlit.local import Recipe
 
+pytestmark = pytest.mark.slow  # whole runs
+
 
 def followed(made):
     """The digests of a federation's rounds, and who was left out in each."""

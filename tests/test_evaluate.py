@@ -10,6 +10,8 @@ from fedlit.evaluate import evaluate_run
 from fedlit.mistakes import Mistakes
 from fedlit.running import train
 
+pytestmark = pytest.mark.slow  # whole runs
+
 
 def finished(folder, *overrides):
     """A run's folder, made without the command."""

@@ -7,6 +7,8 @@ from test_build import built
 
 from fedlit.plan import duration, plan, plan_table
 
+pytestmark = pytest.mark.slow  # whole runs
+
 
 def test_the_plans_figures_are_those_of_the_run():
     run = built("schedule.rounds=2", "data.batch_size=16", "model.norm=batch", "algorithm.buffers=server")

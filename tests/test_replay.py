@@ -5,12 +5,16 @@ import time
 
 import pytest
 import torch
+import yaml
 from test_build import composed
 
 from fedlit.algorithms import FedAvg
+from fedlit.federation import Federation
 from fedlit.mistakes import Mistakes
 from fedlit.replay import replay
 from fedlit.running import train
+
+pytestmark = pytest.mark.slow  # whole runs
 
 SMALL = ["model=logistic", "schedule.rounds=4", "schedule.local_steps=3", "schedule.client_state=keep"]
 
@@ -71,3 +75,21 @@ def test_mistakes_are_told(recorded, tmp_path):
     ):
         with pytest.raises(Mistakes, match=said):
             replay(*arguments)
+
+
+def test_rounds_beyond_the_configurations_are_computed_and_looked_at_and_a_torn_line_is_no_record(recorded, tmp_path):
+    folder, _ = recorded
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["schedule"] |= {"rounds": 1, "lr": "constant"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "rounds.jsonl").write_text((folder / "rounds.jsonl").read_text() + '{"rou')
+    client = cohort(folder, 2)[0]
+    with pytest.raises(Mistakes, match="round 2 came out otherwise"):  # at another rate
+        replay(tmp_path, 2, client, whole=True)
+
+
+def test_a_round_that_is_not_reached_is_told(recorded, monkeypatch):
+    folder, _ = recorded
+    monkeypatch.setattr(Federation, "run", lambda self: iter(()))
+    with pytest.raises(Mistakes, match="was not reached"):
+        replay(folder, 2, cohort(folder, 2)[0])

@@ -102,7 +102,16 @@ def test_a_run_whose_choices_are_not_there_any_more_is_refused(tmp_path):
     assert "must be one of" in found(f"resume={run}")["model"]
 
 
+def test_fewer_rounds_than_are_done_are_refused(tmp_path):
+    run = a_run(tmp_path / "run")
+    (run / "rounds.jsonl").write_text("{}\n" * 5)
+    assert "is less than the 5 rounds done" in found(f"resume={run}", "schedule.rounds=4")["schedule.rounds"]
+    assert rewritten([f"resume={run}", "schedule.rounds=5"])
+
+
 def test_keys_that_may_change():
+    assert may_change("faults.max_lost_rounds")
+    assert not may_change("faults.on_error")
     assert may_change("executor._target_")
     assert may_change("observers.tensorboard._target_")
     assert not may_change("executor.threads")
