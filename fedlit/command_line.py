@@ -34,6 +34,7 @@ from fedlit.typed import (
 )
 
 PRIMARY = "config"
+EXTRA = "pip install 'fedlit[sweep]' brings joblib, optuna and submitit"
 
 
 def conf() -> Path:
@@ -126,7 +127,7 @@ def _primary_problems(found: ConfigLoaderImpl, name: str) -> list[Mistake]:
 def _whole(primary: str, overrides: Sequence[Override]) -> DictConfig:
     """The configuration with Hydra's own part, or an empty one."""
     try:
-        return compose(primary, [_first(override) for override in overrides], return_hydra_config=True)
+        return compose(primary, [first(override) for override in overrides], return_hydra_config=True)
     except HydraException:
         return OmegaConf.create()
 
@@ -134,10 +135,16 @@ def _whole(primary: str, overrides: Sequence[Override]) -> DictConfig:
 def _composed(primary: str, overrides: Sequence[Override], mistakes: list[Mistake]) -> DictConfig | None:
     """The configuration, or None and one more mistake."""
     try:
-        return compose(primary, [_first(override) for override in overrides])
+        return compose(primary, [first(override) for override in overrides])
     except HydraException as error:
-        mistakes.append(Mistake("", "", f"cannot be composed: {str(error).splitlines()[0]}"))
+        mistakes += [wrong for wrong in (uncomposed(error),) if wrong not in mistakes]
         return None
+
+
+def uncomposed(error: HydraException) -> Mistake:
+    """What Hydra says of choices that do not go together, or are not there."""
+    remedy = EXTRA if "'hydra/" in str(error) else ""
+    return Mistake("", "", f"cannot be composed: {str(error).splitlines()[0]}", remedy)
 
 
 def _parsed(found: ConfigLoaderImpl, texts: Sequence[str]) -> tuple[list[Override], list[Mistake]]:
@@ -157,7 +164,7 @@ def _parsed(found: ConfigLoaderImpl, texts: Sequence[str]) -> tuple[list[Overrid
     return overrides, mistakes
 
 
-def _first(override: Override) -> str:
+def first(override: Override) -> str:
     """The override with the first of its values, as a word that Hydra reads."""
     if not override.is_sweep_override():
         return str(override.input_line)

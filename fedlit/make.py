@@ -26,7 +26,7 @@ GROUPS = (
     "faults",
     "observers",
 )
-KEYED = (*GROUPS, "monitor", "eval", "checkpoint")
+KEYED = (*GROUPS, "monitor", "eval", "checkpoint", "sweep")
 KEYS = (*KEYED, "seed", "resume", "check", "traceback")
 """What a configuration has at its top; KEYED are those that have keys of their own."""
 

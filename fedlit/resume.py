@@ -30,6 +30,7 @@ MAY_CHANGE = (
     "executor",
     "observers",
     "checkpoint",
+    "sweep",
     "faults.max_lost_rounds",
     "trainer.accelerator",
     "check",

@@ -51,6 +51,7 @@ def train(
     names: Mapping[str, str],
     started: float,
     overrides: Sequence[str] = (),
+    searched: bool = False,
 ) -> float | None:
     """Trains a federation and leaves everything in its folder.
 
@@ -60,6 +61,7 @@ def train(
         names: choices in the configuration's groups.
         started: time.time() when the command began, or the job.
         overrides: what was typed, for who wants to go on.
+        searched: whether a sweeper needs what is returned.
 
     Returns:
         The monitored metric of the best round, for a sweeper; None without a validation split.
@@ -80,6 +82,9 @@ def train(
             remedy = "it has to be typed, not to stand in a file"
             raise Mistakes([Mistake("resume", config["resume"], f"is not {folder}, where this run is", remedy)])
         run, observers = _built(config, folder, names)
+        if searched and run.federation.monitor.name is None:
+            why = "leaves no validation split, whose metric is what the search is for"
+            raise Mistakes([Mistake("data.val_fraction", config["data"].get("val_fraction"), why, "hold some out")])
         disk = LocalDisk() if run.crash is None or config["resume"] else run.crash.disk(LocalDisk())
         _refuse_small_disk(run)
         commits = Checkpoints(folder, run.keeping, disk)

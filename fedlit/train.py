@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 import os
 import shutil
@@ -14,6 +13,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from fedlit import STARTED, command_line
+from fedlit import STARTED, command_line, jobs
 from fedlit.mistakes import Mistake, Mistakes
+from fedlit.signals import Stopped, Wish, stoppable
+from fedlit.sweep import Sweep, planned
 
 log = logging.getLogger("fedlit")
 
@@ -32,54 +34,86 @@ ASKS_HYDRA = {"--help", "-h", "--hydra-help", "--version", "--info", "-i", "--sh
 ASKS_HYDRA |= {"--cfg", "-c", "--resolve", "--package", "-p"}
 """Flags with which nothing is trained."""
 
-_failed: list[str] = []  # jobs of this process's multirun that did not come to their end
+_wish = Wish()  # of a sweep that runs its jobs in this process
 
 
 @hydra.main(version_base="1.3", config_path=str(command_line.conf()), config_name="config")
 def _job(config: DictConfig) -> float | None:
     """One run, or one job of a multirun, which never raises: that would end the others."""
+    settings = HydraConfig.get()
+    multirun = settings.mode == RunMode.MULTIRUN
+    started = time.time() if multirun else STARTED
+    at_once = settings.launcher.get("n_jobs", 1) if multirun and config.trainer.accelerator != "cpu" else 1
+    with jobs.one_gpu(at_once, config.sweep.jobs_per_gpu):  # before anything looks for a GPU
+        return _one(config, settings, started, multirun)
+
+
+def _one(config: DictConfig, settings: Any, started: float, multirun: bool) -> float | None:
     from fedlit.build import plain  # here: Lightning takes seconds, and a mistyped name is told at once
     from fedlit.faults import LostRounds
-    from fedlit.running import NoRoom, train
-    from fedlit.signals import Stopped
+    from fedlit.running import NoRoom
     from fedlit.worker import ClientFailed
 
-    settings = HydraConfig.get()
-    folder, multirun = Path(settings.runtime.output_dir), settings.mode == RunMode.MULTIRUN
-    started, values = time.time() if multirun else STARTED, {}
+    folder, values = Path(settings.runtime.output_dir), {}
+    overrides = jobs.own(settings.overrides.task) if multirun else list(settings.overrides.task)
+    note = partial(jobs.note, folder, overrides, settings.job.env_set.get(jobs.CALL))
     try:
         values = plain(config)
-        result = train(values, folder, settings.runtime.choices, started, settings.overrides.task)
+        if multirun and not config.check:
+            note()
+        result = _trained(values, settings, folder, overrides, started, multirun)
         if config.check:
             _remove_untrained(folder)
+        else:
+            (folder / jobs.FAILURE).unlink(missing_ok=True)  # of a job that is run alone, to its end this time
         return result
     except Stopped as stopped:
-        _tell_how_to_go_on(f"stopped by {stopped}", folder, values)
-        if callable(stopped.found) and stopped.number == signal.SIGUSR1:  # such as submitit's, which requeues the job
-            stopped.found(stopped.number, None)
-        let_go(stopped)
-        sys.exit(stopped.status)
+        if not multirun:
+            _tell_how_to_go_on(f"stopped by {stopped}", folder, values)
+        sys.exit(_passed_on(stopped))
     except (NoRoom, ClientFailed, LostRounds) as error:
         if config.traceback:
             traceback.print_exc()
         _tell_how_to_go_on(str(error), folder, values, " once that is mended")
         if not multirun:
             sys.exit(1)
-        _fail(folder, [str(error)])
+        note([str(error)])
     except Mistakes as mistakes:
         if config.traceback:
             traceback.print_exc()
-        report(mistakes.found, f"job {settings.job.num} ({settings.job.override_dirname})" if multirun else "")
+        report(mistakes.found, f"job {settings.job.num} ({' '.join(overrides)})" if multirun else "")
         if not multirun:
             _remove_untrained(folder)
             sys.exit(2)
-        _fail(folder, [str(mistake) for mistake in mistakes.found])
-    except Exception as error:
-        if not multirun or config.traceback:
+        note([str(mistake) for mistake in mistakes.found])
+    except (Exception, SystemExit) as error:
+        if not multirun or _wish.stopped is not None:
             raise
         log.exception("job %s failed", settings.job.num)
-        _fail(folder, [f"{type(error).__name__}: {error}"])
+        note([f"{type(error).__name__}: {error}"])
     return None
+
+
+def _passed_on(stopped: Stopped) -> int:
+    """The exit status, once whoever handled SIGUSR1 before the run, such as submitit, which requeues the job, was told."""
+    if callable(stopped.found) and stopped.number == signal.SIGUSR1:
+        stopped.found(stopped.number, None)
+    let_go(stopped)
+    return stopped.status
+
+
+def _trained(
+    values: dict[str, Any], settings: Any, folder: Path, overrides: Sequence[str], started: float, multirun: bool
+) -> float | None:
+    """What a run is worth to a sweeper; a job that is finished is not trained again, and one that was begun is gone on with."""
+    from fedlit.running import train
+
+    if multirun and not values["check"] and jobs.begun(folder, values):
+        if (summary := jobs.finished(folder)) is not None:
+            return jobs.objective(summary)
+        values["resume"] = str(folder)
+    searched = multirun and settings.sweeper.get("direction") is not None
+    return train(values, folder, settings.runtime.choices, started, overrides, searched)
 
 
 def main() -> None:
@@ -99,13 +133,35 @@ def main() -> None:
         if mistakes:
             report(mistakes)
             sys.exit(2)
+        try:
+            sweep = planned(arguments)
+        except Mistakes as found:
+            report(found.found)
+            sys.exit(2)
+        if sweep is not None:
+            sys.argv[1:] = [*arguments, *sweep.overrides]
+            sys.exit(_sweep(sweep))
     if {"--help", "-h"} & set(arguments):
         _help()
     else:
         _job()
-    if _failed:
-        print(f"{len(_failed)} of the jobs failed:\n  " + "\n  ".join(_failed), file=sys.stderr)
-        sys.exit(1)
+
+
+def _sweep(sweep: Sweep) -> int:
+    """Runs the jobs, and says what has become of them. The exit status: 1 if one of them is not finished."""
+    global _wish
+    status: Any = None
+    try:
+        with stoppable() as _wish:
+            _job()
+    except Stopped as stopped:
+        status = stopped.status
+    except SystemExit as ended:  # Hydra has said why, or a job was stopped
+        status = ended.code
+    all_finished = jobs.close(sweep.folder, sweep.call, sweep.flags)
+    if status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+        print("fedlit: stopped; typed again, the sweep goes on where it was", file=sys.stderr)
+    return status or (0 if all_finished else 1)
 
 
 def _tell_how_to_go_on(why: str, folder: Path, config: Mapping[str, Any], then: str = "") -> None:
@@ -165,12 +221,6 @@ def report(mistakes: Sequence[Mistake], of: str = "") -> None:
         print(f"  {name}\n      {mistake.allowed}", file=sys.stderr)
         if mistake.remedy:
             print(f"      {mistake.remedy}", file=sys.stderr)
-
-
-def _fail(folder: Path, reasons: list[str]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "failure.json").write_text(json.dumps({"reasons": reasons}) + "\n")
-    _failed.append(f"{folder}: {reasons[0]}")
 
 
 def _remove_untrained(folder: Path) -> None:

@@ -10,7 +10,7 @@ from fedlit.command_line import conf
 CHOICES = sorted(
     (path.parent.name, path.stem)
     for path in conf().glob("*/*.yaml")
-    if path.parent.name != "hydra" and not path.stem.startswith("_")
+    if path.parent.name not in ("hydra", "hparams_search") and not path.stem.startswith("_")
 )
 
 

@@ -84,3 +84,12 @@ def test_equal_digests_mean_equal_batches(monkeypatch):
         seen.setdefault(digests["batches"], []).append(list(met))
     (first, second), (third,) = seen.values()
     assert first == second != third
+
+
+def test_batches_are_those_of_their_round():
+    made = federation(seed=3, rounds=1)
+    (record,) = made.run()
+    (first, second) = (Digests(made), Digests(made))
+    first.add(record)
+    second.add(replace(record, number=2))
+    assert first.summary()["batches"] != second.summary()["batches"]

@@ -14,8 +14,8 @@ FLOORS = [
     {"evaluation", "clock", "store", "commits", "checkpoint", "rules", "federation", "summary", "digests"},
     {"observers", "preflight", "arguments", "trial", "make", "material", "build", "plan"},
     {
-        *("typed", "command_line", "trust", "signals", "running", "resume", "train", "evaluate", "replay"),
-        *("reports", "report", "compare"),
+        *("typed", "command_line", "trust", "signals", "running", "resume", "jobs", "sweep", "train", "evaluate"),
+        *("replay", "reports", "report", "compare"),
     },
 ]
 FILES = sorted(ROOT.rglob("*.py"))
@@ -63,7 +63,19 @@ def test_lightning_and_hydra_stay_where_they_belong(path):
         *("preflight", "arguments", "trial", "material", "build"),
     }:
         assert "lightning" not in packages or path.name in ("own.py", "modules.py")
-    hydras = {"build", "make", "material", "train", "typed", "command_line", "trust", "evaluate", "resume"}
+    hydras = {
+        "build",
+        "make",
+        "material",
+        "train",
+        "jobs",
+        "sweep",
+        "typed",
+        "command_line",
+        "trust",
+        "evaluate",
+        "resume",
+    }
     if part(path) not in hydras:
         assert not packages & {"hydra", "omegaconf"}
 

@@ -80,18 +80,6 @@ def test_an_output_folder_that_cannot_be_written_is_told_before_anything_else(tm
     assert "Traceback" not in done.stderr
 
 
-def test_a_multirun_goes_on_after_a_bad_job_and_ends_with_status_1(tmp_path):
-    overrides = ["schedule.clients_per_round=1,11,2,3", "debug=quick", "partition.num_clients=4", "observers=none"]
-    done = run(tmp_path, "-m", *overrides)
-    assert done.returncode == 1
-    jobs = {path.name: path for path in next((tmp_path / "outputs" / "sweeps").glob("*/*")).iterdir() if path.is_dir()}
-    assert [(jobs[str(n)] / "summary.json").exists() for n in range(4)] == [True, False, True, True]
-    assert "clients_per_round=11" in json.loads((jobs["1"] / "failure.json").read_text())["reasons"][0]
-    assert "1 of the jobs failed" in done.stderr
-    assert "job 1" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
 @pytest.mark.parametrize(
     ("flag", "said"), [("--help", "KEYS TYPED MOST"), ("--cfg=job", "client_fraction: 0.3"), ("--hydra-help", "Hydra")]
 )

@@ -95,8 +95,9 @@ class Processes:
 
 
 def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    """The cores that this process may use: its share, by the environment variable FEDLIT_CORES, of what the system gives."""
+    given = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min(given, int(os.environ.get("FEDLIT_CORES", given)))
 
 
 def _visible_gpus() -> Sequence[str | None]:
