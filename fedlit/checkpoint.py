@@ -104,9 +104,10 @@ class Checkpoints:
             files[MEMORIES] = wire.freeze(wire.freeze_memories(changed))
         older = sorted({*store.since.values()} - {state.round})
         self._digests = {r: self._digest(r) for r in older}
-        files[MANIFEST] = manifest_of(files, {str(r): digest for r, digest in self._digests.items()})
+        own = {name: measured(content) for name, content in files.items()}
+        files[MANIFEST] = manifest_of(own, self._digests)
         self._write(files, place(self.folder, state.round))
-        self._digests |= {state.round: measured(files[MEMORIES])} if changed else {}
+        self._digests |= {state.round: own[MEMORIES]} if changed else {}
         disk.append(journal, line.encode())
         disk.sync(journal)
         if not begun:

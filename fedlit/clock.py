@@ -174,7 +174,7 @@ class Clock:
             return
         clients = len(worker.holdings.population)
         looked = np.unique(np.linspace(0, clients - 1, min(clients, MOST_FORESEEN)).astype(np.int64)).tolist()
-        stints = list(self._stints(looked, worker, state, len(wire.dump(state.shared))))
+        stints = list(self._stints(looked, worker, state, wire.length(state.shared)))
         late = sum(map(self._missed, stints))
         there = round(clients * (1 - late / len(looked)))
         lost = schedule.rounds * too_few(clients, there, schedule.sampled(clients), schedule.quorum)

@@ -138,10 +138,10 @@ def measured(content: bytes) -> dict[str, Any]:
     return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def manifest_of(files: Mapping[str, bytes], memories: Mapping[str, Any]) -> bytes:
-    """The manifest of a commit's files, and of older memories by round."""
-    own = {name: measured(content) for name, content in files.items()}
-    return json.dumps({"schema": SCHEMA, "files": own, "memories": memories}).encode()
+def manifest_of(files: Mapping[str, Any], memories: Mapping[int, Any]) -> bytes:
+    """The manifest of a commit's files, measured, and of older memories by round."""
+    older = {str(round): measured for round, measured in memories.items()}
+    return json.dumps({"schema": SCHEMA, "files": files, "memories": older}).encode()
 
 
 def since_of(store: ClientStore) -> dict[tuple[str, ...], torch.Tensor]:

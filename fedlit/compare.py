@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedlit.mistakes import Mistake, Mistakes
-from fedlit.reports.folders import BROKEN, configuration, flat, records
+from fedlit.keys import flat
+from fedlit.mistakes import Mistake, Mistakes, tell
+from fedlit.reports.folders import BROKEN, configuration, records
 from fedlit.reports.groups import ABSENT, shown
-from fedlit.reports.terminal import tell
 
 ASIDE = ("platform", "versions", "digest")
 """Of the summary: what may be why two runs of one configuration differ."""
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         found = compare(typed.a, typed.b)
     except Mistakes as mistakes:
-        tell(mistakes.found, "nothing was compared")
+        tell(mistakes.found, "; nothing was compared")
         sys.exit(2)
     _show(found, Console())
 

@@ -19,6 +19,7 @@ from rich.table import Table
 from fedlit.algorithms import FedAvg
 from fedlit.build import build, plain
 from fedlit.evaluation import combined
+from fedlit.jsonl import json_lines
 from fedlit.messages import Scores, State
 from fedlit.mistakes import Mistake, Mistakes, nearest
 from fedlit.train import report
@@ -93,8 +94,8 @@ def evaluate_run(
 
 def _cohort(run: Path, number: int) -> list[int]:
     """The cohort of a round, as its record has it."""
-    for line in (run / "rounds.jsonl").read_text().splitlines():
-        if (record := json.loads(line))["round"] == number:
+    for record in json_lines(run / "rounds.jsonl")[0]:
+        if record["round"] == number:
             return record["cohort"]
     why = f"has no round {number} in rounds.jsonl, which summary.json names"
     raise Mistakes([Mistake("run", run, why, "name the folder of a finished run")])

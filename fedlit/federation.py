@@ -180,7 +180,7 @@ class Federation:
         Raises:
             Mistake: if there is no clock, and those who finish first are asked for.
         """
-        cohort, down = tuple(self.cohort(round)), len(wire.dump(state.shared))
+        cohort, down = tuple(self.cohort(round)), wire.length(state.shared)
         over, sent = self.schedule.over_select, {"comm/down_bytes": down * len(cohort)}
         if self.clock is None:
             if over > 1:

@@ -24,6 +24,7 @@ from rich.console import Console
 
 from fedlit.command_line import quoted
 from fedlit.disk import replace_file
+from fedlit.keys import flat
 from fedlit.mistakes import Mistake, Mistakes
 
 JOB, FAILURE, INDEX, SUMMARY = "job.json", "failure.json", "index.json", "summary.json"
@@ -36,16 +37,12 @@ POLL_S = 0.5
 
 def job_name(config: Mapping[str, Any]) -> str:
     """A short hash of a configuration: the same in whatever order its keys stand, and for 1 and 1.0."""
-    values = sorted(_flat({key: value for key, value in config.items() if key not in NOT_COUNTED}))
+    counted = flat({key: value for key, value in config.items() if key not in NOT_COUNTED})
+    values = sorted(
+        (f".{key}", repr(int(value) if isinstance(value, float) and value.is_integer() else value))
+        for key, value in counted.items()
+    )
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:10]
-
-
-def _flat(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(node, Mapping) and node:
-        for key, value in node.items():
-            yield from _flat(value, f"{path}.{key}")
-    else:
-        yield path, repr(int(node) if isinstance(node, float) and node.is_integer() else node)
 
 
 def _job_name(_root_: DictConfig) -> str:

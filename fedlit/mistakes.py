@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -33,6 +34,22 @@ class Mistakes(ValueError):
     def __init__(self, found: Iterable[Mistake]) -> None:
         self.found = list(found)
         super().__init__("\n".join(str(mistake) for mistake in self.found))
+
+
+def tell(mistakes: Sequence[Mistake], said: str) -> None:
+    """Prints mistakes, a paragraph each, to the standard error.
+
+    Args:
+        mistakes: all that there are.
+        said: what follows their number: what they are in, and what was not done for them.
+    """
+    print(f"fedlit: {len(mistakes)} mistake{'s' if len(mistakes) != 1 else ''}{said}", file=sys.stderr)
+    for mistake in mistakes:
+        named = mistake.key and mistake.given != ""
+        print(f"  {f'{mistake.key}={mistake.given}' if named else mistake.key or mistake.given}", file=sys.stderr)
+        print(f"      {mistake.allowed}", file=sys.stderr)
+        if mistake.remedy:
+            print(f"      {mistake.remedy}", file=sys.stderr)
 
 
 def nearest(word: object, names: Iterable[str]) -> str:

@@ -37,7 +37,7 @@ def plan(run: Run) -> dict[str, Any]:
     batch_s, fit_s, send = _measured(run)
     state = federation.algorithm.init(federation.initial)
     model, vector = federation.initial, Layout.of(send)
-    up, down = (8 + 4 * vector.size) * cohort, len(wire.dump(state.shared)) * sampled
+    up, down = (8 + 4 * vector.size) * cohort, wire.length(state.shared) * sampled
     own = federation.evaluations.jobs(0, (), len(population) if worker.holdings.own_test else 0, range(sampled), 0)
     evaluation_s = _evaluation_seconds(run) if federation.splits else 0.0
     rounds, evaluated = schedule.rounds, math.ceil(schedule.rounds / schedule.eval_every)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pdb
 import sys
@@ -21,6 +20,7 @@ from fedlit.commits import Saved, committed, read
 from fedlit.evaluate import configuration
 from fedlit.executors import Inline
 from fedlit.federation import Federation
+from fedlit.jsonl import json_lines
 from fedlit.messages import Fit, State, Update
 from fedlit.mistakes import Mistake, Mistakes
 from fedlit.record import Round
@@ -114,8 +114,7 @@ def _records(run: Path) -> list[dict[str, Any]]:
     for name in ("config.yaml", JOURNAL):
         if not (run / name).is_file():
             raise Mistakes([Mistake("run", run, f"has no {name}", "name the folder of a run")])
-    whole = (run / JOURNAL).read_text().rpartition("\n")[0]  # a line that is not finished is no record yet
-    return [json.loads(line) for line in whole.splitlines()]
+    return json_lines(run / JOURNAL)[0]
 
 
 def _nearest(run: Path, round: int) -> Saved | None:

@@ -14,11 +14,11 @@ from rich.console import Console
 
 from fedlit.disk import replace_file
 from fedlit.jsonl import json_line
-from fedlit.mistakes import Mistake, Mistakes
+from fedlit.mistakes import Mistake, Mistakes, tell
 from fedlit.reports.folders import is_run
 from fedlit.reports.result import result
 from fedlit.reports.tables import markdown, rows_of_runs
-from fedlit.reports.terminal import show, tell
+from fedlit.reports.terminal import show
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if out is not None:
             _save(found, out, shlex.join(["python", "-m", "fedlit.report", *(arguments or sys.argv[1:])]))
     except Mistakes as mistakes:
-        tell(mistakes.found, "nothing was reported")
+        tell(mistakes.found, "; nothing was reported")
         sys.exit(2)
     show(found, out, Console())
 

@@ -21,6 +21,7 @@ from hydra.errors import HydraException
 from fedlit.build import plain
 from fedlit.checkpoint import JOURNAL
 from fedlit.command_line import PRIMARY, check, loader, quoted, unquoted
+from fedlit.keys import flat
 from fedlit.mistakes import Mistake, Mistakes
 from fedlit.running import COMMAND
 from fedlit.trust import VARIABLE, distrust
@@ -171,20 +172,12 @@ def _newest(config: Mapping[str, Any], folder: Path | None) -> Path | None:
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Keys whose values are not the same, with both; a key that is missing counts as null."""
-    flat_old, flat_new = _flat(old), _flat(new)
+    flat_old, flat_new = flat(old), flat(new)
     return {
         key: (flat_old.get(key), flat_new.get(key))
         for key in {**flat_old, **flat_new}
         if flat_old.get(key) != flat_new.get(key)
     }
-
-
-def _flat(node: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for key, value in node.items():
-        here = f"{path}.{key}" if path else str(key)
-        values |= _flat(value, here) if isinstance(value, Mapping) and value else {here: value}
-    return values
 
 
 def _key(text: str) -> str:

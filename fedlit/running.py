@@ -169,7 +169,7 @@ def _log(record: Round, rounds: int) -> None:
 
 
 def _loaded(commits: Commits) -> Saved | None:
-    """Where the run goes on; a run that was killed in its first round begins anew."""
+    """Where the run goes on; None if it was killed in its first round, and begins anew. Raises Mistakes as `load` a Mistake."""
     try:
         return commits.load()
     except Mistake as mistake:

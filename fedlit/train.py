@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from fedlit import STARTED, command_line, jobs
-from fedlit.mistakes import Mistake, Mistakes
+from fedlit.mistakes import Mistake, Mistakes, tell
 from fedlit.signals import Stopped, Wish, stoppable
 from fedlit.sweep import Sweep, planned
 
@@ -119,32 +119,36 @@ def _trained(
 def main() -> None:
     """The command. Exit status 2 for a mistake in what was typed, 1 for a failure."""
     sys.path.insert(0, os.getcwd())  # so that `model._target_=my_file.MyModule` is found by the console script too
-    arguments = sys.argv[1:]
-    if any(argument.lstrip("+").startswith("resume=") for argument in arguments):
-        from fedlit.resume import rewritten
-
-        try:
-            sys.argv[1:] = arguments = rewritten(arguments)
-        except Mistakes as found:
-            report(found.found)
-            sys.exit(2)
-    if not ASKS_HYDRA & {argument.partition("=")[0] for argument in arguments}:
-        mistakes = _mistakes(arguments)
-        if mistakes:
-            report(mistakes)
-            sys.exit(2)
-        try:
-            sweep = planned(arguments)
-        except Mistakes as found:
-            report(found.found)
-            sys.exit(2)
-        if sweep is not None:
-            sys.argv[1:] = [*arguments, *sweep.overrides]
-            sys.exit(_sweep(sweep))
-    if {"--help", "-h"} & set(arguments):
+    try:
+        sweep = _understood()
+    except Mistakes as found:
+        report(found.found)
+        sys.exit(2)
+    if sweep is not None:
+        sys.argv += sweep.overrides
+        sys.exit(_sweep(sweep))
+    if {"--help", "-h"} & set(sys.argv[1:]):
         _help()
     else:
         _job()
+
+
+def _understood() -> Sweep | None:
+    """The sweep that was typed, None for a single run; `resume` in the command line has become what it stands for.
+
+    Raises:
+        Mistakes: with what is wrong in what was typed.
+    """
+    if any(argument.lstrip("+").startswith("resume=") for argument in sys.argv[1:]):
+        from fedlit.resume import rewritten
+
+        sys.argv[1:] = rewritten(sys.argv[1:])
+    arguments = sys.argv[1:]
+    if ASKS_HYDRA & {argument.partition("=")[0] for argument in arguments}:
+        return None
+    if mistakes := _mistakes(arguments):
+        raise Mistakes(mistakes)
+    return planned(arguments)
 
 
 def _sweep(sweep: Sweep) -> int:
@@ -209,18 +213,8 @@ def _mistakes(arguments: Sequence[str]) -> list[Mistake]:
 
 
 def report(mistakes: Sequence[Mistake], of: str = "") -> None:
-    """Prints mistakes, a paragraph each, to the standard error."""
-    count = f"{len(mistakes)} mistakes" if len(mistakes) != 1 else "1 mistake"
-    print(f"fedlit: {count} in the configuration{' of ' + of if of else ''}; nothing was trained", file=sys.stderr)
-    for mistake in mistakes:
-        name = (
-            f"{mistake.key}={mistake.given}"
-            if mistake.key and mistake.given != ""
-            else mistake.key or str(mistake.given)
-        )
-        print(f"  {name}\n      {mistake.allowed}", file=sys.stderr)
-        if mistake.remedy:
-            print(f"      {mistake.remedy}", file=sys.stderr)
+    """Prints what is wrong with a configuration, or a job's, to the standard error."""
+    tell(mistakes, f" in the configuration{' of ' + of if of else ''}; nothing was trained")
 
 
 def _remove_untrained(folder: Path) -> None:

@@ -117,6 +117,11 @@ def dump(tree: Tree) -> bytes:
     return b"".join(part for path, tensor in paths(tree) for part in _parts(path, tensor))
 
 
+def length(tree: Tree) -> int:
+    """Bytes that `dump` gives, without making them."""
+    return sum(len(_header(path, tensor)) + tensor.numel() * tensor.element_size() for path, tensor in paths(tree))
+
+
 def sha256(tree: Tree) -> str:
     """Digest of a state: of the bytes that `dump` gives."""
     digest = hashlib.sha256()
@@ -127,8 +132,11 @@ def sha256(tree: Tree) -> str:
 
 
 def _parts(path: str, tensor: Tensor) -> tuple[bytes, bytes]:
-    header = f"{path} {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}\n".encode()
-    return header, tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return _header(path, tensor), tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _header(path: str, tensor: Tensor) -> bytes:
+    return f"{path} {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}\n".encode()
 
 
 def freeze(tree: Mapping[tuple[str, ...], Tensor]) -> bytes:

@@ -52,6 +52,7 @@ def test_every_choice_is_made_without_a_mistake(group, choice, tmp_path):
         "trainer",
         "executor",
         "clock",
+        "faults",
         "observers",
         "experiment",
         "debug",

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from fedlit.messages import Model
-from fedlit.wire import Layout, dump, freeze, pack, paths, sha256, thaw, unpack
+from fedlit.wire import Layout, dump, freeze, length, pack, paths, sha256, thaw, unpack
 
 GROUPS = {
     "parameters": {"w": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "b": torch.tensor(5.0)},
@@ -94,3 +94,10 @@ def test_what_is_no_file_of_ours_is_told_and_not_executed():
     for content in (b"", b"rubbish", pickle.dumps({"w": 1})):
         with pytest.raises(ValueError, match="no safetensors file"):
             thaw(content)
+
+
+def test_the_length_of_a_state_is_that_of_its_bytes():
+    mask, half = torch.tensor([True, False]), torch.zeros(2, 3, dtype=torch.bfloat16)
+    model = Model({"w": torch.ones(3, 2)}, {"n": torch.tensor(6), "mask": mask, "none": torch.zeros(0)})
+    tree = {"model": model, "control": {"w": half.t()}}
+    assert length(tree) == len(dump(tree))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from fedlit.keys import flat
 from fedlit.observers.partition import partition_figure
 from fedlit.observers.run import Run
 from fedlit.record import Round
@@ -47,7 +48,7 @@ class TensorBoard:
             for name, value in {**best, **final}.items()
             if "val/" in name or "test/" in name or "train/" in name
         }
-        for part in hparams(flat(self._run.config), dict.fromkeys(figures, 0.0)):
+        for part in hparams(shown(self._run.config), dict.fromkeys(figures, 0.0)):
             self._writer._get_file_writer().add_summary(part)
         for name, value in figures.items():
             self._writer.add_scalar(name, value, summary["rounds"])
@@ -56,17 +57,13 @@ class TensorBoard:
         self._writer.close()
 
 
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, bool | float | str]:
+def shown(config: Mapping[str, Any]) -> dict[str, bool | float | str]:
     """The configuration as dotted keys and values that the HPARAMS tab can show."""
-    values: dict[str, bool | float | str] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            values |= flat(value, f"{prefix}{key}.")
-        elif isinstance(value, bool | int | float) and math.isfinite(value):
-            values[f"{prefix}{key}"] = value
-        else:
-            values[f"{prefix}{key}"] = str(value)
-    return values
+    values = {key: value for key, value in flat(config).items() if not isinstance(value, Mapping)}
+    return {
+        key: value if isinstance(value, bool | int | float) and math.isfinite(value) else str(value)
+        for key, value in values.items()
+    }
 
 
 def _pixels(run: Run) -> np.ndarray:

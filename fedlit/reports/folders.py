@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from fedlit.jsonl import json_lines
+from fedlit.keys import flat
 from fedlit.mistakes import Mistake, Mistakes
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where there is one, is ten times as fast
@@ -153,28 +155,16 @@ def configuration(path: Path) -> dict[str, Any]:
     return flat(content)
 
 
-def flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested mappings as one, by dotted keys; an empty mapping is a value."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{above}{key}.")
-        else:
-            found[f"{above}{key}"] = value
-    return found
-
-
 def records(folder: Path) -> tuple[list[dict[str, Any]], bool]:
     """The records of a run's rounds, from 1 on, and whether a last line was cut off, which a killed run may leave.
 
     Raises:
         ValueError: if a line is not a record, or a round is missing.
     """
-    *lines, last = (folder / "rounds.jsonl").read_bytes().split(b"\n")
-    found = [json.loads(line) for line in lines]
+    found, cut = json_lines(folder / "rounds.jsonl")
     if [record["round"] for record in found] != [*range(1, len(found) + 1)]:
         raise ValueError("is not rounds 1, 2, 3, ... in their order")
-    return found, bool(last)
+    return found, cut
 
 
 def number(value: Any) -> float:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedlit.mistakes import Mistake
 from fedlit.reports.tables import grids, listed
 
 MOST_TOLD = 10
@@ -51,18 +49,3 @@ def show(found: Mapping[str, Any], out: Path | None, console: Console) -> None:
         f"{out}: report.md, report.csv, report.json, figures" if out else "nothing was written: --out FOLDER does that"
     )
     console.print(Text(where), soft_wrap=True)
-
-
-def tell(mistakes: Sequence[Mistake], nothing: str) -> None:
-    """Prints mistakes, a paragraph each, to the standard error.
-
-    Args:
-        mistakes: all that there are.
-        nothing: what was not done for them.
-    """
-    count = f"{len(mistakes)} mistakes" if len(mistakes) != 1 else "1 mistake"
-    print(f"fedlit: {count}; {nothing}", file=sys.stderr)
-    for mistake in mistakes:
-        print(f"  {mistake.key}={mistake.given}\n      {mistake.allowed}", file=sys.stderr)
-        if mistake.remedy:
-            print(f"      {mistake.remedy}", file=sys.stderr)

@@ -16,7 +16,7 @@ from fedlit.faults import Corrupt, Drop, Faults, Plan
 from fedlit.models import Classifier
 from fedlit.observers import PartitionPicture, Run, RunFolder, TensorBoard, Terminal
 from fedlit.observers.partition import partition_figure
-from fedlit.observers.tensorboard import flat
+from fedlit.observers.tensorboard import shown
 from fedlit.observers.terminal import size
 from fedlit.summary import Standing
 
@@ -130,7 +130,7 @@ def test_tensorboard_counts_what_clients_failed_of(tmp_path):
 
 
 def test_nested_keys_are_flat_in_hparams():
-    assert flat({"a": {"b": 1, "c": [1, 2]}, "d": None, "e": float("inf")}) == {
+    assert shown({"a": {"b": 1, "c": [1, 2]}, "d": None, "e": float("inf")}) == {
         "a.b": 1,
         "a.c": "[1, 2]",
         "d": "None",
