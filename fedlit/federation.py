@@ -161,7 +161,7 @@ class Federation:
                 for partial in execute(chunks(t, call.clients, store.read(call.clients), call.budgets), state):
                     assert isinstance(partial, Partial)
                     tally.add(partial)  # in index order
-                mean, why = tally.close(self.schedule.quorum)
+                mean, why = tally.close(self.schedule.quorum, len(self.population))
                 if mean is not None:  # else a lost round: the model stays
                     state = self.algorithm.server(state, mean)
                     store.put(t + 1, tally.memories)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import lightning.pytorch.trainer.connectors.callback_connector as callback_connector
@@ -70,9 +71,16 @@ class Recipe:
         work = {"epochs": schedule.local_epochs, "steps": schedule.local_steps}
         return replace(self, **work, rate=rate, keep=schedule.client_state == "keep")
 
-    def cut(self, steps: int) -> Recipe:
-        """The same Trainers for fits that end after so many steps, >= 1, where they would take more."""
-        return replace(self, callbacks=lambda: [*self.callbacks(), Cut(steps)])
+    def limited(self, epochs: int | None = None, steps: int | None = None) -> Recipe:
+        """The same Trainers for fits of another number of epochs, which end after so many steps, >= 1, where they would take
+        more; None leaves either."""
+        asked = self if epochs is None else replace(self, epochs=epochs, steps=None)
+        return asked if steps is None else replace(asked, callbacks=lambda: [*self.callbacks(), Cut(steps)])
+
+    @property
+    def work(self) -> dict[str, int]:
+        """How much a fit does, as arguments of a Trainer."""
+        return {"max_epochs": self.epochs} if self.steps is None else {"max_epochs": -1, "max_steps": self.steps}
 
     def trainer(self, *callbacks: Callback, **more: Any) -> Trainer:
         """A fresh Trainer that neither logs nor saves, and installs no handler of a cluster's signals."""
@@ -90,7 +98,8 @@ class LocalTraining:
         examples: samples in the client's shard.
         round, client: what the fit's random numbers are keyed by.
         memory: what the client remembers.
-        fits: what its fits came to, for the record.
+        budget: optimizer steps of all its fits together after which it is cut short; None where it is not.
+        fits: what its fits came to, for the record: what the module logged in those whose key is 0.
         kept: what the fit adds to the memory.
     """
 
@@ -101,27 +110,42 @@ class LocalTraining:
     round: int
     client: int
     memory: Groups = field(default_factory=dict)
+    budget: int | None = None
     fits: list[Fit] = field(default_factory=list)
     kept: dict[str, Tensors] = field(default_factory=dict)
 
-    def fit(self, model: Model, *terms: Term) -> Fit:
-        """Trains from `model`; a shard that gives no batch takes no step and logs nothing."""
-        batches = self.holdings.training(self.round, self.client)
-        if self.examples == 0 or len(batches) == 0:
+    def fit(
+        self,
+        model: Model,
+        *terms: Term,
+        only: Collection[str] | None = None,
+        epochs: int | None = None,
+        key: int = 0,
+    ) -> Fit:
+        """Trains from `model`; a shard that gives no batch takes no step and logs nothing.
+
+        Raises:
+            Mistake: if a second fit in a round is to go on with the first one's optimizer.
+        """
+        batches = self.holdings.training(self.round, self.client, key)
+        left = None if self.budget is None else self.budget - sum(fit.steps for fit in self.fits)
+        if self.examples == 0 or len(batches) == 0 or left == 0 or (only is not None and not only):
             self.kept.update(kept(self.memory))
             return Fit(model, steps=0, examples=self.examples, metrics={})
-        recipe, log = self.recipe, Log()
-        limits = (
-            {"max_epochs": recipe.epochs} if recipe.steps is None else {"max_epochs": -1, "max_steps": recipe.steps}
-        )
+        recipe, log = self.recipe.limited(epochs, left), Log()
+        if recipe.keep and key:
+            why = "has one optimizer to keep for a client, and the algorithm trains it more than once in a round"
+            raise Mistake("schedule.client_state", "keep", why, "take reset")
         watch = Watch(log, terms, recipe.rate and recipe.rate(self.round), self.memory if recipe.keep else None)
-        with seeded(self.holdings.seed, Purpose.MODEL, self.round, self.client), self.bench.logging_to(log):
-            self.bench.load(model)
-            trainer = recipe.trainer(watch, *recipe.callbacks(), **limits)
+        with seeded(self.holdings.seed, Purpose.MODEL, self.round, self.client, key), self.bench.logging_to(log):
+            self.bench.load(model, only)
+            trainer = recipe.trainer(watch, *recipe.callbacks(), **recipe.work)
             trainer.fit(self.bench.module, batches, val_dataloaders=[])  # none, in so many words: else it warns
         self.kept.update(watch.kept)
-        self.fits.append(Fit(self.bench.read(), watch.steps, self.examples, log.averages()))
-        return self.fits[-1]
+        measure = partial(watch.odometer.read, dict(self.bench.module.named_parameters()))
+        fit = Fit(self.bench.read(), watch.steps, self.examples, log.averages(), measure)
+        self.fits.append(fit if key == 0 else replace(fit, metrics={}))
+        return fit
 
     def loss(self, model: Model) -> float:
         """Mean of `training_step` over the shard, weighted by batch size; 0 for an empty shard. In eval mode, on the device
@@ -130,13 +154,24 @@ class LocalTraining:
         Raises:
             Mistake: if the module optimises by hand, since its `training_step` need not return a loss.
         """
-        module = self.bench.module
+        return self._asked(model, _Losses(self.bench.module)).loss
+
+    def gradient(self, model: Model) -> dict[str, torch.Tensor]:
+        """Gradient of `loss` for each parameter, on the CPU; 0 for an empty shard and where the loss does not reach.
+
+        Raises:
+            Mistake: if the module optimises by hand.
+        """
+        found = self._asked(model, _Losses(self.bench.module, gradients=True)).gradients
+        return {name: found.get(name, torch.zeros_like(old)) for name, old in model.parameters.items()}
+
+    def _asked(self, model: Model, losses: _Losses) -> _Losses:
+        module, log = self.bench.module, Log()
         if not module.automatic_optimization:
             why = "optimises by hand: the loss of a client cannot be asked of its training_step"
             raise Mistake("model", type(module).__name__, why, "take an algorithm that does not ask for it")
         if self.examples == 0:
-            return 0.0
-        log, losses = Log(), _Losses(module)
+            return losses
         self.bench.load(model)
         with (
             seeded(self.holdings.seed, Purpose.EVALUATION, self.round, self.client),
@@ -144,16 +179,17 @@ class LocalTraining:
         ):
             trainer = self.recipe.trainer(Watch(log), limit_val_batches=None, inference_mode=False)
             trainer.validate(losses, self.holdings.shard(self.client), verbose=False)
-        return sum(float(loss) * size for loss, size in losses.found) / self.examples
+        return losses
 
 
 class _Losses(LightningModule):
-    """Stands around a module in a validation, and asks its `training_step` instead."""
+    """Stands around a module in a validation, and asks its `training_step` instead, for gradients too if they are wanted."""
 
-    def __init__(self, module: LightningModule) -> None:
+    def __init__(self, module: LightningModule, gradients: bool = False) -> None:
         super().__init__()
-        self.module = module
-        self.found: list[tuple[torch.Tensor, int]] = []
+        self.module, self._wanted = module, gradients
+        self._losses: list[tuple[torch.Tensor, int]] = []
+        self._sums: dict[str, torch.Tensor] = {}
         self.transfer_batch_to_device = module.transfer_batch_to_device
         self.on_before_batch_transfer = module.on_before_batch_transfer
         self.on_after_batch_transfer = module.on_after_batch_transfer
@@ -163,9 +199,31 @@ class _Losses(LightningModule):
         self.module.setup("fit")
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Notes the loss and the size of a batch."""
-        output: Any = self.module.training_step(batch, batch_idx)
-        self.found.append((output["loss"] if isinstance(output, Mapping) else output, size(batch)))
+        """Notes the loss and the size of a batch, and adds up gradients."""
+        with torch.set_grad_enabled(self._wanted or torch.is_grad_enabled()):
+            output: Any = self.module.training_step(batch, batch_idx)
+        loss = output["loss"] if isinstance(output, Mapping) else output
+        self._losses.append((loss.detach(), size(batch)))
+        if self._wanted:
+            reached = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+            found = torch.autograd.grad(loss, list(reached.values()), allow_unused=True)
+            for name, gradient in zip(reached, found, strict=True):
+                if gradient is not None:
+                    self._sums[name] = self._sums.get(name, 0.0) + gradient * size(batch)
+
+    @property
+    def loss(self) -> float:
+        """Mean over the samples; 0 of none."""
+        return sum(float(loss) * size for loss, size in self._losses) / max(1, self._examples)
+
+    @property
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """Of the mean over the samples, for the parameters that it reaches, on the CPU."""
+        return {name: (total / self._examples).cpu() for name, total in self._sums.items()}
+
+    @property
+    def _examples(self) -> int:
+        return sum(size for _, size in self._losses)
 
 
 def evaluate(bench: Bench, recipe: Recipe, model: Model, batches: Batches, split: str, seed: int) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -57,12 +57,24 @@ class Fit:
         steps: optimizer steps that happened.
         examples: samples in the client's shard.
         metrics: what the module logged, averaged over the fit.
+        measure: how `displacement` is had.
     """
 
     model: Model
     steps: int
     examples: int
     metrics: Mapping[str, float]
+    measure: Callable[[], Mapping[str, float]] = field(default=dict, repr=False, compare=False)
+
+    @property
+    def displacement(self) -> Mapping[str, float]:
+        """For each parameter how far the fit's own optimizer would have moved it under a gradient of 1, over the same steps,
+        rates and proximal terms: K * lr for K plain steps. Those that no optimizer has are left out.
+
+        Raises:
+            Mistake: if the optimizer is not torch's SGD, or did not begin anew.
+        """
+        return self.measure()
 
     def delta(self, start: Model, buffers: bool = True) -> dict[str, Tensors]:
         """How far parameters moved from `start`, and buffers unless they are not asked for. In the dtypes that they have: an
@@ -210,11 +222,20 @@ class Scores:
 
 @dataclass(frozen=True)
 class Mean:
-    """The weighted mean of a round's updates, float64, and the sum of its weights."""
+    """The weighted mean of a round's updates.
+
+    Args:
+        groups: the mean, float64.
+        weight: sum of the weights.
+        clients: |S|, updates in the mean.
+        population: N, clients in the federation.
+    """
 
     groups: Groups
     weight: float
     clients: int
+    population: int
 
     def __getitem__(self, group: str) -> Tensors:
-        return self.groups[group]
+        """The tensors of a group; none of one that nobody sent anything in."""
+        return self.groups.get(group, {})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,12 +28,32 @@ class Local(Protocol):
         """Samples in the client's shard."""
         ...
 
-    def fit(self, model: Model, *terms: Term) -> Fit:
-        """Trains from `model` with the client's own optimizer; each term is added to every gradient."""
+    def fit(
+        self,
+        model: Model,
+        *terms: Term,
+        only: Collection[str] | None = None,
+        epochs: int | None = None,
+        key: int = 0,
+    ) -> Fit:
+        """Trains from `model` with the client's own optimizer.
+
+        Args:
+            model: where training begins.
+            terms: each is added to every gradient.
+            only: names of the parameters that are trained; None for all.
+            epochs: passes over the shard; None for what the schedule says.
+            key: tells a further fit in the same round from the first: it has random numbers of its own, and what its module
+                logs is not in the record.
+        """
         ...
 
     def loss(self, model: Model) -> float:
         """Example-weighted mean of `training_step` over the shard, in eval mode, without augmentation."""
+        ...
+
+    def gradient(self, model: Model) -> Tensors:
+        """Gradient of `loss` for each parameter."""
         ...
 
 

@@ -79,9 +79,9 @@ class Tally:
         self.steps += partial.steps
         self._sums = summed(self._sums, partial.metrics)
 
-    def close(self, quorum: int = 1) -> tuple[Mean | None, str | None]:
+    def close(self, quorum: int = 1, population: int | None = None) -> tuple[Mean | None, str | None]:
         """The weighted mean of the updates, or None and why the round is lost: fewer than `quorum` updates came through, or
-        nothing weighs anything."""
+        nothing weighs anything. `population` is how many clients there are; None for as many as came through."""
         if len(self.members) < quorum:
             return None, f"{len(self.members)} good updates, and schedule.quorum={quorum}"
         while len(self._tree) > 1:
@@ -89,7 +89,8 @@ class Tally:
         total, weight = self._tree[0][1:] if self._tree else (None, 0.0)
         if total is None or self._layout is None or not weight > 0:
             return None, "no update weighs anything"
-        return Mean(self._layout.groups(total / weight), weight, len(self.members)), None
+        groups, clients = self._layout.groups(total / weight), len(self.members)
+        return Mean(groups, weight, clients, population or clients), None
 
     def metrics(self) -> dict[str, float]:
         """What the clients' modules logged, averaged by examples."""

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
+from fedlit.displacement import Odometer
 from fedlit.logged import Log
 from fedlit.messages import Term
 from fedlit.mistakes import Mistake
@@ -26,6 +27,8 @@ class Watch(Callback):
         terms: added to every gradient.
         rate: factor on the learning rates; None where they follow no schedule over rounds.
         memory: whose optimizer state is gone on with, and is in `kept` at the end; None for a fresh one.
+
+    The strides of its steps are in `odometer`.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class Watch(Callback):
         self._log, self._rate, self._memory = log, rate, memory
         self._terms = [term for term in terms if term.mu or term.offset]
         self._served = self.steps = 0
+        self.odometer = Odometer(self._terms, keep=memory is not None)
         self.kept: dict[str, Tensors] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -83,8 +87,9 @@ class Watch(Callback):
             parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
             _add(term, {self._names[id(p)]: p for p in parameters})
 
-    def _stepped(self, *_: Any) -> None:
+    def _stepped(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         self.steps += 1
+        self.odometer.step(optimizer)
 
 
 class Cut(Callback):
@@ -167,16 +172,25 @@ def _moved(term: Term, device: torch.device) -> Term:
 
 @torch.no_grad()
 def _add(term: Term, parameters: Mapping[str, torch.nn.Parameter]) -> None:
-    """Adds mu * (w - center) + offset to the gradients; a parameter that the loss did not reach has a gradient of 0."""
-    for parameter in parameters.values():
+    """Adds mu * (w - center) + offset to the gradients of the parameters that the term names; one that the loss did not reach
+    has a gradient of 0."""
+    if term.mu and term.center is not None:
+        near, centers, gradients = _matched(parameters, term.center)
+        if near:
+            torch._foreach_add_(gradients, torch._foreach_sub(near, centers), alpha=term.mu)
+    if term.offset is not None:
+        _, offsets, gradients = _matched(parameters, term.offset)
+        if offsets:
+            torch._foreach_add_(gradients, offsets)
+
+
+def _matched(
+    parameters: Mapping[str, torch.nn.Parameter], tensors: Tensors
+) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
+    """Parameters that are named, what they are named with, and their gradients."""
+    there = {name: parameter for name, parameter in parameters.items() if name in tensors}
+    for parameter in there.values():
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    gradients = [parameter.grad for parameter in parameters.values() if parameter.grad is not None]
-    if term.mu and term.center is not None:
-        torch._foreach_add_(
-            gradients,
-            torch._foreach_sub(list(parameters.values()), [term.center[n] for n in parameters]),
-            alpha=term.mu,
-        )
-    if term.offset is not None:
-        torch._foreach_add_(gradients, [term.offset[name] for name in parameters])
+    gradients = [parameter.grad for parameter in there.values() if parameter.grad is not None]
+    return [parameter.detach() for parameter in there.values()], [tensors[name] for name in there], gradients

@@ -152,8 +152,7 @@ class ClientWorker:
     def local(self, round: int, client: int, memory: Groups, budget: int | None = None) -> LocalTraining:
         """The client's hands in a round, what it remembers, and the steps after which it is cut short."""
         examples = self.holdings.population.size(client)
-        recipe = self.recipe if budget is None else self.recipe.cut(budget)
-        return LocalTraining(self.bench, recipe, self.holdings, examples, round, client, memory)
+        return LocalTraining(self.bench, self.recipe, self.holdings, examples, round, client, memory, budget)
 
 
 def unlike(send: Groups, expected: Groups) -> str:

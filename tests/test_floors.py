@@ -10,7 +10,7 @@ FLOORS = [
     {"mistakes", "tensors", "streams", "jsonl", "keys", "speeds", "disk", "crash", "statistics", "__init__"},
     {"messages", "record", "call", "wire", "protocols", "facts"},
     {"algorithms", "data", "models", "schedule"},
-    {"snapshot", "bench", "logged", "watch", "local", "weights", "worker", "tally", "faults", "executors", "monitor"},
+    {"snapshot", "bench", "logged", "displacement", "watch", "local", "weights", "worker", "tally", "faults", "executors", "monitor"},
     {"evaluation", "clock", "store", "commits", "checkpoint", "rules", "federation", "summary", "digests"},
     {"observers", "preflight", "arguments", "trial", "make", "material", "build", "plan"},
     {

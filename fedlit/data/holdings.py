@@ -52,18 +52,19 @@ class Holdings:
         splits = {name: samples for name, samples in (("val", data.val), ("test", data.test)) if samples is not None}
         return cls(data.train, population, splits, loading, seed, own)
 
-    def training(self, round: int, client: int) -> Batches:
-        """The batches of a client's local training, in an order of this round's and client's own."""
+    def training(self, round: int, client: int, key: int = 0) -> Batches:
+        """The batches of a client's local training, in an order of this round's and client's own; `key` tells a second
+        training in the same round from the first."""
         loading, shard = self.loading, self.population.shard(client)
-        batches = self.train.batches(shard, loading.local, self.order(round, client), drop_last=loading.drop_last)
+        batches = self.train.batches(shard, loading.local, self.order(round, client, key), drop_last=loading.drop_last)
         noise = self.population.noise
         if noise is None or not noise[client]:
             return batches
-        return Noisy(batches, float(noise[client]), torch_stream(self.seed, Purpose.NOISE, round, client))
+        return Noisy(batches, float(noise[client]), torch_stream(self.seed, Purpose.NOISE, round, client, key))
 
-    def order(self, round: int, client: int) -> torch.Generator:
+    def order(self, round: int, client: int, key: int = 0) -> torch.Generator:
         """The generator that decides the order of a client's samples in a round."""
-        return torch_stream(self.seed, Purpose.LOADER, round, client)
+        return torch_stream(self.seed, Purpose.LOADER, round, client, key)
 
     def shard(self, client: int) -> Batches:
         """A client's samples in their order, as they are."""

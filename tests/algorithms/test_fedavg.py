@@ -37,7 +37,7 @@ def averaged(algorithm, *locals):
         group: {name: sum(u.weight / total * u.send[group][name].double() for u in updates) for name in tensors}
         for group, tensors in updates[0].send.items()
     }
-    return algorithm.server(state, Mean(groups, total, len(updates))).model
+    return algorithm.server(state, Mean(groups, total, len(updates), len(updates))).model
 
 
 def test_clients_count_by_their_examples():

@@ -21,7 +21,7 @@ def path(optimizer, deltas=DELTAS, **average):
     state, found = algorithm.init(X), []
     for delta in deltas:
         groups = {"parameters": {"w": torch.tensor([float(delta)], dtype=torch.float64)}, "buffers": BUFFERS}
-        state = algorithm.server(state, Mean(groups, 3.0, 2))
+        state = algorithm.server(state, Mean(groups, 3.0, 2, 2))
         found.append(state.model.parameters["w"].item())
     return found
 
@@ -79,7 +79,7 @@ def test_yogi_is_adagrad_at_other_rates_while_v_is_small():
 def test_buffers_pass_by_the_servers_optimizer(optimizer):
     algorithm = FedAvg(optimizer=optimizer)
     groups = {"parameters": {"w": torch.tensor([0.5], dtype=torch.float64)}, "buffers": BUFFERS}
-    buffers = algorithm.server(algorithm.init(X), Mean(groups, 3.0, 2)).model.buffers
+    buffers = algorithm.server(algorithm.init(X), Mean(groups, 3.0, 2, 2)).model.buffers
     assert buffers["var"].tolist() == [3.5]
     assert (int(buffers["count"]), buffers["count"].dtype) == (5, torch.int64)
 
