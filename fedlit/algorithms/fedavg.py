@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedlit.algorithms.servers import ServerOptimizer
-from fedlit.messages import Mean, Model, State, Term, Update
+from fedlit.messages import Fit, Mean, Model, State, Term, Update
 from fedlit.mistakes import Mistake, one_of, positive
 from fedlit.protocols import Local, Shared
 from fedlit.tensors import Groups
@@ -56,10 +56,16 @@ class FedAvg:
     def client(self, local: Local, shared: Shared, memory: Groups) -> Update:
         """Trains from the global model; sends the difference. A client that took no step weighs nothing."""
         x = self.model(shared)
-        y = local.fit(x, *([Term(mu=self.proximal, center=x.parameters)] if self.proximal else []))
-        delta = y.delta(x, buffers=self.buffers == "mean")
-        weight = y.examples if self.weights == "examples" else 1
-        return Update(delta, weight=float(weight if y.steps else 0))
+        y = local.fit(x, *self.terms(x))
+        return Update(y.delta(x, buffers=self.buffers == "mean"), self.weight(y))
+
+    def terms(self, x: Model) -> list[Term]:
+        """What is added to the clients' gradients."""
+        return [Term(mu=self.proximal, center=x.parameters)] if self.proximal else []
+
+    def weight(self, y: Fit) -> float:
+        """What a client counts: 0 if it took no step."""
+        return float((y.examples if self.weights == "examples" else 1) if y.steps else 0)
 
     def server(self, state: State, mean: Mean) -> State:
         """x + lr * mean, or the optimizer's step."""
@@ -67,7 +73,7 @@ class FedAvg:
             step, slots = {name: self.lr * delta for name, delta in mean["parameters"].items()}, {}
         else:
             step, slots = self.optimizer.step(mean["parameters"], state.private)  # type: ignore[arg-type]
-        moved = {"parameters": step, "buffers": mean.groups.get("buffers", {})}
+        moved = {"parameters": step, "buffers": mean["buffers"]}
         return state.set(model=state.model.plus(moved)).keep(**slots)
 
     def model(self, shared: Shared) -> Model:

@@ -1,0 +1,73 @@
+"""Fair resource allocation: clients with a larger loss count for more.
+
+Li, Sanjabi, Beirami, Smith, "Fair Resource Allocation in Federated Learning", ICLR 2020, https://arxiv.org/abs/1905.10497,
+Algorithm 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from fedlit.algorithms.fedavg import FedAvg
+from fedlit.messages import Mean, Model, State, Update
+from fedlit.mistakes import Mistake, positive
+from fedlit.protocols import Local, Shared
+from fedlit.tensors import Groups, norm, scale
+
+TINY = 1e-10
+"""Added to a loss, as in the paper's code: a loss of 0 has no power below 0."""
+
+
+@dataclass(frozen=True)
+class QFedAvg:
+    """x <- x - sum_k F_k^q L (x - y_k) / sum_k (q F_k^(q-1) ||L (x - y_k)||^2 + L F_k^q), with L = 1 / lr.
+
+    F_k is the mean training loss of the model that the client was sent, before it trains. Sums are over the cohort, each client
+    counting the same. With q = 0 it is the uniform mean. Drift in the record is that of the weighted differences.
+
+    Args:
+        q: how much fairness, >= 0.
+        lr: the clients' learning rate, > 0, whose inverse stands for the Lipschitz constant of the gradients.
+        buffers: `mean` or `server`, as in FedAvg.
+    """
+
+    q: float = 1.0
+    lr: float = 0.1
+    buffers: Literal["mean", "server"] = "mean"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.q < float("inf"):
+            raise Mistake("q", self.q, "must be a number of at least 0", "0 is the uniform mean")
+        positive("lr", self.lr, "take the clients' learning rate")
+        assert self._average  # says what is wrong with buffers
+
+    @property
+    def _average(self) -> FedAvg:
+        return FedAvg("uniform", buffers=self.buffers)
+
+    def init(self, model: Model) -> State:
+        """The server starts from the initial model."""
+        return self._average.init(model)
+
+    def client(self, local: Local, shared: Shared, memory: Groups) -> Update:
+        """Asks for the loss, then trains. A client that took no step weighs nothing."""
+        x, big = self.model(shared), 1 / self.lr
+        loss = local.loss(x) + TINY
+        y = local.fit(x)
+        delta = y.delta(x, buffers=self.buffers == "mean")
+        square = (big * norm(delta["parameters"])) ** 2
+        h = self.q * loss ** (self.q - 1) * square + big * loss**self.q
+        weighted = scale(big * loss**self.q, delta["parameters"])
+        return Update({**delta, "parameters": weighted, "h": {"h": torch.tensor(h)}}, self._average.weight(y))
+
+    def server(self, state: State, mean: Mean) -> State:
+        """The ratio of the two sums, which that of their means is."""
+        step = {name: delta / mean["h"]["h"] for name, delta in mean["parameters"].items()}
+        return state.set(model=state.model.plus({"parameters": step, "buffers": mean["buffers"]}))
+
+    def model(self, shared: Shared) -> Model:
+        """The global model."""
+        return self._average.model(shared)
