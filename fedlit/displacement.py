@@ -11,7 +11,6 @@ from torch import nn
 from fedlit.messages import Term
 from fedlit.mistakes import Mistake
 
-
 OPTIMIZER = "model.optimizer"
 UNIT = "its steps make of a gradient of 1"
 

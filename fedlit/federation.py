@@ -18,7 +18,7 @@ from fedlit.evaluation import Evaluations, combined
 from fedlit.executors import Inline
 from fedlit.faults import Faults
 from fedlit.local import Bench, Module, Recipe
-from fedlit.messages import Model, Partial, Scores, State
+from fedlit.messages import Mean, Model, Partial, Scores, State
 from fedlit.mistakes import Mistake, Mistakes
 from fedlit.monitor import Monitor
 from fedlit.protocols import Algorithm, Execute, Executor, Partitioner, Sampler
@@ -168,7 +168,12 @@ class Federation:
                 state = replace(state, round=t + 1)
                 trained = {"time/train_s": time.perf_counter() - begin}
                 scores = self.evaluate(t, state, call.cohort, execute)
-                took = {**call.metrics, **trained, "time/round_s": time.perf_counter() - begin}
+                took = {
+                    **self._drift(tally, mean, state),
+                    **call.metrics,
+                    **trained,
+                    "time/round_s": time.perf_counter() - begin,
+                }
                 last = self._record(t, call.cohort, tally, state, {**scores, **took}, why)
                 lost = lost + 1 if last.lost else 0
                 self.commits.commit(state, store, last)  # all of the round or none of it
@@ -203,6 +208,10 @@ class Federation:
         own = len(self.population) if self.worker.holdings.own_test is not None else 0
         jobs = self.evaluations.jobs(round, self.splits, own, cohort, self.seed)
         return combined(scores for scores in execute(jobs, state) if isinstance(scores, Scores))
+
+    def _drift(self, tally: Tally, mean: Mean | None, state: State) -> dict[str, float]:
+        metrics = getattr(self.algorithm, "metrics", None)  # a user's own algorithm need not have any
+        return {**tally.drift(mean), **(metrics(state) if metrics is not None else {})}
 
     def _record(
         self, t: int, cohort: Sequence[int], tally: Tally, state: State, more: dict[str, float], why: str | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -197,6 +197,7 @@ class Partial:
         bytes: length of the serialised updates.
         steps: optimizer steps in all.
         memories: what the members remember from now on.
+        square: sum of weight * ||parameters of the update||^2.
     """
 
     index: int
@@ -209,6 +210,7 @@ class Partial:
     bytes: int = 0
     steps: int = 0
     memories: Mapping[int, Groups] = field(default_factory=dict)
+    square: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from fedlit.messages import Chunk, Failure, Mean, Partial
-from fedlit.tensors import Groups
+from fedlit.tensors import Groups, norm
 from fedlit.wire import Layout
 
 MOST_CHUNKS = 64
@@ -53,6 +53,7 @@ class Tally:
         self.memories: dict[int, Groups] = {}
         self.bytes = 0
         self.steps = 0
+        self._square = 0.0
 
     def add(self, partial: Partial) -> None:
         """Takes in the next chunk's partial.
@@ -77,6 +78,7 @@ class Tally:
         self.memories |= partial.memories
         self.bytes += partial.bytes
         self.steps += partial.steps
+        self._square += partial.square
         self._sums = summed(self._sums, partial.metrics)
 
     def close(self, quorum: int = 1, population: int | None = None) -> tuple[Mean | None, str | None]:
@@ -91,6 +93,15 @@ class Tally:
             return None, "no update weighs anything"
         groups, clients = self._layout.groups(total / weight), len(self.members)
         return Mean(groups, weight, clients, population or clients), None
+
+    def drift(self, mean: Mean | None) -> dict[str, float]:
+        """How far the updates' parameters are from their mean, as the root of the weighted mean of squared distances, and how
+        long that mean is; nothing of a lost round. The squares are of sums alone: no update is kept."""
+        if mean is None:
+            return {}
+        length = norm(mean["parameters"])
+        distance = max(0.0, self._square / mean.weight - length**2) ** 0.5
+        return {"drift/mean_distance": distance, "drift/update_norm": length}
 
     def metrics(self) -> dict[str, float]:
         """What the clients' modules logged, averaged by examples."""
@@ -143,4 +154,5 @@ def _plus(left: Partial, right: Partial) -> Partial:
         left.bytes + right.bytes,
         left.steps + right.steps,
         {**left.memories, **right.memories},
+        left.square + right.square,
     )

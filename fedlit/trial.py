@@ -77,7 +77,9 @@ def _training(federation: Federation, data: Data) -> list[Mistake]:
         _trained(federation, int(noise.argmax()))
     if update.weight:
         state = federation.algorithm.init(federation.initial)
-        state = federation.algorithm.server(state, Mean(layout.groups(vector.double()), update.weight, 1, len(federation.population)))
+        state = federation.algorithm.server(
+            state, Mean(layout.groups(vector.double()), update.weight, 1, len(federation.population))
+        )
         if not isinstance(model := federation.algorithm.model(state.shared), Model):
             why = f"has a {type(model).__name__} as the model that is evaluated"
             return [Mistake("algorithm", type(federation.algorithm).__name__, why, "it must be a fedlit.Model")]

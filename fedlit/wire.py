@@ -49,6 +49,15 @@ class Layout:
         """Length of the flat vector."""
         return sum(_numel(shape) for _, _, shape in self.entries)
 
+    def span(self, group: str) -> slice:
+        """Where a group's tensors lie, from the first of them to the last."""
+        start, stops = 0, []
+        for name, _, shape in self.entries:
+            stop = start + _numel(shape)
+            stops += [(start, stop)] if name == group else []
+            start = stop
+        return slice(stops[0][0], stops[-1][1]) if stops else slice(0, 0)
+
     def vector(self, groups: Groups, out: Tensor | None = None) -> Tensor:
         """All tensors one behind the other, float32 on the CPU, shape (d,); into `out` if it is given.
 

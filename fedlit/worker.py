@@ -72,7 +72,8 @@ class ClientWorker:
         """Runs the clients one after the other and adds up what they send, left to right, in float64."""
         layout = Layout.of(self.expected(state))
         total = torch.zeros(0, dtype=torch.float64)
-        weights, bytes_up, failures, fits = 0.0, 0, [], []
+        weights, square, bytes_up, failures, fits = 0.0, 0.0, 0, [], []
+        parameters = layout.span("parameters")
         memories: dict[int, Groups] = {}
         for client in chunk.clients:
             reply = self._reply(chunk, client, state)
@@ -86,7 +87,9 @@ class ClientWorker:
             if odd := not_finite(vector, weight, self.faults.max_norm):
                 failures.append(self._failed(Failure(client, "not_finite", odd)))
                 continue
-            scaled = vector.double().mul_(weight)
+            exact = vector.double()
+            square += weight * float(exact[parameters].dot(exact[parameters]))
+            scaled = exact.mul_(weight)
             total = total.add_(scaled) if memories else scaled
             weights += weight
             memories[client] = {**update.remember, **local.kept}
@@ -102,6 +105,7 @@ class ClientWorker:
             bytes_up,
             sum(fit.steps for fit in fits),
             memories,
+            square,
         )
 
     def _reply(self, chunk: Chunk, client: int, state: State) -> tuple[Update, LocalTraining] | Failure:

@@ -33,7 +33,9 @@ class FedNova(FedAvg):
         x = self.model(shared)
         y = local.fit(x, *self.terms(x))
         far, delta = y.displacement, y.delta(x, buffers=self.buffers == "mean")
-        unit = {name: d / far[name] if far.get(name) else torch.zeros_like(d) for name, d in delta["parameters"].items()}
+        unit = {
+            name: d / far[name] if far.get(name) else torch.zeros_like(d) for name, d in delta["parameters"].items()
+        }
         steps = {name: torch.tensor(far.get(name, 0.0)) for name in x.parameters}
         return Update({**delta, "parameters": unit, "displacement": steps}, self.weight(y))
 

@@ -68,9 +68,7 @@ class Scaffold:
         if self.option == 1:
             return local.gradient(x)
         went = sub(x.parameters, y.model.parameters)
-        return {
-            name: old - c[name] + went[name] / far[name] if far.get(name) else old for name, old in c_i.items()
-        }
+        return {name: old - c[name] + went[name] / far[name] if far.get(name) else old for name, old in c_i.items()}
 
     def server(self, state: State, mean: Mean) -> State:
         """Lines 16 and 17: the sum over the cohort divided by N, not by |S|."""

@@ -116,7 +116,11 @@ class Quick(FedAvg):
 
     def server(self, state: State, mean: Mean) -> State:
         velocity = axpy(0.5, state.private["velocity"], mean["parameters"])  # type: ignore[arg-type]
-        return super().server(state, Mean({"parameters": velocity}, mean.weight, mean.clients, mean.population)).keep(velocity=velocity)
+        return (
+            super()
+            .server(state, Mean({"parameters": velocity}, mean.weight, mean.clients, mean.population))
+            .keep(velocity=velocity)
+        )
 
 
 def samples(count: int = 60, seed: int = 0) -> TensorSamples:

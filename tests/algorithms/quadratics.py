@@ -1,0 +1,90 @@
+"""Three clients with quadratic objectives, trained by the real thing, and the same in exact rational numbers."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from dataclasses import dataclass
+from fractions import Fraction
+
+from fedlit.data import Uniform
+from fedlit.federation import Federation
+from fedlit.local import Bench, Recipe
+from fedlit.schedule import Schedule
+from fedlit.worker import ClientWorker
+from tests.conftest import Quadratic, holdings, pairs
+
+CURVES = (Fraction(1), Fraction(2), Fraction(1, 2))
+CENTERS = (Fraction(1), Fraction(-1), Fraction(3))
+SIZES = (2, 4, 6)  # samples; in batches of two, so 1, 2 and 3 steps an epoch
+START, RATE = Fraction(1, 2), Fraction(1, 8)
+
+
+def federation(
+    algorithm, cohort=3, rounds=3, epochs=1, rate=RATE, sizes=SIZES, optimizer=None, start=START, **schedule
+):
+    """f_i(w) = a_i / 2 * (w - b_i)^2, every sample of a client the same, so that the order of batches is nothing."""
+    samples = [(float(a), float(b)) for a, b, n in zip(CURVES, CENTERS, sizes, strict=True) for _ in range(n)]
+    owner = [client for client, n in enumerate(sizes) for _ in range(n)]
+    plan = Schedule(rounds=rounds, clients_per_round=cohort, local_epochs=epochs, **schedule)
+    recipe = Recipe({"accelerator": "cpu"}).following(plan)
+    bench = Bench(Quadratic(start=float(start), lr=float(rate), **(optimizer or {})))
+    worker = ClientWorker(algorithm, bench, recipe, holdings(pairs(*samples), owner, clients=3, batch=2))
+    return Federation(bench.read(), worker, Uniform(cohort), plan, seed=1)
+
+
+def trained(algorithm, **setting):
+    """The parameter after each round, and who took part."""
+    records = list(federation(algorithm, **setting).run())
+    if any(
+        record.failures or record.lost for record in records
+    ):  # no AssertionError: not what a mutation is to come to
+        raise RuntimeError([record.failures or record.lost for record in records])
+    return [float(record.model.parameters["w"]) for record in records], [record.cohort for record in records]
+
+
+@dataclass
+class Local:
+    """A client in rational numbers: SGD as torch has it, with the terms of a federated algorithm."""
+
+    client: int
+    steps: int
+    rate: Fraction = RATE
+    momentum: Fraction = Fraction(0)
+
+    def gradient(self, w):
+        return CURVES[self.client] * (w - CENTERS[self.client])
+
+    def loss(self, w):
+        return CURVES[self.client] / 2 * (w - CENTERS[self.client]) ** 2
+
+    def fit(self, x, mu=Fraction(0), center=Fraction(0), offset=Fraction(0)):
+        w, v = x, Fraction(0)
+        for _ in range(self.steps):
+            g = self.gradient(w) + mu * (w - center) + offset
+            v = self.momentum * v + g
+            w = w - self.rate * v
+        return w
+
+
+def clients(cohort, epochs=1, rate=RATE, momentum=Fraction(0), sizes=SIZES):
+    """Those of a cohort, by id."""
+    return {i: Local(i, epochs * -(-sizes[i] // 2), rate, momentum) for i in cohort}
+
+
+def mutated(module, *changes):
+    """A module of fedlit with some of its text replaced: each piece must be there once."""
+    spec = importlib.util.find_spec(module)
+    source = spec.loader.get_source(module)
+    for old, new in changes:
+        assert source.count(old) == 1, f"{module} has {old!r} {source.count(old)} times"
+        source = source.replace(old, new)
+    changed = importlib.util.module_from_spec(spec)
+    before = sys.modules[module] if module in sys.modules else importlib.import_module(module)
+    sys.modules[module] = changed  # dataclasses look themselves up there
+    try:
+        exec(compile(source, f"{module} (changed)", "exec"), changed.__dict__)
+    finally:
+        sys.modules[module] = before
+    return changed
