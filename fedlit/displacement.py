@@ -16,13 +16,18 @@ UNIT = "its steps make of a gradient of 1"
 
 
 class Stride(NamedTuple):
-    """What torch's SGD made of a gradient in one step; weight decay counts as part of the gradient."""
+    """What torch's SGD made of a gradient in one step; weight decay counts as part of the gradient.
+
+    Args:
+        scale: of the gradient: below 1 in an epoch's last step if fewer batches are left than are accumulated.
+    """
 
     lr: float
-    momentum: float
-    dampening: float
-    nesterov: bool
-    maximize: bool
+    momentum: float = 0.0
+    dampening: float = 0.0
+    nesterov: bool = False
+    maximize: bool = False
+    scale: float = 1.0
 
 
 def displacement(strides: Iterable[Stride], mu: float = 0.0) -> float:
@@ -33,8 +38,8 @@ def displacement(strides: Iterable[Stride], mu: float = 0.0) -> float:
     Optimization", NeurIPS 2020, https://arxiv.org/abs/2007.07481.
     """
     moved, buffer = 0.0, None
-    for lr, momentum, dampening, nesterov, maximize in strides:
-        gradient = step = (-1.0 if maximize else 1.0) * (1 - mu * moved)
+    for lr, momentum, dampening, nesterov, maximize, scale in strides:
+        gradient = step = (-1.0 if maximize else 1.0) * (scale - mu * moved)
         if momentum:
             buffer = gradient if buffer is None else momentum * buffer + (1 - dampening) * gradient
             step = gradient + momentum * buffer if nesterov else buffer
@@ -54,7 +59,7 @@ class Odometer:
         self._terms, self._keep = terms, keep
         self._strides: dict[torch.optim.Optimizer, list[list[Stride]]] = {}
 
-    def step(self, optimizer: torch.optim.Optimizer) -> None:
+    def step(self, optimizer: torch.optim.Optimizer, scale: float = 1.0) -> None:
         """Notes that an optimizer stepped."""
         if not isinstance(optimizer, torch.optim.SGD):
             self._strides.setdefault(optimizer, [])
@@ -62,9 +67,8 @@ class Odometer:
         groups = self._strides.setdefault(optimizer, [])
         groups += [[] for _ in optimizer.param_groups[len(groups) :]]
         for strides, group in zip(groups, optimizer.param_groups, strict=True):
-            strides.append(
-                Stride(group["lr"], group["momentum"], group["dampening"], group["nesterov"], group["maximize"])
-            )
+            values = (group[key] for key in ("lr", "momentum", "dampening", "nesterov", "maximize"))
+            strides.append(Stride(*values, scale))
 
     def read(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, float]:
         """How far each of the parameters would have moved; those that no optimizer has are left out.

@@ -36,7 +36,8 @@ class Watch(Callback):
     ) -> None:
         self._log, self._rate, self._memory = log, rate, memory
         self._terms = [term for term in terms if term.mu or term.offset]
-        self._served = self.steps = 0
+        self._served = self.steps = self._batches = 0
+        self._share = 1.0  # of the batches that a step is to accumulate, those that it has
         self.odometer = Odometer(self._terms, keep=memory is not None)
         self.kept: dict[str, Tensors] = {}
 
@@ -64,6 +65,7 @@ class Watch(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._log.batch(batch)
+        self._batches += 1
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -83,13 +85,15 @@ class Watch(Callback):
     ) -> None:
         """After accumulation and unscaling, before clipping: the place where a gradient is what the paper means by it."""
         self._served += 1
+        if pl_module.automatic_optimization:
+            self._share, self._batches = self._batches / trainer.accumulate_grad_batches, 0
         for term in self._on_device if self._terms else ():
             parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
             _add(term, {self._names[id(p)]: p for p in parameters})
 
     def _stepped(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         self.steps += 1
-        self.odometer.step(optimizer)
+        self.odometer.step(optimizer, self._share)
 
 
 class Cut(Callback):

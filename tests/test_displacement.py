@@ -93,7 +93,7 @@ def test_weight_decay_is_left_out():
     [(0.9, 0.1, 20, 6.55), (0.9, 0.1, 5, 10.3), (0.9, 0.0, 5, 13.1441)],
 )
 def test_it_has_the_figures_that_were_worked_out_for_it(rho, alpha, steps, figure):
-    assert displacement([Stride(1.0, rho, 0.0, False, False)] * steps, alpha) == pytest.approx(figure, rel=5e-3)
+    assert displacement([Stride(1.0, rho)] * steps, alpha) == pytest.approx(figure, rel=5e-3)
 
 
 def test_counting_the_proximal_term_twice_shows():
@@ -101,7 +101,7 @@ def test_counting_the_proximal_term_twice_shows():
         "fedlit.displacement",
         ("moved += lr * step", "moved = (1 - lr * mu) * (moved + lr * step)"),
     )
-    strides = [Stride(1.0, 0.9, 0.0, False, False)] * 20
+    strides = [Stride(1.0, 0.9)] * 20
     assert twice.displacement(strides, 0.1) != pytest.approx(displacement(strides, 0.1), rel=0.05)
 
 

@@ -154,7 +154,7 @@ MISTAKES = {
     "1 sign of the correction": (*SCAFFOLD, ("offset=sub(c, c_i)", "offset=sub(c_i, c)")),
     "2 correction never applied": (*SCAFFOLD, ("local.fit(x, Term(offset=sub(c, c_i)))", "local.fit(x)")),
     "3 penalties without a gradient": (*DYN, ("y = local.fit(x, Term(", "y = local.fit(x) or (Term(")),
-    "7 models in place of differences": (*NOVA, ("{name: d / far", "{name: y.model.parameters[name] / far")),
+    "7 models in place of differences": (*NOVA, ("name: d / far[name]", "name: y.model.parameters[name] / far[name]")),
     "8 sign of the client's gradient": (*DYN, ('{"gradient": axpy(-self', '{"gradient": axpy(self')),
     "8 mean over the cohort in place of N": (*DYN, ("share = mean.weight / mean.population", "share = 1.0")),
     "8 sign of the linear term": (*DYN, ("scale(-1.0, g)", "scale(1.0, g)")),
