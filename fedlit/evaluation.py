@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,7 @@ from fedlit.facts import Facts
 from fedlit.messages import Evaluation, Scores
 from fedlit.mistakes import Mistake, nearest
 from fedlit.streams import Purpose, stream
+from fedlit.tensors import Groups
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,21 @@ class Evaluations:
             why = f"evaluates {len(facts.sizes):,} clients one by one"
             yield Mistake("eval.clients", "all", why, "eval.clients=1000 takes so many of them", warning=True)
 
-    def jobs(self, round: int, splits: Iterable[str], own: int, cohort: Sequence[int], seed: int) -> list[Evaluation]:
-        """A job for each split, and for each client that is to be looked at if `own`, the number of clients, is not 0."""
+    def jobs(
+        self,
+        round: int,
+        splits: Iterable[str],
+        own: int,
+        cohort: Sequence[int],
+        seed: int,
+        memories: Callable[[Sequence[int]], Mapping[int, Groups]] | None = None,
+    ) -> list[Evaluation]:
+        """A job for each split, and for each client that is to be looked at if `own`, the number of clients, is not 0; with
+        what it remembers, if that is asked for."""
+        chosen = self._chosen(own, cohort, seed) if own else []
+        known = {} if memories is None else memories(chosen)
         return [Evaluation(round, split) for split in splits] + [
-            Evaluation(round, "test", client) for client in (self._chosen(own, cohort, seed) if own else ())
+            Evaluation(round, "test", client, known.get(client, {})) for client in chosen
         ]
 
     def _chosen(self, clients: int, cohort: Sequence[int], seed: int) -> list[int]:

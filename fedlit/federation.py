@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from fedlit import wire
+from fedlit.algorithms.personal import settled
 from fedlit.call import Call
 from fedlit.clock import Clock
 from fedlit.commits import Commits, Nowhere, Saved
@@ -108,10 +109,17 @@ class Federation:
             bench = Bench(model())
         if data.val is None:
             data = data.hold_out(loading.val_fraction, stream(seed, Purpose.SPLIT))
+        initial, pooled = bench.read(), bool(getattr(algorithm, "pooled", False))
+        if pooled:
+            schedule = schedule.alone()
+        try:
+            algorithm = settled(algorithm, bench.module, initial)
+        except Mistake as mistake:
+            raise Mistakes([mistake.within("algorithm")]) from mistake
         recipe = (recipe or Recipe()).following(schedule)
-        holdings = Holdings.of(data, partition, loading, seed).to(recipe.trainer().strategy.root_device)
+        holdings = Holdings.of(data, partition, loading, seed, pooled).to(recipe.trainer().strategy.root_device)
         made = cls(
-            bench.read(),
+            initial,
             ClientWorker(algorithm, bench, recipe, holdings, faults or Faults()),
             sampler(schedule.sampled(len(holdings.population))),
             schedule,
@@ -167,7 +175,7 @@ class Federation:
                     store.put(t + 1, tally.memories)
                 state = replace(state, round=t + 1)
                 trained = {"time/train_s": time.perf_counter() - begin}
-                scores = self.evaluate(t, state, call.cohort, execute)
+                scores = self.evaluate(t, state, store, call.cohort, execute)
                 took = {
                     **self._drift(tally, mean, state),
                     **call.metrics,
@@ -201,12 +209,18 @@ class Federation:
         sizes = self.population.sizes
         return sorted((int(client) for client in ids), key=lambda client: (-sizes[client], client))
 
-    def evaluate(self, round: int, state: State, cohort: Sequence[int], execute: Execute) -> dict[str, float]:
-        """The global model's metrics on every split, in the rounds in which it is evaluated."""
+    def evaluate(
+        self, round: int, state: State, store: ClientStore, cohort: Sequence[int], execute: Execute
+    ) -> dict[str, float]:
+        """The global model's metrics on every split, and on clients' own test samples those of the model that each uses, in
+        the rounds in which there is an evaluation."""
         if not self.schedule.evaluates(round):
             return {}
-        own = len(self.population) if self.worker.holdings.own_test is not None else 0
-        jobs = self.evaluations.jobs(round, self.splits, own, cohort, self.seed)
+        own = self.worker.holdings.own_test
+        clients = 0 if own is None else len(own.population)
+        those = range(clients) if self.worker.holdings.pooled else cohort
+        memories = store.read if hasattr(self.algorithm, "personal") else None
+        jobs = self.evaluations.jobs(round, self.splits, clients, those, self.seed, memories)
         return combined(scores for scores in execute(jobs, state) if isinstance(scores, Scores))
 
     def _drift(self, tally: Tally, mean: Mean | None, state: State) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -16,9 +17,11 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from fedlit.bench import Bench
+from fedlit.contrast import contrasted
 from fedlit.data.holdings import Holdings
-from fedlit.logged import Log, size
-from fedlit.messages import Fit, Model, Term
+from fedlit.logged import Log
+from fedlit.losses import Losses
+from fedlit.messages import Contrast, Fit, Model, Term
 from fedlit.mistakes import Mistake
 from fedlit.protocols import Batches
 from fedlit.schedule import Schedule
@@ -117,7 +120,7 @@ class LocalTraining:
     def fit(
         self,
         model: Model,
-        *terms: Term,
+        *terms: Term | Contrast,
         only: Collection[str] | None = None,
         epochs: int | None = None,
         key: int = 0,
@@ -136,9 +139,21 @@ class LocalTraining:
         if recipe.keep and key:
             why = "has one optimizer to keep for a client, and the algorithm trains it more than once in a round"
             raise Mistake("schedule.client_state", "keep", why, "take reset")
-        watch = Watch(log, terms, recipe.rate and recipe.rate(self.round), self.memory if recipe.keep else None)
-        with seeded(self.holdings.seed, Purpose.MODEL, self.round, self.client, key), self.bench.logging_to(log):
+        watch = Watch(
+            log,
+            [term for term in terms if isinstance(term, Term)],
+            recipe.rate and recipe.rate(self.round),
+            self.memory if recipe.keep else None,
+        )
+        contrasts = [term for term in terms if isinstance(term, Contrast)]
+        with (
+            seeded(self.holdings.seed, Purpose.MODEL, self.round, self.client, key),
+            self.bench.logging_to(log),
+            ExitStack() as stack,
+        ):
             self.bench.load(model, only)
+            for contrast in contrasts:
+                stack.enter_context(contrasted(self.bench.module, model, contrast))
             trainer = recipe.trainer(watch, *recipe.callbacks(), **recipe.work)
             trainer.fit(self.bench.module, batches, val_dataloaders=[])  # none, in so many words: else it warns
         self.kept.update(watch.kept)
@@ -154,7 +169,7 @@ class LocalTraining:
         Raises:
             Mistake: if the module optimises by hand, since its `training_step` need not return a loss.
         """
-        return self._asked(model, _Losses(self.bench.module)).loss
+        return self._asked(model, Losses(self.bench.module)).loss
 
     def gradient(self, model: Model) -> dict[str, torch.Tensor]:
         """Gradient of `loss` for each parameter, on the CPU; 0 for an empty shard and where the loss does not reach.
@@ -162,10 +177,10 @@ class LocalTraining:
         Raises:
             Mistake: if the module optimises by hand.
         """
-        found = self._asked(model, _Losses(self.bench.module, gradients=True)).gradients
+        found = self._asked(model, Losses(self.bench.module, gradients=True)).gradients
         return {name: found.get(name, torch.zeros_like(old)) for name, old in model.parameters.items()}
 
-    def _asked(self, model: Model, losses: _Losses) -> _Losses:
+    def _asked(self, model: Model, losses: Losses) -> Losses:
         module, log = self.bench.module, Log()
         if not module.automatic_optimization:
             why = "optimises by hand: the loss of a client cannot be asked of its training_step"
@@ -180,50 +195,6 @@ class LocalTraining:
             trainer = self.recipe.trainer(Watch(log), limit_val_batches=None, inference_mode=False)
             trainer.validate(losses, self.holdings.shard(self.client), verbose=False)
         return losses
-
-
-class _Losses(LightningModule):
-    """Stands around a module in a validation, and asks its `training_step` instead, for gradients too if they are wanted."""
-
-    def __init__(self, module: LightningModule, gradients: bool = False) -> None:
-        super().__init__()
-        self.module, self._wanted = module, gradients
-        self._losses: list[tuple[torch.Tensor, int]] = []
-        self._sums: dict[str, torch.Tensor] = {}
-        self.transfer_batch_to_device = module.transfer_batch_to_device
-        self.on_before_batch_transfer = module.on_before_batch_transfer
-        self.on_after_batch_transfer = module.on_after_batch_transfer
-
-    def setup(self, stage: str) -> None:
-        """The module is set up as for a fit."""
-        self.module.setup("fit")
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Notes the loss and the size of a batch, and adds up gradients."""
-        with torch.set_grad_enabled(self._wanted or torch.is_grad_enabled()):
-            output: Any = self.module.training_step(batch, batch_idx)
-        loss = output["loss"] if isinstance(output, Mapping) else output
-        self._losses.append((loss.detach(), size(batch)))
-        if self._wanted:
-            reached = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
-            found = torch.autograd.grad(loss, list(reached.values()), allow_unused=True)
-            for name, gradient in zip(reached, found, strict=True):
-                if gradient is not None:
-                    self._sums[name] = self._sums.get(name, 0.0) + gradient * size(batch)
-
-    @property
-    def loss(self) -> float:
-        """Mean over the samples; 0 of none."""
-        return sum(float(loss) * size for loss, size in self._losses) / max(1, self._examples)
-
-    @property
-    def gradients(self) -> dict[str, torch.Tensor]:
-        """Of the mean over the samples, for the parameters that it reaches, on the CPU."""
-        return {name: (total / self._examples).cpu() for name, total in self._sums.items()}
-
-    @property
-    def _examples(self) -> int:
-        return sum(size for _, size in self._losses)
 
 
 def evaluate(bench: Bench, recipe: Recipe, model: Model, batches: Batches, split: str, seed: int) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from fedlit.messages import Fit, Job, Mean, Model, Partial, Scores, State, Term, Update
+from fedlit.messages import Contrast, Fit, Job, Mean, Model, Partial, Scores, State, Term, Update
 from fedlit.record import Round
 from fedlit.tensors import Groups, Tensors
 
@@ -31,7 +31,7 @@ class Local(Protocol):
     def fit(
         self,
         model: Model,
-        *terms: Term,
+        *terms: Term | Contrast,
         only: Collection[str] | None = None,
         epochs: int | None = None,
         key: int = 0,
@@ -40,7 +40,7 @@ class Local(Protocol):
 
         Args:
             model: where training begins.
-            terms: each is added to every gradient.
+            terms: each is added to every gradient, or to every loss.
             only: names of the parameters that are trained; None for all.
             epochs: passes over the shard; None for what the schedule says.
             key: tells a further fit in the same round from the first: it has random numbers of its own, and what its module
@@ -58,7 +58,12 @@ class Local(Protocol):
 
 
 class Algorithm(Protocol):
-    """A federated algorithm, the client's half and the server's in one place. Values in, values out."""
+    """A federated algorithm, the client's half and the server's in one place. Values in, values out.
+
+    It may have more: `check(facts)`, its rules about other parts; `settled(module, initial)`, itself as it is for a module;
+    `personal(local, shared, memory)`, the model that is evaluated on a client's own test samples; `metrics(state)`, figures
+    for the record; and `pooled`, true if it trains on all samples in one place.
+    """
 
     def init(self, model: Model) -> State:
         """The state before round 1."""

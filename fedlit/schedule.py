@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from fedlit.facts import Facts
@@ -97,6 +97,10 @@ class Schedule:
         elif self.eval_every > self.rounds:
             why = f"is more than schedule.rounds={self.rounds}: only the last round is evaluated"
             yield Mistake("schedule.eval_every", self.eval_every, why, "take a smaller number", warning=True)
+
+    def alone(self) -> Schedule:
+        """The same for one client that takes part in every round."""
+        return replace(self, client_fraction=1.0, clients_per_round=None, over_select=1.0, quorum=1)
 
     def cohort(self, clients: int) -> int:
         """How many of `clients` take part in a round."""

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils._pytree import tree_leaves
 
+from fedlit.algorithms.personal import own_model
 from fedlit.data import Data
 from fedlit.data.holdings import Noisy
 from fedlit.federation import Federation
@@ -61,6 +62,7 @@ def _training(federation: Federation, data: Data) -> list[Mistake]:
     trial, update = _trained(federation, client)
     if found := _strays(federation):
         return found
+    own_model(federation.algorithm, trial, federation.algorithm.init(federation.initial).shared, update.remember)
     layout, name = Layout.of(update.send), type(federation.worker.bench.module).__name__
     vector = layout.vector(update.send)
     if odd := not_finite(vector, update.weight):

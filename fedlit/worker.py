@@ -9,10 +9,11 @@ from functools import reduce
 
 import torch
 
+from fedlit.algorithms.personal import own_model
 from fedlit.data.holdings import Holdings
 from fedlit.faults import Faults, Planned
 from fedlit.local import Bench, LocalTraining, Recipe, evaluate
-from fedlit.messages import Chunk, Failure, Fit, Job, Partial, Scores, State, Update
+from fedlit.messages import Chunk, Evaluation, Failure, Fit, Job, Model, Partial, Scores, State, Update
 from fedlit.mistakes import Mistake
 from fedlit.protocols import Algorithm
 from fedlit.tally import summed
@@ -62,11 +63,18 @@ class ClientWorker:
         if isinstance(job, Chunk):
             return self._chunk(job, state)
         batches = self.holdings.split(job.split) if job.client is None else self.holdings.own(job.client)
-        model = self.algorithm.model(state.shared)
+        model = self._evaluated(job, state) if len(batches) else state.model
         scores = (
             evaluate(self.bench, self.recipe, model, batches, job.split, self.holdings.seed) if len(batches) else {}
         )
         return Scores(job.split, scores, job.client)
+
+    def _evaluated(self, job: Evaluation, state: State) -> Model:
+        """The global model, or the client's own where the algorithm has such."""
+        if job.client is None or self.holdings.pooled:
+            return self.algorithm.model(state.shared)
+        local = self.local(job.round, job.client, job.memory)
+        return own_model(self.algorithm, local, state.shared, without_kept(job.memory))
 
     def _chunk(self, chunk: Chunk, state: State) -> Partial:
         """Runs the clients one after the other and adds up what they send, left to right, in float64."""

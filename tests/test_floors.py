@@ -7,8 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "fedlit"
 FLOORS = [
-    {"mistakes", "tensors", "streams", "jsonl", "keys", "speeds", "disk", "crash", "statistics", "__init__"},
-    {"messages", "record", "call", "wire", "protocols", "facts"},
+    {"mistakes", "tensors", "streams", "jsonl", "keys", "layers", "speeds", "disk", "crash", "statistics", "__init__"},
+    {"fit", "messages", "record", "call", "wire", "protocols", "facts"},
     {"algorithms", "data", "models", "schedule"},
     {
         "snapshot",

@@ -27,6 +27,7 @@ class Holdings:
         own_test: test samples of each client; None where there are none.
         loading: how samples become batches.
         seed: the experiment's.
+        pooled: whether the population is one client that has everybody's samples.
     """
 
     train: Samples
@@ -35,11 +36,12 @@ class Holdings:
     loading: Loading
     seed: int
     own_test: Owned | None = None
+    pooled: bool = False
 
     @classmethod
-    def of(cls, data: Data, partition: Partitioner, loading: Loading, seed: int) -> Holdings:
+    def of(cls, data: Data, partition: Partitioner, loading: Loading, seed: int, pooled: bool = False) -> Holdings:
         """The data dealt out by the partition; `loading.client_test_fraction` of each shard becomes its client's own test
-        set.
+        set. If it is `pooled`, one client has the training samples of all; the test sets stay with those whose they are.
 
         Raises:
             Mistake: if the data does not have what the partition goes by.
@@ -50,7 +52,7 @@ class Holdings:
             population, held = population.split(loading.client_test_fraction, stream(seed, Purpose.SPLIT, key=1))
             own = Owned(data.train, held)
         splits = {name: samples for name, samples in (("val", data.val), ("test", data.test)) if samples is not None}
-        return cls(data.train, population, splits, loading, seed, own)
+        return cls(data.train, population.pooled() if pooled else population, splits, loading, seed, own, pooled)
 
     def training(self, round: int, client: int, key: int = 0) -> Batches:
         """The batches of a client's local training, in an order of this round's and client's own; `key` tells a second

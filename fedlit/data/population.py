@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from fedlit.mistakes import Mistake
+
 MOST_LISTED = 1000
 """Clients whose sizes and labels are listed one by one in `partition.json`; of more, a sample of so many."""
 
@@ -75,6 +77,18 @@ class Population:
         for chosen, sizes in ((~second, self.sizes - held), (second, held)):
             parts.append(replace(self, index=index[chosen], offsets=np.concatenate([[0], np.cumsum(sizes)])))
         return parts[0], parts[1]
+
+    def pooled(self) -> Population:
+        """One client that has all samples, in their order.
+
+        Raises:
+            Mistake: if the clients differ in more than whose the samples are.
+        """
+        if self.noise is not None:
+            why = "adds noise to each client's inputs, and all samples in one place have one owner"
+            raise Mistake("", "noise", why, "take another partition")
+        index = self.index if isinstance(self.index, range) else np.sort(self.index)
+        return Population(index, np.asarray([0, self.samples]))
 
     def statistics(self, labels: Callable[[np.ndarray], np.ndarray | None], classes: int) -> dict[str, Any]:
         """What the partition looks like.

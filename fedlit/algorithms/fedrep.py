@@ -1,0 +1,50 @@
+"""Shared representations: each client first fits its own head to the common body, then the body to its head.
+
+Collins, Hassani, Mokhtari, Shakkottai, "Exploiting Shared Representations for Personalized Federated Learning", ICML 2021,
+https://arxiv.org/abs/2102.07078, Algorithm 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from fedlit.algorithms.personal import Hands, Personal, part, recalled
+from fedlit.messages import Contrast, Fit, Model, Term
+from fedlit.mistakes import Mistake
+from fedlit.protocols import Local
+from fedlit.tensors import Groups
+
+
+@dataclass(frozen=True)
+class FedRep(Personal):
+    """The head is kept and trained alone for `head_epochs`, then the body alone for what the schedule says.
+
+    Args:
+        head_epochs: passes over the shard for the head, >= 1; the paper takes 10, and 1 for the body.
+    """
+
+    layers: Literal["norm", "last", "all", "none"] = "last"
+    head_epochs: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.head_epochs < 1:
+            raise Mistake("head_epochs", self.head_epochs, "must be a whole number of at least 1")
+        if self.layers == "all":
+            raise Mistake("layers", "all", "leaves no body to train", "take last, or names")
+
+    def hands(self, local: Local, memory: Groups) -> Hands:
+        """Hands that train in two phases."""
+        return _InTurn(local, recalled(memory) or part(self._start, self.kept), self._start, self.head_epochs)
+
+
+@dataclass
+class _InTurn(Hands):
+    head_epochs: int = 1
+
+    def fit(self, model: Model, *terms: Term | Contrast, **more: Any) -> Fit:
+        """The head, then the body."""
+        head = self.local.fit(model.over(self.whole), only=self.own.parameters, epochs=self.head_epochs, key=1)
+        body = self.local.fit(head.model, *terms, only=model.parameters, **more)
+        return self.shown(replace(body, steps=head.steps + body.steps), model)

@@ -1,0 +1,38 @@
+"""Fine-tuning: FedAvg, and before it is evaluated on a client's own samples the model is trained on the client's shard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from fedlit.algorithms.fedavg import FedAvg
+from fedlit.algorithms.personal import personal_rules
+from fedlit.facts import Facts
+from fedlit.messages import Model
+from fedlit.mistakes import Mistake
+from fedlit.protocols import Local, Shared
+from fedlit.tensors import Groups
+
+
+@dataclass(frozen=True)
+class Finetune(FedAvg):
+    """The baseline that a personal model must beat. Besides `epochs` its arguments are those of `FedAvg`.
+
+    Args:
+        epochs: passes of a client over its shard before it is evaluated, >= 1. What it comes to is not kept.
+    """
+
+    epochs: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.epochs < 1:
+            raise Mistake("epochs", self.epochs, "must be a whole number of at least 1")
+
+    def check(self, facts: Facts) -> Iterator[Mistake]:
+        """Something to see the personal models by."""
+        yield from personal_rules(facts)
+
+    def personal(self, local: Local, shared: Shared, memory: Groups) -> Model:
+        """The global model after local training."""
+        return local.fit(self.model(shared), epochs=self.epochs, key=1).model

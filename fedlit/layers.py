@@ -1,0 +1,39 @@
+"""What of a module belongs to which of its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+
+NORMS = (
+    nn.modules.batchnorm._NormBase,  # batch and instance norm of every dimension, SyncBatchNorm
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+)
+"""Types of normalisation layers."""
+
+
+def last_layer(module: nn.Module) -> tuple[str, nn.Module]:
+    """Path and module of the layer with parameters of its own that was made last: in most networks the one that gives the
+    output.
+
+    Raises:
+        ValueError: if no layer has any.
+    """
+    found = [(path, part) for path, part in module.named_modules() if part._parameters]
+    if not found:
+        raise ValueError(f"{type(module).__name__} has no layer with parameters")
+    return found[-1]
+
+
+def norm_layers(module: nn.Module) -> list[str]:
+    """Paths of the normalisation layers."""
+    return [path for path, part in module.named_modules() if isinstance(part, NORMS)]
+
+
+def within(names: Iterable[str], layers: Iterable[str]) -> list[str]:
+    """Those of the names that are of one of the layers, or of a part of it."""
+    begin = tuple(f"{layer}." for layer in layers)
+    return [name for name in names if name.startswith(begin)]
