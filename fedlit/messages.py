@@ -8,15 +8,28 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from torch import Tensor
 
-from fedlit.fit import Model
+from fedlit.fit import Contrast, Fit, Model, Term
 from fedlit.tensors import Groups, Tensors
 
 if TYPE_CHECKING:
     from fedlit.wire import Layout
 
 __all__ = [
-    *("OUTCOMES", "Chunk", "Contrast", "Evaluation", "Failure", "Fit", "Job", "Mean", "Model", "Outcome", "Partial"),
-    *("Scores", "State", "Term", "Update"),
+    "OUTCOMES",
+    "Chunk",
+    "Contrast",
+    "Evaluation",
+    "Failure",
+    "Fit",
+    "Job",
+    "Mean",
+    "Model",
+    "Outcome",
+    "Partial",
+    "Scores",
+    "State",
+    "Term",
+    "Update",
 ]
 
 

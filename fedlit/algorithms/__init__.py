@@ -14,6 +14,20 @@ from fedlit.algorithms.scaffold import Scaffold
 from fedlit.algorithms.servers import Adagrad, Adam, Adaptive, Momentum, Yogi
 
 __all__ = [
-    *("Adagrad", "Adam", "Adaptive", "Centralised", "Ditto", "FedAvg", "FedDyn", "FedNova", "FedRep", "Finetune"),
-    *("Momentum", "Moon", "Personal", "QFedAvg", "Scaffold", "Yogi"),
+    "Adagrad",
+    "Adam",
+    "Adaptive",
+    "Centralised",
+    "Ditto",
+    "FedAvg",
+    "FedDyn",
+    "FedNova",
+    "FedRep",
+    "Finetune",
+    "Momentum",
+    "Moon",
+    "Personal",
+    "QFedAvg",
+    "Scaffold",
+    "Yogi",
 ]
