@@ -18,6 +18,7 @@ from rich.table import Table
 
 from fedlit.algorithms import FedAvg
 from fedlit.build import build, plain
+from fedlit.commits import Saved, committed, read
 from fedlit.evaluation import combined
 from fedlit.jsonl import json_lines
 from fedlit.messages import Scores, State
@@ -71,12 +72,17 @@ def evaluate_run(
     config["observers"], config["check"], config["resume"] = {}, False, None
     config["model"] = {key: value for key, value in config["model"].items() if key != "init_from"}  # it has its weights
     summary = json.loads((run / "summary.json").read_text())
-    cohort = _cohort(run, summary["best" if checkpoint == "best" else "last"]["round"])
+    number = summary["best" if checkpoint == "best" else "last"]["round"]
+    cohort = _cohort(run, number)
     config["clock"], config["schedule"]["over_select"] = {}, 1.0  # nobody is asked
     built, _ = build(config, run, {})
     federation = built.federation
-    worker = replace(federation.worker, algorithm=FedAvg())  # for a checkpoint is the very model that is evaluated
-    own = 0 if worker.holdings.own_test is None else len(federation.population)
+    saved = _saved(run, number) if hasattr(federation.algorithm, "personal") else None
+    # a checkpoint is the very model that is evaluated, unless clients have models of their own
+    worker = federation.worker if saved is not None else replace(federation.worker, algorithm=FedAvg())
+    own = 0 if worker.holdings.own_test is None else len(worker.holdings.own_test.population)
+    if saved is None and hasattr(federation.algorithm, "personal"):
+        own = 0  # the clients' models of that round are gone
     there = [*federation.splits, *(["test"] if own and "test" not in federation.splits else [])]
     if missing := [split for split in splits or () if split not in there]:
         raise Mistakes([Mistake("split", split, f"is not there: {', '.join(there)} are") for split in missing])
@@ -84,12 +90,23 @@ def evaluate_run(
         start_from(worker.bench.module, str(run / f"{checkpoint}.ckpt"))
     except Mistake as mistake:
         raise Mistakes([mistake]) from mistake
-    state, asked = State(0, {"model": worker.bench.read()}), splits or there
+    state = State(0, {"model": worker.bench.read()}) if saved is None else replace(saved.state, round=0)
+    asked, memories = splits or there, None if saved is None else saved.store.read
     server = [split for split in federation.splits if split in asked]
-    jobs = federation.evaluations.jobs(0, server, own if "test" in asked else 0, cohort, federation.seed)
+    those = range(own) if worker.holdings.pooled else cohort
+    clients = own if "test" in asked else 0
+    jobs = federation.evaluations.jobs(number - 1, server, clients, those, federation.seed, memories)
     with federation.executor.open(worker, 1) as execute:
         scores = [score for score in execute(jobs, state) if isinstance(score, Scores)]
     return summary, combined(scores)
+
+
+def _saved(run: Path, number: int) -> Saved | None:
+    """What a round left, if it is kept."""
+    if number not in committed(run):
+        return None
+    state, store, _ = read(run, number)
+    return Saved(state, store)
 
 
 def _cohort(run: Path, number: int) -> list[int]:

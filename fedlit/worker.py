@@ -90,7 +90,7 @@ class ClientWorker:
                 continue
             update, local = reply
             message = pack(layout, update.send, update.weight)
-            bytes_up += len(message)
+            bytes_up += len(message) if layout.size else 0  # who shares nothing sends nothing
             vector, weight = unpack(message)
             if odd := not_finite(vector, weight, self.faults.max_norm):
                 failures.append(self._failed(Failure(client, "not_finite", odd)))
