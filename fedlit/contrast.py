@@ -34,12 +34,12 @@ def contrasted(module: LightningModule, start: Model, contrast: Contrast) -> Ite
     if not module.automatic_optimization:
         why = "optimises by hand: there is no one loss to which a contrast could be added"
         raise Mistake("model", type(module).__name__, why, "take an algorithm without")
-    seen, detach = listened(module, contrast.layer)
     if contrast.away is None:
-        detach()
+        listened(module, contrast.layer)[1]()
         yield
         return
     near, far = (_Frozen(module, model.over(start), contrast.layer) for model in (contrast.towards, contrast.away))
+    seen, detach = listened(module, contrast.layer)  # only now: what listens would be copied with the module
     plain = module.training_step
 
     @wraps(plain)
