@@ -77,9 +77,9 @@ class Bench:
     def load(self, model: Model, only: Collection[str] | None = None) -> None:
         """Puts weights into the module, and makes the rest of it what it was; of its parameters `only` these are trained."""
         self._restore()
-        for name, parameter in self._parameters.items() if only is not None else ():
-            if name not in only:
-                parameter.requires_grad_(False)
+        frozen = () if only is None else self._parameters.keys() - set(only)
+        for name in frozen:
+            self._parameters[name].requires_grad_(False)
         for slots, given in ((self._parameters, model.parameters), (dict(self._tensors()), model.buffers)):
             for name, slot in slots.items():
                 if slot.dtype != given[name].dtype:  # a Trainer's precision may change what a module's numbers are

@@ -7,7 +7,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -40,13 +40,13 @@ def contrasted(module: LightningModule, start: Model, contrast: Contrast) -> Ite
         return
     near, far = (_Frozen(module, model.over(start), contrast.layer) for model in (contrast.towards, contrast.away))
     seen, detach = listened(module, contrast.layer)  # only now: what listens would be copied with the module
-    plain = module.training_step
+    plain = cast("Callable[..., Any]", module.training_step)
 
     @wraps(plain)
-    def training_step(batch: Any, batch_idx: int, *more: Any) -> Any:
-        output: Any = plain(batch, batch_idx, *more)
+    def training_step(*given: Any) -> Any:
+        output: Any = plain(*given)
         with torch.no_grad(), torch.random.fork_rng([]):
-            features = [model.features(module, batch, batch_idx) for model in (near, far)]
+            features = [model.features(module, given) for model in (near, far)]
         term = contrast.mu * contrastive(seen(), *features, contrast.temperature)
         return {**output, "loss": output["loss"] + term} if isinstance(output, Mapping) else output + term
 
@@ -71,10 +71,10 @@ class _Frozen:
         self._twin.log = self._twin.log_dict = _silent  # type: ignore[method-assign]
         self._seen, _ = listened(self._twin, layer)
 
-    def features(self, module: LightningModule, batch: Any, batch_idx: int) -> Tensor:
-        """What it makes of a batch on which a module is training."""
+    def features(self, module: LightningModule, given: tuple[Any, ...]) -> Tensor:
+        """What it makes of what a module's training step is given."""
         self._twin._trainer = module._trainer
-        self._twin.to(module.device).training_step(batch, batch_idx)
+        self._twin.to(module.device).training_step(*given)
         return self._seen()
 
 

@@ -47,6 +47,9 @@ def displacement(strides: Iterable[Stride], mu: float = 0.0) -> float:
     return moved
 
 
+STRIDE = Stride._fields[:-1]
+
+
 class Odometer:
     """Notes the strides of a fit's optimizers.
 
@@ -67,8 +70,7 @@ class Odometer:
         groups = self._strides.setdefault(optimizer, [])
         groups += [[] for _ in optimizer.param_groups[len(groups) :]]
         for strides, group in zip(groups, optimizer.param_groups, strict=True):
-            values = (group[key] for key in ("lr", "momentum", "dampening", "nesterov", "maximize"))
-            strides.append(Stride(*values, scale))
+            strides.append(Stride(**{key: group[key] for key in STRIDE}, scale=scale))
 
     def read(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, float]:
         """How far each of the parameters would have moved; those that no optimizer has are left out.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from fedlit import wire
@@ -19,17 +19,17 @@ from fedlit.evaluation import Evaluations, combined
 from fedlit.executors import Inline
 from fedlit.faults import Faults
 from fedlit.local import Bench, Module, Recipe
-from fedlit.messages import Mean, Model, Partial, Scores, State
+from fedlit.messages import Model, Partial, Scores, State
 from fedlit.mistakes import Mistake, Mistakes
 from fedlit.monitor import Monitor
 from fedlit.protocols import Algorithm, Execute, Executor, Partitioner, Sampler
 from fedlit.record import Round
+from fedlit.recorded import recorded
 from fedlit.rules import cross_rules
 from fedlit.schedule import Schedule
 from fedlit.store import ClientStore
 from fedlit.streams import Purpose, seeded, stream
 from fedlit.tally import Tally, chunks
-from fedlit.tensors import Tensors
 from fedlit.worker import ClientWorker
 
 
@@ -110,12 +110,8 @@ class Federation:
         if data.val is None:
             data = data.hold_out(loading.val_fraction, stream(seed, Purpose.SPLIT))
         initial, pooled = bench.read(), bool(getattr(algorithm, "pooled", False))
-        if pooled:
-            schedule = schedule.alone()
-        try:
-            algorithm = settled(algorithm, bench.module, initial)
-        except Mistake as mistake:
-            raise Mistakes([mistake.within("algorithm")]) from mistake
+        schedule = schedule.alone() if pooled else schedule
+        algorithm = _settled(algorithm, bench, initial)
         recipe = (recipe or Recipe()).following(schedule)
         holdings = Holdings.of(data, partition, loading, seed, pooled).to(recipe.trainer().strategy.root_device)
         made = cls(
@@ -130,9 +126,7 @@ class Federation:
             commits or Nowhere(),
             clock,
         )
-        if wrong := [mistake for mistake in cross_rules(made, data) if not mistake.warning]:
-            raise Mistakes(wrong)
-        return made
+        return _checked(made, data)
 
     @property
     def algorithm(self) -> Algorithm:
@@ -176,13 +170,9 @@ class Federation:
                 state = replace(state, round=t + 1)
                 trained = {"time/train_s": time.perf_counter() - begin}
                 scores = self.evaluate(t, state, store, call.cohort, execute)
-                took = {
-                    **self._drift(tally, mean, state),
-                    **call.metrics,
-                    **trained,
-                    "time/round_s": time.perf_counter() - begin,
-                }
-                last = self._record(t, call.cohort, tally, state, {**scores, **took}, why)
+                took = {**call.metrics, **trained, "time/round_s": time.perf_counter() - begin}
+                more = {**tally.drift(mean), **scores, **took, "schedule/lr_factor": self.schedule.rate(t)}
+                last = recorded(self.algorithm, call.cohort, tally, state, more, why)
                 lost = lost + 1 if last.lost else 0
                 self.commits.commit(state, store, last)  # all of the round or none of it
                 yield last
@@ -223,33 +213,16 @@ class Federation:
         jobs = self.evaluations.jobs(round, self.splits, clients, those, self.seed, memories)
         return combined(scores for scores in execute(jobs, state) if isinstance(scores, Scores))
 
-    def _drift(self, tally: Tally, mean: Mean | None, state: State) -> dict[str, float]:
-        metrics = getattr(self.algorithm, "metrics", None)  # a user's own algorithm need not have any
-        return {**tally.drift(mean), **(metrics(state) if metrics is not None else {})}
 
-    def _record(
-        self, t: int, cohort: Sequence[int], tally: Tally, state: State, more: dict[str, float], why: str | None
-    ) -> Round:
-        train = {
-            name if name.startswith("train") else f"train/{name}": value for name, value in tally.metrics().items()
-        }
-        rest = {
-            "clients/trained": len(tally.members),
-            "clients/failed": len(tally.failures),
-            "clients/steps": tally.steps,
-            "comm/up_bytes": tally.bytes,
-            "schedule/lr_factor": self.schedule.rate(t),
-        }
-        return Round(
-            t + 1,
-            tuple(sorted(cohort)),
-            {**train, **more, **rest},
-            tuple(tally.failures),
-            why,
-            wire.sha256({**_under("shared", state.shared), **_under("private", state.private)}),
-            self.algorithm.model(state.shared),
-        )
+def _checked(made: Federation, data: Data) -> Federation:
+    if wrong := [mistake for mistake in cross_rules(made, data) if not mistake.warning]:
+        raise Mistakes(wrong)
+    return made
 
 
-def _under(part: str, tree: Mapping[str, Model | Tensors]) -> dict[str, Model | Tensors]:
-    return {f"{part}/{name}": value for name, value in tree.items()}
+def _settled(algorithm: Algorithm, bench: Bench, initial: Model) -> Algorithm:
+    """The algorithm as it is for a module. Raises Mistakes under its own name, wherever it is made."""
+    try:
+        return settled(algorithm, bench.module, initial)
+    except Mistake as mistake:
+        raise Mistakes([mistake.within("algorithm")]) from mistake

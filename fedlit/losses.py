@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ class Losses(LightningModule):
         self.module, self._wanted = module, gradients
         self._losses: list[tuple[torch.Tensor, int]] = []
         self._sums: dict[str, torch.Tensor] = {}
+        self._takes = len(signature(module.training_step).parameters)  # Lightning lets the batch's number be left out
         self.transfer_batch_to_device = module.transfer_batch_to_device
         self.on_before_batch_transfer = module.on_before_batch_transfer
         self.on_after_batch_transfer = module.on_after_batch_transfer
@@ -30,7 +32,7 @@ class Losses(LightningModule):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Notes the loss and the size of a batch, and adds up gradients."""
         with torch.set_grad_enabled(self._wanted or torch.is_grad_enabled()):
-            output: Any = self.module.training_step(batch, batch_idx)
+            output: Any = self.module.training_step(*(batch, batch_idx)[: self._takes])
         loss = output["loss"] if isinstance(output, Mapping) else output
         self._losses.append((loss.detach(), size(batch)))
         if self._wanted:

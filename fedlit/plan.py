@@ -110,7 +110,7 @@ def plan_table(run: Run, figures: dict[str, Any]) -> Table:
         "samples a client": _line(figures["samples_per_client"]),
         "steps a client": f"{_line(figures['steps_per_client'])}; about {figures['steps']:,.0f} in all",
         "model": f"{figures['parameters']:,} parameters, {figures['buffers']:,} numbers in buffers",
-        "federated": f"{figures['federated']:,} numbers" + (f"; stay with the server: {stay}" if stay else ""),
+        "federated": f"{figures['federated']:,} numbers" + (f"; not sent: {stay}" if stay else ""),
         "bytes a round": f"{size(figures['down_bytes_per_round'])} down, {size(figures['up_bytes_per_round'])} up",
         "bytes in all": size(figures["bytes"]),
         "server's memory": f"{size(figures['memory_bytes'])} for states and sums",

@@ -15,6 +15,8 @@ FLOORS = [
         "bench",
         "logged",
         "displacement",
+        "losses",
+        "contrast",
         "watch",
         "local",
         "weights",
@@ -24,7 +26,7 @@ FLOORS = [
         "executors",
         "monitor",
     },
-    {"evaluation", "clock", "store", "commits", "checkpoint", "rules", "federation", "summary", "digests"},
+    {"evaluation", "clock", "store", "commits", "checkpoint", "rules", "recorded", "federation", "summary", "digests"},
     {"observers", "preflight", "arguments", "trial", "make", "material", "build", "plan"},
     {
         *("typed", "command_line", "trust", "signals", "running", "resume", "jobs", "sweep", "train", "evaluate"),
@@ -72,7 +74,7 @@ def test_imports_point_down(path):
 def test_lightning_and_hydra_stay_where_they_belong(path):
     packages = {name.split(".")[0] for name in imports(path)}
     if part(path) not in {
-        *("snapshot", "bench", "local", "logged", "watch", "weights", "models"),
+        *("snapshot", "bench", "contrast", "local", "logged", "losses", "watch", "weights", "models"),
         *("preflight", "arguments", "trial", "material", "build"),
     }:
         assert "lightning" not in packages or path.name in ("own.py", "modules.py")
