@@ -7,7 +7,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -40,14 +40,14 @@ def contrasted(module: LightningModule, start: Model, contrast: Contrast) -> Ite
         return
     near, far = (_Frozen(module, model.over(start), contrast.layer) for model in (contrast.towards, contrast.away))
     seen, detach = listened(module, contrast.layer)  # only now: what listens would be copied with the module
-    plain = cast("Callable[..., Any]", module.training_step)
+    plain = module.training_step
 
     @wraps(plain)
     def training_step(*given: Any) -> Any:
         output: Any = plain(*given)
         with torch.no_grad(), torch.random.fork_rng([]):
-            features = [model.features(module, given) for model in (near, far)]
-        term = contrast.mu * contrastive(seen(), *features, contrast.temperature)
+            towards, away = near.features(module, given), far.features(module, given)
+        term = contrast.mu * contrastive(seen(), towards, away, contrast.temperature)
         return {**output, "loss": output["loss"] + term} if isinstance(output, Mapping) else output + term
 
     module.training_step = training_step  # type: ignore[method-assign]
