@@ -43,13 +43,12 @@ class Findings:
 
     @contextmanager
     def within(self, group: str) -> Iterator[None]:
-        """A mistake raised in the block is kept under its group's name, and the block ends."""
+        """Mistakes raised in the block are kept under their group's name, or those that they have, and the block ends."""
         try:
             yield
-        except Mistake as mistake:
-            self.found.append(mistake.within(group) if group else mistake)
-        except Mistakes as several:  # under their full names, and some of them may be known
-            self.found += [mistake for mistake in several.found if mistake not in self.found]
+        except (Mistake, Mistakes) as wrong:
+            raised = wrong.within(group) if group else wrong
+            self.found += [mistake for mistake in raised.found if mistake not in self.found]
 
     def stop(self) -> None:
         """Raises Mistakes if there are any that are not mere warnings."""
@@ -177,7 +176,7 @@ def build(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> 
     assert data is not None
     assert module is not None
     federation = None
-    with findings.within("partition"):
+    with findings.within(""):
         federation = Federation.of(
             lambda: module,
             data,
@@ -220,7 +219,7 @@ def _targetless(monitor: Monitor, schedule: Schedule) -> list[Mistake]:
 
 
 def _sampled(sampler: Callable[[int], Any], findings: Findings, size: int) -> Any:
-    """The sampler. Raises Mistakes under its own name: it is made where the partition's are expected."""
+    """The sampler. Raises Mistakes under its own name."""
     with findings.within("sampler"):
         return sampler(size)
     return findings.stop()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from fedlit.disk import Disk
-from fedlit.mistakes import Mistake, one_of
+from fedlit.mistakes import one_of, refuse, whole
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,7 @@ class CrashServer:
     step: Literal["mkdir", "write", "sync", "rename", "append"] = "mkdir"
 
     def __post_init__(self) -> None:
-        one_of("step", self.step, ("mkdir", "write", "sync", "rename", "append"))
-        if self.round < 1:
-            raise Mistake("round", self.round, "must be a whole number of at least 1")
+        refuse(one_of("step", self.step, ("mkdir", "write", "sync", "rename", "append")), whole("round", self.round))
 
     def disk(self, disk: Disk) -> Disk:
         """The disk that kills this process."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from fedlit.messages import Update
-from fedlit.mistakes import Mistake, one_of
+from fedlit.mistakes import one_of, refuse, unless, whole
 from fedlit.streams import Purpose, stream
 
 
@@ -60,8 +60,7 @@ class Plan:
     rounds: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1:
-            raise Mistake("probability", self.probability, "must be from 0 to 1")
+        refuse(unless(0 <= self.probability <= 1, "probability", self.probability, "must be from 0 to 1"))
 
     def strikes(self, round: int, client: int, generator: np.random.Generator) -> bool:
         """Whether it strikes a client in a round, counted from 0; takes one number from the generator."""
@@ -89,12 +88,13 @@ class Faults:
     plans: Sequence[Plan] = ()
 
     def __post_init__(self) -> None:
-        one_of("on_error", self.on_error, ("drop", "retry", "fail"))
-        for key in ("retries", "max_lost_rounds"):
-            if getattr(self, key) < 1:
-                raise Mistake(key, getattr(self, key), "must be a whole number of at least 1")
-        if self.max_norm is not None and not self.max_norm > 0:
-            raise Mistake("max_norm", self.max_norm, "must be a number above 0, or null")
+        any_norm = self.max_norm is None or self.max_norm > 0
+        refuse(
+            one_of("on_error", self.on_error, ("drop", "retry", "fail")),
+            whole("retries", self.retries),
+            whole("max_lost_rounds", self.max_lost_rounds),
+            unless(any_norm, "max_norm", self.max_norm, "must be a number above 0, or null"),
+        )
 
     def bear(self, lost: int) -> None:
         """Raises LostRounds if so many rounds in a row were lost that the run is to end."""
@@ -118,7 +118,7 @@ class Drop:
     when: Literal["before", "after"] = "before"
 
     def __post_init__(self) -> None:
-        one_of("when", self.when, ("before", "after"))
+        refuse(one_of("when", self.when, ("before", "after")))
 
     def before(self, attempt: int | None) -> None:
         """Raises Planned."""
@@ -142,7 +142,7 @@ class Corrupt:
     how: Literal["nan", "inf", "huge", "bit_flip", "wrong_shape"] = "nan"
 
     def __post_init__(self) -> None:
-        one_of("how", self.how, _RUBBISH)
+        refuse(one_of("how", self.how, _RUBBISH))
 
     def before(self, attempt: int | None) -> None:
         """Does nothing."""

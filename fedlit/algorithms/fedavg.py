@@ -12,7 +12,7 @@ from typing import Literal
 
 from fedlit.algorithms.servers import ServerOptimizer
 from fedlit.messages import Mean, Model, State, Term, Update
-from fedlit.mistakes import Mistake, one_of, positive
+from fedlit.mistakes import one_of, positive, refuse, unless
 from fedlit.protocols import Local, Shared
 from fedlit.tensors import Groups
 
@@ -36,17 +36,16 @@ class FedAvg:
     proximal: float = 0.0
 
     def __post_init__(self) -> None:
-        one_of("weights", self.weights, ["examples", "uniform"])
-        one_of("buffers", self.buffers, ["mean", "server"])
-        positive("lr", self.lr, "1 is plain averaging")
-        if self.optimizer is not None and self.lr != 1:
-            raise Mistake(
-                "lr", self.lr, "is not used: the server has an optimizer", "algorithm.optimizer.lr is its rate"
-            )
-        if not 0 <= self.proximal < float("inf"):
-            raise Mistake(
-                "proximal", self.proximal, "must be a number of at least 0", "0 is FedAvg, 0.01 a usual start"
-            )
+        unused, mu = "is not used: the server has an optimizer", self.proximal
+        usual = "0 is FedAvg, 0.01 a usual start"
+        refuse(
+            one_of("weights", self.weights, ["examples", "uniform"]),
+            one_of("buffers", self.buffers, ["mean", "server"]),
+            positive("lr", self.lr, "1 is plain averaging")
+            if self.optimizer is None
+            else unless(self.lr == 1, "lr", self.lr, unused, "algorithm.optimizer.lr is its rate"),
+            unless(0 <= mu < float("inf"), "proximal", mu, "must be a number of at least 0", usual),
+        )
 
     def init(self, model: Model) -> State:
         """The server starts from the initial model."""
