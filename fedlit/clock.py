@@ -155,7 +155,9 @@ class Clock:
         asked = tuple(client for client in cohort if client in soonest)
         budgets = {client: there[client].done for client in asked if there[client].done < there[client].planned}
         failures = tuple(
-            Failure(client, "deadline", f"came after the first {first}" if client in there else self._told(stint))
+            Failure(client, "surplus", f"came after the first {first}")
+            if client in there
+            else Failure(client, "deadline", self._told(stint))
             for client, stint in stints.items()
             if client not in soonest
         )

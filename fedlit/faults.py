@@ -30,6 +30,10 @@ class LostRounds(RuntimeError):
     """Too many rounds in a row were lost."""
 
 
+class LostWorkers(RuntimeError):
+    """Worker processes were lost so often that the run cannot go on."""
+
+
 class Fault(Protocol):
     """What can happen to a client."""
 

@@ -163,6 +163,8 @@ def _log(record: Round, rounds: int) -> None:
     if record.lost:
         log.warning("round %d is lost: %s", record.number, record.lost)
     for failure in record.failures:
+        if failure.outcome == "surplus":  # planned, by schedule.over_select
+            continue
         log.warning(
             "round %d: client %d left out, %s: %s", record.number, failure.client, failure.outcome, failure.reason
         )

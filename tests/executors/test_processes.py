@@ -19,6 +19,7 @@ from fedlit.executors import Auto, Processes
 from fedlit.executors.call import Call
 from fedlit.executors.parcel import LARGE, RAW, decode, encode, pack, unpack
 from fedlit.executors.processes import cores
+from fedlit.faults import LostWorkers
 from fedlit.federation import Federation
 from fedlit.local import Bench, Recipe
 from fedlit.messages import Chunk, Evaluation, State
@@ -69,11 +70,16 @@ def test_a_message_keeps_every_kind_of_tensor():
 
 
 def test_an_evaluation_that_is_lost_twice_is_an_error():
-    call = Call([Evaluation(0, "val")], (), 1)
-    call.lose(call.tasks.popleft())
-    assert call.error is None
-    call.lose(call.tasks.popleft())
-    assert "was lost 2 times" in str(call.error)
+    for job, told in (
+        (Evaluation(2, "val"), "round 3 cannot be evaluated on the server's val samples"),
+        (Evaluation(0, "test", 5), "round 1 cannot be evaluated on client 5's test samples"),
+    ):
+        call = Call([job], (), 1)
+        call.lose(call.tasks.popleft())
+        assert call.error is None
+        call.lose(call.tasks.popleft())
+        assert isinstance(call.error, LostWorkers)
+        assert str(call.error).startswith(f"{told}: the worker process was lost 2 times; ")
 
 
 def test_joined_partials_are_those_of_one_worker_bit_for_bit():
