@@ -20,6 +20,7 @@ from fedlit.crash import CrashServer
 from fedlit.data.holdings import left_out
 from fedlit.data.samples import Loading
 from fedlit.evaluation import Evaluations
+from fedlit.executors.processes import cores
 from fedlit.faults import Faults
 from fedlit.federation import Federation
 from fedlit.local import Recipe
@@ -132,6 +133,8 @@ def parts(config: Mapping[str, Any], findings: Findings) -> Parts:
     with findings.within("clock"):
         made.clock = make(Clock, config["clock"]) if config["clock"] else None
     _faults(config["faults"], made, findings)
+    with findings.within(""):
+        cores()
     with findings.within(""):
         made.seed = _seed(config["seed"])
     if made.monitor is not None and made.schedule is not None:

@@ -189,6 +189,11 @@ def test_a_wrong_part_is_named_in_full(overrides, key, said):
     assert said in text
 
 
+def test_a_share_of_the_cores_that_is_no_number_is_told_before_round_1(monkeypatch):
+    monkeypatch.setenv("FEDLIT_CORES", "abc")
+    assert set(mistakes("schedule.rounds=0")) == {"FEDLIT_CORES", "schedule.rounds"}
+
+
 def test_each_observer_that_is_wrong_is_named():
     wrong = mistakes("+observers.a={_target_:nowhere.A}", "+observers.b={_target_:fedlit.observers.B}")
     assert set(wrong) == {"observers.a._target_", "observers.b._target_"}

@@ -17,7 +17,7 @@ import torch
 from fedlit.executors.inline import torch_threads
 from fedlit.executors.parcel import encode, pack
 from fedlit.executors.pool import CannotStart, Pool
-from fedlit.mistakes import nearest, refuse, unless, whole
+from fedlit.mistakes import Mistake, Mistakes, nearest, refuse, unless, whole
 from fedlit.protocols import Execute, Worker
 
 log = logging.getLogger(__name__)
@@ -95,9 +95,16 @@ class Processes:
 
 
 def cores() -> int:
-    """The cores that this process may use: its share, by the environment variable FEDLIT_CORES, of what the system gives."""
+    """The cores that this process may use: its share, by the environment variable FEDLIT_CORES, of what the system gives.
+
+    Raises:
+        Mistakes: if FEDLIT_CORES is not a number of cores.
+    """
     given = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return min(given, int(os.environ.get("FEDLIT_CORES", given)))
+    share = os.environ.get("FEDLIT_CORES", str(given))
+    if not share.isdecimal() or int(share) < 1:
+        raise Mistakes([Mistake("FEDLIT_CORES", share, "must be a whole number of at least 1", "unset it to take all")])
+    return min(given, int(share))
 
 
 def _visible_gpus() -> Sequence[str | None]:
