@@ -148,15 +148,17 @@ def parts(config: Mapping[str, Any], findings: Findings) -> Parts:
 
 def _faults(node: Mapping[str, Any], made: Parts, findings: Findings) -> None:
     """What is done about clients that fail, and what is to go wrong."""
-    plans = []
+    plans = {}
     for name, plan in (node.get("plans") or {}).items():
         with findings.within(f"faults.plans.{name}"):
-            plans += [create(plan)] if plan else []
+            plans |= {name: create(plan)} if plan else {}
     with findings.within("faults"):
         rest = {key: value for key, value in node.items() if key not in ("plans", "server")}
-        made.faults = replace(make(Faults, rest), plans=tuple(plans))
+        made.faults = replace(make(Faults, rest), plans=tuple(plans.values()), names=tuple(plans))
     with findings.within("faults.server"):
         made.crash = create(node["server"]) if node.get("server") else None
+    if made.crash is not None and made.schedule is not None:
+        findings.found += made.crash.check(made.schedule.rounds)
 
 
 def build(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> tuple[Run, list[Observer]]:

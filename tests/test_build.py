@@ -189,6 +189,15 @@ def test_a_wrong_part_is_named_in_full(overrides, key, said):
     assert said in text
 
 
+def test_plans_of_faults_that_cannot_strike_are_told_by_their_names():
+    assert set(mistakes("faults=drop", "faults.plans.drop.clients=[10]", "faults.plans.drop.rounds=[0]")) == {
+        "faults.plans.drop.clients",
+        "faults.plans.drop.rounds",
+    }
+    assert "executor.wall_timeout_s" in mistakes("faults=hang")["faults.plans.hang.fault.seconds"]
+    assert set(mistakes("faults=crash_server", "schedule.rounds=2")) == {"faults.server.round"}
+
+
 def test_a_share_of_the_cores_that_is_no_number_is_told_before_round_1(monkeypatch):
     monkeypatch.setenv("FEDLIT_CORES", "abc")
     assert set(mistakes("schedule.rounds=0")) == {"FEDLIT_CORES", "schedule.rounds"}

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "fedlit"
 FLOORS = [
-    {"mistakes", "tensors", "streams", "jsonl", "keys", "speeds", "disk", "crash", "statistics", "__init__"},
+    {"mistakes", "tensors", "streams", "jsonl", "keys", "speeds", "disk", "crash", "rubbish", "statistics", "__init__"},
     {"messages", "record", "call", "wire", "protocols", "facts"},
     {"algorithms", "data", "models", "schedule"},
     {"snapshot", "bench", "logged", "watch", "local", "weights", "worker", "tally", "faults", "executors", "monitor"},
