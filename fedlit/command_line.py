@@ -78,9 +78,9 @@ def check(arguments: Sequence[str]) -> tuple[list[Mistake], DictConfig | None]:
         if len(groups) < len(ours):  # composing takes a fifth of a second
             config = _composed(primary, [override for override in groups if not problems[id(override)]], mistakes)
             keys = [] if config is None else list(keys_of(config))
-            keyed = [override for override in ours if config and id(override) not in problems]
-            problems |= {id(o): key_problems(config, keys, names, o) for o in keyed}
-            if wrong := [override for override in keyed if problems[id(override)]]:
+            keyed = [override for override in ours if id(override) not in problems]
+            problems |= {id(o): key_problems(config, keys, names, o) for o in keyed if config}
+            if wrong := [override for override in keyed if problems.get(id(override))]:
                 chosen = _chosen(primary, [override for override in groups if not problems[id(override)]])
                 problems |= {id(o): of_another_choice(found, chosen, o) or problems[id(o)] for o in wrong}
             added = [

@@ -70,8 +70,11 @@ def of_another_choice(found: ConfigLoaderImpl, chosen: Mapping[str, str], overri
     if group not in chosen or override.is_add() or override.is_force_add():
         return []
     options = found.get_group_options(group, ObjectType.CONFIG)
-    loaded = ((option, found.repository.load_config(f"{group}/{option}")) for option in options)
-    have = [f"{group}={option}" for option, result in loaded if result and rest in keys_of(result.config)]
+    results = {option: found.repository.load_config(f"{group}/{option}") for option in options}
+    configs = {option: result.config for option, result in results.items() if result is not None}
+    have = [
+        f"{group}={o}" for o, config in configs.items() if isinstance(config, DictConfig) and rest in keys_of(config)
+    ]
     if not have:
         return []
     *rest_of_them, last = have

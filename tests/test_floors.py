@@ -12,7 +12,7 @@ FLOORS = [
     {"algorithms", "data", "models", "schedule"},
     {"snapshot", "bench", "logged", "watch", "local", "weights", "worker", "tally", "faults", "executors", "monitor"},
     {"evaluation", "clock", "store", "commits", "checkpoint", "rules", "federation", "summary", "digests"},
-    {"observers", "preflight", "arguments", "trial", "make", "material", "build", "plan"},
+    {"observers", "preflight", "arguments", "trial", "make", "material", "build", "plan", "room"},
     {
         *("typed", "command_line", "trust", "signals", "running", "resume", "jobs", "sweep", "train", "evaluate"),
         *("replay", "reports", "report", "compare"),
