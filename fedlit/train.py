@@ -75,6 +75,7 @@ def _one(config: DictConfig, settings: Any, started: float, multirun: bool) -> f
         if config.traceback:
             traceback.print_exc()
         _tell_how_to_go_on(str(error), folder, values, " once that is mended")
+        let_go(error)
         if not multirun:
             sys.exit(1)
         note([str(error)])

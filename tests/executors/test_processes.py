@@ -1,5 +1,6 @@
 """Processes as an executor: the bits of inline, what can cross, on which GPUs."""
 
+import logging
 import os
 import pickle
 import signal
@@ -199,6 +200,17 @@ class Shared:
 def told(record):
     times = [name for name in record.metrics if name.startswith("time/")]
     return record.sha256, record.failures, {name: value for name, value in record.metrics.items() if name not in times}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(cores() < 2, reason="with one core it stays where it is")
+def test_a_run_that_moves_to_processes_on_its_way_has_the_bits_of_inline(caplog):
+    fed = federation(clients=4, cohort=3, rounds=3)
+    plain = [told(record) for record in fed.run()]
+    with caplog.at_level(logging.INFO, "fedlit"):
+        moved = [told(record) for record in replace(fed, executor=Auto(workers=2, start_s=0.0)).run()]
+    assert "executor=auto takes 2 processes from round 2 on" in caplog.text
+    assert moved == plain
 
 
 @pytest.mark.slow
