@@ -175,7 +175,9 @@ def no_tensorboard(folder: Path) -> str:
         with patch.object(Checkpoints, "commit", without):
             started(folder / "run", "+observers.tensorboard._target_=fedlit.observers.TensorBoard")()
 
-    ended(0, go, quiet=False)  # its thread says what it died of
+    said = ended(0, go).said
+    must(said.count("TensorBoard failed and is told no more") == 1, f"said {said}")
+    must("Traceback" not in said, f"said {said}")
     same(left(folder / "run"), whole())
     (folder / "other").mkdir()
     (folder / "other" / "tensorboard").touch()
