@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import AcceleratorRegistry
 
 from fedlit.local import Recipe
-from fedlit.mistakes import Mistake, nearest
+from fedlit.mistakes import Mistake, Mistakes, nearest
 from fedlit.schedule import Schedule
 
 TAKEN = (
@@ -62,7 +62,7 @@ def checked_recipe(trainer: Mapping[str, Any], callbacks: Callable[[], Any], sch
     recipe = Recipe(options, callbacks).following(schedule)
     try:
         accelerator = type(recipe.trainer(*callbacks()).accelerator).__name__.removesuffix("Accelerator").lower()
-    except Mistake:
+    except (Mistake, Mistakes):
         raise
     except Exception as error:  # Lightning raises whatever it finds first
         given = next((key for key in options if key in str(error)), "")

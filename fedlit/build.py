@@ -20,6 +20,7 @@ from fedlit.crash import CrashServer
 from fedlit.data.holdings import left_out
 from fedlit.data.samples import Loading
 from fedlit.evaluation import Evaluations
+from fedlit.executors.processes import cores
 from fedlit.faults import Faults
 from fedlit.federation import Federation
 from fedlit.local import Recipe
@@ -43,13 +44,12 @@ class Findings:
 
     @contextmanager
     def within(self, group: str) -> Iterator[None]:
-        """A mistake raised in the block is kept under its group's name, and the block ends."""
+        """Mistakes raised in the block are kept under their group's name, or those that they have, and the block ends."""
         try:
             yield
-        except Mistake as mistake:
-            self.found.append(mistake.within(group) if group else mistake)
-        except Mistakes as several:  # under their full names, and some of them may be known
-            self.found += [mistake for mistake in several.found if mistake not in self.found]
+        except (Mistake, Mistakes) as wrong:
+            raised = wrong.within(group) if group else wrong
+            self.found += [mistake for mistake in raised.found if mistake not in self.found]
 
     def stop(self) -> None:
         """Raises Mistakes if there are any that are not mere warnings."""
@@ -134,6 +134,8 @@ def parts(config: Mapping[str, Any], findings: Findings) -> Parts:
         made.clock = make(Clock, config["clock"]) if config["clock"] else None
     _faults(config["faults"], made, findings)
     with findings.within(""):
+        cores()
+    with findings.within(""):
         made.seed = _seed(config["seed"])
     if made.monitor is not None and made.schedule is not None:
         findings.found += _targetless(made.monitor, made.schedule)
@@ -146,15 +148,17 @@ def parts(config: Mapping[str, Any], findings: Findings) -> Parts:
 
 def _faults(node: Mapping[str, Any], made: Parts, findings: Findings) -> None:
     """What is done about clients that fail, and what is to go wrong."""
-    plans = []
+    plans = {}
     for name, plan in (node.get("plans") or {}).items():
         with findings.within(f"faults.plans.{name}"):
-            plans += [create(plan)] if plan else []
+            plans |= {name: create(plan)} if plan else {}
     with findings.within("faults"):
         rest = {key: value for key, value in node.items() if key not in ("plans", "server")}
-        made.faults = replace(make(Faults, rest), plans=tuple(plans))
+        made.faults = replace(make(Faults, rest), plans=tuple(plans.values()), names=tuple(plans))
     with findings.within("faults.server"):
         made.crash = create(node["server"]) if node.get("server") else None
+    if made.crash is not None and made.schedule is not None:
+        findings.found += made.crash.check(made.schedule.rounds)
 
 
 def build(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> tuple[Run, list[Observer]]:
@@ -177,7 +181,7 @@ def build(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> 
     assert data is not None
     assert module is not None
     federation = None
-    with findings.within("partition"):
+    with findings.within(""):
         federation = Federation.of(
             lambda: module,
             data,
@@ -220,7 +224,7 @@ def _targetless(monitor: Monitor, schedule: Schedule) -> list[Mistake]:
 
 
 def _sampled(sampler: Callable[[int], Any], findings: Findings, size: int) -> Any:
-    """The sampler. Raises Mistakes under its own name: it is made where the partition's are expected."""
+    """The sampler. Raises Mistakes under its own name."""
     with findings.within("sampler"):
         return sampler(size)
     return findings.stop()

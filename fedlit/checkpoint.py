@@ -39,7 +39,7 @@ from fedlit.commits import (
 from fedlit.disk import Disk, LocalDisk, replace_file
 from fedlit.jsonl import json_line
 from fedlit.messages import State
-from fedlit.mistakes import Mistake
+from fedlit.mistakes import Mistake, refuse, whole
 from fedlit.record import Round
 from fedlit.store import ClientStore
 
@@ -63,9 +63,7 @@ class Keeping:
     every: int | None = None
 
     def __post_init__(self) -> None:
-        for key, value in (("keep", self.keep), ("every", 1 if self.every is None else self.every)):
-            if value < 1:
-                raise Mistake(key, value, "must be a whole number of at least 1")
+        refuse(whole("keep", self.keep), whole("every", 1 if self.every is None else self.every))
 
     def kept(self, rounds: list[int]) -> set[int]:
         """Those of the rounds, ascending, whose commits are kept."""

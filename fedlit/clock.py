@@ -20,7 +20,7 @@ from fedlit import wire
 from fedlit.call import Call
 from fedlit.facts import Facts
 from fedlit.messages import Failure, State
-from fedlit.mistakes import Mistake, one_of, positive
+from fedlit.mistakes import Mistake, one_of, positive, refuse, unless
 from fedlit.schedule import Schedule
 from fedlit.speeds import Speed, read_table
 from fedlit.streams import Purpose, stream
@@ -79,26 +79,37 @@ class Clock:
     late: Literal["drop", "cut"] = "drop"
 
     def __post_init__(self) -> None:
-        for key in Speed._fields:
-            given = getattr(self, key)
-            if self.table is None and given is None:
-                raise Mistake(key, given, "must be a number above 0", "clock=lognormal has one, clock=table needs none")
-            if self.table is None:
-                positive(key, given)
-            elif given is not None:
-                raise Mistake(key, given, "is in clock.table for each client", "leave one of the two out")
-        for key in ("step_sigma", "bandwidth_sigma"):
-            if not 0 <= getattr(self, key) <= 10:
-                raise Mistake(key, getattr(self, key), "must be from 0 to 10", "0 makes all clients alike")
-            if self.table is not None and getattr(self, key):
-                raise Mistake(key, getattr(self, key), "is for speeds that are drawn", "leave clock.table out, or this")
-        one_of("late", self.late, ("drop", "cut"))
-        if self.deadline_s is not None:
-            positive("deadline_s", self.deadline_s, "null waits for everybody")
-        elif self.late == "cut":
-            raise Mistake("late", "cut", "needs a deadline to cut at", "clock.deadline_s=SECONDS")
+        refuse(
+            *(self._odd_median(key, getattr(self, key)) for key in Speed._fields),
+            *(self._odd_sigma(key, getattr(self, key)) for key in ("step_sigma", "bandwidth_sigma")),
+            one_of("late", self.late, ("drop", "cut")),
+            Mistake("late", "cut", "needs a deadline to cut at", "clock.deadline_s=SECONDS")
+            if self.late == "cut" and self.deadline_s is None
+            else None,
+            None if self.deadline_s is None else positive("deadline_s", self.deadline_s, "null waits for everybody"),
+            self._unreadable(),
+        )
+
+    def _odd_median(self, key: str, given: float | None) -> Mistake | None:
         if self.table is not None:
-            assert self._rows is not None  # read now: what is wrong with it is told with the rest
+            return unless(given is None, key, given, "is in clock.table for each client", "leave one of the two out")
+        if given is None:
+            return Mistake(key, given, "must be a number above 0", "clock=lognormal has one, clock=table needs none")
+        return positive(key, given)
+
+    def _odd_sigma(self, key: str, given: float) -> Mistake | None:
+        if self.table is not None and given:
+            return Mistake(key, given, "is for speeds that are drawn", "leave clock.table out, or this")
+        return unless(0 <= given <= 10, key, given, "must be from 0 to 10", "0 makes all clients alike")
+
+    def _unreadable(self) -> Mistake | None:
+        """What is wrong with the table, which is read now, to be told with the rest."""
+        if self.table is not None:
+            try:
+                _ = self._rows
+            except Mistake as mistake:
+                return mistake
+        return None
 
     @cached_property
     def _rows(self) -> dict[int, Speed]:
@@ -144,7 +155,9 @@ class Clock:
         asked = tuple(client for client in cohort if client in soonest)
         budgets = {client: there[client].done for client in asked if there[client].done < there[client].planned}
         failures = tuple(
-            Failure(client, "deadline", f"came after the first {first}" if client in there else self._told(stint))
+            Failure(client, "surplus", f"came after the first {first}")
+            if client in there
+            else Failure(client, "deadline", self._told(stint))
             for client, stint in stints.items()
             if client not in soonest
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from fedlit.typed import (
     key_problems,
     keys_of,
     new_at_top,
+    of_another_choice,
     several_values,
     unread,
 )
@@ -72,12 +73,16 @@ def check(arguments: Sequence[str]) -> tuple[list[Mistake], DictConfig | None]:
         groups = [override for override in ours if override.key_or_group in names or "/" in override.key_or_group]
         problems = {id(override): group_problems(found, names, override) for override in groups}
         if again := [override for override in groups if override.is_add()]:
-            chosen = OmegaConf.select(_whole(primary, ()), "hydra.runtime.choices") or {}
+            chosen = _chosen(primary, ())
             problems |= {id(o): [added_again(o)] for o in again if o.key_or_group in chosen and not problems[id(o)]}
         if len(groups) < len(ours):  # composing takes a fifth of a second
             config = _composed(primary, [override for override in groups if not problems[id(override)]], mistakes)
             keys = [] if config is None else list(keys_of(config))
-            problems |= {id(o): key_problems(config, keys, names, o) for o in ours if config and id(o) not in problems}
+            keyed = [override for override in ours if id(override) not in problems]
+            problems |= {id(o): key_problems(config, keys, names, o) for o in keyed if config}
+            if wrong := [override for override in keyed if problems.get(id(override))]:
+                chosen = _chosen(primary, [override for override in groups if not problems[id(override)]])
+                problems |= {id(o): of_another_choice(found, chosen, o) or problems[id(o)] for o in wrong}
             added = [
                 o for o in ours if config and not problems.get(id(o)) and o not in groups and new_at_top(config, o)
             ]
@@ -130,6 +135,11 @@ def _whole(primary: str, overrides: Sequence[Override]) -> DictConfig:
         return compose(primary, [first(override) for override in overrides], return_hydra_config=True)
     except HydraException:
         return OmegaConf.create()
+
+
+def _chosen(primary: str, overrides: Sequence[Override]) -> Mapping[str, str]:
+    """The choice in each group."""
+    return OmegaConf.select(_whole(primary, overrides), "hydra.runtime.choices") or {}
 
 
 def _composed(primary: str, overrides: Sequence[Override], mistakes: list[Mistake]) -> DictConfig | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
 from fedlit.disk import Disk
-from fedlit.mistakes import Mistake, one_of
+from fedlit.mistakes import Mistake, one_of, refuse, whole
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,13 @@ class CrashServer:
     step: Literal["mkdir", "write", "sync", "rename", "append"] = "mkdir"
 
     def __post_init__(self) -> None:
-        one_of("step", self.step, ("mkdir", "write", "sync", "rename", "append"))
-        if self.round < 1:
-            raise Mistake("round", self.round, "must be a whole number of at least 1")
+        refuse(one_of("step", self.step, ("mkdir", "write", "sync", "rename", "append")), whole("round", self.round))
+
+    def check(self, rounds: int) -> Iterator[Mistake]:
+        """A round that the run has."""
+        if self.round > rounds:
+            why = f"is after the last of the {rounds} rounds"
+            yield Mistake("faults.server.round", self.round, why, "take an earlier one, or more rounds")
 
     def disk(self, disk: Disk) -> Disk:
         """The disk that kills this process."""

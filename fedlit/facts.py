@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,6 +23,9 @@ class Facts:
         classes: names of the classes; empty where labels are none.
         val_counts: validation samples of each class, shape (classes,); None where that is not known.
         clock: whether it is known how long clients take.
+        rounds: of the run.
+        workers: whether clients may be trained in worker processes.
+        wall_timeout_s: seconds after which a worker process is given up as hanging; None for never.
     """
 
     sizes: np.ndarray
@@ -32,6 +35,15 @@ class Facts:
     classes: tuple[str, ...] = ()
     val_counts: np.ndarray | None = None
     clock: bool = False
+    rounds: int = 1
+    workers: bool = False
+    wall_timeout_s: float | None = None
+
+
+def rules_of(part: object, told: Facts) -> Iterable[Mistake]:
+    """What a part says that it does not go together with; a user's own need not have rules."""
+    check = getattr(part, "check", None)
+    return () if check is None else check(told)
 
 
 class Checked(Protocol):

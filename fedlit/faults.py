@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from fedlit.facts import Facts, rules_of
 from fedlit.messages import Update
-from fedlit.mistakes import Mistake, one_of
+from fedlit.mistakes import Mistake, one_of, refuse, unless, whole
+from fedlit.rubbish import RUBBISH, is_real
 from fedlit.streams import Purpose, stream
 
 
@@ -28,6 +29,10 @@ class Planned(Exception):
 
 class LostRounds(RuntimeError):
     """Too many rounds in a row were lost."""
+
+
+class LostWorkers(RuntimeError):
+    """Worker processes were lost so often that the run cannot go on."""
 
 
 class Fault(Protocol):
@@ -60,8 +65,24 @@ class Plan:
     rounds: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.probability <= 1:
-            raise Mistake("probability", self.probability, "must be from 0 to 1")
+        refuse(unless(0 <= self.probability <= 1, "probability", self.probability, "must be from 0 to 1"))
+
+    def check(self, facts: Facts) -> Iterator[Mistake]:
+        """What keeps it from ever striking."""
+        there, rounds = range(len(facts.sizes)), self.rounds or ()
+        if self.probability == 0:
+            yield Mistake("probability", 0, "strikes nobody", "take more, or leave the plan out", warning=True)
+        if self.clients is not None and not (self.clients and all(client in there for client in self.clients)):
+            why = f"must be of the clients 0 to {len(there) - 1}"
+            yield Mistake("clients", list(self.clients), why, "null is all of them")
+        due = [round for round in rounds if round in range(1, facts.rounds + 1)]
+        if self.rounds is not None and (not due or any(round not in range(1, sys.maxsize) for round in rounds)):
+            why = f"must be of the rounds 1 to {facts.rounds}"
+            yield Mistake("rounds", list(rounds), why, "null is all of them")
+        elif len(due) < len(rounds):
+            why = f"are partly after the last of the {facts.rounds} rounds"
+            yield Mistake("rounds", list(rounds), why, "take more rounds, or leave those out", warning=True)
+        yield from (mistake.within("fault") for mistake in rules_of(self.fault, facts))
 
     def strikes(self, round: int, client: int, generator: np.random.Generator) -> bool:
         """Whether it strikes a client in a round, counted from 0; takes one number from the generator."""
@@ -80,6 +101,7 @@ class Faults:
         max_lost_rounds: so many lost rounds in a row end the run, >= 1.
         max_norm: Euclidean norm above which an update is not taken, > 0; None for any.
         plans: faults of clients.
+        names: what the plans are called in the configuration; empty for their numbers.
     """
 
     on_error: Literal["drop", "retry", "fail"] = "drop"
@@ -87,14 +109,21 @@ class Faults:
     max_lost_rounds: int = 3
     max_norm: float | None = None
     plans: Sequence[Plan] = ()
+    names: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        one_of("on_error", self.on_error, ("drop", "retry", "fail"))
-        for key in ("retries", "max_lost_rounds"):
-            if getattr(self, key) < 1:
-                raise Mistake(key, getattr(self, key), "must be a whole number of at least 1")
-        if self.max_norm is not None and not self.max_norm > 0:
-            raise Mistake("max_norm", self.max_norm, "must be a number above 0, or null")
+        any_norm = self.max_norm is None or self.max_norm > 0
+        refuse(
+            one_of("on_error", self.on_error, ("drop", "retry", "fail")),
+            whole("retries", self.retries),
+            whole("max_lost_rounds", self.max_lost_rounds),
+            unless(any_norm, "max_norm", self.max_norm, "must be a number above 0, or null"),
+        )
+
+    def check(self, facts: Facts) -> Iterator[Mistake]:
+        """Plans that cannot strike."""
+        for name, plan in zip(self.names or map(str, range(len(self.plans))), self.plans, strict=True):
+            yield from (mistake.within(f"faults.plans.{name}") for mistake in rules_of(plan, facts))
 
     def bear(self, lost: int) -> None:
         """Raises LostRounds if so many rounds in a row were lost that the run is to end."""
@@ -118,7 +147,7 @@ class Drop:
     when: Literal["before", "after"] = "before"
 
     def __post_init__(self) -> None:
-        one_of("when", self.when, ("before", "after"))
+        refuse(one_of("when", self.when, ("before", "after")))
 
     def before(self, attempt: int | None) -> None:
         """Raises Planned."""
@@ -142,16 +171,16 @@ class Corrupt:
     how: Literal["nan", "inf", "huge", "bit_flip", "wrong_shape"] = "nan"
 
     def __post_init__(self) -> None:
-        one_of("how", self.how, _RUBBISH)
+        refuse(one_of("how", self.how, RUBBISH))
 
     def before(self, attempt: int | None) -> None:
         """Does nothing."""
 
     def after(self, update: Update, generator: np.random.Generator) -> Update:
         """One tensor of the update is not what it was."""
-        tensors = [(group, name) for group, named in update.send.items() for name in named if _is_real(named[name])]
+        tensors = [(group, name) for group, named in update.send.items() for name in named if is_real(named[name])]
         group, name = tensors[int(generator.integers(len(tensors)))]
-        spoilt = _RUBBISH[self.how](update.send[group][name].clone(), generator)
+        spoilt = RUBBISH[self.how](update.send[group][name].clone(), generator)
         return replace(update, send={**update.send, group: {**update.send[group], name: spoilt}})
 
 
@@ -178,6 +207,15 @@ class Hang:
 
     seconds: float = 1e6
 
+    def check(self, facts: Facts) -> Iterator[Mistake]:
+        """Worker processes, and somebody who gives up the one that hangs."""
+        yield from _without_workers(self, facts)
+        if facts.workers and facts.wall_timeout_s is None:
+            why = "only makes the run slow: nobody gives up a worker process that hangs"
+            yield Mistake(
+                "seconds", self.seconds, why, "executor.wall_timeout_s=SECONDS is for how long one is waited for"
+            )
+
     def before(self, attempt: int | None) -> None:
         """Sleeps."""
         if attempt == 0:
@@ -192,6 +230,10 @@ class Hang:
 class CrashWorker:
     """A worker process that is killed with a client, the first time; without worker processes nothing happens."""
 
+    def check(self, facts: Facts) -> Iterator[Mistake]:
+        """Worker processes."""
+        return _without_workers(self, facts)
+
     def before(self, attempt: int | None) -> None:
         """Kills this process."""
         if attempt == 0:
@@ -202,25 +244,7 @@ class CrashWorker:
         return update
 
 
-def _is_real(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.numel() > 0
-
-
-def _put(tensor: Tensor, generator: np.random.Generator, value: float) -> Tensor:
-    tensor.view(-1)[int(generator.integers(tensor.numel()))] = value
-    return tensor
-
-
-def _bit_flip(tensor: Tensor, generator: np.random.Generator) -> Tensor:
-    numbers = tensor.view(-1).view(torch.uint8)
-    numbers[int(generator.integers(numbers.numel()))] ^= 1 << int(generator.integers(8))
-    return tensor
-
-
-_RUBBISH: dict[str, Callable[[Tensor, np.random.Generator], Tensor]] = {
-    "nan": lambda tensor, generator: _put(tensor, generator, float("nan")),
-    "inf": lambda tensor, generator: _put(tensor, generator, float("inf")),
-    "huge": lambda tensor, generator: _put(tensor, generator, 1e30),
-    "bit_flip": _bit_flip,
-    "wrong_shape": lambda tensor, generator: torch.cat([tensor.view(-1), tensor.new_zeros(1)]),
-}
+def _without_workers(fault: Fault, facts: Facts) -> Iterator[Mistake]:
+    if not facts.workers:
+        why = "strikes worker processes, and the executor has none"
+        yield Mistake("", type(fault).__name__, why, "executor=processes has some", warning=True)

@@ -150,7 +150,8 @@ class Federation:
             saved: where to go on; None for where `commits` says, or the beginning.
 
         Raises:
-            LostRounds: when too many rounds in a row were lost.
+            LostRounds: when too many rounds in a row were lost, also if the last is one of them.
+            LostWorkers: when worker processes are lost so often that there is no result.
         """
         saved = saved or self.commits.load() or Saved(self.algorithm.init(self.initial), ClientStore())
         state, store, last, lost = saved.state, saved.store, saved.last, saved.lost
@@ -176,6 +177,7 @@ class Federation:
                 lost = lost + 1 if last.lost else 0
                 self.commits.commit(state, store, last)  # all of the round or none of it
                 yield last
+            self.worker.faults.bear(lost)
 
     def call(self, round: int, state: State) -> Call:
         """Who is asked in a round, counted from 0.

@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
-from fedlit.mistakes import Mistake
+from fedlit.mistakes import Mistake, Mistakes, refuse
 
 GROUPS = (
     "data",
@@ -36,13 +36,14 @@ def create(node: Mapping[str, Any], **more: Any) -> Any:
 
     Raises:
         Mistake: if there is no such target, an argument is unknown, missing or of the wrong type, or the target raises one.
+        Mistakes: if there are several of them.
     """
     check_types(target_of(node), {key: value for key, value in node.items() if not key.startswith("_")})
     try:
         return instantiate({**node, "_convert_": "all"}, **more)
     except InstantiationException as error:
         cause = error.__cause__
-        if isinstance(cause, Mistake):
+        if isinstance(cause, Mistake | Mistakes):
             raise cause from error
         why = str(cause or error) or type(cause).__name__  # a bare assert says nothing
         raise Mistake("", node["_target_"], f"cannot be made: {why.splitlines()[0]}") from error
@@ -72,13 +73,28 @@ def takes(target: Callable[..., Any], name: str) -> bool:
 
 
 def make(target: Callable[..., Any], values: Mapping[str, Any]) -> Any:
-    """target(**values) with checked types. Raises Mistake as `create` does."""
-    check_types(target, values)
-    return target(**values)
+    """target(**values) with checked types. Where some are wrong, the target, whose arguments all have defaults, judges the
+    others too. Raises Mistake or Mistakes as `create` does."""
+    odd = odd_arguments(target, values)
+    sound = {key: value for key, value in values.items() if key not in [mistake.key for mistake in odd]}
+    try:
+        made = target(**sound)
+    except (Mistake, Mistakes) as wrong:
+        if not odd:
+            raise
+        odd += [mistake for mistake in wrong.found if mistake.key in sound]
+        made = None
+    refuse(*odd)
+    return made
 
 
 def check_types(target: Callable[..., Any], values: Mapping[str, Any]) -> None:
-    """Raises Mistake if a value has a name or a type that the target's signature does not have.
+    """Raises Mistake, or Mistakes, if values have names or types that the target's signature does not have."""
+    refuse(*odd_arguments(target, values))
+
+
+def odd_arguments(target: Callable[..., Any], values: Mapping[str, Any]) -> list[Mistake]:
+    """Values whose names or types the target's signature does not have.
 
     Only what plain configuration values can be is judged: numbers, truth values, strings, literals and sequences of them.
     """
@@ -87,21 +103,27 @@ def check_types(target: Callable[..., Any], values: Mapping[str, Any]) -> None:
     try:
         signature = inspect.signature(target)
     except ValueError:  # some built-in types have none
-        return
+        return []
     try:
         hints = get_type_hints(target.__init__ if inspect.isclass(target) and not is_dataclass(target) else target)
     except NameError:  # annotations that only a type checker can see
         hints = {}
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-    for key, value in values.items():
-        if key not in signature.parameters:
-            if open_ended:
-                continue
-            raise Mistake(
-                key, value, f"is not an argument of {target.__name__}", f"it takes {', '.join(signature.parameters)}"
-            )
-        if key in hints and not fits(value, hints[key]):
-            raise Mistake(key, value, f"must be {describe(hints[key])}")
+    odd = (_odd(target, signature, hints, key, value) for key, value in values.items())
+    return [mistake for mistake in odd if mistake is not None]
+
+
+def _odd(
+    target: Callable[..., Any], signature: inspect.Signature, hints: Mapping[str, Any], key: str, value: Any
+) -> Mistake | None:
+    """What is wrong with an argument's name or type."""
+    if key in signature.parameters:
+        right = key not in hints or fits(value, hints[key])
+        return None if right else Mistake(key, value, f"must be {describe(hints[key])}")
+    if any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
+        return None
+    return Mistake(
+        key, value, f"is not an argument of {target.__name__}", f"it takes {', '.join(signature.parameters)}"
+    )
 
 
 def fits(value: Any, hint: Any) -> bool:

@@ -16,7 +16,7 @@ from fedlit.data import Data
 from fedlit.data.own import as_data
 from fedlit.data.samples import Loading
 from fedlit.make import check_types, create, takes, target_of
-from fedlit.mistakes import Mistake
+from fedlit.mistakes import Mistake, Mistakes
 from fedlit.models import Classifier
 from fedlit.streams import Purpose, seeded, stream
 from fedlit.weights import start_from
@@ -93,8 +93,8 @@ def _create_all(nodes: Mapping[str, Any]) -> list[Callback]:
     for name, node in nodes.items():
         try:
             made.append(create(node))
-        except Mistake as mistake:
-            raise mistake.within(f"callbacks.{name}") from mistake
+        except (Mistake, Mistakes) as wrong:
+            raise wrong.within(f"callbacks.{name}") from wrong
         if not isinstance(made[-1], Callback):
             why = f"makes a {type(made[-1]).__name__}"
             raise Mistake(

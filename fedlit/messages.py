@@ -113,7 +113,7 @@ class Evaluation:
 Job = Chunk | Evaluation
 
 Outcome = Literal[
-    "exception", "out_of_memory", "not_finite", "bad_shape", "deadline", "lost_worker", "planned"
+    "exception", "out_of_memory", "not_finite", "bad_shape", "deadline", "surplus", "lost_worker", "planned"
 ]  # of a client whose update is not in the sum
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 

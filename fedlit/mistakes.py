@@ -22,6 +22,11 @@ class Mistake(ValueError):
         self.key, self.given, self.allowed, self.remedy, self.warning = key, given, allowed, remedy, warning
         super().__init__(f"{key}={given}: {allowed}" + (f"; {remedy}" if remedy else ""))
 
+    @property
+    def found(self) -> list[Mistake]:
+        """This one, as Mistakes have several."""
+        return [self]
+
     def within(self, group: str) -> Mistake:
         """The same mistake under its full name in the configuration."""
         key = f"{group}.{self.key}" if self.key else group
@@ -34,6 +39,10 @@ class Mistakes(ValueError):
     def __init__(self, found: Iterable[Mistake]) -> None:
         self.found = list(found)
         super().__init__("\n".join(str(mistake) for mistake in self.found))
+
+    def within(self, group: str) -> Mistakes:
+        """The same mistakes under their full names in the configuration."""
+        return Mistakes(mistake.within(group) for mistake in self.found)
 
 
 def tell(mistakes: Sequence[Mistake], said: str) -> None:
@@ -58,14 +67,32 @@ def nearest(word: object, names: Iterable[str]) -> str:
     return f"did you mean {close[0]}?" if close else ""
 
 
-def one_of(key: str, given: object, names: Iterable[str]) -> None:
-    """Raises Mistake unless `given` is one of the names."""
+def refuse(*found: Mistake | None) -> None:
+    """Ends a constructor's look at its arguments: raises the mistake that was found, or Mistakes if there are several. None is
+    an argument that is right."""
+    wrong = [mistake for mistake in found if mistake is not None]
+    if len(wrong) > 1:
+        raise Mistakes(wrong)
+    if wrong:
+        raise wrong[0]
+
+
+def unless(holds: bool, key: str, given: object, allowed: str, remedy: str = "") -> Mistake | None:
+    """The mistake, unless what is asked of the value holds."""
+    return None if holds else Mistake(key, given, allowed, remedy)
+
+
+def one_of(key: str, given: object, names: Iterable[str]) -> Mistake | None:
+    """A mistake unless `given` is one of the names."""
     names = list(names)
-    if given not in names:
-        raise Mistake(key, given, f"must be one of {', '.join(names)}", nearest(given, names))
+    return unless(given in names, key, given, f"must be one of {', '.join(names)}", nearest(given, names))
 
 
-def positive(key: str, given: float, remedy: str = "") -> None:
-    """Raises Mistake unless `given` is a finite number above zero."""
-    if not 0 < given < float("inf"):
-        raise Mistake(key, given, "must be a number above 0", remedy)
+def positive(key: str, given: float, remedy: str = "") -> Mistake | None:
+    """A mistake unless `given` is a finite number above zero."""
+    return unless(0 < given < float("inf"), key, given, "must be a number above 0", remedy)
+
+
+def whole(key: str, given: float, least: int = 1) -> Mistake | None:
+    """A mistake unless `given` is at least `least`."""
+    return unless(given >= least, key, given, f"must be a whole number of at least {least}")

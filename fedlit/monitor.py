@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from fedlit.mistakes import Mistake, one_of
+from fedlit.mistakes import one_of, refuse, unless
 from fedlit.record import Round
 
 
@@ -23,11 +23,10 @@ class Monitor:
     mode: Literal["max", "min"] = "max"
 
     def __post_init__(self) -> None:
-        one_of("mode", self.mode, ["max", "min"])
-        if self.name is not None and self.name.startswith(("test", "own/")):
-            why = "is measured on test samples, which choose nothing: neither the best round nor when to stop"
-            remedy = "take a name that begins with val; what the test set says of the best round is in the summary"
-            raise Mistake("name", self.name, why, remedy)
+        why = "is measured on test samples, which choose nothing: neither the best round nor when to stop"
+        remedy = "take a name that begins with val; what the test set says of the best round is in the summary"
+        chooses = self.name is None or not self.name.startswith(("test", "own/"))
+        refuse(one_of("mode", self.mode, ["max", "min"]), unless(chooses, "name", self.name, why, remedy))
 
     def improves(self, new: Round, best: Round | None) -> bool:
         """Whether the new round is better than the best before it; of equal rounds the first is the best."""

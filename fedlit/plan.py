@@ -15,6 +15,7 @@ from fedlit.clock import planned_steps
 from fedlit.evaluation import Evaluations
 from fedlit.observers import Run
 from fedlit.observers.terminal import size
+from fedlit.room import Room, median_client, memory_of_a_client, room_for_memories
 from fedlit.wire import Layout
 
 FILES = "config.yaml, rounds.jsonl, summary.json, partition.json, checkpoints and what the observers write"
@@ -26,8 +27,8 @@ def plan(run: Run) -> dict[str, Any]:
     Returns:
         `clients`, `samples_per_client` (quantiles), `cohort`, `rounds`, `steps_per_client` (quantiles), `steps` (expected in
         all), `parameters`, `buffers`, `federated`, `stay`, `up_bytes_per_round`, `down_bytes_per_round`, `bytes`,
-        `memory_bytes` (of the server's sums and states), `batch_s`, `fit_s` (beyond its batches), `evaluation_s`,
-        `seconds` (expected in all).
+        `memory_bytes` (of the server's sums and states), `memories` (of clients, a `Room`), `batch_s`, `fit_s` (beyond its
+        batches), `evaluation_s`, `seconds` (expected in all).
     """
     federation, population = run.federation, run.federation.population
     schedule, worker, sizes = federation.schedule, federation.worker, run.federation.population.sizes
@@ -58,6 +59,7 @@ def plan(run: Run) -> dict[str, Any]:
         "down_bytes_per_round": down,
         "bytes": (up + down) * rounds,
         "memory_bytes": 8 * vector.size * (2 + math.ceil(math.log2(max(2, cohort)))) + 2 * down // sampled,
+        "memories": room_for_memories(run, memory_of_a_client(run)),
         "batch_s": batch_s,
         "fit_s": fit_s,
         "evaluation_s": evaluation_s,
@@ -75,9 +77,7 @@ def _quantiles(values: np.ndarray) -> dict[str, float]:
 
 def _measured(run: Run) -> tuple[float, float, Any]:
     """Seconds of a batch and of a fit beyond its batches, and what a client sends."""
-    federation, sizes = run.federation, run.federation.population.sizes
-    some = np.flatnonzero(sizes > 0)
-    client = int(some[np.argsort(sizes[some])[len(some) // 2]])
+    federation, client = run.federation, median_client(run.federation.population.sizes)
     shared, send, seconds = federation.algorithm.init(federation.initial).shared, {}, {}
     for steps in (1, 1, 9, 1, 9):  # the first warms up
         local = federation.worker.local(0, client, {})
@@ -114,13 +114,21 @@ def plan_table(run: Run, figures: dict[str, Any]) -> Table:
         "bytes a round": f"{size(figures['down_bytes_per_round'])} down, {size(figures['up_bytes_per_round'])} up",
         "bytes in all": size(figures["bytes"]),
         "server's memory": f"{size(figures['memory_bytes'])} for states and sums",
+        "clients' memories": memories_line(figures["memories"]),
         "one batch": f"{figures['batch_s'] * 1000:.1f} ms; a fit {figures['fit_s'] * 1000:.1f} ms more",
         "the whole run": f"about {duration(figures['seconds'])}, evaluations of {figures['evaluation_s']:.1f} s included",
         "will write": f"{FILES} into {run.folder}",
     }
     for name, text in rows.items():
-        table.add_row(name, text)
+        if text:
+            table.add_row(name, text)
     return table
+
+
+def memories_line(room: Room) -> str:
+    """What clients' memories take; an empty string if they remember nothing."""
+    each, ram, disk = map(size, (room.client, room.ram, room.disk))
+    return f"{each} a client; at most {ram} of RAM, {disk} in checkpoints" if room.client else ""
 
 
 def _line(quantiles: dict[str, float]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedlit.data import Data
-from fedlit.facts import Facts
+from fedlit.facts import Facts, rules_of
 from fedlit.mistakes import Mistake
 from fedlit.protocols import Sampler
 
@@ -29,6 +29,9 @@ def facts(federation: Federation, data: Data) -> Facts:
         data.classes,
         counts,
         federation.clock is not None,
+        federation.schedule.rounds,
+        getattr(federation.executor, "workers", None) is not None,
+        getattr(federation.executor, "wall_timeout_s", None),
     )
 
 
@@ -44,10 +47,10 @@ def cross_rules(federation: Federation, data: Data) -> list[Mistake]:
         federation.algorithm,
         federation.sampler,
         federation.clock,
+        federation.worker.faults,
     )
     for part in parts:
-        check = getattr(part, "check", None)  # a user's own algorithm need not have rules
-        found += list(check(told)) if check is not None else []
+        found += rules_of(part, told)
     try:
         speaks(federation.sampler, Sampler, "sampler._target_", type(federation.sampler).__name__)
     except Mistake as mistake:

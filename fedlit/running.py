@@ -27,9 +27,10 @@ from fedlit.digests import Digests
 from fedlit.disk import LocalDisk, replace_file
 from fedlit.mistakes import Mistake, Mistakes
 from fedlit.observers import Run, RunFolder, Watchers
-from fedlit.plan import plan, plan_table
+from fedlit.plan import memories_line, plan, plan_table
 from fedlit.protocols import Observer
 from fedlit.record import Round
+from fedlit.room import memory_of_a_client, room_for_memories
 from fedlit.signals import stoppable
 from fedlit.summary import Standing
 from fedlit.trust import VARIABLE, distrust
@@ -87,6 +88,8 @@ def train(
             raise Mistakes([Mistake("data.val_fraction", config["data"].get("val_fraction"), why, "hold some out")])
         disk = LocalDisk() if run.crash is None or config["resume"] else run.crash.disk(LocalDisk())
         _refuse_small_disk(run)
+        if line := memories_line(room_for_memories(run, memory_of_a_client(run))):
+            log.info("clients' memories: %s", line)
         commits = Checkpoints(folder, run.keeping, disk)
         run = replace(run, federation=replace(run.federation, commits=commits))
         saved = _loaded(commits) if config["resume"] else None
@@ -163,6 +166,8 @@ def _log(record: Round, rounds: int) -> None:
     if record.lost:
         log.warning("round %d is lost: %s", record.number, record.lost)
     for failure in record.failures:
+        if failure.outcome == "surplus":  # planned, by schedule.over_select
+            continue
         log.warning(
             "round %d: client %d left out, %s: %s", record.number, failure.client, failure.outcome, failure.reason
         )

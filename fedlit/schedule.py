@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from fedlit.facts import Facts
-from fedlit.mistakes import Mistake, one_of
+from fedlit.mistakes import Mistake, one_of, refuse, unless, whole
 
 
 @dataclass(frozen=True)
@@ -51,26 +51,18 @@ class Schedule:
     lr_floor: float = 0.0
 
     def __post_init__(self) -> None:
-        for key in ("rounds", "local_epochs", "eval_every", "quorum", "lr_every"):
-            _at_least_one(key, getattr(self, key))
-        for key in ("clients_per_round", "local_steps"):
-            if getattr(self, key) is not None:
-                _at_least_one(key, getattr(self, key))
-        if not 0 < self.client_fraction <= 1:
-            raise Mistake(
-                "client_fraction",
-                self.client_fraction,
-                "must be above 0 and at most 1",
-                "1 is full participation; clients_per_round takes a number of clients",
-            )
-        if not 1 <= self.over_select < math.inf:
-            raise Mistake("over_select", self.over_select, "must be a number of at least 1", "1 samples no more")
-        one_of("client_state", self.client_state, ["reset", "keep"])
-        one_of("lr", self.lr, ["constant", "step", "cosine"])
-        if not 0 < self.lr_gamma <= 1:
-            raise Mistake("lr_gamma", self.lr_gamma, "must be above 0 and at most 1")
-        if not 0 <= self.lr_floor <= 1:
-            raise Mistake("lr_floor", self.lr_floor, "must be from 0 to 1")
+        counts = ("rounds", "local_epochs", "eval_every", "quorum", "lr_every", "clients_per_round", "local_steps")
+        share, over = self.client_fraction, self.over_select
+        remedy = "1 is full participation; clients_per_round takes a number of clients"
+        refuse(
+            *(whole(key, getattr(self, key)) for key in counts if getattr(self, key) is not None),
+            unless(0 < share <= 1, "client_fraction", share, "must be above 0 and at most 1", remedy),
+            unless(1 <= over < math.inf, "over_select", over, "must be a number of at least 1", "1 samples no more"),
+            one_of("client_state", self.client_state, ["reset", "keep"]),
+            one_of("lr", self.lr, ["constant", "step", "cosine"]),
+            unless(0 < self.lr_gamma <= 1, "lr_gamma", self.lr_gamma, "must be above 0 and at most 1"),
+            unless(0 <= self.lr_floor <= 1, "lr_floor", self.lr_floor, "must be from 0 to 1"),
+        )
 
     def check(self, facts: Facts) -> Iterator[Mistake]:
         """A cohort of clients that there are, and something to judge the model by."""
@@ -124,8 +116,3 @@ class Schedule:
     def evaluates(self, round: int) -> bool:
         """Whether the model is evaluated after this round, counted from 0."""
         return (round + 1) % self.eval_every == 0 or round + 1 == self.rounds
-
-
-def _at_least_one(key: str, given: int) -> None:
-    if given < 1:
-        raise Mistake(key, given, "must be a whole number of at least 1")

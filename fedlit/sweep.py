@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fedlit.command_line import EXTRA, PRIMARY, first, loader, quoted, uncomposed
 from fedlit.jobs import CALL, CORES, NOT_COUNTED
 from fedlit.make import make
-from fedlit.mistakes import Mistake, Mistakes, nearest
+from fedlit.mistakes import Mistake, Mistakes, nearest, refuse, unless, whole
 
 PLUGINS = ("hydra/launcher", "hydra/sweeper")
 DIRECTIONS = {"max": "maximize", "min": "minimize"}
@@ -47,10 +47,12 @@ class Settings:
     jobs_per_gpu: int = 1
 
     def __post_init__(self) -> None:
-        if self.name is not None and not re.fullmatch(r"\w[\w.-]*", str(self.name)):
-            raise Mistake("name", self.name, "must be letters, digits and . - _", "hydra.sweep.dir=FOLDER names any")
-        if self.jobs_per_gpu < 1:
-            raise Mistake("jobs_per_gpu", self.jobs_per_gpu, "must be a whole number of at least 1")
+        plain = self.name is None or bool(re.fullmatch(r"\w[\w.-]*", str(self.name)))
+        remedy = "hydra.sweep.dir=FOLDER names any"
+        refuse(
+            unless(plain, "name", self.name, "must be letters, digits and . - _", remedy),
+            whole("jobs_per_gpu", self.jobs_per_gpu),
+        )
 
 
 @dataclass(frozen=True)
@@ -152,8 +154,8 @@ def _wrong(config: DictConfig, swept: Sequence[Override]) -> Iterator[Mistake]:
         yield Mistake(override.key_or_group, _shown(override), "is several values, and has one in the whole sweep")
     try:
         make(Settings, {} if several else OmegaConf.to_container(config.sweep))  # type: ignore[arg-type]
-    except Mistake as mistake:
-        yield mistake.within("sweep")
+    except (Mistake, Mistakes) as wrong:
+        yield from wrong.within("sweep").found
     if OmegaConf.select(config, "hydra.launcher.n_jobs") == 0:
         yield Mistake("hydra.launcher.n_jobs", 0, "must be a number of jobs, or -1 for one on each core")
 

@@ -17,7 +17,7 @@ from fedlit.data.holdings import Noisy
 from fedlit.federation import Federation
 from fedlit.local import LocalTraining, evaluate
 from fedlit.messages import Mean, Model, Update
-from fedlit.mistakes import Mistake, nearest
+from fedlit.mistakes import Mistake, Mistakes, nearest
 from fedlit.streams import Purpose, seeded
 from fedlit.watch import Watch
 from fedlit.wire import Layout
@@ -42,8 +42,8 @@ def checked_trial(federation: Federation, data: Data) -> list[Mistake]:
     same again, and does it log what the monitor asks for?"""
     try:
         return _noise(federation) or _training(federation, data) or _evaluation(federation)
-    except Mistake as mistake:
-        return [mistake]
+    except (Mistake, Mistakes) as wrong:
+        return wrong.found
     except Exception as error:  # foreign code: the user's module on the user's data, and whatever is between
         found = _strays(federation) or [_blamed(error, federation, data)]
         found[0].__cause__ = error  # for traceback=true

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -61,6 +61,25 @@ def key_problems(config: DictConfig, keys: Sequence[str], groups: Sequence[str],
     if key.rpartition(".")[0] in keys and not override.is_delete():
         remedies.append(f"a new key is added by +{key}={shown}")
     return [Mistake(key, shown, "is not a key of the configuration", "; ".join(filter(None, remedies)))]
+
+
+def of_another_choice(found: ConfigLoaderImpl, chosen: Mapping[str, str], override: Override) -> list[Mistake]:
+    """Of a key that the configuration does not have: that other choices of its group have it; `chosen` are those there are."""
+    key, shown = override.key_or_group, str(override.input_line).partition("=")[2]
+    group, _, rest = key.partition(".")
+    if group not in chosen or override.is_add() or override.is_force_add():
+        return []
+    options = found.get_group_options(group, ObjectType.CONFIG)
+    results = {option: found.repository.load_config(f"{group}/{option}") for option in options}
+    configs = {option: result.config for option, result in results.items() if result is not None}
+    have = [
+        f"{group}={o}" for o, config in configs.items() if isinstance(config, DictConfig) and rest in keys_of(config)
+    ]
+    if not have:
+        return []
+    *rest_of_them, last = have
+    which = f"{', '.join(rest_of_them)} and {last} have it" if rest_of_them else f"{last} has it"
+    return [Mistake(key, shown, f"is not a key of {group}={chosen[group]}", which)]
 
 
 def new_at_top(config: DictConfig, override: Override) -> bool:

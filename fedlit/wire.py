@@ -59,16 +59,14 @@ class Layout:
         return slice(stops[0][0], stops[-1][1]) if stops else slice(0, 0)
 
     def vector(self, groups: Groups, out: Tensor | None = None) -> Tensor:
-        """All tensors one behind the other, float32 on the CPU, shape (d,); into `out` if it is given.
+        """All tensors one behind the other in the layout's order, float32 on the CPU, shape (d,); into `out` if it is given.
 
         Raises:
             ValueError: if names or shapes are not those of the layout.
         """
-        if (given := Layout.of(groups)) != self:
-            odd = sorted(f"{group}/{name} {shape}" for group, name, shape in set(given.entries) ^ set(self.entries))
-            raise ValueError(
-                f"an update does not have the layout of the others: {', '.join(odd[:5]) or 'another order'}"
-            )
+        if different := set(Layout.of(groups).entries) ^ set(self.entries):
+            odd = sorted(f"{group}/{name} {shape}" for group, name, shape in different)
+            raise ValueError(f"an update does not have the layout of the others: {', '.join(odd[:5])}")
         flat = [groups[group][name].reshape(-1).to("cpu", torch.float32) for group, name, _ in self.entries]
         return torch.cat([torch.zeros(0), *flat], out=out)
 

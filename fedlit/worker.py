@@ -14,7 +14,7 @@ from fedlit.data.holdings import Holdings
 from fedlit.faults import Faults, Planned
 from fedlit.local import Bench, LocalTraining, Recipe, evaluate
 from fedlit.messages import Chunk, Evaluation, Failure, Fit, Job, Model, Partial, Scores, State, Update
-from fedlit.mistakes import Mistake
+from fedlit.mistakes import Mistake, Mistakes
 from fedlit.protocols import Algorithm
 from fedlit.tally import summed
 from fedlit.tensors import Groups
@@ -135,7 +135,7 @@ class ClientWorker:
             update = self.algorithm.client(local, state.shared, without_kept(local.memory))
             for fault, generator in struck:
                 update = fault.after(update, generator)
-        except Mistake:  # not the client is wrong, but the configuration
+        except (Mistake, Mistakes):  # not the client is wrong, but the configuration
             raise
         except Planned as planned:
             return Failure(client, "planned", str(planned))

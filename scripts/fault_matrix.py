@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +28,7 @@ from unittest.mock import patch
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
 import torch  # noqa: E402
-from matrix import client_rows, commit_rows, disks, run_rows  # noqa: E402
+from matrix import client_rows, commit_rows, disks, run_rows, signal_rows, spoilt_rows, worker_rows  # noqa: E402
 from matrix.lab import Broken, Row, listening  # noqa: E402
 
 from fedlit import commits  # noqa: E402
@@ -35,7 +36,8 @@ from fedlit.messages import Failure, Partial  # noqa: E402
 from fedlit.tally import Tally  # noqa: E402
 from fedlit.worker import ClientWorker  # noqa: E402
 
-ROWS: Sequence[Row] = [*commit_rows.ROWS, *client_rows.ROWS, *run_rows.ROWS]
+PARTS = (commit_rows, spoilt_rows, client_rows, worker_rows, signal_rows, run_rows)
+ROWS: Sequence[Row] = [row for part in PARTS for row in part.ROWS]
 
 
 def held(row: Row) -> tuple[str, str]:
@@ -76,7 +78,7 @@ def _as_they_come() -> Iterator[None]:
     def anyhow(self: Tally, partial: Partial) -> None:
         add(self, replace(partial, index=self._next))
 
-    with patch.object(Tally, "add", anyhow), patch.object(client_rows.LastFirst, "sent", lambda self, results: results):
+    with patch.object(Tally, "add", anyhow), patch.object(worker_rows.LastFirst, "sent", lambda self, results: results):
         yield
 
 
@@ -108,7 +110,8 @@ def main() -> None:
             wrong, remark = held(row)
         count += not wrong
         seconds = time.perf_counter() - begin
-        print(f"{'NOT HELD' if wrong else 'held'} | {_named(row, remark)} | {row.holds} | {seconds:.1f} s", flush=True)
+        line = f"{'NOT HELD' if wrong else 'held'} | {_named(row, remark)} | {row.holds} | {seconds:.1f} s"
+        print(textwrap.fill(line, 80, subsequent_indent="    ", break_on_hyphens=False), flush=True)
         if wrong:
             print("    " + wrong.strip().replace("\n", "\n    "), flush=True)
     print(f"{count} of {len(rows)} rows held")

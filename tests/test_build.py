@@ -141,6 +141,29 @@ def test_mistakes_are_found_together():
 
 
 @pytest.mark.parametrize(
+    ("group", "wrong"),
+    [
+        ("schedule", {"rounds": "abc", "quorum": 0, "client_fraction": 2, "lr": "sine", "lr_floor": -1}),
+        ("data", {"batch_size": 0, "val_fraction": 1, "num_workers": -1, "eval_batch_size": 0}),
+        ("partition", {"num_clients": 0, "alpha": 0, "min_samples": -1, "bins": 0}),
+        ("partition", {"num_clients": "ten", "alpha": "high", "foo": 1}),
+        ("algorithm", {"weights": "x", "buffers": "x", "lr": 0, "proximal": -1}),
+        ("executor", {"workers": "many", "threads": 0, "per_gpu": 0, "wall_timeout_s": 0}),
+        ("monitor", {"name": "test/accuracy", "mode": "most"}),
+        ("checkpoint", {"keep": 0, "every": 0}),
+        ("clock", {"step_s": 0, "up_bytes_s": -1, "step_sigma": 11, "late": "cut", "table": 5}),
+        ("clock", {"deadline_s": 0, "late": "wait"}),
+        ("faults", {"on_error": "x", "retries": 0, "max_lost_rounds": 0, "max_norm": 0}),
+        ("faults.server", {"round": 0, "step": "x"}),
+    ],
+)
+def test_all_wrong_values_of_a_group_are_found(group, wrong):
+    choices = ["clock=lognormal", "faults=crash_server", "schedule.stop_at=null"]
+    told = mistakes(*choices, *(f"++{group}.{key}={value}" for key, value in wrong.items()))
+    assert set(told) == {f"{group}.{key}" for key in wrong}
+
+
+@pytest.mark.parametrize(
     ("overrides", "key", "said"),
     [
         (["+sampler.foo=1"], "sampler.foo", "not an argument of Uniform"),
@@ -164,6 +187,20 @@ def test_a_wrong_part_is_named_in_full(overrides, key, said):
     ((given, text),) = mistakes(*overrides).items()
     assert given == key
     assert said in text
+
+
+def test_plans_of_faults_that_cannot_strike_are_told_by_their_names():
+    assert set(mistakes("faults=drop", "faults.plans.drop.clients=[10]", "faults.plans.drop.rounds=[0]")) == {
+        "faults.plans.drop.clients",
+        "faults.plans.drop.rounds",
+    }
+    assert "executor.wall_timeout_s" in mistakes("faults=hang")["faults.plans.hang.fault.seconds"]
+    assert set(mistakes("faults=crash_server", "schedule.rounds=2")) == {"faults.server.round"}
+
+
+def test_a_share_of_the_cores_that_is_no_number_is_told_before_round_1(monkeypatch):
+    monkeypatch.setenv("FEDLIT_CORES", "abc")
+    assert set(mistakes("schedule.rounds=0")) == {"FEDLIT_CORES", "schedule.rounds"}
 
 
 def test_each_observer_that_is_wrong_is_named():

@@ -100,8 +100,8 @@ def test_the_first_to_finish_are_asked_in_the_cohorts_order():
     call = called(Clock(**ALIKE), **four)
     assert (call.cohort, call.clients) == ((0, 1, 2, 3), (2, 3))
     assert {(f.client, f.outcome, f.reason) for f in call.failures} == {
-        (0, "deadline", "came after the first 2"),
-        (1, "deadline", "came after the first 2"),
+        (0, "surplus", "came after the first 2"),
+        (1, "surplus", "came after the first 2"),
     }
     assert call.metrics["time/simulated_s"] == pytest.approx(1.0)
     assert called(Clock(**ALIKE), sizes=(20, 20, 20, 20), **four).clients == (0, 1)  # equal ones: the cohort's order
@@ -111,7 +111,10 @@ def test_a_deadline_is_waited_for_only_if_too_few_were_there():
     over = {"sizes": (60, 40, 20, 10), "over_select": 2.0}
     enough = called(Clock(**ALIKE, deadline_s=2.25), clients_per_round=2, **over)
     assert (enough.clients, enough.metrics["time/simulated_s"]) == ((2, 3), pytest.approx(1.0))
-    assert [failure.reason[:5] for failure in enough.failures] == ["would", "came "]
+    assert [(failure.outcome, failure.reason[:5]) for failure in enough.failures] == [
+        ("deadline", "would"),
+        ("surplus", "came "),
+    ]
     short = called(Clock(**ALIKE, deadline_s=1.25), clients_per_round=3, **over)
     assert (short.clients, short.metrics["time/simulated_s"]) == ((2, 3), 1.25)
 

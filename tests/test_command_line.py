@@ -67,6 +67,21 @@ def test_a_wrong_name_is_told_with_the_nearest(argument, key, remedy):
     assert remedy in given_remedy
 
 
+def test_a_key_of_other_choices_names_them_and_the_choice_that_is_there():
+    known = ["clock.deadline_s=5", "faults.plans.drop.probability=0.3", "partition.alpha=0.1", "executor.workers=2"]
+    mistakes, _ = check(["partition=shards", "executor=inline", *known, "clock.dedline_s=5"])
+    assert [(mistake.allowed, mistake.remedy) for mistake in mistakes] == [
+        ("is not a key of clock=none", "clock=lognormal and clock=table have it"),
+        ("is not a key of faults=none", "faults=drop has it"),
+        (
+            "is not a key of partition=shards",
+            "partition=dirichlet, partition=dirichlet_client and partition=quantity have it",
+        ),
+        ("is not a key of executor=inline", "executor=auto and executor=processes have it"),
+        ("is not a key of the configuration", "a new key is added by +clock.dedline_s=5"),
+    ]
+
+
 def test_all_wrong_names_are_found_together():
     assert [key for key, _ in found("data=cifra10", "seeed=1", "schedule.round=3", "algorithm=fedavg")] == [
         "data",

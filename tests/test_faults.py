@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from fedlit.facts import Facts
 from fedlit.faults import Corrupt, CrashWorker, Drop, Faults, Hang, LostRounds, Plan, Planned, Raise
 from fedlit.messages import Update
 from fedlit.mistakes import Mistake
@@ -131,3 +132,34 @@ def test_so_many_lost_rounds_in_a_row_are_borne():
     Faults(max_lost_rounds=2).bear(1)
     with pytest.raises(LostRounds, match=r"2 rounds in a row were lost, and faults\.max_lost_rounds=2"):
         Faults(max_lost_rounds=2).bear(2)
+
+
+def told(*plans, rounds=5, **executor):
+    found = Faults(plans=plans).check(Facts(np.full(4, 10), 2, (), own_test=False, rounds=rounds, **executor))
+    return [(mistake.key.removeprefix("faults.plans."), mistake.given, mistake.warning) for mistake in found]
+
+
+@pytest.mark.parametrize(
+    ("narrowed", "wrong"),
+    [
+        ({"clients": (0, 3), "rounds": (1, 5)}, []),
+        ({"clients": (3, 4)}, [("0.clients", [3, 4], False)]),
+        ({"clients": (-1,)}, [("0.clients", [-1], False)]),
+        ({"clients": ("0",)}, [("0.clients", ["0"], False)]),
+        ({"clients": ()}, [("0.clients", [], False)]),
+        ({"rounds": (0, 1)}, [("0.rounds", [0, 1], False)]),
+        ({"rounds": (6, 7)}, [("0.rounds", [6, 7], False)]),
+        ({"rounds": ()}, [("0.rounds", [], False)]),
+        ({"rounds": (5, 6)}, [("0.rounds", [5, 6], True)]),  # of a run that goes further later
+        ({"probability": 0}, [("0.probability", 0, True)]),
+    ],
+)
+def test_a_plan_that_cannot_strike_is_told(narrowed, wrong):
+    assert told(Plan(**{"fault": Drop(), "probability": 1.0, **narrowed})) == wrong
+
+
+def test_faults_of_worker_processes_need_some_and_a_hang_somebody_who_gives_up():
+    plans = (Plan(Drop(), 1.0), Plan(CrashWorker(), 1.0), Plan(Hang(9.0), 1.0))
+    assert told(*plans, workers=True, wall_timeout_s=2.0) == []
+    assert told(*plans, workers=True) == [("2.fault.seconds", 9.0, False)]
+    assert told(*plans) == [("1.fault", "CrashWorker", True), ("2.fault", "Hang", True)]

@@ -12,6 +12,7 @@ from fedlit.data import Data, Iid, Population, Uniform
 from fedlit.data.samples import Loading, Owned
 from fedlit.evaluation import Evaluations
 from fedlit.executors import Inline
+from fedlit.faults import Faults, LostRounds
 from fedlit.federation import Federation
 from fedlit.local import Bench, Recipe
 from fedlit.messages import Evaluation, State
@@ -126,6 +127,16 @@ def test_a_round_without_a_good_update_is_lost_and_the_model_stays():
         assert len(record.failures) == 2
         assert record.model.parameters["w"].item() == 1.0
         assert record.metrics["clients/failed"] == 2
+
+
+@pytest.mark.parametrize("rounds", [2, 3])
+def test_so_many_lost_rounds_in_a_row_end_the_run_also_with_its_last(rounds):
+    fed = quadratics([(1.0, float("nan"))], rounds=rounds)
+    fed = replace(fed, worker=replace(fed.worker, faults=Faults(max_lost_rounds=2)))
+    seen = iter(fed.run())
+    assert [next(seen).number, next(seen).number] == [1, 2]
+    with pytest.raises(LostRounds):
+        next(seen)
 
 
 def test_one_bad_client_leaves_the_others_mean():

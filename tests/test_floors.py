@@ -7,7 +7,20 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "fedlit"
 FLOORS = [
-    {"mistakes", "tensors", "streams", "jsonl", "keys", "layers", "speeds", "disk", "crash", "statistics", "__init__"},
+    {
+        "mistakes",
+        "tensors",
+        "streams",
+        "jsonl",
+        "keys",
+        "layers",
+        "speeds",
+        "disk",
+        "crash",
+        "rubbish",
+        "statistics",
+        "__init__",
+    },
     {"fit", "messages", "record", "call", "wire", "protocols", "facts"},
     {"algorithms", "data", "models", "schedule"},
     {
@@ -27,7 +40,7 @@ FLOORS = [
         "monitor",
     },
     {"evaluation", "clock", "store", "commits", "checkpoint", "rules", "recorded", "federation", "summary", "digests"},
-    {"observers", "preflight", "arguments", "trial", "make", "material", "build", "plan"},
+    {"observers", "preflight", "arguments", "trial", "make", "material", "build", "plan", "room"},
     {
         *("typed", "command_line", "trust", "signals", "running", "resume", "jobs", "sweep", "train", "evaluate"),
         *("replay", "reports", "report", "compare"),

@@ -287,6 +287,13 @@ def test_a_share_of_the_cores_is_what_workers_auto_takes(monkeypatch):
     assert processes.cores() == all_of_them
 
 
+@pytest.mark.parametrize("share", ["abc", "0", "-1", "1.5", ""])
+def test_a_share_that_is_no_number_is_a_mistake(monkeypatch, share):
+    monkeypatch.setenv("FEDLIT_CORES", share)
+    with pytest.raises(Mistakes, match=f"FEDLIT_CORES={share}: must be a whole number of at least 1"):
+        processes.cores()
+
+
 def test_each_gpu_has_one_job_at_a_time_unless_told(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(processes, "_visible_gpus", lambda: ["0", "GPU-b"])

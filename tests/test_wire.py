@@ -49,6 +49,11 @@ def test_another_name_or_shape_is_refused_with_the_name(wrong):
         pack(Layout.of(GROUPS), wrong, 1.0)
 
 
+def test_the_order_of_names_does_not_matter():
+    other = {group: dict(reversed(tensors.items())) for group, tensors in reversed(GROUPS.items())}
+    assert pack(Layout.of(GROUPS), other, 1.0) == pack(Layout.of(GROUPS), GROUPS, 1.0)
+
+
 def test_an_update_of_nothing_is_eight_bytes():
     vector, weight = unpack(pack(Layout.of({}), {}, 1.0))
     assert (len(vector), weight) == (0, 1.0)

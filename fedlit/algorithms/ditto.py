@@ -13,7 +13,7 @@ from fedlit.algorithms.fedavg import FedAvg
 from fedlit.algorithms.personal import personal_rules, recalled, remembered
 from fedlit.facts import Facts
 from fedlit.messages import Model, Term, Update
-from fedlit.mistakes import Mistake
+from fedlit.mistakes import Mistake, unless
 from fedlit.protocols import Local, Shared
 from fedlit.tensors import Groups
 
@@ -33,10 +33,11 @@ class Ditto(FedAvg):
 
     pull: float = 0.1
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.pull < float("inf"):
-            raise Mistake("pull", self.pull, "must be a number of at least 0", "the paper tunes it between 0.05 and 2")
+    def wrong(self) -> list[Mistake | None]:
+        """What is wrong with its arguments; None for what is right."""
+        usual = "the paper tunes it between 0.05 and 2"
+        fits = 0 <= self.pull < float("inf")
+        return [*super().wrong(), unless(fits, "pull", self.pull, "must be a number of at least 0", usual)]
 
     def check(self, facts: Facts) -> Iterator[Mistake]:
         """Something to see the personal models by."""

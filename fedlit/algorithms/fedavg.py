@@ -8,11 +8,11 @@ Talwalkar, Smith, "Federated Optimization in Heterogeneous Networks", MLSys 2020
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from fedlit.algorithms.servers import ServerOptimizer
 from fedlit.messages import Fit, Mean, Model, State, Term, Update
-from fedlit.mistakes import Mistake, one_of, positive
+from fedlit.mistakes import Mistake, Mistakes, one_of, positive, refuse, unless
 from fedlit.protocols import Local, Shared
 from fedlit.tensors import Groups
 
@@ -36,17 +36,20 @@ class FedAvg:
     proximal: float = 0.0
 
     def __post_init__(self) -> None:
-        one_of("weights", self.weights, ["examples", "uniform"])
-        one_of("buffers", self.buffers, ["mean", "server"])
-        positive("lr", self.lr, "1 is plain averaging")
-        if self.optimizer is not None and self.lr != 1:
-            raise Mistake(
-                "lr", self.lr, "is not used: the server has an optimizer", "algorithm.optimizer.lr is its rate"
-            )
-        if not 0 <= self.proximal < float("inf"):
-            raise Mistake(
-                "proximal", self.proximal, "must be a number of at least 0", "0 is FedAvg, 0.01 a usual start"
-            )
+        refuse(*self.wrong())
+
+    def wrong(self) -> list[Mistake | None]:
+        """What is wrong with its arguments; None for what is right."""
+        unused, mu = "is not used: the server has an optimizer", self.proximal
+        usual = "0 is FedAvg, 0.01 a usual start"
+        return [
+            one_of("weights", self.weights, ["examples", "uniform"]),
+            one_of("buffers", self.buffers, ["mean", "server"]),
+            positive("lr", self.lr, "1 is plain averaging")
+            if self.optimizer is None
+            else unless(self.lr == 1, "lr", self.lr, unused, "algorithm.optimizer.lr is its rate"),
+            unless(0 <= mu < float("inf"), "proximal", mu, "must be a number of at least 0", usual),
+        ]
 
     def init(self, model: Model) -> State:
         """The server starts from the initial model."""
@@ -81,3 +84,14 @@ class FedAvg:
         model = shared["model"]
         assert isinstance(model, Model)
         return model
+
+
+def wrong_average(**arguments: Any) -> list[Mistake]:
+    """What FedAvg says against some of its arguments, for algorithms that have them too."""
+    try:
+        FedAvg(**arguments)
+    except Mistake as mistake:
+        return [mistake]
+    except Mistakes as several:
+        return several.found
+    return []

@@ -12,9 +12,9 @@ from typing import Literal
 
 import torch
 
-from fedlit.algorithms.fedavg import FedAvg
+from fedlit.algorithms.fedavg import FedAvg, wrong_average
 from fedlit.messages import Mean, Model, State, Term, Update
-from fedlit.mistakes import positive
+from fedlit.mistakes import positive, refuse
 from fedlit.protocols import Local, Shared
 from fedlit.tensors import Groups, Tensors, axpy, norm, scale, zeros_like
 
@@ -35,8 +35,7 @@ class FedDyn:
     buffers: Literal["mean", "server"] = "mean"
 
     def __post_init__(self) -> None:
-        positive("alpha", self.alpha)
-        assert self._average  # says what is wrong with buffers
+        refuse(positive("alpha", self.alpha), *wrong_average(buffers=self.buffers))
 
     @property
     def _average(self) -> FedAvg:

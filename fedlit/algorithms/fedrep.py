@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from fedlit.algorithms.personal import Hands, Personal, part, recalled
 from fedlit.messages import Contrast, Fit, Model, Term
-from fedlit.mistakes import Mistake
+from fedlit.mistakes import Mistake, unless, whole
 from fedlit.protocols import Local
 from fedlit.tensors import Groups
 
@@ -27,12 +27,10 @@ class FedRep(Personal):
     layers: Literal["norm", "last", "all", "none"] = "last"
     head_epochs: int = 10
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.head_epochs < 1:
-            raise Mistake("head_epochs", self.head_epochs, "must be a whole number of at least 1")
-        if self.layers == "all":
-            raise Mistake("layers", "all", "leaves no body to train", "take last, or names")
+    def wrong(self) -> list[Mistake | None]:
+        """What is wrong with its arguments; None for what is right."""
+        body = unless(self.layers != "all", "layers", "all", "leaves no body to train", "take last, or names")
+        return [*super().wrong(), whole("head_epochs", self.head_epochs), body]
 
     def hands(self, local: Local, memory: Groups) -> Hands:
         """Hands that train in two phases."""

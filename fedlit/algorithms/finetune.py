@@ -9,7 +9,7 @@ from fedlit.algorithms.fedavg import FedAvg
 from fedlit.algorithms.personal import personal_rules
 from fedlit.facts import Facts
 from fedlit.messages import Model
-from fedlit.mistakes import Mistake
+from fedlit.mistakes import Mistake, whole
 from fedlit.protocols import Local, Shared
 from fedlit.tensors import Groups
 
@@ -24,10 +24,9 @@ class Finetune(FedAvg):
 
     epochs: int = 1
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.epochs < 1:
-            raise Mistake("epochs", self.epochs, "must be a whole number of at least 1")
+    def wrong(self) -> list[Mistake | None]:
+        """What is wrong with its arguments; None for what is right."""
+        return [*super().wrong(), whole("epochs", self.epochs)]
 
     def check(self, facts: Facts) -> Iterator[Mistake]:
         """Something to see the personal models by."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from fedlit.algorithms.fedavg import FedAvg
 from fedlit.messages import Contrast, Model, Update
-from fedlit.mistakes import Mistake, positive
+from fedlit.mistakes import Mistake, positive, unless
 from fedlit.protocols import Local, Shared
 from fedlit.tensors import Groups
 
@@ -32,12 +32,14 @@ class Moon(FedAvg):
     temperature: float = 0.5
     layer: str | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        positive("mu", self.mu, "algorithm=fedavg is without the contrast")
-        positive("temperature", self.temperature)
-        if self.layer == "":
-            raise Mistake("layer", "''", "names no layer", "null is what the last layer takes in")
+    def wrong(self) -> list[Mistake | None]:
+        """What is wrong with its arguments; None for what is right."""
+        return [
+            *super().wrong(),
+            positive("mu", self.mu, "algorithm=fedavg is without the contrast"),
+            positive("temperature", self.temperature),
+            unless(self.layer != "", "layer", "''", "names no layer", "null is what the last layer takes in"),
+        ]
 
     def client(self, local: Local, shared: Shared, memory: Groups) -> Update:
         """Trains with the contrast, and remembers what came out."""

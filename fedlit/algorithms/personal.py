@@ -18,7 +18,7 @@ from fedlit.algorithms.fedavg import FedAvg
 from fedlit.facts import Facts
 from fedlit.layers import last_layer, norm_layers, within
 from fedlit.messages import Contrast, Fit, Mean, Model, State, Term, Update
-from fedlit.mistakes import Mistake, one_of
+from fedlit.mistakes import Mistake, one_of, refuse, unless
 from fedlit.protocols import Algorithm, Local, Shared
 from fedlit.tensors import Groups, Tensors
 
@@ -47,9 +47,15 @@ class Personal:
     kept: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        one_of("layers", self.layers, ["norm", "last", "all", "none"])
-        if self.layers == "none" and not self.names:
-            raise Mistake("names", list(self.names), "keeps nothing", "name some, or take layers=norm, last or all")
+        refuse(*self.wrong())
+
+    def wrong(self) -> list[Mistake | None]:
+        """What is wrong with its arguments; None for what is right."""
+        some, remedy = self.layers != "none" or bool(self.names), "name some, or take layers=norm, last or all"
+        return [
+            one_of("layers", self.layers, ["norm", "last", "all", "none"]),
+            unless(some, "names", list(self.names), "keeps nothing", remedy),
+        ]
 
     def settled(self, module: nn.Module, initial: Model) -> Personal:
         """With the names that are kept of this module.

@@ -11,9 +11,9 @@ from typing import Literal
 
 import torch
 
-from fedlit.algorithms.fedavg import FedAvg
+from fedlit.algorithms.fedavg import FedAvg, wrong_average
 from fedlit.messages import Mean, Model, State, Update
-from fedlit.mistakes import Mistake, positive
+from fedlit.mistakes import positive, refuse, unless
 from fedlit.protocols import Local, Shared
 from fedlit.tensors import Groups, norm, scale
 
@@ -39,10 +39,11 @@ class QFedAvg:
     buffers: Literal["mean", "server"] = "mean"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.q < float("inf"):
-            raise Mistake("q", self.q, "must be a number of at least 0", "0 is the uniform mean")
-        positive("lr", self.lr, "take the clients' learning rate")
-        assert self._average  # says what is wrong with buffers
+        refuse(
+            unless(0 <= self.q < float("inf"), "q", self.q, "must be a number of at least 0", "0 is the uniform mean"),
+            positive("lr", self.lr, "take the clients' learning rate"),
+            *wrong_average(buffers=self.buffers),
+        )
 
     @property
     def _average(self) -> FedAvg:

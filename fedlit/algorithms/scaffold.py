@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from fedlit.algorithms.fedavg import FedAvg
+from fedlit.algorithms.fedavg import FedAvg, wrong_average
 from fedlit.algorithms.servers import ServerOptimizer
 from fedlit.messages import Fit, Mean, Model, State, Term, Update
-from fedlit.mistakes import Mistake
+from fedlit.mistakes import refuse, unless
 from fedlit.protocols import Local, Shared
 from fedlit.tensors import Groups, Tensors, moved, norm, sub, zeros_like
 
@@ -41,9 +41,8 @@ class Scaffold:
     buffers: Literal["mean", "server"] = "mean"
 
     def __post_init__(self) -> None:
-        if self.option not in (1, 2):
-            raise Mistake("option", self.option, "must be 1 or 2", "2 needs no further gradient")
-        assert self.average  # says what is wrong with the others
+        option = unless(self.option in (1, 2), "option", self.option, "must be 1 or 2", "2 needs no further gradient")
+        refuse(option, *wrong_average(lr=self.lr, optimizer=self.optimizer, buffers=self.buffers))
 
     @cached_property
     def average(self) -> FedAvg:

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fedlit.mistakes import Mistake, positive
+from fedlit.mistakes import Mistake, positive, refuse, unless
 from fedlit.tensors import Tensors
 
 Slots = Mapping[str, Tensors]
@@ -46,8 +46,7 @@ class Momentum:
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
-        positive("lr", self.lr)
-        _decay("momentum", self.momentum)
+        refuse(positive("lr", self.lr), _decay("momentum", self.momentum))
 
     def init(self, parameters: Tensors) -> Slots:
         """No velocity."""
@@ -79,9 +78,7 @@ class Adaptive:
     tau: float = 1e-3
 
     def __post_init__(self) -> None:
-        positive("lr", self.lr)
-        _decay("beta1", self.beta1)
-        positive("tau", self.tau)
+        refuse(positive("lr", self.lr), _decay("beta1", self.beta1), positive("tau", self.tau))
 
     def init(self, parameters: Tensors) -> Slots:
         """m is 0, v is tau^2."""
@@ -110,7 +107,7 @@ class Adam:
     beta2: float = 0.99
 
     def __post_init__(self) -> None:
-        _decay("beta2", self.beta2)
+        refuse(_decay("beta2", self.beta2))
 
     def __call__(self, v: Tensor, square: Tensor) -> Tensor:
         """The next v."""
@@ -124,7 +121,7 @@ class Yogi:
     beta2: float = 0.99
 
     def __post_init__(self) -> None:
-        _decay("beta2", self.beta2)
+        refuse(_decay("beta2", self.beta2))
 
     def __call__(self, v: Tensor, square: Tensor) -> Tensor:
         """The next v."""
@@ -144,6 +141,5 @@ def _zeros(parameters: Tensors) -> dict[str, Tensor]:
     return {name: torch.zeros_like(tensor, dtype=torch.float64) for name, tensor in parameters.items()}
 
 
-def _decay(key: str, value: float) -> None:
-    if not 0 <= value < 1:
-        raise Mistake(key, value, "must be from 0 to below 1")
+def _decay(key: str, value: float) -> Mistake | None:
+    return unless(0 <= value < 1, key, value, "must be from 0 to below 1")

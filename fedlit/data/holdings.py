@@ -11,7 +11,7 @@ import torch
 
 from fedlit.data.population import Population
 from fedlit.data.samples import Data, Loading, Owned
-from fedlit.mistakes import Mistake
+from fedlit.mistakes import Mistake, Mistakes
 from fedlit.protocols import Batches, Partitioner, Samples
 from fedlit.streams import Purpose, stream, torch_stream
 
@@ -46,7 +46,10 @@ class Holdings:
         Raises:
             Mistake: if the data does not have what the partition goes by.
         """
-        population = partition(data.train, stream(seed, Purpose.PARTITION))
+        try:
+            population = partition(data.train, stream(seed, Purpose.PARTITION))
+        except (Mistake, Mistakes) as wrong:
+            raise wrong.within("partition") from wrong
         own = data.own_test if data.own_test is not None and _same(population, data.train.natural()) else None
         if loading.client_test_fraction > 0:
             population, held = population.split(loading.client_test_fraction, stream(seed, Purpose.SPLIT, key=1))

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 
 from fedlit.data.population import Population
-from fedlit.data.shares import apportion, classes_of, dirichlet, drawn, enough, labels_of, skewed, spread, whole
-from fedlit.mistakes import Mistake, one_of
+from fedlit.data.shares import apportion, classes_of, dirichlet, drawn, enough, labels_of, skewed, spread
+from fedlit.mistakes import Mistake, one_of, refuse, unless, whole
 from fedlit.protocols import Samples
 
 
@@ -29,7 +29,7 @@ class Iid:
     num_clients: int
 
     def __post_init__(self) -> None:
-        whole("num_clients", self.num_clients, 1)
+        refuse(whole("num_clients", self.num_clients))
 
     def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
         """The clients and their shards."""
@@ -64,8 +64,7 @@ class Dirichlet:
     bins: int = 10
 
     def __post_init__(self) -> None:
-        skewed(self.num_clients, self.alpha, self.min_samples)
-        whole("bins", self.bins, 1)
+        refuse(*skewed(self.num_clients, self.alpha, self.min_samples), whole("bins", self.bins))
 
     def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
         """The clients and their shards."""
@@ -104,8 +103,10 @@ class DirichletClient:
     min_samples: int = 0
 
     def __post_init__(self) -> None:
-        skewed(self.num_clients, self.alpha, self.min_samples)
-        one_of("concentration", self.concentration, ("class", "total"))
+        refuse(
+            *skewed(self.num_clients, self.alpha, self.min_samples),
+            one_of("concentration", self.concentration, ("class", "total")),
+        )
 
     def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
         """The clients and their shards."""
@@ -135,8 +136,7 @@ class Shards:
     shards_per_client: int = 2
 
     def __post_init__(self) -> None:
-        whole("num_clients", self.num_clients, 1)
-        whole("shards_per_client", self.shards_per_client, 1)
+        refuse(whole("num_clients", self.num_clients), whole("shards_per_client", self.shards_per_client))
 
     def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
         """The clients and their shards."""
@@ -166,8 +166,7 @@ class Classes:
     classes_per_client: int = 2
 
     def __post_init__(self) -> None:
-        whole("num_clients", self.num_clients, 1)
-        whole("classes_per_client", self.classes_per_client, 1)
+        refuse(whole("num_clients", self.num_clients), whole("classes_per_client", self.classes_per_client))
 
     def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
         """The clients and their shards."""
@@ -198,7 +197,7 @@ class Quantity:
     min_samples: int = 0
 
     def __post_init__(self) -> None:
-        skewed(self.num_clients, self.alpha, self.min_samples)
+        refuse(*skewed(self.num_clients, self.alpha, self.min_samples))
 
     def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
         """The clients and their shards."""
@@ -223,9 +222,10 @@ class Noise:
     sigma: float
 
     def __post_init__(self) -> None:
-        whole("num_clients", self.num_clients, 1)
-        if not 0 <= self.sigma < float("inf"):
-            raise Mistake("sigma", self.sigma, "must be a number of at least 0")
+        refuse(
+            whole("num_clients", self.num_clients),
+            unless(0 <= self.sigma < float("inf"), "sigma", self.sigma, "must be a number of at least 0"),
+        )
 
     def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
         """The clients and their shards."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fedlit.data.population import Population
 from fedlit.facts import Facts
-from fedlit.mistakes import Mistake, nearest
+from fedlit.mistakes import Mistake, nearest, refuse, unless, whole
 from fedlit.protocols import Samples
 
 Transform = Callable[[Tensor], Tensor]
@@ -204,23 +204,16 @@ class Loading:
     num_workers: int = 0
 
     def __post_init__(self) -> None:
-        if self.batch_size != "full" and (isinstance(self.batch_size, str) or self.batch_size < 1):
-            raise Mistake(
-                "batch_size",
-                self.batch_size,
-                "must be a whole number of at least 1, or full",
-                nearest(self.batch_size, ["full"]),
-            )
-        if self.num_workers < 0:
-            raise Mistake("num_workers", self.num_workers, "must be a whole number of at least 0")
-        if self.eval_batch_size < 1:
-            raise Mistake("eval_batch_size", self.eval_batch_size, "must be a whole number of at least 1")
-        for key, remedy in (
-            ("val_fraction", "0 holds nothing out: then the last round counts"),
-            ("client_test_fraction", ""),
-        ):
-            if not 0 <= (getattr(self, key) or 0) < 1:
-                raise Mistake(key, getattr(self, key), "must be at least 0 and below 1", remedy)
+        size, val, own = self.batch_size, self.val_fraction, self.client_test_fraction
+        some = size == "full" if isinstance(size, str) else size >= 1
+        share, remedy = "must be at least 0 and below 1", "0 holds nothing out: then the last round counts"
+        refuse(
+            unless(some, "batch_size", size, "must be a whole number of at least 1, or full", nearest(size, ["full"])),
+            whole("num_workers", self.num_workers, 0),
+            whole("eval_batch_size", self.eval_batch_size),
+            unless(0 <= (val or 0) < 1, "val_fraction", val, share, remedy),
+            unless(0 <= own < 1, "client_test_fraction", own, share),
+        )
 
     def check(self, facts: Facts) -> Iterator[Mistake]:
         """Batches that can be filled, and a validation split that has everything."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fedlit.data.samples import Data, Owned, TensorSamples
-from fedlit.mistakes import Mistake
+from fedlit.mistakes import Mistake, refuse, unless, whole
 
 
 @dataclass(frozen=True)
@@ -106,19 +106,14 @@ def speeches(text: str) -> dict[str, str]:
 
 
 def _check(length: int, stride: int, min_chars: int, test_fraction: float) -> None:
-    for key, value in (("length", length), ("stride", stride)):
-        if value < 1:
-            raise Mistake(key, value, "must be a whole number of at least 1")
-    if not 0 <= test_fraction < 1:
-        raise Mistake("test_fraction", test_fraction, "must be at least 0 and below 1")
+    refuse(
+        whole("length", length),
+        whole("stride", stride),
+        unless(0 <= test_fraction < 1, "test_fraction", test_fraction, "must be at least 0 and below 1"),
+    )
     left = int(min_chars * (1 - test_fraction))
-    if left <= length:
-        raise Mistake(
-            "min_chars",
-            min_chars,
-            f"leaves {left} characters of a speaker for training, and a sample of length={length} takes {length + 1}",
-            "take more, or shorter samples",
-        )
+    why = f"leaves {left} characters of a speaker for training, and a sample of length={length} takes {length + 1}"
+    refuse(unless(left > length, "min_chars", min_chars, why, "take more, or shorter samples"))
 
 
 def _read(path: str | None) -> str:

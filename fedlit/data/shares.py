@@ -5,21 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from fedlit.data.population import Population
-from fedlit.mistakes import Mistake, positive
+from fedlit.mistakes import Mistake, positive, whole
 from fedlit.protocols import Samples
 
 
-def whole(key: str, given: int, least: int) -> None:
-    """Raises Mistake unless `given` is at least `least`."""
-    if given < least:
-        raise Mistake(key, given, f"must be a whole number of at least {least}")
-
-
-def skewed(num_clients: int, alpha: float, min_samples: int) -> None:
-    """Raises Mistake unless the arguments of a partition by Dirichlet shares are in their ranges."""
-    whole("num_clients", num_clients, 1)
-    positive("alpha", alpha, "0.1 is very uneven, 0.5 usual, 100 nearly IID")
-    whole("min_samples", min_samples, 0)
+def skewed(num_clients: int, alpha: float, min_samples: int) -> tuple[Mistake | None, ...]:
+    """Mistakes unless the arguments of a partition by Dirichlet shares are in their ranges."""
+    return (
+        whole("num_clients", num_clients),
+        positive("alpha", alpha, "0.1 is very uneven, 0.5 usual, 100 nearly IID"),
+        whole("min_samples", min_samples, 0),
+    )
 
 
 def labels_of(samples: Samples, name: str) -> np.ndarray:

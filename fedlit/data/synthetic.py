@@ -17,7 +17,7 @@ import torch
 
 from fedlit.data.population import Population
 from fedlit.data.samples import Data, TensorBatches, TensorSamples
-from fedlit.mistakes import Mistake
+from fedlit.mistakes import refuse, unless, whole
 from fedlit.streams import Purpose, stream
 
 MOST_TEST_CLIENTS = 200
@@ -48,17 +48,18 @@ def synthetic(
         test_samples, val_samples: in all, drawn afresh from 200 clients at most.
         seed: of the data, which is not the experiment's unless you say so: data.seed=${seed}.
     """
-    for key, value in (("clients", clients), ("samples", 1 if samples is None else samples), ("dimension", dimension)):
-        if value < 1:
-            raise Mistake(key, value, "must be a whole number of at least 1")
-    for key, value in (("test_samples", test_samples), ("val_samples", val_samples), ("seed", seed)):
-        if value < 0:
-            raise Mistake(key, value, "must be a whole number of at least 0")
-    for key, value in (("alpha", alpha), ("beta", beta)):
-        if not 0 <= value < float("inf"):
-            raise Mistake(key, value, "must be a number of at least 0", "1 is the paper's most uneven setting")
-    if classes < 2:
-        raise Mistake("classes", classes, "must be a whole number of at least 2")
+    uneven, most = "must be a number of at least 0", "1 is the paper's most uneven setting"
+    refuse(
+        whole("clients", clients),
+        whole("samples", 1 if samples is None else samples),
+        whole("dimension", dimension),
+        whole("test_samples", test_samples, 0),
+        whole("val_samples", val_samples, 0),
+        whole("seed", seed, 0),
+        unless(0 <= alpha < float("inf"), "alpha", alpha, uneven, most),
+        unless(0 <= beta < float("inf"), "beta", beta, uneven, most),
+        whole("classes", classes, 2),
+    )
     if samples is None:
         sizes = np.minimum(stream(seed, Purpose.DATA, 1).lognormal(4, 2, clients), 1e6).astype(np.int64) + 50
         offsets = np.concatenate([[0], np.cumsum(sizes)])

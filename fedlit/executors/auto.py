@@ -13,6 +13,7 @@ from typing import Literal
 from fedlit.executors.inline import torch_threads
 from fedlit.executors.processes import Processes, cores
 from fedlit.messages import Chunk, Job, Partial, Scores, State
+from fedlit.mistakes import refuse, unless
 from fedlit.protocols import Execute, Worker
 
 log = logging.getLogger("fedlit")
@@ -30,15 +31,18 @@ class Auto:
 
     Args:
         workers, threads, per_gpu, wall_timeout_s: see `Processes`.
+        start_s: seconds in which a process starts on a core of its own, >= 0.
     """
 
     workers: int | Literal["auto"] = "auto"
     threads: int = 1
     per_gpu: int = 1
     wall_timeout_s: float | None = None
+    start_s: float = START_S
 
     def __post_init__(self) -> None:
         self._processes()
+        refuse(unless(self.start_s >= 0, "start_s", self.start_s, "must be a number of at least 0"))
 
     def _processes(self) -> Processes:
         return Processes(self.workers, self.threads, self.per_gpu, self.wall_timeout_s)
@@ -47,14 +51,15 @@ class Auto:
     def open(self, worker: Worker, rounds: int) -> Iterator[Execute]:
         """Yields what does the jobs, here or there; processes end whichever way the block is left."""
         with torch_threads(self.threads), ExitStack() as stack:
-            yield _Choice(self._processes(), worker, rounds, stack).execute
+            yield _Choice(self._processes(), self.start_s, worker, rounds, stack).execute
 
 
 class _Choice:
     """Where a run's jobs are done, which is thought over before each round."""
 
-    def __init__(self, processes: Processes, worker: Worker, rounds: int, stack: ExitStack) -> None:
+    def __init__(self, processes: Processes, start_s: float, worker: Worker, rounds: int, stack: ExitStack) -> None:
         self._processes, self._worker, self._rounds, self._stack = processes, worker, rounds, stack
+        self._start_s = start_s
         device = worker.device
         self._count = len(processes.gpus(device))
         self._parallel = min(self._count, cores()) if device.type == "cpu" else self._count
@@ -97,7 +102,7 @@ class _Choice:
 
     def _think(self) -> None:
         self._done += 1
-        left, start = self._rounds - self._done, START_S * -(-self._count // cores())
+        left, start = self._rounds - self._done, self._start_s * -(-self._count // cores())
         here = left * sum(map(sum, self._took)) / self._done
         there = left * sum(longest(took, self._parallel) for took in self._took) / self._done
         pays = here - there > CLEARLY * start

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from fedlit.executors.parcel import Parts, decode
-from fedlit.messages import Chunk, Failure, Job, Partial, Scores
+from fedlit.faults import LostWorkers
+from fedlit.messages import Chunk, Evaluation, Failure, Job, Partial, Scores
 from fedlit.tally import joined
 
 ATTEMPTS = 2
@@ -60,8 +61,8 @@ class Call:
         self.lost[task.index] += 1
         if self.lost[task.index] < ATTEMPTS:
             return self.tasks.appendleft(task)
-        if not isinstance(task.job, Chunk):  # without an evaluation there is no result
-            self.error = RuntimeError(f"the worker process of {task.job} was lost {ATTEMPTS} times")
+        if isinstance(task.job, Evaluation):  # without one there is no result
+            self.error = LostWorkers(_untold(task.job))
             return None
         clients = task.job.clients
         self._apart[task.index] = [None] * len(clients)
@@ -74,3 +75,13 @@ class Call:
         parts = [part for part in self._apart[task.index] if part is not None]
         if len(parts) == len(self._apart[task.index]):
             self.done[task.index] = joined(parts)
+
+
+def _untold(job: Evaluation) -> str:
+    """That a job was lost for good: what it was to evaluate, and what may help."""
+    whose = "the server's" if job.client is None else f"client {job.client}'s"
+    return (
+        f"round {job.round + 1} cannot be evaluated on {whose} {job.split} samples: the worker process was lost {ATTEMPTS} "
+        "times; a smaller data.eval_batch_size or fewer executor.workers need less memory, a longer "
+        "executor.wall_timeout_s gives more time, and executor=inline does it without worker processes"
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fedlit.mistakes import Mistake
+from fedlit.mistakes import refuse, whole
 from fedlit.protocols import Execute, Worker
 
 
@@ -24,8 +24,7 @@ class Inline:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if self.threads < 1:
-            raise Mistake("threads", self.threads, "must be a whole number of at least 1")
+        refuse(whole("threads", self.threads))
 
     @contextmanager
     def open(self, worker: Worker, rounds: int) -> Iterator[Execute]:

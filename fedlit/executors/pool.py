@@ -18,6 +18,7 @@ from socket import socket, socketpair
 
 from fedlit.executors.call import Call, Task
 from fedlit.executors.parcel import Parts, decode, encode, receive, send
+from fedlit.faults import LostWorkers
 from fedlit.messages import Job, Partial, Scores, State
 
 log = logging.getLogger(__name__)
@@ -199,7 +200,7 @@ class Pool:
         status = child.process.returncode
         self._failed_starts += not child.ready
         if self._failed_starts >= STARTS:
-            raise RuntimeError(f"{STARTS} worker processes ended while they started, the last with status {status}")
+            raise LostWorkers(f"{STARTS} worker processes ended while they started, the last with status {status}")
         log.warning("worker process %d is lost, with status %s; another takes its place", child.process.pid, status)
         self._children[self._children.index(child)] = _Child(self._first, self._shelf, child.gpu)
 

@@ -17,7 +17,7 @@ import torch
 from fedlit.executors.inline import torch_threads
 from fedlit.executors.parcel import encode, pack
 from fedlit.executors.pool import CannotStart, Pool
-from fedlit.mistakes import Mistake, nearest
+from fedlit.mistakes import Mistake, Mistakes, nearest, refuse, unless, whole
 from fedlit.protocols import Execute, Worker
 
 log = logging.getLogger(__name__)
@@ -42,14 +42,14 @@ class Processes:
     wall_timeout_s: float | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.workers, str) and self.workers != "auto":
-            raise Mistake("workers", self.workers, "must be auto or a number", nearest(self.workers, ["auto"]))
-        workers = 1 if self.workers == "auto" else self.workers
-        for key, value in (("workers", workers), ("threads", self.threads), ("per_gpu", self.per_gpu)):
-            if int(value) < 1:
-                raise Mistake(key, value, "must be a whole number of at least 1")
-        if self.wall_timeout_s is not None and not self.wall_timeout_s > 0:
-            raise Mistake("wall_timeout_s", self.wall_timeout_s, "must be a number above 0, or null")
+        given, timeout = self.workers, self.wall_timeout_s
+        word = unless(given == "auto", "workers", given, "must be auto or a number", nearest(given, ["auto"]))
+        refuse(
+            word if isinstance(given, str) else whole("workers", given),
+            whole("threads", self.threads),
+            whole("per_gpu", self.per_gpu),
+            unless(timeout is None or timeout > 0, "wall_timeout_s", timeout, "must be a number above 0, or null"),
+        )
 
     def gpus(self, device: torch.device) -> list[str | None]:
         """For each process the GPU that it is to see, as CUDA_VISIBLE_DEVICES names it; None where clients train on another
@@ -95,9 +95,16 @@ class Processes:
 
 
 def cores() -> int:
-    """The cores that this process may use: its share, by the environment variable FEDLIT_CORES, of what the system gives."""
+    """The cores that this process may use: its share, by the environment variable FEDLIT_CORES, of what the system gives.
+
+    Raises:
+        Mistakes: if FEDLIT_CORES is not a number of cores.
+    """
     given = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return min(given, int(os.environ.get("FEDLIT_CORES", given)))
+    share = os.environ.get("FEDLIT_CORES", str(given))
+    if not share.isdecimal() or int(share) < 1:
+        raise Mistakes([Mistake("FEDLIT_CORES", share, "must be a whole number of at least 1", "unset it to take all")])
+    return min(given, int(share))
 
 
 def _visible_gpus() -> Sequence[str | None]:

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fedlit.mistakes import Mistake, one_of
+from fedlit.mistakes import Mistake, one_of, refuse
 
 Norm = Literal["none", "batch", "group"]
 
@@ -69,7 +69,7 @@ def _block(before: int, after: int, norm: Norm) -> list[nn.Module]:
 
 
 def _norm(norm: Norm, channels: int) -> list[nn.Module]:
-    one_of("norm", norm, ["none", "batch", "group"])
+    refuse(one_of("norm", norm, ["none", "batch", "group"]))
     return {"none": [], "batch": [nn.BatchNorm2d(channels)], "group": [nn.GroupNorm(8, channels)]}[norm]
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from fedlit.mistakes import Mistake, one_of
+from fedlit.mistakes import one_of, refuse, unless
 from fedlit.models.networks import image
 
 
@@ -35,11 +35,12 @@ class ResNet18(nn.Module):
         self, shape: Sequence[int], classes: int, norm: Literal["batch", "group"] = "group", groups: int = 2
     ) -> None:
         super().__init__()
-        one_of("norm", norm, ["batch", "group"])
-        if groups < 1 or 64 % groups:
-            raise Mistake(
-                "groups", groups, "must divide 64, the channels of the first layers", "the literature takes 2"
-            )
+        divides = groups >= 1 and not 64 % groups
+        why = "must divide 64, the channels of the first layers"
+        refuse(
+            one_of("norm", norm, ["batch", "group"]),
+            unless(divides, "groups", groups, why, "the literature takes 2"),
+        )
         # three strides of 2 leave one pixel of 8: batch statistics of a batch of one image would be those of one value
         channels, _, _ = image(shape, least=9 if norm == "batch" else 8)
         layers: dict[str, Callable[[int], nn.Module]] = {

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from fedlit.mistakes import Mistake, positive
+from fedlit.mistakes import Mistake, positive, refuse
 
 
 class CharLSTM(nn.Module):
@@ -34,8 +34,7 @@ class CharLSTM(nn.Module):
         super().__init__()
         if len(shape) != 1 or shape[0] < 1:
             raise Mistake("shape", list(shape), "must be the length of a text", "choose data of character ids")
-        for key, value in (("embedding", embedding), ("hidden", hidden), ("layers", layers)):
-            positive(key, value)
+        refuse(positive("embedding", embedding), positive("hidden", hidden), positive("layers", layers))
         self.embedding = nn.Embedding(classes, embedding)
         self.lstm = nn.LSTM(embedding, hidden, layers, batch_first=True)
         self.output = nn.Linear(hidden, classes)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import socket
+import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -17,26 +20,30 @@ from fedlit.record import Round
 
 
 class TensorBoard:
-    """Writes events into the run's folder, under `tensorboard`."""
+    """Writes events into the run's folder, under `tensorboard`. A SummaryWriter would do so in a thread, where a folder that is
+    gone is nobody's to catch."""
 
     def start(self, run: Run) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # here, for it takes time and not every run has it
+        from torch.utils.tensorboard.summary import image, text  # here, for it takes time and not every run has it
 
-        self._run = run
-        for old in (run.folder / "tensorboard").glob("events*"):  # of a run that goes on: every round is written again
+        self._run, folder = run, run.folder / "tensorboard"
+        for old in folder.glob("events*"):  # of a run that goes on: every round is written again
             old.unlink()
-        self._writer = SummaryWriter(str(run.folder / "tensorboard"))
-        text = yaml.safe_dump(dict(run.config), sort_keys=False)
-        self._writer.add_text("config", "".join(f"    {line}\n" for line in text.splitlines()), 0)
-        self._writer.add_image("partition", _pixels(run), 0, dataformats="HWC")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = folder / f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.0"
+        self._write({"file_version": "brain.Event:2"})
+        config = yaml.safe_dump(dict(run.config), sort_keys=False)
+        indented = "".join(f"    {line}\n" for line in config.splitlines())
+        self._write(
+            {"summary": text("config", indented), "step": 0},
+            {"summary": image("partition", _pixels(run), dataformats="HWC"), "step": 0},
+        )
         for record in run.done:
             self.round(record)
 
     def round(self, record: Round) -> None:
         failures = Counter(f"failures/{failure.outcome}" for failure in record.failures)
-        for name, value in {**record.metrics, **failures}.items():
-            self._writer.add_scalar(name, value, record.number)
-        self._writer.flush()
+        self._scalars({**record.metrics, **failures}, record.number)
 
     def end(self, summary: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard.summary import hparams
@@ -48,13 +55,31 @@ class TensorBoard:
             for name, value in {**best, **final}.items()
             if "val/" in name or "test/" in name or "train/" in name
         }
-        for part in hparams(shown(self._run.config), dict.fromkeys(figures, 0.0)):
-            self._writer._get_file_writer().add_summary(part)
-        for name, value in figures.items():
-            self._writer.add_scalar(name, value, summary["rounds"])
+        parts = hparams(shown(self._run.config), dict.fromkeys(figures, 0.0))
+        self._write(*({"summary": part} for part in parts))
+        self._scalars(figures, summary["rounds"])
 
     def close(self) -> None:
-        self._writer.close()
+        """Nothing: all is written."""
+
+    def _scalars(self, values: Mapping[str, float], round: int) -> None:
+        from torch.utils.tensorboard.summary import scalar
+
+        self._write(*({"summary": scalar(name, value), "step": round} for name, value in values.items()))
+
+    def _write(self, *events: Mapping[str, Any]) -> None:
+        """Appends events of these fields, which are on their way to the disk when this returns.
+
+        Raises:
+            OSError: as the disk does, and if the folder is not there any more.
+        """
+        from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined]
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        with self._file.open("ab") as file:
+            writer = RecordWriter(file)
+            for event in events:
+                writer.write(Event(wall_time=time.time(), **event).SerializeToString())
 
 
 def shown(config: Mapping[str, Any]) -> dict[str, bool | float | str]:

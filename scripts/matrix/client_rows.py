@@ -1,13 +1,7 @@
-"""What may befall clients and worker processes."""
+"""What may befall clients."""
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +12,10 @@ import torch
 from fedlit import FedAvg
 from fedlit.checkpoint import Checkpoints
 from fedlit.data import Population
-from fedlit.executors import Inline, Processes
-from fedlit.faults import Corrupt, CrashWorker, Drop, Faults, LostRounds, Plan, Raise
-from fedlit.protocols import Execute, Worker
+from fedlit.faults import Corrupt, Drop, Faults, LostRounds, Plan, Raise
 from fedlit.worker import ClientFailed
-from matrix.commit_rows import unbroken, until
-from matrix.lab import Broken, Quick, Rows, forked_workers, must, run, same
+from matrix.commit_rows import unbroken
+from matrix.lab import Broken, Quick, Rows, must, run, same
 
 ROWS = Rows()
 
@@ -39,12 +31,12 @@ def left_out(folder: Path, fault: Any, outcome: str, **options: Any) -> str:
     found = run(folder / "struck", faults=struck(fault, **options))
     for name in ("state", "memories", "files"):
         must(found[name] == wanted[name], f"{name}: not what it is with the clients dropped as planned")
-    _booked(folder / "struck", outcome)
+    booked(folder / "struck", outcome)
     must(all(map(_finite, _model(folder / "struck"))), "the model is not finite")
     return ""
 
 
-def _booked(folder: Path, outcome: str) -> None:
+def booked(folder: Path, outcome: str) -> None:
     failures = [f for r in _records(folder) for f in r["failures"]]
     must(bool(failures), "nobody was struck")
     odd = [f for f in failures if f["outcome"] != outcome or f["client"] not in (1, 2) or not f["reason"]]
@@ -153,7 +145,7 @@ def failing(folder: Path) -> str:
 def out_of_memory(folder: Path) -> str:
     for error in (torch.OutOfMemoryError, MemoryError):
         run(folder / error.__name__, algorithm=Failing(error=error))
-        _booked(folder / error.__name__, "out_of_memory")
+        booked(folder / error.__name__, "out_of_memory")
     return "a simulated one"
 
 
@@ -209,114 +201,3 @@ def all_lost(folder: Path) -> str:
             raise Broken(f"the run{again} went on")
     must(len(_records(folder / "run")) == 3, "the lost rounds are not in the record")
     return ""
-
-
-@dataclass(frozen=True)
-class LastFirst:
-    """An executor whose last job is done first; the results come in the order of the jobs, as they have to."""
-
-    @contextmanager
-    def open(self, worker: Worker, rounds: int) -> Iterator[Execute]:
-        def execute(jobs: Any, state: Any) -> Iterator[Any]:
-            results = [worker(job, state) for job in reversed(list(jobs))]
-            yield from self.sent(results)
-
-        yield execute
-
-    def sent(self, results: list[Any]) -> list[Any]:
-        """The results, which came in this order, in the order in which they are given on."""
-        return results[::-1]
-
-
-@ROWS("workers that finish in another order", "the sum's bits are the same")
-def order(folder: Path) -> str:
-    options = {"clients_per_round": 3}  # of two or four the reverse is the same sum
-    same(run(folder / "run", executor=LastFirst(), **options), unbroken(**options))
-    return ""
-
-
-@dataclass(frozen=True)
-class Once:
-    """Does something to a worker process, the first time that it is at a client.
-
-    Args:
-        path: of a file that says that it is done.
-        number: of a signal to itself; None hangs.
-    """
-
-    path: Path
-    number: int | None = None
-
-    def before(self, attempt: int | None) -> None:
-        if threading.current_thread() is threading.main_thread() and not self.path.exists():
-            self.path.touch()
-            if self.number is None:
-                time.sleep(600)
-            else:
-                os.kill(os.getpid(), self.number)
-
-    def after(self, update: Any, generator: Any) -> Any:
-        return update
-
-
-@dataclass(frozen=True)
-class Always:
-    """Kills the process that trains the client."""
-
-    def before(self, attempt: int | None) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def after(self, update: Any, generator: Any) -> Any:
-        return update
-
-
-def _in_processes(folder: Path, fault: Any, **options: Any) -> None:
-    """Raises Broken unless a fault costs a worker process in round 2, and the bits are the same."""
-    plan = Plan(fault, 1.0, rounds=(2,))
-    with forked_workers() as said:
-        found = run(folder / "run", executor=Processes(2, **options), faults=Faults(plans=(plan,)))
-    must(any("is lost" in line for line in said), f"no worker was lost: {said}")
-    same(found, unbroken())
-
-
-@ROWS("SIGKILL of a worker process", "its chunk runs again, same bits")
-def worker_killed(folder: Path) -> str:
-    _in_processes(folder, Once(folder / "done", signal.SIGKILL))
-    return ""
-
-
-@ROWS("a client that kills its worker each time", "lost_worker, the others go on")
-def worker_lost(folder: Path) -> str:
-    wanted = run(folder / "dropped", faults=struck(Drop()))
-    with forked_workers():
-        found = run(folder / "struck", executor=Processes(2), faults=struck(Always()))
-    for name in ("state", "memories", "files"):
-        must(found[name] == wanted[name], f"{name}: not what it is with the clients dropped as planned")
-    _booked(folder / "struck", "lost_worker")
-    return ""
-
-
-@ROWS("SIGKILL of workers as planned, each first attempt", "same bits, inline takes no notice")
-def worker_crash(folder: Path) -> str:
-    _in_processes(folder, CrashWorker())
-    same(run(folder / "inline", faults=Faults(plans=(Plan(CrashWorker(), 1.0),))), unbroken())
-    return ""
-
-
-@ROWS("a worker process that hangs", "given up, runs again, same bits", slow=True)
-def worker_hangs(folder: Path) -> str:
-    _in_processes(folder, Once(folder / "done"), wall_timeout_s=1.0)
-    return ""
-
-
-@ROWS("resume under other executors", "same bits")
-def other_executor(folder: Path) -> str:
-    wanted = unbroken()
-    with forked_workers():
-        for name, first, second in (
-            ("more", Inline(), Processes(2)),
-            ("fewer", Processes(2), Processes(1)),
-            ("none", Processes(1), Inline()),
-        ):
-            same(run(until(folder / name, 2, executor=first), executor=second), wanted, name)
-    return "inline, processes of 1 and 2"

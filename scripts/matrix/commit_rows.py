@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import pickle
 import shutil
 import signal
 from collections.abc import Callable
@@ -15,10 +13,10 @@ from typing import Any
 
 from fedlit import FedAvg
 from fedlit.checkpoint import JOURNAL, Checkpoints, Keeping
-from fedlit.commits import FOLDER, MANIFEST, MEMORIES, ROUND, STATE, committed, measured, place, read
-from fedlit.mistakes import Mistake
+from fedlit.commits import FOLDER, STATE, committed, place, read
 from matrix.disks import CUTS, Killing, Platter, Recording, laid, points
-from matrix.lab import Broken, Rows, bits, federation, forked, must, run, same, striking
+from matrix.forks import forked, striking
+from matrix.lab import Broken, Rows, bits, federation, must, run, same
 
 ROWS = Rows()
 
@@ -43,6 +41,12 @@ def killed(task: Callable[[], Any]) -> None:
     """Raises Broken if a process was not killed with what it does."""
     end = forked(task)
     must(end.status == -signal.SIGKILL, f"ended with status {end.status}: {end.said}")
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 4
+    path.write_bytes(content)
 
 
 @ROWS("SIGKILL of the server between two rounds", "resumes to the same bits")
@@ -108,7 +112,7 @@ def _next(folder: Path, disk: Recording) -> None:
 @ROWS("SIGKILL while a crash is mended", "resumes to the same bits", slow=True)
 def mending(folder: Path) -> str:
     before = until(folder / "before", 3)
-    _flip(place(before, 3) / STATE)
+    flip(place(before, 3) / STATE)
     (before / FOLDER / ".round-000004").mkdir()
     (before / FOLDER / ".round-000004" / STATE).write_bytes(b"half of")
     with (before / JOURNAL).open("ab") as journal:
@@ -172,96 +176,3 @@ def _outlives(folder: Path, kept: int, wanted: dict[int, Any], finished: set[Any
         finished.add(way)
         same(run(folder), unbroken(), where)
     shutil.rmtree(folder)
-
-
-def _flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-3] ^= 4
-    path.write_bytes(content)
-
-
-def _spoilt(folder: Path, spoil: Callable[[Path], Any]) -> str:
-    for name in (STATE, MEMORIES, ROUND, MANIFEST):
-        here = until(folder / name, 3)
-        spoil(place(here, 3) / name)
-        same(run(here), unbroken(), name)
-        must((here / FOLDER / "bad-round-000003").is_dir(), f"{name}: the bad round is not set aside")
-    return "each of 4 files"
-
-
-@ROWS("truncated file in the newest checkpoint", "the round before, same bits")
-def truncated(folder: Path) -> str:
-    return _spoilt(folder, lambda path: os.truncate(path, path.stat().st_size - 5))
-
-
-@ROWS("bit-flipped file in the newest checkpoint", "the round before, same bits")
-def flipped(folder: Path) -> str:
-    return _spoilt(folder, _flip)
-
-
-@ROWS("missing file in the newest checkpoint", "the round before, same bits")
-def missing(folder: Path) -> str:
-    return _spoilt(folder, Path.unlink)
-
-
-@ROWS("all checkpoints bad", "refused with reasons, nothing changed")
-def all_bad(folder: Path) -> str:
-    here = until(folder / "run", 3)
-    for round in (2, 3):
-        _flip(place(here, round) / STATE)
-    before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
-    try:
-        run(here)
-    except Mistake as mistake:
-        must("round-000003" in str(mistake) and "round-000002" in str(mistake), f"said {mistake}")
-    else:
-        raise Broken("the run went on")
-    must({path: path.read_bytes() for path in here.rglob("*") if path.is_file()} == before, "files were changed")
-    return ""
-
-
-@ROWS("rounds.jsonl longer, torn or gone", "is what it was, same bits")
-def journal(folder: Path) -> str:
-    for name, spoil in {
-        "longer": lambda path: path.write_bytes(path.read_bytes() + b'{"round": 3}\n{"rou'),
-        "torn": lambda path: os.truncate(path, path.stat().st_size - 9),
-    }.items():
-        here = until(folder / name, 2)
-        spoil(here / JOURNAL)
-        same(run(here), unbroken(), name)
-    return ""
-
-
-class _Evil:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch {_Evil.mark}",)
-
-    mark = ""
-
-
-@ROWS("a pickle offered as a checkpoint", "refused, never executed")
-def pickled(folder: Path) -> str:
-    _Evil.mark = str(folder / "executed")
-    for name in (STATE, MEMORIES, ROUND, MANIFEST):
-        here = until(folder / name, 3)
-        (place(here, 3) / name).write_bytes(pickle.dumps(_Evil()))
-        if name != MANIFEST:
-            manifest = json.loads((place(here, 3) / MANIFEST).read_bytes())
-            manifest["files"][name] = measured(pickle.dumps(_Evil()))
-            (place(here, 3) / MANIFEST).write_text(json.dumps(manifest))
-        same(run(here), unbroken(), name)
-        must(not (folder / "executed").exists(), f"{name} was executed")
-    return "with a manifest that fits"
-
-
-@ROWS("a checkpoint of another schema", "refused with its number")
-def schema(folder: Path) -> str:
-    here = until(folder / "run", 1)
-    manifest = json.loads((place(here, 1) / MANIFEST).read_bytes())
-    (place(here, 1) / MANIFEST).write_text(json.dumps({**manifest, "schema": 99}))
-    try:
-        run(here)
-    except Mistake as mistake:
-        must("schema 99" in str(mistake), f"said {mistake}")
-        return ""
-    raise Broken("the run went on")

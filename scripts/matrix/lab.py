@@ -1,4 +1,4 @@
-"""A federation that is small enough to be killed a hundred times, processes that die, and what is compared afterwards."""
+"""A federation that is small enough to be killed a hundred times, and what is compared afterwards."""
 
 from __future__ import annotations
 
@@ -6,18 +6,11 @@ import json
 import logging
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import tempfile
-import traceback
-import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +26,6 @@ from fedlit.local import Recipe
 from fedlit.messages import Mean, State, Update
 from fedlit.protocols import Executor
 from fedlit.tensors import axpy, scale, zeros_like
-from fedlit.worker import ClientWorker
 
 due: list[int] = []
 """Signals that this process sends itself in the next training step."""
@@ -199,79 +191,6 @@ def same(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str = "") -
     must(not odd, f"{where + ': ' if where else ''}{', '.join(odd)} differ from the unbroken run's")
 
 
-@dataclass(frozen=True)
-class End:
-    """How a process ended.
-
-    Args:
-        status: its exit status, or the negative number of the signal that killed it.
-        said: what it printed.
-    """
-
-    status: int
-    said: str
-
-
-def forked(task: Callable[[], Any], seconds: int = 120) -> End:
-    """Does something in a process of its own, forked from this one, which has imported everything."""
-    with tempfile.TemporaryFile() as out:
-        sys.stdout.flush()
-        pid = _fork()
-        if pid == 0:
-            status = 1
-            try:
-                signal.alarm(seconds)
-                status = _inside(task, out.fileno())
-            finally:
-                os._exit(status)
-        _, raw = os.waitpid(pid, 0)
-        out.seek(0)
-        return End(os.waitstatus_to_exitcode(raw), out.read().decode(errors="replace"))
-
-
-def _fork() -> int:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, of which our libraries' are idle
-        return os.fork()
-
-
-def _inside(task: Callable[[], Any], out: int) -> int:
-    for descriptor in (1, 2):
-        os.dup2(out, descriptor)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-    for name in ("fedlit", "fedlit.executors"):  # in which the parent may be listening
-        logging.getLogger(name).handlers.clear()
-        logging.getLogger(name).propagate = True
-    logging.basicConfig(force=True, stream=sys.stderr, format="%(message)s")
-    status = 0
-    try:
-        task()
-    except SystemExit as end:
-        status = int(end.code or 0)
-    except BaseException:
-        traceback.print_exc()
-        status = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    return status
-
-
-@contextmanager
-def striking(round: int, place: int, *numbers: int) -> Iterator[None]:
-    """In the block a client's fit is hit by signals: in a round, counted from 1, the client at a place in its cohort."""
-    ask, seen = ClientWorker._try, []
-
-    def asked(self: ClientWorker, chunk: Any, client: int, state: State) -> Any:
-        if chunk.round + 1 == round:
-            seen.append(client)
-            if len(seen) == place + 1:
-                due.extend(numbers)
-        return ask(self, chunk, client, state)
-
-    with patch.object(ClientWorker, "_try", asked):
-        yield
-
-
 class _Kept(logging.Handler):
     """Keeps what is logged."""
 
@@ -294,62 +213,6 @@ def listening(name: str = "fedlit") -> Iterator[list[str]]:
     finally:
         logger.removeHandler(kept)
         logger.propagate = shown
-
-
-@contextmanager
-def forked_workers() -> Iterator[list[str]]:
-    """In the block worker processes are forked from this one and not started from nothing, which takes seconds; with what
-    their pool logs."""
-    start = subprocess.Popen
-
-    def begin(command: Any, *given: Any, **options: Any) -> Any:
-        ours = [
-            n
-            for n, part in enumerate(command)
-            if str(part).rpartition("/")[2] in ("fedlit.executors.child", "child.py")
-        ]
-        return _Fork(command[ours[0] :]) if ours else start(command, *given, **options)
-
-    with patch("subprocess.Popen", begin), listening("fedlit.executors") as said:
-        yield said
-
-
-class _Fork:
-    """What `subprocess.Popen` is to who starts a worker process."""
-
-    def __init__(self, command: list[str]) -> None:
-        self.returncode: int | None = None
-        self.pid = _fork()
-        if self.pid == 0:
-            try:
-                from fedlit.executors import child
-
-                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-                    signal.signal(number, signal.SIG_DFL)
-                sys.argv = command
-                child.main()
-            finally:
-                os._exit(0)
-        os.setpgid(self.pid, self.pid)  # it is ended with its group
-
-    def kill(self) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, signal.SIGKILL)
-
-    terminate = kill
-
-    def poll(self) -> int | None:
-        return self._wait(os.WNOHANG)
-
-    def wait(self, timeout: float | None = None) -> int | None:
-        return self._wait(0)
-
-    def _wait(self, how: int) -> int | None:
-        if self.returncode is None:
-            with suppress(ChildProcessError):
-                pid, raw = os.waitpid(self.pid, how)
-                self.returncode = os.waitstatus_to_exitcode(raw) if pid else None
-        return self.returncode
 
 
 def copied(folder: Path, name: str) -> Path:

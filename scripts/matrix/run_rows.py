@@ -1,4 +1,4 @@
-"""What may befall a run as it is typed: signals, its folder, a second process, a changed configuration."""
+"""What may befall a run as it is typed: its folder, a second process, a changed configuration."""
 
 from __future__ import annotations
 
@@ -6,183 +6,21 @@ import errno
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 from unittest.mock import patch
 
-from fedlit import train
 from fedlit.checkpoint import Checkpoints
-from fedlit.commits import committed
-from fedlit.running import NoRoom
-from fedlit.running import train as begin
-from fedlit.signals import Stopped
-from matrix.lab import End, Rows, Tiny, forked, left, must, same, striking
+from matrix.commands import LEAVE, TYPED, ended, goes_on, split, started, typed, whole
+from matrix.forks import End, forked, striking
+from matrix.lab import Rows, left, must, same
 
 ROWS = Rows()
-ROOT = Path(__file__).parent.parent.parent
-WORDS = (
-    "data=synthetic data.clients=4 data.samples=20 data.dimension=4 data.classes=3 data.val_samples=20 "
-    "data.test_samples=0 partition=natural model=custom model._target_=matrix.lab.Tiny observers=none "
-    "monitor.name=val/loss monitor.mode=min schedule.rounds=4 schedule.clients_per_round=2 schedule.local_steps=1 "
-    "schedule.client_state=keep executor=inline"
-)
-TYPED = WORDS.split()
-LEAVE = {"FEDLIT_ALLOW": "matrix"}
-
-
-def typed(*arguments: str, **environment: str) -> Callable[[], None]:
-    """The command, as a function that ends as the command does."""
-
-    def go() -> None:
-        from hydra.core.global_hydra import GlobalHydra
-
-        GlobalHydra.instance().clear()  # of the command that this process is at, if it is at one
-        sys.argv[1:] = arguments
-        os.environ.update(environment)
-        train.main()
-
-    return go
-
-
-@cache
-def composed(*more: str) -> dict[str, Any]:
-    """The configuration of TYPED and more."""
-    from hydra import compose, initialize_config_dir
-
-    from fedlit.build import plain
-    from fedlit.command_line import conf
-
-    with initialize_config_dir(str(conf()), version_base="1.3"):
-        return plain(compose("config", [*TYPED, *more]))
-
-
-def started(folder: Path, *more: str, resume: bool = False) -> Callable[[], None]:
-    """The run without Hydra, which takes a second; a signal's status is that of the process."""
-
-    def go() -> None:
-        folder.mkdir(exist_ok=True)
-        config = {**composed(*more), "resume": str(folder) if resume else None}
-        try:
-            begin(config, folder, {}, time.time(), [*TYPED, *more])
-        except Stopped as stopped:
-            sys.exit(stopped.status)
-        except NoRoom as error:
-            print(error)
-            sys.exit(1)
-
-    return go
-
-
-@cache
-def whole() -> dict[str, Any]:
-    """What a run leaves that nothing happens to."""
-    with TemporaryDirectory() as folder:
-        ended(0, started(Path(folder) / "run"))
-        return left(Path(folder) / "run")
-
-
-def ended(status: int, task: Callable[[], Any], quiet: bool = True, seconds: int = 120) -> End:
-    """Raises Broken if a process does not end with a status, or shows a traceback."""
-    end = forked(task, seconds)
-    must(end.status == status, f"ended with status {end.status}, not {status}: {end.said}")
-    must(not quiet or "Traceback" not in end.said, f"showed a traceback: {end.said}")
-    return end
-
-
-def goes_on(folder: Path, kept: int) -> None:
-    """Raises Broken if a run that stopped has not so many rounds, a failure in them, or ends with other bits."""
-    saved = Checkpoints(folder).load()
-    must(
-        saved is not None and saved.state.round == kept, f"{0 if saved is None else saved.state.round} rounds were kept"
-    )
-    assert saved is not None
-    must(not any(record["failures"] for record in saved.records), "it is booked as a client's failure")
-    ended(0, started(folder, resume=True))
-    same(left(folder), whole())
-    must((folder / "summary.json").is_file(), "it has no summary")
-
-
-@ROWS("SIGTERM in a fit, resumed as it says", "exit 143, nothing booked, same bits", slow=True)
-def terminated(folder: Path) -> str:
-    def go() -> None:
-        with striking(3, 1, signal.SIGTERM):
-            typed(*TYPED, f"hydra.run.dir={folder / 'run'}")()
-
-    said = ended(143, go).said
-    (command,) = re.findall(r"^  (.*resume=.*)$", said, re.MULTILINE)
-    environment, (*_, resume) = _split(command)
-    must(environment == LEAVE, f"says to allow {environment}")
-    must(committed(folder / "run") == [1, 2], "two rounds were kept")
-    ended(0, typed(resume, **LEAVE))
-    same(left(folder / "run"), whole())
-    end = ended(0, started(folder / "run", resume=True))
-    must("is finished after 4 rounds" in end.said, f"said {end.said}")
-    return "goes on by the command that it prints; then says it is finished"
-
-
-def _split(command: str) -> tuple[dict[str, str], list[str]]:
-    words = shlex.split(command)
-    environment = dict(word.split("=", 1) for word in words if re.match(r"[A-Z_]+=", word))
-    return environment, words[len(environment) :]
-
-
-@ROWS("SIGINT in a fit", "exit 130, nothing booked, same bits")
-def interrupted(folder: Path) -> str:
-    _signalled(folder / "run", 130, signal.SIGINT)
-    return ""
-
-
-@ROWS("SIGUSR1 in a fit", "exit 143, nothing booked, same bits")
-def warned(folder: Path) -> str:
-    _signalled(folder / "run", 143, signal.SIGUSR1)
-    return ""
-
-
-@ROWS("a second signal", "stops at once, without harm")
-def twice(folder: Path) -> str:
-    _signalled(folder / "run", 143, signal.SIGTERM, signal.SIGTERM)
-    return ""
-
-
-def _signalled(folder: Path, status: int, *numbers: int) -> None:
-    def go() -> None:
-        with striking(3, 1, *numbers):
-            started(folder)()
-
-    ended(status, go)
-    goes_on(folder, 2)
-
-
-@ROWS("a signal that user code swallows", "stops all the same, same bits")
-def swallowed(folder: Path) -> str:
-    for number, status, kept in ((signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 1)):  # Lightning heeds the one at once
-        here = folder / str(status)
-        ended(status, lambda here=here, number=number: _deaf(here, number))
-        goes_on(here, kept)
-    return "SIGINT after the round, SIGTERM within it"
-
-
-def _deaf(folder: Path, number: int) -> None:
-    step = Tiny.training_step
-
-    def deaf(self: Tiny, batch: Any, batch_idx: int) -> Any:
-        try:
-            return step(self, batch, batch_idx)
-        except BaseException:  # as some code does
-            return step(self, batch, batch_idx)
-
-    with striking(2, 1, number), patch.object(Tiny, "training_step", deaf):
-        started(folder)()
 
 
 @contextmanager
@@ -214,7 +52,7 @@ def no_space(folder: Path) -> str:
             again = started(here, resume=True)
             if pages == 0:
                 (command,) = re.findall(r"^  (.*resume=.*)$", end.said, re.MULTILINE)
-                again = typed(_split(command)[1][-1], **LEAVE)
+                again = typed(split(command)[1][-1], **LEAVE)
             ended(0, again)
             same(left(here), whole(), where)
     return "in a commit and after it" if mounted else "made up: no tmpfs may be mounted here"
@@ -337,7 +175,9 @@ def no_tensorboard(folder: Path) -> str:
         with patch.object(Checkpoints, "commit", without):
             started(folder / "run", "+observers.tensorboard._target_=fedlit.observers.TensorBoard")()
 
-    ended(0, go, quiet=False)  # its thread says what it died of
+    said = ended(0, go).said
+    must(said.count("TensorBoard failed and is told no more") == 1, f"said {said}")
+    must("Traceback" not in said, f"said {said}")
     same(left(folder / "run"), whole())
     (folder / "other").mkdir()
     (folder / "other" / "tensorboard").touch()
@@ -366,39 +206,6 @@ def tensorboard(folder: Path) -> str:
     steps = [event.step for event in events.Scalars("train/loss")]
     must(steps == [1, 2, 3, 4], f"steps {steps}")
     return ""
-
-
-@ROWS("faults.server kills at a step of a commit", "resume takes no notice, same bits")
-def planned(folder: Path) -> str:
-    crash = "faults.server={_target_: fedlit.crash.CrashServer, round: 3, step: %s}"
-    for step in ("mkdir", "append"):
-        end = forked(started(folder / step, crash % step))
-        must(end.status == -signal.SIGKILL, f"{step}: ended with status {end.status}: {end.said}")
-        ended(0, started(folder / step, crash % step, resume=True))
-        same(left(folder / step), whole(), step)
-    return ""
-
-
-@ROWS("SIGTERM to the real command, elsewhere", "exit 143, what it prints goes on, same bits", slow=True)
-def elsewhere(folder: Path) -> str:
-    base = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "scripts")]), "PYTHONHASHSEED": "7",
-            "LC_ALL": "C", "TZ": "Asia/Kathmandu"}  # fmt: skip
-    command = [sys.executable, "-m", "fedlit.train", *TYPED, "schedule.rounds=5000", f"hydra.run.dir={folder / 'run'}"]
-    process = subprocess.Popen(command, env=base, cwd=folder, stdout=-3, stderr=-1, text=True)
-    journal = folder / "run" / "rounds.jsonl"
-    while process.poll() is None and not (journal.exists() and journal.read_text().count("\n") >= 2):
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    said = process.communicate()[1]
-    must(process.returncode == 143, f"ended with status {process.returncode}: {said}")
-    (line,) = re.findall(r"^  (.*resume=.*)$", said, re.MULTILINE)
-    environment, words = _split(line)
-    must(words[:3] == ["python", "-m", "fedlit.train"], f"says to type {line}")
-    rounds = f"schedule.rounds={committed(folder / 'run')[-1] + 2}"
-    ended(0, typed(words[3], rounds, **environment))
-    ended(0, started(folder / "here", rounds))
-    same(left(folder / "run"), left(folder / "here"))
-    return "another hash seed, locale, time zone"
 
 
 @ROWS("soak: many rounds of tiny clients", "memory, descriptors, threads level", slow=True)

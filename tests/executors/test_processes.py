@@ -1,5 +1,6 @@
 """Processes as an executor: the bits of inline, what can cross, on which GPUs."""
 
+import logging
 import os
 import pickle
 import signal
@@ -19,6 +20,7 @@ from fedlit.executors import Auto, Processes
 from fedlit.executors.call import Call
 from fedlit.executors.parcel import LARGE, RAW, decode, encode, pack, unpack
 from fedlit.executors.processes import cores
+from fedlit.faults import LostWorkers
 from fedlit.federation import Federation
 from fedlit.local import Bench, Recipe
 from fedlit.messages import Chunk, Evaluation, State
@@ -69,11 +71,16 @@ def test_a_message_keeps_every_kind_of_tensor():
 
 
 def test_an_evaluation_that_is_lost_twice_is_an_error():
-    call = Call([Evaluation(0, "val")], (), 1)
-    call.lose(call.tasks.popleft())
-    assert call.error is None
-    call.lose(call.tasks.popleft())
-    assert "was lost 2 times" in str(call.error)
+    for job, told in (
+        (Evaluation(2, "val"), "round 3 cannot be evaluated on the server's val samples"),
+        (Evaluation(0, "test", 5), "round 1 cannot be evaluated on client 5's test samples"),
+    ):
+        call = Call([job], (), 1)
+        call.lose(call.tasks.popleft())
+        assert call.error is None
+        call.lose(call.tasks.popleft())
+        assert isinstance(call.error, LostWorkers)
+        assert str(call.error).startswith(f"{told}: the worker process was lost 2 times; ")
 
 
 def test_joined_partials_are_those_of_one_worker_bit_for_bit():
@@ -193,6 +200,17 @@ class Shared:
 def told(record):
     times = [name for name in record.metrics if name.startswith("time/")]
     return record.sha256, record.failures, {name: value for name, value in record.metrics.items() if name not in times}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(cores() < 2, reason="with one core it stays where it is")
+def test_a_run_that_moves_to_processes_on_its_way_has_the_bits_of_inline(caplog):
+    fed = federation(clients=4, cohort=3, rounds=3)
+    plain = [told(record) for record in fed.run()]
+    with caplog.at_level(logging.INFO, "fedlit"):
+        moved = [told(record) for record in replace(fed, executor=Auto(workers=2, start_s=0.0)).run()]
+    assert "executor=auto takes 2 processes from round 2 on" in caplog.text
+    assert moved == plain
 
 
 @pytest.mark.slow

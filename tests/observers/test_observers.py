@@ -1,5 +1,7 @@
 import io
 import json
+import shutil
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -14,10 +16,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from fedlit.data import Data, Population
 from fedlit.faults import Corrupt, Drop, Faults, Plan
 from fedlit.models import Classifier
-from fedlit.observers import PartitionPicture, Run, RunFolder, TensorBoard, Terminal
+from fedlit.observers import PartitionPicture, Run, RunFolder, TensorBoard, Terminal, Watchers
 from fedlit.observers.partition import partition_figure
 from fedlit.observers.tensorboard import shown
 from fedlit.observers.terminal import size
+from fedlit.record import Round
 from fedlit.summary import Standing
 
 
@@ -127,6 +130,24 @@ def test_tensorboard_counts_what_clients_failed_of(tmp_path):
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("failures/planned")] == [(2, 1)]
     assert [(e.step, e.value) for e in events.Scalars("failures/not_finite")] == [(3, 2)]
+
+
+def test_a_folder_of_events_that_is_gone_is_warned_of_once_and_counted(tmp_path, caplog):
+    before = threading.active_count()
+    fed = federation()
+    held = fed.worker.holdings
+    run = Run(tmp_path, {}, fed, Data("squares", held.train, None, (1, 8, 8), ("a", "b", "c")), {})
+    watchers = Watchers([TensorBoard()])
+    with watchers:
+        watchers.tell(lambda observer: observer.start(run))
+        shutil.rmtree(tmp_path / "tensorboard")
+        for number in (1, 2):
+            watchers.tell(
+                lambda observer, number=number: observer.round(Round(number, (), {"val/loss": 1.0}, (), None, "", None))
+            )
+    assert threading.active_count() == before
+    assert "FileNotFoundError" in watchers.failed["TensorBoard"]
+    assert len(caplog.records) == 1
 
 
 def test_nested_keys_are_flat_in_hparams():

@@ -1,0 +1,35 @@
+"""What a broken client sends in the place of a number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def is_real(tensor: Tensor) -> bool:
+    """Whether it has numbers that can be spoilt."""
+    return tensor.is_floating_point() and tensor.numel() > 0
+
+
+def _put(tensor: Tensor, generator: np.random.Generator, value: float) -> Tensor:
+    tensor.view(-1)[int(generator.integers(tensor.numel()))] = value
+    return tensor
+
+
+def _bit_flip(tensor: Tensor, generator: np.random.Generator) -> Tensor:
+    numbers = tensor.view(-1).view(torch.uint8)
+    numbers[int(generator.integers(numbers.numel()))] ^= 1 << int(generator.integers(8))
+    return tensor
+
+
+RUBBISH: dict[str, Callable[[Tensor, np.random.Generator], Tensor]] = {
+    "nan": lambda tensor, generator: _put(tensor, generator, float("nan")),
+    "inf": lambda tensor, generator: _put(tensor, generator, float("inf")),
+    "huge": lambda tensor, generator: _put(tensor, generator, 1e30),
+    "bit_flip": _bit_flip,
+    "wrong_shape": lambda tensor, generator: torch.cat([tensor.view(-1), tensor.new_zeros(1)]),
+}
+"""How a tensor of floats is spoilt, by name; all but `wrong_shape` change it in place."""
