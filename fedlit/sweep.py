@@ -61,7 +61,7 @@ class Sweep:
         folder: of all its jobs.
         call: tells what this command does from what earlier ones did.
         overrides: what Hydra is told beside what was typed.
-        flags: what was typed that is no override and without which a job cannot be composed.
+        flags: what a job that is run alone needs in front of its own overrides.
     """
 
     folder: Path
@@ -99,7 +99,8 @@ def planned(arguments: Sequence[str]) -> Sweep | None:
     folder, call = _folder(config), secrets.token_hex(8)
     told = [f"sweep.name={quoted(config.sweep.name)}", f"hydra.sweep.dir={quoted(folder)}"]
     told += [f"++hydra.job.env_set.{CALL}='{call}'", *_shares(config, jobs)]
-    return Sweep(Path(folder), call, tuple(told), flags)
+    alone = ["hydra.mode=RUN"] if OmegaConf.select(config, "hydra.mode") == RunMode.MULTIRUN else []
+    return Sweep(Path(folder), call, tuple(told), (*flags, *alone))
 
 
 def name_of(overrides: Sequence[Override], swept: Sequence[str], flags: Sequence[str] = ()) -> str:

@@ -325,6 +325,21 @@ def test_the_command_of_a_job_alone_can_be_typed_as_it_is(tmp_path):
     assert shlex.split(job.command([]))[3:] == [f"resume={folder}"]
 
 
+def test_a_job_runs_alone_though_its_configuration_begins_a_sweep_by_itself(tmp_path, monkeypatch):
+    (tmp_path / "experiment").mkdir()
+    content = "# @package _global_\nhydra: {mode: MULTIRUN, sweeper: {params: {seed: '1,2'}}}\n"
+    (tmp_path / "experiment" / "many.yaml").write_text(content)
+    made = planned([f"--config-dir={tmp_path}", "experiment=many"])
+    assert made is not None
+    assert made.flags == (f"--config-dir={tmp_path}", "hydra.mode=RUN")
+    job = [*made.flags, "experiment=many", "seed=2"]
+    assert planned(job) is None
+    monkeypatch.setattr("fedlit.resume.rewritten", lambda typed: [made.flags[0], "experiment=many", "seed=2"])
+    monkeypatch.setattr(sys, "argv", ["fedlit", f"resume={tmp_path}"])
+    assert train._understood() is None
+    assert planned(["-m", "seed=1,2"]).flags == ()
+
+
 def test_the_example_of_a_search_is_composed_where_optuna_is():
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra sweep")
     made = planned(["hparams_search=digits"])
