@@ -87,7 +87,9 @@ def planned(arguments: Sequence[str]) -> Sweep | None:
             _refuse_single(overrides)
             return None
         params = OmegaConf.select(config, "hydra.sweeper.params") or {}
-        swept = [o for o in (*_parsed(parser, params), *overrides) if o.is_sweep_override()]
+        typed_keys = {override.get_key_element() for override in overrides}  # which take the place of params
+        params = [o for o in _parsed(parser, params) if o.get_key_element() not in typed_keys]
+        swept = [o for o in (*params, *overrides) if o.is_sweep_override()]
         if wrong := [*_wrong(config, swept), *_wrong_search(config, swept)]:
             raise Mistakes(wrong)
         jobs = prod(

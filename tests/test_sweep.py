@@ -215,6 +215,18 @@ def test_a_sweep_has_the_same_name_whatever_its_values():
     assert named("seed=1,2", "hydra.sweep.dir='a b/c'") == "a b/c"
 
 
+def test_what_is_typed_takes_the_place_of_what_an_experiment_sweeps(monkeypatch):
+    counted = []
+    monkeypatch.setattr(sweep, "_shares", lambda config, jobs: counted.append(jobs) or [])
+    assert named("experiment=noniid").startswith("outputs/sweeps/partition-seed-")
+    assert named("experiment=noniid", "partition=iid").startswith("outputs/sweeps/seed-")
+    assert named("experiment=noniid", "seed=range(1,6)") == named("experiment=noniid")
+    assert named("experiment=noniid", "partition=iid", "seed=1") != named(
+        "experiment=noniid", "partition=iid", "seed=2"
+    )
+    assert counted == [12, 3, 20, 12, 1, 1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "key", "said"),
     [
