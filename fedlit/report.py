@@ -15,7 +15,7 @@ from rich.console import Console
 from fedlit.disk import replace_file
 from fedlit.jsonl import json_line
 from fedlit.mistakes import Mistake, Mistakes, tell
-from fedlit.reports.folders import is_run
+from fedlit.reports.folders import find, is_run
 from fedlit.reports.result import result
 from fedlit.reports.tables import markdown, rows_of_runs
 from fedlit.reports.terminal import show
@@ -61,11 +61,19 @@ def write(paths: Sequence[Path], out: Path, baseline: str | None = None, target:
 
 def sweep_of(paths: Sequence[Path]) -> Path | None:
     """The folder that a report of the paths belongs into: the only one, unless it is a run's, or that of Hydra's multirun
-    which all of them are in; None where it is neither."""
+    whose runs they all are; None where it is neither. A report of a part would take the place of the sweep's own.
+
+    Raises:
+        Mistakes: with every path at which there is no run.
+    """
     if len(paths) == 1 and paths[0].is_dir() and not is_run(paths[0]):
         return paths[0]
     above = {path.parent for path in paths}
-    return above.pop() if len(above) == 1 and (next(iter(above)) / "multirun.yaml").is_file() else None
+    if len(above) != 1 or not (next(iter(above)) / "multirun.yaml").is_file():
+        return None
+    (sweep,) = above
+    here, all_of_it = ({folder.resolve() for folder in find(part)} for part in (paths, [sweep]))
+    return sweep if here == all_of_it else None
 
 
 def _save(found: Mapping[str, Any], out: Path, command: str) -> None:

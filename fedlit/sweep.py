@@ -11,6 +11,7 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice, product
 from math import prod
 from pathlib import Path
 
@@ -63,7 +64,7 @@ class Sweep:
         folder: of all its jobs.
         call: tells what this command does from what earlier ones did.
         overrides: what Hydra is told beside what was typed.
-        flags: what was typed that is no override and without which a job cannot be composed.
+        flags: what a job that is run alone needs in front of its own overrides.
     """
 
     folder: Path
@@ -89,8 +90,12 @@ def planned(arguments: Sequence[str]) -> Sweep | None:
             _refuse_single(overrides)
             return None
         params = OmegaConf.select(config, "hydra.sweeper.params") or {}
-        swept = [o for o in (*_parsed(parser, params), *overrides) if o.is_sweep_override()]
-        if wrong := [*_wrong(config, swept), *_wrong_search(config, swept)]:
+        typed_keys = {override.get_key_element() for override in overrides}  # which take the place of params
+        params = [o for o in _parsed(parser, params) if o.get_key_element() not in typed_keys]
+        swept = [o for o in (*params, *overrides) if o.is_sweep_override()]
+        wrong = [*_wrong(config, swept), *_wrong_search(config, swept)]
+        wrong += _not_composed(found, typed.config_name or PRIMARY, params, overrides)
+        if wrong:
             raise Mistakes(wrong)
         jobs = prod(
             {o.get_key_element(): len([*o.sweep_string_iterator()]) for o in swept if o.is_discrete_sweep()}.values()
@@ -101,7 +106,8 @@ def planned(arguments: Sequence[str]) -> Sweep | None:
     folder, call = _folder(config), secrets.token_hex(8)
     told = [f"sweep.name={quoted(config.sweep.name)}", f"hydra.sweep.dir={quoted(folder)}"]
     told += [f"++hydra.job.env_set.{CALL}='{call}'", *_shares(config, jobs)]
-    return Sweep(Path(folder), call, tuple(told), flags)
+    alone = ["hydra.mode=RUN"] if OmegaConf.select(config, "hydra.mode") == RunMode.MULTIRUN else []
+    return Sweep(Path(folder), call, tuple(told), (*flags, *alone))
 
 
 def name_of(overrides: Sequence[Override], swept: Sequence[str], flags: Sequence[str] = ()) -> str:
@@ -130,6 +136,23 @@ def _composed(found: ConfigLoaderImpl, primary: str, overrides: Sequence[Overrid
         return compose(name, [first(override) for override in overrides], return_hydra_config=True)
     except HydraException as error:
         raise Mistakes([uncomposed(error)]) from error
+
+
+def _not_composed(
+    found: ConfigLoaderImpl, primary: str, params: Sequence[Override], typed: Sequence[Override]
+) -> Iterator[Mistake]:
+    """Choices of groups that are swept and do not go with what else was typed: Hydra would tell the first, in its own words."""
+    both = [*params, *typed]
+    groups = [o for o in both if o.is_discrete_sweep() and found.get_group_options(o.key_or_group, ObjectType.CONFIG)]
+    rest = [first(override) for override in both if override not in groups]
+    jobs = product(*([f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()] for o in groups))
+    for choices in islice(jobs, 0 if params else 1, None):  # the first of what was typed is composed already
+        try:
+            compose(primary.removesuffix(".yaml"), [*rest, *choices])
+        except HydraException as error:
+            why = f"does not go with the rest: {str(error).splitlines()[0]}"
+            remedy = "a sweep multiplies its keys; settings that differ in several are choices of one group, as partition's are"
+            yield Mistake(" ".join(choices) or "hydra.sweeper.params", "", why, remedy)
 
 
 def _parsed(parser: OverridesParser, params: Mapping[str, str]) -> list[Override]:

@@ -143,7 +143,9 @@ def _understood() -> Sweep | None:
     if any(argument.lstrip("+").startswith("resume=") for argument in sys.argv[1:]):
         from fedlit.resume import rewritten
 
-        sys.argv[1:] = rewritten(sys.argv[1:])
+        typed, sys.argv[1:] = sys.argv[1:], rewritten(sys.argv[1:])
+        if sys.argv[1:] != typed:
+            sys.argv += ["hydra.mode=RUN"]  # one run, though its configuration may be of a search
     arguments = sys.argv[1:]
     if ASKS_HYDRA & {argument.partition("=")[0] for argument in arguments}:
         return None

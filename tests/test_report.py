@@ -1,19 +1,23 @@
 """Reports on runs that a small function leaves on the disk."""
 
 import csv
+import io
 import json
 import subprocess
 import sys
 
 import pytest
 import yaml
+from rich.console import Console
 from scipy import stats
 
 from fedlit import report
 from fedlit.mistakes import Mistakes
+from fedlit.reports.figures import curves, differences
 from fedlit.reports.groups import signature
 from fedlit.reports.result import result
-from fedlit.reports.tables import cell, grids
+from fedlit.reports.tables import Grid, cell, grids, headline
+from fedlit.reports.terminal import _table
 
 CONFIG = {
     "data": {"_target_": "fedlit.data.digits", "root": "here", "val_fraction": 0.1},
@@ -470,6 +474,42 @@ def test_a_report_goes_into_the_folder_of_the_sweep(two):
     assert report.sweep_of([runs / "a", runs / "b"]) is None
     (runs / "multirun.yaml").touch()
     assert report.sweep_of([runs / "a", runs / "b"]) == runs
+    assert report.sweep_of([*runs.iterdir()]) == runs
+    assert report.sweep_of([runs / "a"]) is None  # a part does not take the place of the whole
+
+
+def test_files_beside_runs_are_passed_over_and_alone_are_mistakes(two):
+    (two / "runs" / "report.md").touch()
+    assert len(result([*(two / "runs").iterdir()])["runs"]) == len(result([two / "runs"])["runs"])
+    with pytest.raises(Mistakes, match=r"report\.md: holds no run"):
+        result([two / "runs" / "report.md"])
+
+
+@pytest.mark.parametrize("width", [78, 79, 80, 81, 82, 120])
+def test_a_table_as_wide_as_the_terminal_or_wider_loses_nothing(width):
+    cells = ["algorithm=fedadam", "0.11 ± 0.13", "4 ± 0", "4.7 ± 1.1 MB", "10 ± 14 s", "0.99 ± 0.35 s"]
+    grid = Grid("costs", ["group", "area", "rounds", "bytes", "simulated", "wall"], [cells, cells])
+    console = Console(width=width, file=io.StringIO())
+    console.print(_table(grid, width))
+    said = console.file.getvalue().split()
+    assert all(said.count(name) == 1 for name in grid.columns)
+    words = [word for cell in cells for word in cell.split()]
+    assert {word: said.count(word) for word in words} == {word: 2 * words.count(word) for word in words}
+    assert (len(console.file.getvalue().splitlines()) == 7) == (width >= 81)
+
+
+def test_what_there_is_is_counted(tmp_path):
+    leave(tmp_path / "a")
+    assert headline(result([tmp_path])) == "1 run in 1 group, seed 1"
+    leave(tmp_path / "b", seed=2)
+    leave(tmp_path / "c", schedule__rounds=4)
+    assert headline(result([tmp_path])) == "3 runs in 2 groups, seeds 1, 2"
+
+
+def test_figures_name_the_target_and_keep_their_points_off_the_edge(swept):
+    assert "target 0.72" in curves(swept[1]).get_suptitle()
+    axes = differences(swept[1]).axes[0]
+    assert axes.get_ylim() == (len(axes.get_yticks()) - 0.5, -0.5)
 
 
 def test_what_a_folder_names_is_neither_imported_nor_taken_for_markup(tmp_path, capsys):

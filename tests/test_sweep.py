@@ -215,6 +215,14 @@ def test_a_sweep_has_the_same_name_whatever_its_values():
     assert named("seed=1,2", "hydra.sweep.dir='a b/c'") == "a b/c"
 
 
+def test_what_is_typed_takes_the_place_of_what_an_experiment_sweeps(monkeypatch):
+    counted = []
+    monkeypatch.setattr(sweep, "_shares", lambda config, jobs: counted.append(jobs) or [])
+    assert named("experiment=noniid", "seed=range(1,6)").startswith("outputs/sweeps/partition-seed-")
+    assert named("experiment=noniid", "partition=iid").startswith("outputs/sweeps/seed-")
+    assert counted == [20, 3]
+
+
 @pytest.mark.parametrize(
     ("arguments", "key", "said"),
     [
@@ -229,6 +237,7 @@ def test_a_sweep_has_the_same_name_whatever_its_values():
         (["-m", "hydra/launcher=joblb"], "hydra/launcher", "must be one of basic"),
         (["-m", "hydra/sweeper=opt"], "hydra/sweeper", "must be one of basic"),
         (["-m", "seed=1,2", "hydra.sweep.dir=${nowhere}"], "hydra.sweep.dir", "nowhere"),
+        (["-m", "partition=dirichlet,iid", "partition.alpha=1,2"], "partition=iid", "'partition.alpha'"),
     ],
 )
 def test_a_sweep_that_cannot_be_begun_is_a_mistake(arguments, key, said):
@@ -237,6 +246,14 @@ def test_a_sweep_that_cannot_be_begun_is_a_mistake(arguments, key, said):
     ((found),) = wrong.value.found
     assert found.key == key
     assert said in found.allowed
+
+
+def test_an_experiment_that_sweeps_a_key_that_is_not_there_is_a_mistake(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    content = "# @package _global_\nhydra: {sweeper: {params: {partition.alpa: '1,2'}}}\n"
+    (tmp_path / "experiment" / "odd.yaml").write_text(content)
+    with pytest.raises(Mistakes, match=r"hydra\.sweeper\.params=: .*'partition\.alpa'"):
+        planned(["-m", f"--config-dir={tmp_path}", "experiment=odd"])
 
 
 def searching(**changes):
@@ -330,6 +347,20 @@ def test_the_command_of_a_job_alone_can_be_typed_as_it_is(tmp_path):
     folder.mkdir()
     (folder / "command.json").touch()
     assert shlex.split(job.command([]))[3:] == [f"resume={folder}"]
+
+
+def test_a_job_runs_alone_though_its_configuration_begins_a_sweep_by_itself(tmp_path, monkeypatch):
+    (tmp_path / "experiment").mkdir()
+    content = "# @package _global_\nhydra: {mode: MULTIRUN, sweeper: {params: {seed: '1,2'}}}\n"
+    (tmp_path / "experiment" / "many.yaml").write_text(content)
+    made = planned([f"--config-dir={tmp_path}", "experiment=many"])
+    assert made is not None
+    assert made.flags == (f"--config-dir={tmp_path}", "hydra.mode=RUN")
+    job = [*made.flags, "experiment=many", "seed=2"]
+    assert planned(job) is None
+    monkeypatch.setattr("fedlit.resume.rewritten", lambda typed: [made.flags[0], "experiment=many", "seed=2"])
+    monkeypatch.setattr(sys, "argv", ["fedlit", f"resume={tmp_path}"])
+    assert train._understood() is None
 
 
 def test_the_example_of_a_search_is_composed_where_optuna_is():

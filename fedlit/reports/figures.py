@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedlit.reports.tables import scale
+from fedlit.reports.tables import counted, scale
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's, https://jfly.uni-koeln.de/color/, which the colour-blind can tell apart; without yellow, which is faint."""
@@ -39,7 +39,7 @@ def save(found: Mapping[str, Any], out: Path) -> list[str]:
 
 def curves(found: Mapping[str, Any]) -> Figure:
     """The metric over rounds and over bytes."""
-    labels = [_folded(f"{one['group']} ({_seeds(one['n'])})", 110) for one in found["groups"]]
+    labels = [_folded(f"{one['group']} ({counted(one['n'], 'seed')})", 110) for one in found["groups"]]
     lines = sum(label.count("\n") + 1 for label in labels)
     figure = Figure(figsize=(9, 3.6 + 0.22 * lines), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -59,7 +59,8 @@ def curves(found: Mapping[str, Any]) -> Figure:
         if found["target"] is not None:
             axes.axhline(found["target"], color="0.5", linewidth=0.8, linestyle=(0, (2, 2)))
     band = f", band: {100 * found['level']:g} % interval" if any(one["n"] > 1 for one in found["groups"]) else ""
-    figure.suptitle(f"mean over seeds{band}", fontsize=10)
+    target = "" if found["target"] is None else f", grey: target {found['target']:g}"
+    figure.suptitle(f"mean over seeds{band}{target}", fontsize=10)
     handles, _ = left.get_legend_handles_labels()
     figure.legend(handles, [_text(label) for label in labels], loc="outside lower left", fontsize=8, frameon=False)
     return figure
@@ -76,7 +77,7 @@ def _line(axes: Axes, band: Mapping[str, Any], size: float, label: str, style: M
 def differences(found: Mapping[str, Any]) -> Figure:
     """Differences from the baseline with their intervals, and the single seeds."""
     rows = [(one["group"], name, one[name]) for one in found["paired"] for name in ("best", "last") if one[name]]
-    names = [f"{_folded(label, 40)}\n{name} round, {_pairs(pairs['n'])}" for label, name, pairs in rows]
+    names = [f"{_folded(label, 40)}\n{name} round, {counted(pairs['n'], 'pair')}" for label, name, pairs in rows]
     most = max(name.count("\n") + 1 for name in names)
     figure = Figure(figsize=(9, 1.3 + (0.12 + 0.13 * most) * len(rows)), layout="constrained")
     axes = figure.subplots()
@@ -87,20 +88,12 @@ def differences(found: Mapping[str, Any]) -> Figure:
         axes.errorbar(pairs["mean"], at, xerr=pairs["half"], fmt="D", color=colour, capsize=4, markersize=5)
     axes.axvline(0, color="0.4", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [_text(name) for name in names], fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(axis="x", alpha=0.3, linewidth=0.6)
     better = {"max": ", above 0 is better", "min": ", below 0 is better", None: ""}[found["mode"]]
     axes.set_xlabel(_text(_folded(f"{found['metric']} less that of {found['baseline']}{better}", 90)))
     figure.suptitle(f"paired by seed: mean, {100 * found['level']:g} % interval, and each seed", fontsize=10)
     return figure
-
-
-def _seeds(count: int) -> str:
-    return "1 seed" if count == 1 else f"{count} seeds"
-
-
-def _pairs(count: int) -> str:
-    return "1 pair" if count == 1 else f"{count} pairs"
 
 
 def _folded(text: str, width: int) -> str:

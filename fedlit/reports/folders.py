@@ -69,13 +69,14 @@ class LeftOut:
 
 
 def find(paths: Sequence[Path | str]) -> list[Path]:
-    """The folders of runs at and below the paths and the patterns, each once.
+    """The folders of runs at and below the paths and the patterns, each once. Files that are named beside runs, as a shell
+    does that puts names in the place of SWEEP/*, are passed over.
 
     Raises:
         Mistakes: with every path at which there is no run.
     """
     found: dict[Path, Path] = {}
-    wrong: list[Mistake] = []
+    wrong, files = list[Mistake](), list[Mistake]()
     for path in map(Path, paths):
         places = [path] if path.exists() else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
         folders = [folder for place in places for folder in _below(place)]
@@ -83,11 +84,12 @@ def find(paths: Sequence[Path | str]) -> list[Path]:
             wrong.append(Mistake("PATH", path, "is not there", "name folders of runs or of sweeps, or a pattern"))
         elif not folders:
             why = "holds no run: no folder with a config.yaml and a rounds.jsonl"
-            wrong.append(Mistake("PATH", path, why, "name folders of runs or of sweeps, such as outputs/sweeps/NAME"))
+            mistake = Mistake("PATH", path, why, "name folders of runs or of sweeps, such as outputs/sweeps/NAME")
+            (files if path.is_file() else wrong).append(mistake)
         for folder in folders:
             found.setdefault(folder.resolve(), folder)
-    if wrong:
-        raise Mistakes(wrong)
+    if wrong or (files and not found):
+        raise Mistakes([*wrong, *files])
     return [*found.values()]
 
 

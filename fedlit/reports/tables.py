@@ -164,6 +164,18 @@ def listed(values: Sequence[Any]) -> str:
     return ", ".join(map(str, values))
 
 
+def counted(count: int, noun: str) -> str:
+    """The number and the noun, such as `1 run` and `2 runs`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def headline(found: Found) -> str:
+    """How many runs there are, in how many groups, with which seeds."""
+    seeds = sorted({seed for one in found["groups"] for seed in one["seeds"]})
+    many = f"{counted(len(found['runs']), 'run')} in {counted(len(found['groups']), 'group')}"
+    return f"{many}, seed{'' if len(seeds) == 1 else 's'} {listed(seeds)}"
+
+
 def rows_of_runs(found: Found) -> str:
     """A line a run, as CSV."""
     keys = [*dict.fromkeys(key for run in found["runs"] for key in run["settings"])]
@@ -185,12 +197,10 @@ def rows_of_runs(found: Found) -> str:
 
 def markdown(found: Found, command: str, figures: Sequence[str]) -> str:
     """The whole report, to be read on its own."""
-    seeds = sorted({seed for one in found["groups"] for seed in one["seeds"]})
     lines = [
         "# Report",
         "",
-        f"{len(found['runs'])} runs in {len(found['groups'])} groups, seeds {listed(seeds)}; "
-        f"{len(found['left_out'])} left out.",
+        f"{headline(found)}; {len(found['left_out'])} left out.",
     ]
     lines += [f"Made by `{command}`."] if command else []
     for grid in grids(found, ends=True):

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedlit.reports.tables import grids, listed
+from fedlit.reports.tables import Grid, grids, headline
 
 MOST_TOLD = 10
 """Runs that are left out, each with a line; report.md has all."""
@@ -25,17 +25,9 @@ def show(found: Mapping[str, Any], out: Path | None, console: Console) -> None:
     def say(text: str) -> None:
         console.print(Text(text), soft_wrap=False)
 
-    seeds = sorted({seed for one in found["groups"] for seed in one["seeds"]})
-    say(f"{len(found['runs'])} runs in {len(found['groups'])} groups, seeds {listed(seeds)}")
+    say(headline(found))
     for grid in grids(found, ends=False):
-        table = Table(title=Text(grid.title, style="bold"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        longest = max(len(part) for row in grid.rows for part in row[0].split() or [""])
-        for at, name in enumerate(grid.columns):
-            width = None if at else min(longest, MOST_WIDE)
-            table.add_column(Text(name), justify="right" if at else "left", overflow="fold", min_width=width)
-        for row in grid.rows:
-            table.add_row(*map(Text, row))
-        console.print(table)
+        console.print(_table(grid, console.width))
         for note in grid.notes:
             say(note)
         say("")
@@ -49,3 +41,18 @@ def show(found: Mapping[str, Any], out: Path | None, console: Console) -> None:
         f"{out}: report.md, report.csv, report.json, figures" if out else "nothing was written: --out FOLDER does that"
     )
     console.print(Text(where), soft_wrap=True)
+
+
+def _table(grid: Grid, width: int) -> Table:
+    """The table no wider than that. The groups' names are folded first, as far as their longest word or MOST_WIDE columns; were
+    that left to rich, it would take them for narrower than they are, and cut the last column off."""
+    table = Table(title=Text(grid.title, style="bold"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    names, *others = zip(grid.columns, *grid.rows, strict=True)
+    least = min(max(len(word) for name in names for word in name.split() or [""]), MOST_WIDE)
+    room = width - 3 - sum(max(map(len, cells)) + 2 for cells in others)  # less edges, padding and separators
+    table.add_column(Text(names[0]), overflow="fold", width=max(least, min(room, max(map(len, names)))))
+    for name in grid.columns[1:]:
+        table.add_column(Text(name), justify="right", overflow="fold")
+    for row in grid.rows:
+        table.add_row(*map(Text, row))
+    return table
