@@ -77,7 +77,7 @@ class Faults:
     Args:
         on_error: `drop` leaves the client out, `retry` runs it again with the same seeds first, `fail` ends the run.
         retries: how often, >= 1.
-        max_lost_rounds: so many lost rounds in a row end the run, >= 1.
+        max_lost_rounds: so many lost rounds in a row end the run, >= 1; gone on with, it bears as many again.
         max_norm: Euclidean norm above which an update is not taken, > 0; None for any.
         plans: faults of clients.
     """
@@ -100,6 +100,11 @@ class Faults:
         """Raises LostRounds if so many rounds in a row were lost that the run is to end."""
         if lost >= self.max_lost_rounds:
             raise LostRounds(f"{lost} rounds in a row were lost, and faults.max_lost_rounds={self.max_lost_rounds}")
+
+    def counted(self, lost: int) -> int:
+        """Of the rounds lost in a row, those that count in a run that is gone on with: an end by `max_lost_rounds` begins the
+        count anew."""
+        return lost % self.max_lost_rounds
 
     def striking(self, seed: int, round: int, client: int) -> list[tuple[Fault, np.random.Generator]]:
         """The faults that strike a client in a round, counted from 0, each with a generator for what it does."""

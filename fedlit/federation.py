@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from fedlit import wire
@@ -14,6 +14,7 @@ from fedlit.data import Data, Uniform
 from fedlit.data.holdings import Holdings
 from fedlit.data.population import Population
 from fedlit.data.samples import Loading
+from fedlit.digests import fingerprint
 from fedlit.evaluation import Evaluations, combined
 from fedlit.executors import Inline
 from fedlit.faults import Faults
@@ -28,7 +29,6 @@ from fedlit.schedule import Schedule
 from fedlit.store import ClientStore
 from fedlit.streams import Purpose, seeded, stream
 from fedlit.tally import Tally, chunks
-from fedlit.tensors import Tensors
 from fedlit.worker import ClientWorker
 
 
@@ -149,9 +149,18 @@ class Federation:
 
         Raises:
             LostRounds: when too many rounds in a row were lost.
+            Mistake: if another process is at the commits.
+            Mistakes: if the commits are of another experiment.
         """
-        saved = saved or self.commits.load() or Saved(self.algorithm.init(self.initial), ClientStore())
-        state, store, last, lost = saved.state, saved.store, saved.last, saved.lost
+        with self.commits.open(fingerprint(self)):
+            begin = Saved(self.algorithm.init(self.initial), ClientStore())
+            yield from self._rounds(saved or self.commits.load() or begin)
+            self.commits.finish()
+
+    def _rounds(self, saved: Saved) -> Iterator[Round]:
+        """The rounds that are left."""
+        state, store, last = saved.state, saved.store, saved.last
+        lost = self.worker.faults.counted(saved.lost)
         with self.executor.open(self.worker, self.schedule.rounds - state.round) as execute:  # for the whole run
             while state.round < self.schedule.rounds and not self.monitor.reached(last, self.schedule.stop_at):
                 self.worker.faults.bear(lost)
@@ -223,10 +232,6 @@ class Federation:
             {**train, **more, **rest},
             tuple(tally.failures),
             why,
-            wire.sha256({**_under("shared", state.shared), **_under("private", state.private)}),
+            wire.sha256(wire.whole(state)),
             self.algorithm.model(state.shared),
         )
-
-
-def _under(part: str, tree: Mapping[str, Model | Tensors]) -> dict[str, Model | Tensors]:
-    return {f"{part}/{name}": value for name, value in tree.items()}

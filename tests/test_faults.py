@@ -131,3 +131,7 @@ def test_so_many_lost_rounds_in_a_row_are_borne():
     Faults(max_lost_rounds=2).bear(1)
     with pytest.raises(LostRounds, match=r"2 rounds in a row were lost, and faults\.max_lost_rounds=2"):
         Faults(max_lost_rounds=2).bear(2)
+
+
+def test_an_end_by_lost_rounds_begins_the_count_anew():
+    assert [Faults(max_lost_rounds=3).counted(lost) for lost in (0, 2, 3, 5, 6)] == [0, 2, 0, 2, 0]
