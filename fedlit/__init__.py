@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedlit.algorithms import FedAvg as FedAvg
+    from fedlit.checkpoint import Checkpoints as Checkpoints
+    from fedlit.checkpoint import Keeping as Keeping
     from fedlit.data import Data as Data
     from fedlit.data import Dirichlet as Dirichlet
     from fedlit.data import Iid as Iid
@@ -35,6 +37,7 @@ STARTED = time.time()
 
 _PLACES = {
     "algorithms": ("FedAvg",),
+    "checkpoint": ("Checkpoints", "Keeping"),
     "data": ("Data", "Dirichlet", "Iid", "Natural", "TensorSamples"),
     "data.own": ("as_data",),
     "data.samples": ("Loading",),

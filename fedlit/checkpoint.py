@@ -14,18 +14,23 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from fedlit import wire
 from fedlit.commits import (
     FOLDER,
+    JOURNAL,
     MANIFEST,
     MEMORIES,
     ROUND,
     STATE,
+    Keeping,
     Saved,
     committed,
     manifest_of,
@@ -33,57 +38,73 @@ from fedlit.commits import (
     numbered,
     place,
     read,
+    recorded,
+    refuse_other,
     segment,
     since_of,
 )
-from fedlit.disk import Disk, LocalDisk, replace_file
+from fedlit.disk import Disk, LocalDisk, replace_file, sync_above
 from fedlit.jsonl import json_line
 from fedlit.messages import State
-from fedlit.mistakes import Mistake, refuse, whole
+from fedlit.mistakes import Mistake
 from fedlit.record import Round
 from fedlit.store import ClientStore
 
 log = logging.getLogger("fedlit")
 
-JOURNAL = "rounds.jsonl"
 BAD = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)
 """What reading a commit raises that is not what it was, whatever stands there instead."""
 
 
-@dataclass(frozen=True)
-class Keeping:
-    """Which commits are kept.
-
-    Args:
-        keep: so many of the newest, >= 1.
-        every: and each of a round that this divides, >= 1; None for none.
-    """
-
-    keep: int = 2
-    every: int | None = None
-
-    def __post_init__(self) -> None:
-        refuse(whole("keep", self.keep), whole("every", 1 if self.every is None else self.every))
-
-    def kept(self, rounds: list[int]) -> set[int]:
-        """Those of the rounds, ascending, whose commits are kept."""
-        return {*rounds[-self.keep :], *(r for r in rounds if self.every is not None and r % self.every == 0)}
-
-
 @dataclass
 class Checkpoints:
-    """Commits in a run's folder, which is there.
+    """Commits in a run's folder.
 
     Args:
-        folder: of the run.
+        folder: of the run; made when it is first opened.
         keeping: which are kept.
         disk: where they are written.
     """
 
-    folder: Path
+    folder: Path | str
     keeping: Keeping = field(default_factory=Keeping)
     disk: Disk = field(default_factory=LocalDisk)
     _digests: dict[int, dict[str, Any]] = field(default_factory=dict, init=False)
+    _experiment: Mapping[str, Any] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self._here = Path(self.folder)
+        self._lock = FileLock(self._here / "lock", timeout=0)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Makes the folder, and keeps other processes from it in the block, in which it may be held again.
+
+        Raises:
+            Mistake: if another process has it.
+        """
+        self._here.mkdir(parents=True, exist_ok=True)
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            remedy = "wait for its end, or take another folder"
+            raise Mistake("folder", self._here, "is another process's at the moment", remedy) from error
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    @contextmanager
+    def open(self, experiment: Mapping[str, Any]) -> Iterator[None]:
+        """In the block the folder is held, and its rounds have to be those of an experiment.
+
+        Raises:
+            Mistake: if another process has the folder.
+        """
+        with self.held():
+            sync_above(self._here, self.disk)
+            self._experiment = experiment
+            yield
 
     def commit(self, state: State, store: ClientStore, record: Round) -> None:
         """Keeps a round. When this returns it survives a crash and a loss of power; when it raises the round before does.
@@ -91,12 +112,13 @@ class Checkpoints:
         Raises:
             OSError: as the disk does.
         """
-        above, journal, disk = self.folder / FOLDER, self.folder / JOURNAL, self.disk
+        above, journal, disk = self._here / FOLDER, self._here / JOURNAL, self.disk
         if not above.is_dir():
             disk.mkdir(above)
-            disk.sync(self.folder)
+            disk.sync(self._here)
         line, begun = json_line(record.record()) + "\n", journal.exists()
         note = {"round": state.round, "offset": journal.stat().st_size if begun else 0, "line": line}
+        note["experiment"] = dict(self._experiment)
         files = {STATE: wire.freeze({**wire.freeze_state(state), **since_of(store)}), ROUND: json.dumps(note).encode()}
         if changed := store.of_round(state.round):
             files[MEMORIES] = wire.freeze(wire.freeze_memories(changed))
@@ -104,12 +126,12 @@ class Checkpoints:
         self._digests = {r: self._digest(r) for r in older}
         own = {name: measured(content) for name, content in files.items()}
         files[MANIFEST] = manifest_of(own, self._digests)
-        self._write(files, place(self.folder, state.round))
+        self._write(files, place(self._here, state.round))
         self._digests |= {state.round: own[MEMORIES]} if changed else {}
         disk.append(journal, line.encode())
         disk.sync(journal)
         if not begun:
-            disk.sync(self.folder)
+            disk.sync(self._here)
         self._prune()
 
     def load(self) -> Saved | None:
@@ -118,28 +140,40 @@ class Checkpoints:
 
         Raises:
             Mistake: if there are rounds, but none that holds.
+            Mistakes: if they are of another experiment than the folder was opened for.
             OSError: if the disk takes no repair.
         """
-        for left in sorted((self.folder / FOLDER).glob(".*")):  # of a commit or a removal that a crash cut short
+        saved, journal, bad = self._newest(self._experiment)
+        for left in sorted((self._here / FOLDER).glob(".*")):  # of a commit or a removal that a crash cut short
             self.disk.remove(left)
+        if saved is not None:
+            after, memories = "is of a round after the last that holds", numbered(self._here, "memories")
+            self._set_aside([*bad, *((path, after) for r, path in memories.items() if r > saved.state.round)])
+            if not (self._here / JOURNAL).exists() or (self._here / JOURNAL).read_bytes() != journal:
+                replace_file(self._here / JOURNAL, journal, self.disk)
+        return saved
+
+    def peek(self, experiment: Mapping[str, Any]) -> Saved | None:
+        """What `load` would give for an experiment; nothing is changed in the folder. Raises as `load` does."""
+        return self._newest(experiment)[0]
+
+    def _newest(self, experiment: Mapping[str, Any]) -> tuple[Saved | None, bytes, list[tuple[Path, str]]]:
+        """The newest round whose manifest holds, what rounds.jsonl was then, and the newer commits with what is wrong."""
         bad: list[tuple[Path, str]] = []
-        for round in reversed(committed(self.folder)):
+        for round in reversed(committed(self._here)):
             try:
-                state, store, note = read(self.folder, round)
-                journal, records = self._recorded(note)
+                state, store, note = read(self._here, round)
+                journal, records = recorded(self._here / JOURNAL, note)
+                before = dict(note["experiment"])
             except BAD as error:
-                bad.append((place(self.folder, round), " ".join(str(error).split())))
+                bad.append((place(self._here, round), " ".join(str(error).split())))
                 continue
-            after = "is of a round after the last that holds"
-            bad += [(path, after) for number, path in numbered(self.folder, "memories").items() if number > round]
-            self._set_aside(bad)
-            if not (self.folder / JOURNAL).exists() or (self.folder / JOURNAL).read_bytes() != journal:
-                replace_file(self.folder / JOURNAL, journal, self.disk)
-            return Saved(state, store, records)
+            refuse_other(before, experiment, self._here)
+            return Saved(state, store, records), journal, bad
         if bad:
             what = "; ".join(f"{path.name}: {why}" for path, why in bad)
-            raise Mistake("resume", self.folder, f"has no round that holds: {what}", "begin anew in another folder")
-        return None
+            raise Mistake("resume", self._here, f"has no round that holds: {what}", "begin anew in another folder")
+        return None, b"", bad
 
     def finish(self) -> None:
         """Keeps, of a run that has come to its end, the last round and those of `every`."""
@@ -148,7 +182,7 @@ class Checkpoints:
     def _digest(self, round: int) -> dict[str, Any]:
         """Size and SHA-256 of the memories that changed in a round; they are read once."""
         if round not in self._digests:
-            self._digests[round] = measured(segment(self.folder, round).read_bytes())
+            self._digests[round] = measured(segment(self._here, round).read_bytes())
         return self._digests[round]
 
     def _write(self, files: Mapping[str, bytes], place: Path) -> None:
@@ -162,18 +196,6 @@ class Checkpoints:
         disk.rename(partial, place)
         disk.sync(place.parent)
 
-    def _recorded(self, note: Mapping[str, Any]) -> tuple[bytes, tuple[Mapping[str, Any], ...]]:
-        """What rounds.jsonl was when a commit's round had been recorded, and its records. Raises ValueError if it is lost."""
-        journal = self.folder / JOURNAL
-        before = journal.read_bytes()[: note["offset"]] if journal.exists() else b""
-        if len(before) < note["offset"]:
-            raise ValueError(f"{JOURNAL} is shorter than when the round was recorded")
-        whole = before + note["line"].encode()
-        records = tuple(json.loads(record) for record in whole.splitlines())
-        if [record["round"] for record in records] != [*range(1, note["round"] + 1)]:
-            raise ValueError(f"{JOURNAL} does not have the rounds before, each once")
-        return whole, records
-
     def _set_aside(self, bad: Sequence[tuple[Path, str]]) -> None:
         for path, why in bad:
             log.warning("%s does not hold and is set aside: %s", path, why)
@@ -181,23 +203,23 @@ class Checkpoints:
 
     def _prune(self, keep: int | None = None) -> None:
         """Removes the commits that are not kept; their memories stay while a kept one refers to them."""
-        rounds, needed = committed(self.folder), set()
+        rounds, needed = committed(self._here), set()
         kept = replace(self.keeping, keep=keep or self.keeping.keep).kept(rounds)
         for round in sorted(kept):
-            path = place(self.folder, round)
+            path = place(self._here, round)
             try:
                 needed |= {int(r) for r in json.loads((path / MANIFEST).read_bytes())["memories"]}
             except BAD as error:  # an old one that was spoilt: what newer ones need of it stays
                 log.warning("%s does not hold and is not kept: %s", path, error)
                 kept.remove(round)
-        for round, path in sorted(numbered(self.folder, "memories").items()):
+        for round, path in sorted(numbered(self._here, "memories").items()):
             self._shrink(path, round in needed)
         for round in rounds:
             if round not in kept:
-                path = place(self.folder, round)
+                path = place(self._here, round)
                 if round in needed:
                     self.disk.rename(path, path.with_name(path.name.replace("round", "memories")))
-                self._shrink(segment(self.folder, round).parent, round in needed)
+                self._shrink(segment(self._here, round).parent, round in needed)
 
     def _shrink(self, path: Path, needed: bool) -> None:
         """Leaves a folder's memories alone, or nothing of it."""

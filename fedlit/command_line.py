@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -101,6 +102,13 @@ def check(arguments: Sequence[str]) -> tuple[list[Mistake], DictConfig | None]:
         mistakes += [problem for override in ours for problem in problems.get(id(override), [])]
         several = typed.multirun or swept or not mistakes
         return mistakes, None if several else _composed(primary, right, mistakes)
+
+
+def flags(settings: Any) -> list[str]:
+    """What was typed that is no override and without which a configuration cannot be composed, from Hydra's own part of it."""
+    folders = [source.path for source in settings.runtime.config_sources if source.provider == "command-line"]
+    name = settings.job.config_name.removesuffix(".yaml")
+    return [*(f"--config-dir={folder}" for folder in folders), *([] if name == PRIMARY else [f"--config-name={name}"])]
 
 
 def _folder_problems(path: str | None, folder: str | None) -> list[Mistake]:

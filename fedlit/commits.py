@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,12 +15,33 @@ import torch
 
 from fedlit import wire
 from fedlit.messages import State
+from fedlit.mistakes import Mistake, Mistakes, refuse, whole
 from fedlit.record import Round
 from fedlit.store import ClientStore
 
-SCHEMA = 1
-FOLDER = "checkpoints"
+SCHEMA = 2
+FOLDER, JOURNAL = "checkpoints", "rounds.jsonl"
 STATE, MEMORIES, ROUND, MANIFEST = "state.safetensors", "memories.safetensors", "round.json", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Which commits are kept.
+
+    Args:
+        keep: so many of the newest, >= 1.
+        every: and each of a round that this divides, >= 1; None for none.
+    """
+
+    keep: int = 2
+    every: int | None = None
+
+    def __post_init__(self) -> None:
+        refuse(whole("keep", self.keep), whole("every", 1 if self.every is None else self.every))
+
+    def kept(self, rounds: list[int]) -> set[int]:
+        """Those of the rounds, ascending, whose commits are kept."""
+        return {*rounds[-self.keep :], *(r for r in rounds if self.every is not None and r % self.every == 0)}
 
 
 @dataclass(frozen=True)
@@ -51,6 +73,14 @@ class Saved:
 class Commits(Protocol):
     """Keeps a run's rounds."""
 
+    def open(self, experiment: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """In the block the rounds are those of an experiment, and no other process's.
+
+        Args:
+            experiment: what makes it, as plain values by name: see `digests.fingerprint`.
+        """
+        ...
+
     def load(self) -> Saved | None:
         """The newest round that is whole; None if there is none."""
         ...
@@ -66,6 +96,10 @@ class Commits(Protocol):
 
 class Nowhere:
     """Keeps nothing: for a federation in a script of one's own."""
+
+    def open(self, experiment: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """Does nothing."""
+        return nullcontext()
 
     def load(self) -> Saved | None:
         """None."""
@@ -124,6 +158,30 @@ def read(folder: Path, round: int) -> tuple[State, ClientStore, dict[str, Any]]:
     memories = {r: wire.thaw_memories(wire.thaw(content)) for r, content in segments.items()}
     store = ClientStore({client: memories[r][client] for client, r in since.items()}, since)
     return wire.thaw_state(flat, round), store, note
+
+
+def recorded(journal: Path, note: Mapping[str, Any]) -> tuple[bytes, tuple[Mapping[str, Any], ...]]:
+    """What rounds.jsonl was when a commit's round had been recorded, and its records. Raises ValueError if it is lost."""
+    before = journal.read_bytes()[: note["offset"]] if journal.exists() else b""
+    if len(before) < note["offset"]:
+        raise ValueError(f"{JOURNAL} is shorter than when the round was recorded")
+    whole = before + note["line"].encode()
+    records = tuple(json.loads(record) for record in whole.splitlines())
+    if [record["round"] for record in records] != [*range(1, note["round"] + 1)]:
+        raise ValueError(f"{JOURNAL} does not have the rounds before, each once")
+    return whole, records
+
+
+def refuse_other(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    """Raises Mistakes with every value of an experiment that is not what it was in a folder's commits; a value that one of
+    the two does not have is not compared."""
+    found = [
+        Mistake(key, value, f"was {before[key]} in the rounds that {folder} has", "take that, or another folder")
+        for key, value in now.items()
+        if key in before and before[key] != value
+    ]
+    if found:
+        raise Mistakes(found)
 
 
 def _checked(path: Path, wanted: Mapping[str, Any]) -> bytes:

@@ -61,6 +61,14 @@ class LocalDisk:
             path.unlink(missing_ok=True)
 
 
+def sync_above(folder: Path, disk: Disk) -> None:
+    """Waits until the names of a folder and of those above it are on the disk, as far up as this user may make any."""
+    for above in folder.absolute().parents:
+        if not os.access(above, os.R_OK | os.W_OK):
+            return
+        disk.sync(above)
+
+
 def replace_file(path: Path, content: bytes, disk: Disk | None = None) -> None:
     """Writes a file that is there as a whole or as it was, whatever happens."""
     disk, partial = disk or LocalDisk(), path.with_name(path.name + ".tmp")

@@ -98,7 +98,7 @@ class Faults:
     Args:
         on_error: `drop` leaves the client out, `retry` runs it again with the same seeds first, `fail` ends the run.
         retries: how often, >= 1.
-        max_lost_rounds: so many lost rounds in a row end the run, >= 1.
+        max_lost_rounds: so many lost rounds in a row end the run, >= 1; gone on with, it bears as many again.
         max_norm: Euclidean norm above which an update is not taken, > 0; None for any.
         plans: faults of clients.
         names: what the plans are called in the configuration; empty for their numbers.
@@ -130,10 +130,26 @@ class Faults:
         if lost >= self.max_lost_rounds:
             raise LostRounds(f"{lost} rounds in a row were lost, and faults.max_lost_rounds={self.max_lost_rounds}")
 
+    def counted(self, lost: int) -> int:
+        """Of the rounds lost in a row, those that count in a run that is gone on with: an end by `max_lost_rounds` begins the
+        count anew."""
+        return lost % self.max_lost_rounds
+
     def striking(self, seed: int, round: int, client: int) -> list[tuple[Fault, np.random.Generator]]:
         """The faults that strike a client in a round, counted from 0, each with a generator for what it does."""
         drawn = [(plan, stream(seed, Purpose.FAULTS, round, client, number)) for number, plan in enumerate(self.plans)]
         return [(plan.fault, generator) for plan, generator in drawn if plan.strikes(round, client, generator)]
+
+
+class _Silent:
+    """What a fault does where it does not strike: nothing."""
+
+    def before(self, attempt: int | None) -> None:
+        """Lets the client train."""
+
+    def after(self, update: Update, generator: np.random.Generator) -> Update:
+        """Lets the update through."""
+        return update
 
 
 @dataclass(frozen=True)
@@ -160,7 +176,7 @@ class Drop:
 
 
 @dataclass(frozen=True)
-class Corrupt:
+class Corrupt(_Silent):
     """A client that sends rubbish.
 
     Args:
@@ -173,32 +189,27 @@ class Corrupt:
     def __post_init__(self) -> None:
         refuse(one_of("how", self.how, RUBBISH))
 
-    def before(self, attempt: int | None) -> None:
-        """Does nothing."""
-
     def after(self, update: Update, generator: np.random.Generator) -> Update:
         """One tensor of the update is not what it was."""
         tensors = [(group, name) for group, named in update.send.items() for name in named if is_real(named[name])]
+        if not tensors:  # of an algorithm that sends nothing
+            return update
         group, name = tensors[int(generator.integers(len(tensors)))]
         spoilt = RUBBISH[self.how](update.send[group][name].clone(), generator)
         return replace(update, send={**update.send, group: {**update.send[group], name: spoilt}})
 
 
 @dataclass(frozen=True)
-class Raise:
+class Raise(_Silent):
     """A client whose training raises RuntimeError."""
 
     def before(self, attempt: int | None) -> None:
         """Raises RuntimeError."""
         raise RuntimeError("raised as planned")
 
-    def after(self, update: Update, generator: np.random.Generator) -> Update:
-        """Does nothing."""
-        return update
-
 
 @dataclass(frozen=True)
-class Hang:
+class Hang(_Silent):
     """A worker process that hangs with a client, the first time; without worker processes nothing happens.
 
     Args:
@@ -221,13 +232,9 @@ class Hang:
         if attempt == 0:
             time.sleep(self.seconds)
 
-    def after(self, update: Update, generator: np.random.Generator) -> Update:
-        """Does nothing."""
-        return update
-
 
 @dataclass(frozen=True)
-class CrashWorker:
+class CrashWorker(_Silent):
     """A worker process that is killed with a client, the first time; without worker processes nothing happens."""
 
     def check(self, facts: Facts) -> Iterator[Mistake]:
@@ -238,10 +245,6 @@ class CrashWorker:
         """Kills this process."""
         if attempt == 0:
             os.kill(os.getpid(), signal.SIGKILL)
-
-    def after(self, update: Update, generator: np.random.Generator) -> Update:
-        """Does nothing."""
-        return update
 
 
 def _without_workers(fault: Fault, facts: Facts) -> Iterator[Mistake]:

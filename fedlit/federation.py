@@ -15,6 +15,7 @@ from fedlit.data import Data, Uniform
 from fedlit.data.holdings import Holdings
 from fedlit.data.population import Population
 from fedlit.data.samples import Loading
+from fedlit.digests import fingerprint
 from fedlit.evaluation import Evaluations, combined
 from fedlit.executors import Inline
 from fedlit.faults import Faults
@@ -152,9 +153,18 @@ class Federation:
         Raises:
             LostRounds: when too many rounds in a row were lost, also if the last is one of them.
             LostWorkers: when worker processes are lost so often that there is no result.
+            Mistake: if another process is at the commits.
+            Mistakes: if the commits are of another experiment.
         """
-        saved = saved or self.commits.load() or Saved(self.algorithm.init(self.initial), ClientStore())
-        state, store, last, lost = saved.state, saved.store, saved.last, saved.lost
+        with self.commits.open(fingerprint(self)):
+            begin = Saved(self.algorithm.init(self.initial), ClientStore())
+            yield from self._rounds(saved or self.commits.load() or begin)
+            self.commits.finish()
+
+    def _rounds(self, saved: Saved) -> Iterator[Round]:
+        """The rounds that are left."""
+        state, store, last = saved.state, saved.store, saved.last
+        lost = self.worker.faults.counted(saved.lost)
         with self.executor.open(self.worker, self.schedule.rounds - state.round) as execute:  # for the whole run
             while state.round < self.schedule.rounds and not self.monitor.reached(last, self.schedule.stop_at):
                 self.worker.faults.bear(lost)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shlex
+import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from fedlit.disk import replace_file
 from fedlit.keys import flat
 from fedlit.mistakes import Mistake, Mistakes
 
-JOB, FAILURE, INDEX, SUMMARY = "job.json", "failure.json", "index.json", "summary.json"
+JOB, FAILURE, INDEX, SUMMARY, COMMAND = "job.json", "failure.json", "index.json", "summary.json", "command.json"
 CALL, CORES = "FEDLIT_CALL", "FEDLIT_CORES"
 NOT_COUNTED = ("sweep", "resume", "check", "traceback")
 """Keys that do not make another job of it."""
@@ -91,6 +93,17 @@ def begun(folder: Path, config: Mapping[str, Any]) -> bool:
 def finished(folder: Path) -> Mapping[str, Any] | None:
     """The summary of a run that came to its end."""
     return json.loads((folder / SUMMARY).read_bytes()) if (folder / SUMMARY).is_file() else None
+
+
+def remove_untrained(folder: Path) -> None:
+    """Removes what Hydra made for a run that never began, and only that; what another process is at stays."""
+    with suppress(Timeout), FileLock(folder / "lock", timeout=0):
+        if {path.name for path in folder.iterdir()} <= {".hydra", "train.log", "lock"}:
+            for handler in logging.getLogger().handlers[:]:
+                if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).is_relative_to(folder):
+                    logging.getLogger().removeHandler(handler)
+                    handler.close()
+            shutil.rmtree(folder)
 
 
 def objective(summary: Mapping[str, Any]) -> float | None:
@@ -162,7 +175,7 @@ class Outcome:
         """What to type to run the job alone, in its folder."""
         folder = self.folder if re.fullmatch(r"[\w./-]+", str(self.folder)) else quoted(self.folder)
         words = [*flags, *self.overrides, f"hydra.run.dir={folder}"]
-        if (self.folder / "command.json").is_file():
+        if (self.folder / COMMAND).is_file():
             words = [*flags, f"resume={self.folder}"]
         return f"python -m fedlit.train {shlex.join(words)}"
 

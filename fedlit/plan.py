@@ -22,13 +22,14 @@ FILES = "config.yaml, rounds.jsonl, summary.json, partition.json, checkpoints an
 
 
 def plan(run: Run) -> dict[str, Any]:
-    """The run in figures. Trains some batches of a client of median size to measure the time of one, and lets them go.
+    """The run in figures, or what is left of it. Trains some batches of a client of median size to measure the time of one,
+    and lets them go.
 
     Returns:
-        `clients`, `samples_per_client` (quantiles), `cohort`, `rounds`, `steps_per_client` (quantiles), `steps` (expected in
-        all), `parameters`, `buffers`, `federated`, `stay`, `up_bytes_per_round`, `down_bytes_per_round`, `bytes`,
-        `memory_bytes` (of the server's sums and states), `memories` (of clients, a `Room`), `batch_s`, `fit_s` (beyond its
-        batches), `evaluation_s`, `seconds` (expected in all).
+        `clients`, `samples_per_client` (quantiles), `cohort`, `rounds`, `done` (rounds), `steps_per_client` (quantiles),
+        `parameters`, `buffers`, `federated`, `stay`, `up_bytes_per_round`, `down_bytes_per_round`, `memory_bytes` (of the
+        server's sums and states), `memories` (of clients, a `Room`), `batch_s`, `fit_s` (beyond its batches),
+        `evaluation_s`; of the rounds that are left, as expected: `steps`, `bytes`, `seconds`.
     """
     federation, population = run.federation, run.federation.population
     schedule, worker, sizes = federation.schedule, federation.worker, run.federation.population.sizes
@@ -41,14 +42,16 @@ def plan(run: Run) -> dict[str, Any]:
     up, down = (8 + 4 * vector.size) * cohort, wire.length(state.shared) * sampled
     own = federation.evaluations.jobs(0, (), len(population) if worker.holdings.own_test else 0, range(sampled), 0)
     evaluation_s = _evaluation_seconds(run) if federation.splits else 0.0
-    rounds, evaluated = schedule.rounds, math.ceil(schedule.rounds / schedule.eval_every)
+    done = len(run.done)
+    rounds, evaluated = max(0, schedule.rounds - done), sum(map(schedule.evaluates, range(done, schedule.rounds)))
     expected = float(per_client.mean()) * cohort * rounds
     sent = {name for _, name, _ in vector.entries}
     return {
         "clients": len(population),
         "samples_per_client": _quantiles(sizes),
         "cohort": cohort,
-        "rounds": rounds,
+        "rounds": schedule.rounds,
+        "done": done,
         "steps_per_client": _quantiles(per_client),
         "steps": expected,
         "parameters": sum(t.numel() for t in model.parameters.values()),
@@ -105,18 +108,22 @@ def plan_table(run: Run, figures: dict[str, Any]) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     stay = ", ".join(figures["stay"][:4]) + (", ..." if len(figures["stay"]) > 4 else "")
+    done = figures["done"]
+    told = f", {done:,} done, {max(0, figures['rounds'] - done):,} left" if done else ""
     rows = {
-        "clients": f"{figures['clients']:,}, {figures['cohort']:,} in a round, {figures['rounds']:,} rounds",
+        "clients": f"{figures['clients']:,}, {figures['cohort']:,} in a round, {figures['rounds']:,} rounds{told}",
         "samples a client": _line(figures["samples_per_client"]),
-        "steps a client": f"{_line(figures['steps_per_client'])}; about {figures['steps']:,.0f} in all",
+        "steps a client": f"{_line(figures['steps_per_client'])}; about {figures['steps']:,.0f} {'left' if done else 'in all'}",
         "model": f"{figures['parameters']:,} parameters, {figures['buffers']:,} numbers in buffers",
         "federated": f"{figures['federated']:,} numbers" + (f"; not sent: {stay}" if stay else ""),
         "bytes a round": f"{size(figures['down_bytes_per_round'])} down, {size(figures['up_bytes_per_round'])} up",
-        "bytes in all": size(figures["bytes"]),
+        "bytes left" if done else "bytes in all": size(figures["bytes"]),
         "server's memory": f"{size(figures['memory_bytes'])} for states and sums",
         "clients' memories": memories_line(figures["memories"]),
         "one batch": f"{figures['batch_s'] * 1000:.1f} ms; a fit {figures['fit_s'] * 1000:.1f} ms more",
-        "the whole run": f"about {duration(figures['seconds'])}, evaluations of {figures['evaluation_s']:.1f} s included",
+        "what is left"
+        if done
+        else "the whole run": f"about {duration(figures['seconds'])}, evaluations of {figures['evaluation_s']:.1f} s included",
         "will write": f"{FILES} into {run.folder}",
     }
     for name, text in rows.items():

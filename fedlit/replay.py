@@ -7,6 +7,7 @@ import os
 import pdb
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,12 @@ from rich.console import Console
 from rich.table import Table
 
 from fedlit.build import build
-from fedlit.checkpoint import JOURNAL
-from fedlit.commits import Saved, committed, read
+from fedlit.commits import JOURNAL, Saved, committed, read
 from fedlit.evaluate import configuration
 from fedlit.executors import Inline
 from fedlit.federation import Federation
 from fedlit.jsonl import json_lines
-from fedlit.messages import Fit, State, Update
+from fedlit.messages import Failure, Fit, State, Update
 from fedlit.mistakes import Mistake, Mistakes
 from fedlit.record import Round
 from fedlit.store import ClientStore
@@ -38,14 +38,18 @@ class Replayed:
     Args:
         start: the round after whose commit the way began; 0 for the initial weights.
         recomputed: rounds that were computed again, each found to have the digest that the run recorded.
-        update: what the client sends.
+        update: what the client sends; None of one that was not waited for, and did not train.
         fits: what its local fits came to.
+        steps: optimizer steps after which it was cut short; None if it was not.
+        left_out: why it was not waited for.
     """
 
     start: int
     recomputed: int
-    update: Update
-    fits: Sequence[Fit]
+    update: Update | None
+    fits: Sequence[Fit] = ()
+    steps: int | None = None
+    left_out: Failure | None = None
 
 
 @dataclass
@@ -53,6 +57,9 @@ class _Newest:
     """Keeps the newest round, in memory."""
 
     saved: Saved | None = None
+
+    def open(self, experiment: Mapping[str, Any]) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def load(self) -> Saved | None:
         return self.saved
@@ -66,7 +73,7 @@ class _Newest:
 def replay(
     run: Path, round: int, client: int, allow: Sequence[str] = (), *, whole: bool = False, debug: bool = False
 ) -> Replayed:
-    """Trains a client again as it was trained in a round.
+    """Trains a client again as it was trained in a round; one that was not waited for did not train, and does not now.
 
     Args:
         run: folder of a run, finished or not.
@@ -94,20 +101,35 @@ def replay(
     start = 0 if newest.saved is None else newest.saved.state.round
     rounds = max(federation.schedule.rounds, len(records))  # a run that was gone on with may be asked for fewer
     quiet = replace(federation.schedule, rounds=rounds, eval_every=10**9, stop_at=None)  # changes no state
-    federation = replace(federation, schedule=quiet, executor=Inline(_threads(config)), commits=newest)
+    borne = replace(
+        federation.worker.faults, max_lost_rounds=rounds + 1
+    )  # a run that they ended may have been gone on with
+    worker = replace(federation.worker, faults=borne)
+    federation = replace(federation, worker=worker, schedule=quiet, executor=Inline(_threads(config)), commits=newest)
     _recompute(federation, newest, records, round - 1)
     before = newest.saved or Saved(federation.algorithm.init(federation.initial), ClientStore())
-    worker, budgets = federation.worker, federation.call(round - 1, before.state).budgets
-    memory = before.store.read([client]).get(client, {})
-    local = worker.local(round - 1, client, memory, budgets.get(client))
+    call = federation.call(round - 1, before.state)
+    left_out = next((failure for failure in call.failures if failure.client == client), None)
+    update, fits = (None, ()) if left_out is not None else _trained(federation, before, round, client, debug)
+    if whole:
+        _recompute(federation, newest, records, round)
+    steps = call.budgets.get(client)
+    return Replayed(start, round - 1 - start + whole, update, fits, steps, left_out)
+
+
+def _trained(
+    federation: Federation, before: Saved, round: int, client: int, debug: bool
+) -> tuple[Update, Sequence[Fit]]:
+    """What a client sends, and its fits."""
+    worker, memory = federation.worker, before.store.read([client]).get(client, {})
+    budget = federation.call(round - 1, before.state).budgets.get(client)
+    local = worker.local(round - 1, client, memory, budget)
     with federation.executor.open(worker, 1):
         arguments = (local, before.state.shared, without_kept(memory))
         rule: Any = federation.algorithm.client
         update = pdb.runcall(rule, *arguments) if debug else rule(*arguments)
     assert isinstance(update, Update)
-    if whole:
-        _recompute(federation, newest, records, round)
-    return Replayed(start, round - 1 - start + whole, update, local.fits)
+    return update, local.fits
 
 
 def _records(run: Path) -> list[dict[str, Any]]:
@@ -176,10 +198,14 @@ def _table(run: Path, round: int, client: int, done: Replayed) -> Table:
     table.add_column(overflow="fold")
     began = f"the commit of round {done.start}" if done.start else "the initial weights"
     table.add_row("began at", f"{began}; {done.recomputed} rounds computed again, with the digests of the run")
-    table.add_row("then it was", outcome)
+    if done.steps is not None:
+        table.add_row("was cut short", f"after {done.steps} steps, for clock.deadline_s")
+    table.add_row("then it was" if done.update else "did not train", outcome)
     for fit in done.fits:
         logged = ", ".join(f"{name} {value:.6f}" for name, value in fit.metrics.items())
         table.add_row("a fit", f"{fit.examples} samples, {fit.steps} steps; {logged}")
+    if done.update is None:
+        return table
     table.add_row("weight", f"{done.update.weight:g}")
     for group, tensors in done.update.send.items():
         table.add_row(group, f"{sum(t.numel() for t in tensors.values()):,} numbers, norm {norm(tensors):.6g}")

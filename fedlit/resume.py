@@ -7,6 +7,8 @@ names has to be on the list of `trust`, or be typed again.
 from __future__ import annotations
 
 import json
+import os
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,11 +21,11 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 
 from fedlit.build import plain
-from fedlit.checkpoint import JOURNAL
 from fedlit.command_line import PRIMARY, check, loader, quoted, unquoted
+from fedlit.commits import JOURNAL, committed
+from fedlit.jobs import COMMAND
 from fedlit.keys import flat
 from fedlit.mistakes import Mistake, Mistakes
-from fedlit.running import COMMAND
 from fedlit.trust import VARIABLE, distrust
 
 MAY_CHANGE = (
@@ -54,28 +56,40 @@ def rewritten(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     if typed.multirun:
         raise Mistakes([Mistake("resume", asked[-1], "goes on with one run, and -m begins several", "leave out -m")])
-    flags = [argument for argument in arguments if argument not in typed.overrides]
+    kept = [argument for argument in arguments if argument not in typed.overrides]
     where = [Path(unquoted(text)) for text in overrides if _key(text) == "hydra.run.dir"]
-    name, both = typed.config_name or PRIMARY, overrides
+    name, before, both = typed.config_name or PRIMARY, [], overrides
     try:
         with loader(typed.config_dir):
             folder = _folder(asked[-1], where, name, overrides)
             if folder is None:
-                return [*flags, *overrides]  # nothing to go on with: it begins
-            both = _joined(_typed_before(folder), overrides)
+                return [*kept, *overrides]  # nothing to go on with: it begins
+            before, flags = _typed_before(folder)
+            _refuse_without(flags, typed.config_dir, typed.config_name)
+            both = _joined(before, overrides)
             _refuse_changes(folder, plain(compose(name, both)), overrides)
     except HydraException as error:
         why, remedy = str(error).splitlines()[0], "a --config-dir has to be typed again"
         rest = [Mistake("resume", asked[-1], f"cannot be composed as it was: {why}", remedy)]
-        raise Mistakes(check([*flags, *both])[0] or rest) from error
-    return [*flags, *both, f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}"]
+        old = {text for text in before if text in both}
+        found = check([*kept, *both])[0]
+        raise Mistakes([_of_before(m) if f"{m.key}={m.given}" in old else m for m in found] or rest) from error
+    return [*kept, *both, f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}"]
 
 
 def _folder(asked: str, where: Sequence[Path], name: str, overrides: Sequence[str]) -> Path | None:
-    """The run's folder; None if `auto` finds nothing to go on with."""
+    """The run's folder; None if `auto` finds nothing to go on with. Raises Mistakes if `auto` is to go on in a folder that has
+    another run."""
     if asked == "auto":
         config = plain(compose(name, [text for text in overrides if not _key(text).startswith("hydra")]))
-        return _newest(config, where[-1] if where else None)
+        if not where:
+            return _newest(config)
+        folder = where[-1].expanduser().absolute()
+        if not all((folder / file).is_file() for file in (COMMAND, "config.yaml")):
+            return None
+        if found := _changes(_config(folder), config):
+            raise Mistakes(found)
+        return folder
     folder = Path(asked).expanduser().absolute()
     if where and where[-1].absolute() != folder:
         why = f"is not {folder}, where the run is that is gone on with"
@@ -94,26 +108,47 @@ def _joined(before: Sequence[str], overrides: Sequence[str]) -> list[str]:
     return [text for text in before if stays(_key(text))] + [t for t in overrides if _key(t) != "hydra.run.dir"]
 
 
-def _typed_before(folder: Path) -> list[str]:
-    """What was typed for a run, but for what is Hydra's."""
+def _typed_before(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """The overrides that were typed for a run, but for what is Hydra's, and the flags."""
     for name in (COMMAND, "config.yaml"):
         if not (folder / name).is_file():
-            raise Mistakes([Mistake("resume", folder, f"has no {name}", "name the folder of a run, or auto")])
+            why, remedy = f"has no {name}", "name the folder of a run, or auto"
+            if folder.is_dir() and not committed(folder):
+                why, remedy = f"{why} and no round that was kept", f"{remedy}; or type the run's whole command again"
+            raise Mistakes([Mistake("resume", folder, why, remedy)])
     try:
-        overrides = json.loads((folder / COMMAND).read_bytes())["overrides"]
-        keys = {text: _key(text).split("/")[0].split(".")[0] for text in overrides}
-        if flags := [text for text in keys if text.startswith("-")]:
-            raise ValueError(f"{flags[0]} is no override")
+        command = json.loads((folder / COMMAND).read_bytes())
+        keys = {text: _key(text).split("/")[0].split(".")[0] for text in command["overrides"]}
+        if wrong := [text for text in keys if text.startswith("-")]:
+            raise ValueError(f"{wrong[0]} is no override")
+        flags = {flag.partition("=")[0]: flag.partition("=")[2] for flag in command.get("flags", ())}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Mistakes([Mistake("resume", folder, f"has a {COMMAND} that is not one of ours: {error}")]) from error
-    return [text for text, key in keys.items() if key not in ("hydra", "resume")]
+    return [text for text, key in keys.items() if key not in ("hydra", "resume")], flags
+
+
+def _refuse_without(flags: Mapping[str, str], folder: str | None, name: str | None) -> None:
+    """Raises Mistakes if a flag with which the run began is not typed. None is taken from the run's folder: it would say
+    whose configuration is read."""
+    typed = {"--config-dir": folder, "--config-name": name}
+    found = [
+        Mistake(flag, "", f"was {flags[flag]} when the run began, and is not typed now", f"add {flag}={flags[flag]}")
+        for flag, value in typed.items()
+        if flag in flags and value is None
+    ]
+    if found:
+        raise Mistakes(found)
+
+
+def _of_before(mistake: Mistake) -> Mistake:
+    """A mistake in what was typed when the run began, and was none then."""
+    remedy = "it was typed when the run began: the --config-dir that has it has to be typed again"
+    return Mistake(mistake.key, mistake.given, mistake.allowed, remedy)
 
 
 def _refuse_changes(folder: Path, new: Mapping[str, Any], typed: Sequence[str]) -> None:
     """Raises Mistakes with every value that is not the run's and may not change, and every name that is not trusted."""
     old = _config(folder)
-    if old is None:
-        raise Mistakes([Mistake("resume", folder, "has a config.yaml that is not one of ours")])
     found, rounds = _changes(old, new), new["schedule"]["rounds"]
     journal = folder / JOURNAL
     done = journal.read_bytes().count(b"\n") if journal.is_file() else 0
@@ -144,13 +179,13 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Mistake]:
     return found
 
 
-def _config(folder: Path) -> Mapping[str, Any] | None:
-    """A run's configuration; None if that is not what is in its config.yaml."""
-    try:
+def _config(folder: Path) -> Mapping[str, Any]:
+    """A run's configuration. Raises Mistakes if that is not what is in its config.yaml."""
+    with suppress(OSError, ValueError, yaml.YAMLError):
         config = yaml.safe_load((folder / "config.yaml").read_bytes())
-    except (OSError, ValueError, yaml.YAMLError):
-        return None
-    return config if isinstance(config, Mapping) else None
+        if isinstance(config, Mapping):
+            return config
+    raise Mistakes([Mistake("resume", folder, "has a config.yaml that is not one of ours")])
 
 
 def may_change(key: str) -> bool:
@@ -158,15 +193,18 @@ def may_change(key: str) -> bool:
     return key != "executor.threads" and any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE)
 
 
-def _newest(config: Mapping[str, Any], folder: Path | None) -> Path | None:
+def _newest(config: Mapping[str, Any]) -> Path | None:
     """The newest unfinished run of a configuration that no process is at; None if there is none."""
-    places = [folder / "config.yaml"] if folder else Path("outputs/runs").glob("*/*/config.yaml")
+    places = Path("outputs/runs").glob("*/*/config.yaml")
     for path in sorted(filter(Path.is_file, places), key=lambda path: path.stat().st_mtime, reverse=True):
-        old = _config(path.parent)
-        if (path.parent / "summary.json").exists() or old is None or _changes(old, config):
-            continue
-        with suppress(OSError), FileLock(path.parent / "lock", timeout=0):  # another process's, or not to be written
-            return path.parent.absolute()
+        with suppress(Mistakes):  # no run's
+            if (path.parent / "summary.json").exists() or _changes(_config(path.parent), config):
+                continue
+            with (
+                suppress(OSError),
+                FileLock(path.parent / "lock", timeout=0),
+            ):  # another process's, or not to be written
+                return path.parent.absolute()
     return None
 
 
@@ -183,3 +221,12 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tu
 def _key(text: str) -> str:
     """The key of an override, without what says how it is applied."""
     return text.partition("=")[0].lstrip("+~").partition("@")[0]
+
+
+def resume_command(folder: Path, config: Mapping[str, Any], flags: Sequence[str] = ()) -> str:
+    """What to type to go on with a run: with leave to import what is the user's own, and the flags of `command_line.flags`."""
+    own = {str(mistake.given).partition(".")[0] for mistake in distrust(config)}
+    own |= {*filter(None, os.environ.get(VARIABLE, "").split(","))}
+    allow = f"{VARIABLE}={','.join(sorted(own))} " if own else ""
+    words = shlex.join(["python", "-m", "fedlit.train", *flags])
+    return f"{allow}{words} resume={shlex.quote(str(folder))}"

@@ -1,13 +1,18 @@
-"""What clients' memories take, in RAM and on the disk: a bound, known before round 1."""
+"""What a run takes, in RAM and on the disk: bounds, known before round 1."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from fedlit import wire
+from fedlit.mistakes import Mistake, Mistakes
 from fedlit.observers import Run
 from fedlit.tensors import Groups
+
+CHECKPOINTS = 3  # best.ckpt, model.ckpt, model.safetensors
 
 
 @dataclass(frozen=True)
@@ -54,3 +59,15 @@ def median_client(sizes: np.ndarray) -> int:
 def length_of(memory: Groups) -> int:
     """Bytes of a memory's tensors."""
     return sum(tensor.numel() * tensor.element_size() for named in memory.values() for tensor in named.values())
+
+
+def refuse_small_disk(run: Run) -> None:
+    """Raises Mistakes if the disk has not room for the commits that are kept, one being written, and the checkpoints."""
+    state = run.federation.algorithm.init(run.federation.initial)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in wire.freeze_state(state).values())
+    need, free = size * (run.keeping.keep + 1 + CHECKPOINTS), shutil.disk_usage(run.folder).free
+    if need > free:
+        why = f"has room for {free / 1e6:,.0f} MB, and the run's commits and checkpoints take {need / 1e6:,.0f} MB"
+        raise Mistakes(
+            [Mistake("hydra.run.dir", run.folder, why, "make room, or hydra.run.dir=FOLDER on another disk")]
+        )

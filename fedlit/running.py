@@ -6,39 +6,32 @@ import errno
 import gc
 import json
 import logging
-import os
-import shlex
-import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 
-from fedlit import wire
 from fedlit.build import build
 from fedlit.checkpoint import JOURNAL, Checkpoints
-from fedlit.commits import FOLDER, Commits, Saved
-from fedlit.digests import Digests
+from fedlit.commits import FOLDER, Saved
+from fedlit.digests import Digests, fingerprint
 from fedlit.disk import LocalDisk, replace_file
+from fedlit.jobs import COMMAND
 from fedlit.mistakes import Mistake, Mistakes
 from fedlit.observers import Run, RunFolder, Watchers
 from fedlit.plan import memories_line, plan, plan_table
 from fedlit.protocols import Observer
 from fedlit.record import Round
-from fedlit.room import memory_of_a_client, room_for_memories
+from fedlit.room import memory_of_a_client, refuse_small_disk, room_for_memories
 from fedlit.signals import stoppable
 from fedlit.summary import Standing
-from fedlit.trust import VARIABLE, distrust
 
 log = logging.getLogger("fedlit")
 
-COMMAND = "command.json"
-CHECKPOINTS = 3  # best.ckpt, model.ckpt, model.safetensors
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
@@ -53,6 +46,7 @@ def train(
     started: float,
     overrides: Sequence[str] = (),
     searched: bool = False,
+    flags: Sequence[str] = (),
 ) -> float | None:
     """Trains a federation and leaves everything in its folder.
 
@@ -63,6 +57,7 @@ def train(
         started: time.time() when the command began, or the job.
         overrides: what was typed, for who wants to go on.
         searched: whether a sweeper needs what is returned.
+        flags: what was typed besides, and has to be typed again.
 
     Returns:
         The monitored metric of the best round, for a sweeper; None without a validation split.
@@ -72,63 +67,71 @@ def train(
         NoRoom: when the disk takes no more.
         Stopped: when a signal came.
     """
-    if config["check"]:
-        run, _ = _built(config, folder, names)
-        Console().print(plan_table(run, plan(run)))
-        return None
-    with _locked(folder), _room(folder):
-        if not config["resume"]:
-            _refuse_used(folder)
-        elif Path(config["resume"]).resolve() != folder.resolve():
-            remedy = "it has to be typed, not to stand in a file"
-            raise Mistakes([Mistake("resume", config["resume"], f"is not {folder}, where this run is", remedy)])
-        run, observers = _built(config, folder, names)
-        if searched and run.federation.monitor.name is None:
-            why = "leaves no validation split, whose metric is what the search is for"
-            raise Mistakes([Mistake("data.val_fraction", config["data"].get("val_fraction"), why, "hold some out")])
-        disk = LocalDisk() if run.crash is None or config["resume"] else run.crash.disk(LocalDisk())
-        _refuse_small_disk(run)
-        if line := memories_line(room_for_memories(run, memory_of_a_client(run))):
-            log.info("clients' memories: %s", line)
-        commits = Checkpoints(folder, run.keeping, disk)
-        run = replace(run, federation=replace(run.federation, commits=commits))
-        saved = _loaded(commits) if config["resume"] else None
-        if saved is not None:
-            run = replace(run, done=_done(run, saved))
-            if _is_finished(run):
-                said = f"{folder} is finished after {run.done[-1].number} rounds; schedule.rounds=NUMBER goes further"
-                Console().print(said, soft_wrap=True, highlight=False)
-                return None
-        replace_file(folder / COMMAND, (json.dumps({"overrides": list(overrides)}) + "\n").encode())
-        result = _rounds(run, observers, saved, started)
-        commits.finish()
-        return result
-
-
-def resume_command(folder: Path, config: Mapping[str, Any]) -> str:
-    """What to type to go on with a run: with leave to import what is the user's own."""
-    own = {str(mistake.given).partition(".")[0] for mistake in distrust(config)}
-    own |= {*filter(None, os.environ.get(VARIABLE, "").split(","))}
-    allow = f"{VARIABLE}={','.join(sorted(own))} " if own else ""
-    return f"{allow}python -m fedlit.train resume={shlex.quote(str(folder))}"
+    with stoppable() as wish:
+        if config["check"]:
+            _show_plan(config, folder, names)
+            return None
+        commits = Checkpoints(folder)
+        with _locked(commits), _room(folder):
+            if not config["resume"]:
+                _refuse_used(folder)
+            run, observers = _built(config, folder, names)
+            _refuse_vain_search(run, searched)
+            commits.keeping = run.keeping
+            commits.disk = LocalDisk() if run.crash is None or config["resume"] else run.crash.disk(LocalDisk())
+            refuse_small_disk(run)
+            run = replace(run, federation=replace(run.federation, commits=commits))
+            with commits.open(fingerprint(run.federation)):
+                saved = _told(commits.load) if config["resume"] else None
+                run = replace(run, done=_done(run, saved))
+                if _is_finished(run):
+                    return None
+                if line := memories_line(room_for_memories(run, memory_of_a_client(run))):
+                    log.info("clients' memories: %s", line)
+                wish.heed()
+                first = RunFolder()
+                first.start(run)
+                command = {"overrides": list(overrides), "flags": list(flags)}
+                replace_file(folder / COMMAND, (json.dumps(command) + "\n").encode())
+                return _rounds(run, first, observers, saved, started)
 
 
 def _built(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> tuple[Run, list[Observer]]:
+    if config["resume"] and Path(config["resume"]).resolve() != folder.resolve():
+        remedy = "it has to be typed, not to stand in a file"
+        raise Mistakes([Mistake("resume", config["resume"], f"is not {folder}, where this run is", remedy)])
     run, observers = build(config, folder, names)
     for warning in run.warnings:
         log.warning("%s", warning)
     return run, observers
 
 
-def _rounds(run: Run, observers: Sequence[Observer], saved: Saved | None, started: float) -> float | None:
+def _show_plan(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> None:
+    """Prints what would happen; of a run that would be gone on with, what is left of it."""
+    run, _ = _built(config, folder, names)
+    if config["resume"]:
+        commits, experiment = Checkpoints(folder), fingerprint(run.federation)
+        run = replace(run, done=_done(run, _told(lambda: commits.peek(experiment))))
+    if not _is_finished(run):
+        Console().print(plan_table(run, plan(run)))
+
+
+def _refuse_vain_search(run: Run, searched: bool) -> None:
+    if searched and run.federation.monitor.name is None:
+        given, why = run.config["data"].get("val_fraction"), "leaves no validation split, whose metric is searched for"
+        raise Mistakes([Mistake("data.val_fraction", given, why, "hold some out")])
+
+
+def _rounds(
+    run: Run, first: RunFolder, observers: Sequence[Observer], saved: Saved | None, started: float
+) -> float | None:
     """Runs the rounds that are left, told to who watches, and leaves the summary."""
     standing, digests = Standing(run.federation.monitor), Digests(run.federation)
     for record in run.done:
         standing.add(record)
         digests.add(record)
-    first, watchers = RunFolder(), Watchers(observers)
+    earlier, watchers = sum(record.metrics["time/round_s"] for record in run.done), Watchers(observers)
     with _settled(), stoppable() as wish, watchers:
-        first.start(run)
         watchers.tell(lambda observer: observer.start(run))
         for record in run.federation.run(saved):
             standing.add(record)
@@ -137,9 +140,10 @@ def _rounds(run: Run, observers: Sequence[Observer], saved: Saved | None, starte
             first.round(record)
             watchers.tell(lambda observer, record=record: observer.round(record))
             wish.heed()
-        summary = standing.summary(time.time() - started, run.federation.seed)
+        summary = standing.summary(earlier + time.time() - started, run.federation.seed)
         summary |= {"digest": digests.summary(), "observers_failed": watchers.failed}
         watchers.tell(lambda observer: observer.end(summary))
+        watchers.close()  # before the summary, which counts who fails at it
         first.end(summary)  # last: a folder with a summary is of a finished run
     name = standing.monitor.name
     return None if name is None or standing.best is None else standing.best.metrics.get(name)
@@ -173,25 +177,33 @@ def _log(record: Round, rounds: int) -> None:
         )
 
 
-def _loaded(commits: Commits) -> Saved | None:
-    """Where the run goes on; None if it was killed in its first round, and begins anew. Raises Mistakes as `load` a Mistake."""
+def _told(load: Callable[[], Saved | None]) -> Saved | None:
+    """Where the run goes on; None if it was killed in its first round. Raises Mistakes where `load` raises a Mistake."""
     try:
-        return commits.load()
+        return load()
     except Mistake as mistake:
         raise Mistakes([mistake]) from mistake
 
 
-def _done(run: Run, saved: Saved) -> tuple[Round, ...]:
+def _done(run: Run, saved: Saved | None) -> tuple[Round, ...]:
     """The rounds that are done, the last of them with its model."""
+    if saved is None:
+        return ()
     done = [Round.of(record) for record in saved.records]
     done[-1] = replace(done[-1], model=run.federation.algorithm.model(saved.state.shared))
     return tuple(done)
 
 
 def _is_finished(run: Run) -> bool:
+    """Whether nothing is left to do, which is told."""
+    if not run.done or not (run.folder / "summary.json").is_file():
+        return False
     schedule, last = run.federation.schedule, run.done[-1]
-    over = last.number >= schedule.rounds or run.federation.monitor.reached(last, schedule.stop_at)
-    return over and (run.folder / "summary.json").is_file()
+    if last.number < schedule.rounds and not run.federation.monitor.reached(last, schedule.stop_at):
+        return False
+    said = f"{run.folder} is finished after {last.number} rounds; schedule.rounds=NUMBER goes further"
+    Console().print(said, soft_wrap=True, highlight=False)
+    return True
 
 
 def _refuse_used(folder: Path) -> None:
@@ -200,36 +212,19 @@ def _refuse_used(folder: Path) -> None:
         raise Mistakes([Mistake("hydra.run.dir", folder, "holds a run already", remedy)])
 
 
-def _refuse_small_disk(run: Run) -> None:
-    """Raises Mistakes if the disk has not room for the commits that are kept, one being written, and the checkpoints."""
-    state = run.federation.algorithm.init(run.federation.initial)
-    size = sum(tensor.numel() * tensor.element_size() for tensor in wire.freeze_state(state).values())
-    need, free = size * (run.keeping.keep + 1 + CHECKPOINTS), shutil.disk_usage(run.folder).free
-    if need > free:
-        why = f"has room for {free / 1e6:,.0f} MB, and the run's commits and checkpoints take {need / 1e6:,.0f} MB"
-        raise Mistakes(
-            [Mistake("hydra.run.dir", run.folder, why, "make room, or hydra.run.dir=FOLDER on another disk")]
-        )
-
-
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(commits: Checkpoints) -> Iterator[None]:
     """Keeps other processes from the folder.
 
     Raises:
         Mistakes: if another process has it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        why = "is another process's at the moment"
-        raise Mistakes([Mistake("hydra.run.dir", folder, why, "wait for its end, or take another folder")]) from error
-    try:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(commits.held())
+        except Mistake as mistake:
+            raise Mistakes([Mistake("hydra.run.dir", mistake.given, mistake.allowed, mistake.remedy)]) from mistake
         yield
-    finally:
-        lock.release()
 
 
 @contextmanager

@@ -1,10 +1,11 @@
-"""Signals that ask a run to stop. The run owns them from its first round to its last."""
+"""Signals that ask a run to stop. The command owns them from its beginning to its end."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -20,10 +21,14 @@ class Stopped(BaseException):
     Args:
         number: of the signal.
         found: what handled that signal before the run.
+
+    Attributes:
+        then: what the user is told.
     """
 
     def __init__(self, number: int, found: Any = None) -> None:
         self.number, self.found = number, found
+        self.then = "nothing was trained yet, and there is nothing to go on with: type the command again"
         super().__init__(signal.Signals(number).name)
 
     @property
@@ -44,33 +49,59 @@ class Wish:
             raise self.stopped
 
 
+class _Stop:
+    """The handler of a block."""
+
+    def __init__(self, wish: Wish) -> None:
+        self.wish, self.owner = wish, os.getpid()
+        self.found = {number: signal.getsignal(number) for number in ASKING}
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self.owner:  # a forked process, such as a DataLoader's: it does as it would without us
+            raise KeyboardInterrupt
+        if self.wish.stopped is not None:
+            os._exit(self.wish.stopped.status)
+        self.wish.stopped = Stopped(number, self.found[signal.Signals(number)])
+        raise self.wish.stopped
+
+
 @contextmanager
 def stoppable() -> Iterator[Wish]:
     """In the block the first signal raises Stopped wherever the program is, and a second one ends the process at once. The
-    block ends with Stopped, whatever was made of it on its way. The handlers that were found are put back. Outside the main
-    thread signals are left alone."""
-    wish, owner = Wish(), os.getpid()
+    block ends with Stopped, whatever was made of it on its way. The handlers that were found are put back. A block inside
+    another has its handlers and its wish. Outside the main thread signals are left alone."""
     if threading.current_thread() is not threading.main_thread():
-        yield wish
+        yield Wish()
         return
-    found = {number: signal.getsignal(number) for number in ASKING}
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner:  # a forked process, such as a DataLoader's: it does as it would without us
-            raise KeyboardInterrupt
-        if wish.stopped is not None:
-            os._exit(wish.stopped.status)
-        wish.stopped = Stopped(number, found[signal.Signals(number)])
-        raise wish.stopped
-
+    stop = signal.getsignal(ASKING[0])
+    if isinstance(stop, _Stop) and stop.owner == os.getpid():
+        with _stopped_by(stop.wish):
+            yield stop.wish
+        return
+    stop = _Stop(Wish())
     for number in ASKING:
         signal.signal(number, stop)
     try:
-        yield wish
+        with _stopped_by(stop.wish):
+            yield stop.wish
+    finally:
+        for number, handler in stop.found.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
+def _stopped_by(wish: Wish) -> Iterator[None]:
+    """Whatever ends the block once a signal came, it ends with Stopped."""
+    try:
+        yield
     except BaseException as error:
         if wish.stopped in (None, error):
             raise
         raise wish.stopped from error  # such as Lightning's own SystemExit after code that caught ours
-    finally:
-        for number, handler in found.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def let_go(error: BaseException | None) -> None:
+    """Frees what an error's frames hold: what torch made of another's memory crashes if it outlives the interpreter."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import logging
 import os
-import shutil
 import signal
 import sys
 import textwrap
@@ -18,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from fedlit import STARTED, command_line, jobs
 from fedlit.mistakes import Mistake, Mistakes, tell
-from fedlit.signals import Stopped, Wish, stoppable
+from fedlit.signals import Stopped, Wish, let_go, stoppable
 from fedlit.sweep import Sweep, planned
 
 log = logging.getLogger("fedlit")
@@ -44,8 +42,14 @@ def _job(config: DictConfig) -> float | None:
     multirun = settings.mode == RunMode.MULTIRUN
     started = time.time() if multirun else STARTED
     at_once = settings.launcher.get("n_jobs", 1) if multirun and config.trainer.accelerator != "cpu" else 1
-    with jobs.one_gpu(at_once, config.sweep.jobs_per_gpu):  # before anything looks for a GPU
-        return _one(config, settings, started, multirun)
+    try:
+        with jobs.one_gpu(at_once, config.sweep.jobs_per_gpu):  # before anything looks for a GPU
+            return _one(config, settings, started, multirun)
+    except Stopped as stopped:
+        if multirun and stopped is not _wish.stopped:  # in a process of its own
+            sys.exit(_passed_on(stopped))
+        _say_then(stopped, Path(settings.runtime.output_dir), config, settings)
+        raise
 
 
 def _one(config: DictConfig, settings: Any, started: float, multirun: bool) -> float | None:
@@ -63,18 +67,14 @@ def _one(config: DictConfig, settings: Any, started: float, multirun: bool) -> f
             note()
         result = _trained(values, settings, folder, overrides, started, multirun)
         if config.check:
-            _remove_untrained(folder)
+            jobs.remove_untrained(folder)
         else:
             (folder / jobs.FAILURE).unlink(missing_ok=True)  # of a job that is run alone, to its end this time
         return result
-    except Stopped as stopped:
-        if not multirun:
-            _tell_how_to_go_on(f"stopped by {stopped}", folder, values)
-        sys.exit(_passed_on(stopped))
     except (NoRoom, ClientFailed, LostRounds, LostWorkers) as error:
         if config.traceback:
             traceback.print_exc()
-        _tell_how_to_go_on(str(error), folder, values, " once that is mended")
+        print(f"fedlit: {error}; {_how_to_go_on(folder, values, settings, ' once that is mended')}", file=sys.stderr)
         let_go(error)
         if not multirun:
             sys.exit(1)
@@ -84,7 +84,7 @@ def _one(config: DictConfig, settings: Any, started: float, multirun: bool) -> f
             traceback.print_exc()
         report(mistakes.found, f"job {settings.job.num} ({' '.join(overrides)})" if multirun else "")
         if not multirun:
-            _remove_untrained(folder)
+            jobs.remove_untrained(folder)
             sys.exit(2)
         note([str(mistake) for mistake in mistakes.found])
     except (Exception, SystemExit) as error:
@@ -114,24 +114,41 @@ def _trained(
             return jobs.objective(summary)
         values["resume"] = str(folder)
     searched = multirun and settings.sweeper.get("direction") is not None
-    return train(values, folder, settings.runtime.choices, started, overrides, searched)
+    return train(values, folder, settings.runtime.choices, started, overrides, searched, command_line.flags(settings))
 
 
 def main() -> None:
     """The command. Exit status 2 for a mistake in what was typed, 1 for a failure."""
     sys.path.insert(0, os.getcwd())  # so that `model._target_=my_file.MyModule` is found by the console script too
     try:
-        sweep = _understood()
+        with stoppable():
+            status = _command()
+    except Stopped as stopped:
+        print(f"fedlit: stopped by {stopped}; {stopped.then}", file=sys.stderr)
+        status = _passed_on(stopped)
     except Mistakes as found:
         report(found.found)
-        sys.exit(2)
+        status = 2
+    if status:
+        sys.exit(status)
+
+
+def _command() -> int:
+    """Does what was typed. The exit status.
+
+    Raises:
+        Mistakes: with what is wrong in what was typed.
+        Stopped: if a signal came.
+    """
+    sweep = _understood()
     if sweep is not None:
         sys.argv += sweep.overrides
-        sys.exit(_sweep(sweep))
+        return _sweep(sweep)
     if {"--help", "-h"} & set(sys.argv[1:]):
         _help()
     else:
         _job()
+    return 0
 
 
 def _understood() -> Sweep | None:
@@ -166,23 +183,33 @@ def _sweep(sweep: Sweep) -> int:
     except SystemExit as ended:  # Hydra has said why, or a job was stopped
         status = ended.code
     all_finished = jobs.close(sweep.folder, sweep.call, sweep.flags)
+    goes_on = "typed again, the sweep goes on where it was"
+    if _wish.stopped is not None:
+        _wish.stopped.then = goes_on
+        raise _wish.stopped
     if status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-        print("fedlit: stopped; typed again, the sweep goes on where it was", file=sys.stderr)
+        print(f"fedlit: stopped; {goes_on}", file=sys.stderr)
     return status or (0 if all_finished else 1)
 
 
-def _tell_how_to_go_on(why: str, folder: Path, config: Mapping[str, Any], then: str = "") -> None:
-    from fedlit.running import resume_command
+def _say_then(stopped: Stopped, folder: Path, config: DictConfig, settings: Any) -> None:
+    """Says how a run goes on; of one that had not begun nothing is left."""
+    if not (folder / jobs.COMMAND).is_file():
+        jobs.remove_untrained(folder)
+    elif "fedlit.running" in sys.modules:  # else it was being imported, and what is cut off there cannot be done again
+        from fedlit.build import plain
 
-    print(f"fedlit: {why}; the last round that was kept is whole. To go on{then}:", file=sys.stderr)
-    print(f"  {resume_command(folder, config)}", file=sys.stderr)
+        stopped.then = _how_to_go_on(folder, plain(config), settings)
 
 
-def let_go(error: BaseException | None) -> None:
-    """Frees what an error's frames hold: what torch made of another's memory crashes if it outlives the interpreter."""
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
+def _how_to_go_on(folder: Path, config: Mapping[str, Any], settings: Any, then: str = "") -> str:
+    from fedlit.commits import committed
+    from fedlit.resume import resume_command
+
+    kept = (
+        "the last round that was kept is whole. To go on" if committed(folder) else "no round was done yet. To begin it"
+    )
+    return f"{kept}{then}:\n  {resume_command(folder, config, command_line.flags(settings))}"
 
 
 def _help() -> None:
@@ -201,10 +228,8 @@ def _mistakes(arguments: Sequence[str]) -> list[Mistake]:
         from fedlit.build import Findings, parts, plain
 
         findings = Findings()
-        try:
+        with findings.within(""):
             parts(plain(config), findings)
-        except Mistakes as more:
-            findings.found += more.found
         mistakes += findings.found
     for key in ("hydra.run.dir", "hydra.sweep.dir"):
         typed = [command_line.unquoted(argument) for argument in arguments if argument.startswith(f"{key}=")]
@@ -218,17 +243,6 @@ def _mistakes(arguments: Sequence[str]) -> list[Mistake]:
 def report(mistakes: Sequence[Mistake], of: str = "") -> None:
     """Prints what is wrong with a configuration, or a job's, to the standard error."""
     tell(mistakes, f" in the configuration{' of ' + of if of else ''}; nothing was trained")
-
-
-def _remove_untrained(folder: Path) -> None:
-    """Removes what Hydra made for a run that never began, and only that; what another process is at stays."""
-    with suppress(Timeout), FileLock(folder / "lock", timeout=0):
-        if {path.name for path in folder.iterdir()} <= {".hydra", "train.log", "lock"}:
-            for handler in logging.getLogger().handlers[:]:
-                if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).is_relative_to(folder):
-                    logging.getLogger().removeHandler(handler)
-                    handler.close()
-            shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

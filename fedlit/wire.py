@@ -129,6 +129,20 @@ def length(tree: Tree) -> int:
     return sum(len(_header(path, tensor)) + tensor.numel() * tensor.element_size() for path, tensor in paths(tree))
 
 
+def whole(state: State) -> Tree:
+    """All that the server knows but the round's number, as one tree."""
+    return {
+        f"{part}/{name}": value
+        for part, tree in (("shared", state.shared), ("private", state.private))
+        for name, value in tree.items()
+    }
+
+
+def layout(tree: Tree) -> str:
+    """Digest of what a state's tensors are called, and of their dtypes and shapes."""
+    return hashlib.sha256(b"".join(_header(path, tensor) for path, tensor in paths(tree))).hexdigest()
+
+
 def sha256(tree: Tree) -> str:
     """Digest of a state: of the bytes that `dump` gives."""
     digest = hashlib.sha256()

@@ -266,8 +266,8 @@ def test_whatever_stands_in_a_manifest_is_refused(tmp_path, manifest):
 def test_another_schema_is_refused_by_its_number(tmp_path):
     kept(tmp_path, 1)
     manifest = json.loads((place(tmp_path, 1) / MANIFEST).read_bytes())
-    (place(tmp_path, 1) / MANIFEST).write_text(json.dumps({**manifest, "schema": 2}))
-    with pytest.raises(Mistake, match="is of schema 2, and this fedlit reads schema 1"):
+    (place(tmp_path, 1) / MANIFEST).write_text(json.dumps({**manifest, "schema": 1}))
+    with pytest.raises(Mistake, match="is of schema 1, and this fedlit reads schema 2"):
         Checkpoints(tmp_path).load()
 
 
@@ -316,3 +316,31 @@ def test_nothing_kept_is_nothing_to_load(tmp_path):
 def test_a_crash_is_at_a_step_that_there_is(given):
     with pytest.raises(Mistake):
         CrashServer(**given)
+
+
+def test_looking_changes_nothing_and_finds_what_going_on_does(tmp_path):
+    kept(tmp_path, 3)
+    spoil(place(tmp_path, 3))
+    (tmp_path / FOLDER / ".round-000004").mkdir()
+    before = names(tmp_path), (tmp_path / JOURNAL).read_bytes()
+    assert Checkpoints(tmp_path).peek({}).state.round == 2
+    assert (names(tmp_path), (tmp_path / JOURNAL).read_bytes()) == before
+    assert Checkpoints(tmp_path).load().state.round == 2
+
+
+def test_the_names_above_a_folder_are_synced_when_it_is_opened_as_far_as_they_can_be_made(tmp_path, monkeypatch):
+    disk, access = Noting(), os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and path != tmp_path.parent)
+    with Checkpoints(tmp_path / "a" / "b", disk=disk).open({}):
+        assert disk.steps == ["sync a", f"sync {tmp_path.name}"]
+
+
+def test_a_folder_may_be_held_again_by_who_holds_it_and_by_nobody_else(tmp_path):
+    commits = Checkpoints(str(tmp_path / "run"))
+    with commits.held():
+        with commits.held():
+            pass
+        with pytest.raises(Mistake, match="another process's"), Checkpoints(tmp_path / "run").held():
+            pass
+    with Checkpoints(tmp_path / "run").held():
+        pass

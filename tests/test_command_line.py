@@ -1,8 +1,18 @@
 """What was typed is checked as a whole, before Hydra stops at the first mistake."""
 
-import pytest
+import re
+from pathlib import Path
 
-from fedlit.command_line import check, unwritable
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+
+import fedlit
+from fedlit.build import plain
+from fedlit.command_line import check, conf, unwritable
+from fedlit.keys import flat
+
+ROOT = Path(fedlit.__file__).parent
 
 
 def found(*arguments):
@@ -128,3 +138,15 @@ def test_a_folder_that_cannot_be_written_is_known_and_nothing_is_left_behind(tmp
     assert "ot a directory" in unwritable(tmp_path / "file" / "below")
     assert unwritable(tmp_path) == ""
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_help_names_keys_and_commands_that_there_are():
+    text = yaml.safe_load((conf() / "hydra" / "help" / "fedlit.yaml").read_text())["template"]
+    with initialize_config_dir(str(conf()), version_base="1.3"):
+        keys = set(flat(plain(compose("config", ["algorithm=fedprox", "data=mnist"]))))
+    named = set(re.findall(r"^  ([a-z_.]+)  ", text, re.MULTILINE))
+    assert named - {"hydra.run.dir"} <= keys
+    assert {"resume", "check", "schedule.quorum", "faults.on_error", "executor.workers"} <= named
+    commands = set(re.findall(r"python -m fedlit\.(\w+)", text))
+    assert commands == {"train", *(p.stem for p in ROOT.glob("*.py") if "ArgumentParser(" in p.read_text())}
+    assert max(map(len, text.splitlines())) <= 80

@@ -1,14 +1,16 @@
 """Jobs with the same seed are paired, and their summaries can be asked whether they are."""
 
+import json
 from dataclasses import replace
 
 import pytest
 from conftest import federation
 
 from fedlit.algorithms import FedAvg
+from fedlit.algorithms.servers import Momentum
 from fedlit.clock import Clock
 from fedlit.data import TensorSamples
-from fedlit.digests import Digests
+from fedlit.digests import Digests, fingerprint
 from fedlit.faults import Drop, Faults, Plan
 from fedlit.local import Recipe
 
@@ -93,3 +95,22 @@ def test_batches_are_those_of_their_round():
     first.add(record)
     second.add(replace(record, number=2))
     assert first.summary()["batches"] != second.summary()["batches"]
+
+
+def test_what_makes_an_experiment_tells_seeds_partitions_models_and_algorithms():
+    def differs(**other):
+        before, now = fingerprint(federation(lr="constant")), fingerprint(federation(**{"lr": "constant", **other}))
+        return {key for key in {**before, **now} if before.get(key) != now.get(key)}
+
+    assert differs() == differs(rounds=9, eval_every=3, stop_at=0.5) == set()
+    assert differs(seed=1) == {"seed", "partition"}
+    assert differs(samples=119) == {"partition"}
+    assert differs(norm="batch") == {"layout"}
+    assert differs(cohort=3) == {"schedule.cohort"}
+    assert differs(algorithm=FedAvg(proximal=0.1)) == {"algorithm.proximal"}
+    assert differs(lr="cosine", rounds=9) == {"schedule.lr", "schedule.rounds"}
+    nested = {
+        key for key in differs(algorithm=FedAvg(optimizer=Momentum(lr=0.2))) if key.startswith("algorithm.optimizer")
+    }
+    assert {"algorithm.optimizer", "algorithm.optimizer.lr"} <= nested
+    assert json.loads(json.dumps(fingerprint(federation()))) == fingerprint(federation())

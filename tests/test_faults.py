@@ -163,3 +163,7 @@ def test_faults_of_worker_processes_need_some_and_a_hang_somebody_who_gives_up()
     assert told(*plans, workers=True, wall_timeout_s=2.0) == []
     assert told(*plans, workers=True) == [("2.fault.seconds", 9.0, False)]
     assert told(*plans) == [("1.fault", "CrashWorker", True), ("2.fault", "Hang", True)]
+
+
+def test_an_end_by_lost_rounds_begins_the_count_anew():
+    assert [Faults(max_lost_rounds=3).counted(lost) for lost in (0, 2, 3, 5, 6)] == [0, 2, 0, 2, 0]

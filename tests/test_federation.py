@@ -8,6 +8,7 @@ import torch
 from conftest import Quadratic, federation, holdings, images, pairs
 
 from fedlit.algorithms import FedAvg
+from fedlit.checkpoint import Checkpoints
 from fedlit.data import Data, Iid, Population, Uniform
 from fedlit.data.samples import Loading, Owned
 from fedlit.evaluation import Evaluations
@@ -16,7 +17,7 @@ from fedlit.faults import Faults, LostRounds
 from fedlit.federation import Federation
 from fedlit.local import Bench, Recipe
 from fedlit.messages import Evaluation, State
-from fedlit.mistakes import Mistakes
+from fedlit.mistakes import Mistake, Mistakes
 from fedlit.models import Classifier
 from fedlit.monitor import Monitor
 from fedlit.schedule import Schedule
@@ -247,3 +248,45 @@ def test_an_algorithm_can_forget():
     seen = []
     list(quadratics([(1.0, 2.0)], Once(), rounds=4).run())
     assert seen == [False, True, False, True]
+
+
+def committed(folder, **options):
+    return replace(federation(**options), commits=Checkpoints(folder))
+
+
+def test_what_was_run_from_python_goes_on_with_the_same_bits_and_ends(tmp_path):
+    wanted = [record.sha256 for record in federation().run()]
+    assert next(committed(str(tmp_path / "new" / "run")).run()).sha256 == wanted[0]
+    assert [record.sha256 for record in committed(tmp_path / "new" / "run").run()] == wanted[1:]
+    assert [path.name for path in (tmp_path / "new" / "run" / "checkpoints").iterdir()] == ["round-000003"]
+    assert [record.number for record in committed(tmp_path / "new" / "run", rounds=4).run()] == [4]
+
+
+def test_another_experiment_is_refused_field_by_field(tmp_path):
+    list(committed(tmp_path, rounds=1).run())
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    other = committed(tmp_path, seed=1, clients=5, algorithm=FedAvg(proximal=0.5), norm="batch", local_steps=2)
+    with pytest.raises(Mistakes) as error:
+        next(other.run())
+    told = {mistake.key: (mistake.given, mistake.allowed) for mistake in error.value.found}
+    assert told.keys() == {"seed", "partition", "layout", "algorithm.proximal", "schedule.local_steps"}
+    assert told["seed"] == (1, f"was 0 in the rounds that {tmp_path} has")
+    assert told["partition"][0].startswith("5 clients, sha256 ")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_two_at_one_folder_the_second_is_refused_until_the_first_has_ended(tmp_path):
+    first = committed(tmp_path).run()
+    next(first)
+    with pytest.raises(Mistake, match="is another process's at the moment"):
+        next(committed(tmp_path).run())
+    first.close()
+    assert next(committed(tmp_path).run()).number == 2
+
+
+def test_a_run_that_lost_rounds_ended_bears_as_many_again(tmp_path):
+    fed = quadratics([(1.0, float("nan"))], rounds=9)
+    for ends in (3, 6):
+        with pytest.raises(LostRounds, match="3 rounds in a row"):
+            list(replace(fed, commits=Checkpoints(tmp_path)).run())
+        assert len(Checkpoints(tmp_path).load().records) == ends

@@ -1,5 +1,6 @@
 import io
 import time
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -61,3 +62,14 @@ def test_the_table_fits_a_terminal_and_says_what_will_be_written():
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5 seconds"), (120, "2.0 minutes"), (9000, "2.5 hours")])
 def test_durations_for_people(seconds, text):
     assert duration(seconds) == text
+
+
+def test_of_a_run_that_is_gone_on_with_it_says_what_is_left():
+    run, out = built("schedule.eval_every=5"), io.StringIO()
+    figures, whole = (plan(replace(run, done=(None,) * done)) for done in (7, 0))
+    assert (figures["rounds"], figures["done"], whole["done"]) == (20, 7, 0)
+    assert figures["bytes"] * 20 == whole["bytes"] * 13
+    assert figures["steps"] * 20 == pytest.approx(whole["steps"] * 13)
+    Console(file=out, width=80).print(plan_table(run, figures))
+    for part in ("20 rounds, 7 done, 13 left", "bytes left", "what is left"):
+        assert part in out.getvalue()

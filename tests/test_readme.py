@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedlit import train
+from fedlit.mistakes import Mistakes
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 FILES = {match[1]: match[0] for match in re.finditer(r"(?<=```python\n)# (my_\w+)\.py\n.*?(?=```)", README, re.DOTALL)}
@@ -50,6 +51,14 @@ def test_all_three_of_ones_own_have_a_command():
 def test_the_script_without_hydra_runs(folder, capsys):
     runpy.run_path(str(folder / "my_script.py"))
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["1", "2", "3"]
+    script = (folder / "my_script.py").read_text()
+    for old, new, rounds in (("rounds=3", "rounds=4", ["4"]), ("rounds=3", "rounds=3", [])):
+        (folder / "my_script.py").write_text(script.replace(old, new))
+        runpy.run_path(str(folder / "my_script.py"))
+        assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == rounds
+    (folder / "my_script.py").write_text(script.replace("seed=1", "seed=2"))
+    with pytest.raises(Mistakes, match=r"seed=2: was 1 in the rounds that .*my_run has"):
+        runpy.run_path(str(folder / "my_script.py"))
 
 
 def test_every_group_and_choice_in_the_table_is_there():

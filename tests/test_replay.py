@@ -1,6 +1,7 @@
 """A client's training, run again from the nearest commit."""
 
 import json
+import sys
 import time
 
 import pytest
@@ -11,7 +12,7 @@ from test_build import composed
 from fedlit.algorithms import FedAvg
 from fedlit.federation import Federation
 from fedlit.mistakes import Mistakes
-from fedlit.replay import replay
+from fedlit.replay import main, replay
 from fedlit.running import train
 
 pytestmark = pytest.mark.slow  # whole runs
@@ -93,3 +94,25 @@ def test_a_round_that_is_not_reached_is_told(recorded, monkeypatch):
     monkeypatch.setattr(Federation, "run", lambda self: iter(()))
     with pytest.raises(Mistakes, match="was not reached"):
         replay(folder, 2, cohort(folder, 2)[0])
+
+
+def test_a_client_that_was_not_waited_for_does_not_train_and_one_that_was_cut_is_cut(tmp_path, capsys, monkeypatch):
+    table = tmp_path / "speeds.csv"
+    rows = [f"{client},{0.01 if client else 0.1 + client},1e6,1e6" for client in range(3)]
+    table.write_text("client,step_s,up_bytes_s,down_bytes_s\n" + "\n".join(rows) + "\n")
+    slow = ["clock=table", f"clock.table={table}", "clock.deadline_s=0.25"]
+    whole = ["partition=iid", "partition.num_clients=3", "schedule.client_fraction=1", "schedule.rounds=1"]
+    for late in ("drop", "cut"):
+        folder = tmp_path / late
+        train(
+            composed(*SMALL[:1], "schedule.local_steps=3", *whole, *slow, f"clock.late={late}"), folder, {}, time.time()
+        )
+        done, other = replay(folder, 1, 0, whole=True), replay(folder, 1, 1)
+        assert (done.update is None, done.steps, [fit.steps for fit in done.fits]) == (
+            (True, None, []) if late == "drop" else (False, 2, [2])
+        )
+        assert (other.steps, other.left_out, [fit.steps for fit in other.fits]) == (None, None, [3])
+        monkeypatch.setattr(sys, "argv", ["replay", str(folder), "--round", "1", "--client", "0"])
+        main()
+        said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        assert ("did not train deadline: would have taken" if late == "drop" else "was cut short after 2 steps") in said

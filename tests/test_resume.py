@@ -4,22 +4,26 @@ import gc
 import json
 import logging
 import os
+import shlex
+import signal
+import sys
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from filelock import FileLock
 from hydra import compose, initialize_config_dir
 
-from fedlit import running, train
+from fedlit import command_line, running, train
 from fedlit.build import plain
 from fedlit.checkpoint import Checkpoints, Keeping
 from fedlit.command_line import conf, quoted, unquoted
+from fedlit.jobs import remove_untrained
 from fedlit.messages import State
 from fedlit.mistakes import Mistake, Mistakes
 from fedlit.record import Round
-from fedlit.resume import may_change, rewritten
-from fedlit.running import resume_command
+from fedlit.resume import may_change, resume_command, rewritten
 from fedlit.running import train as begin
 from fedlit.store import ClientStore
 
@@ -99,7 +103,32 @@ def test_any_other_difference_is_refused_by_its_key(tmp_path, before, typed, sai
 def test_a_run_whose_choices_are_not_there_any_more_is_refused(tmp_path):
     run = a_run(tmp_path / "run")
     (run / "command.json").write_text(json.dumps({"overrides": ["model=mine"]}))
-    assert "must be one of" in found(f"resume={run}")["model"]
+    said = found(f"resume={run}")["model"]
+    assert "must be one of" in said
+    assert "the --config-dir that has it has to be typed again" in said
+    assert "--config-dir" not in found(f"resume={run}", "model=mien")["model"]
+
+
+def test_flags_with_which_a_run_began_have_to_be_typed_again_and_are_printed(tmp_path):
+    (tmp_path / "own" / "model").mkdir(parents=True)
+    (tmp_path / "own" / "model" / "mine.yaml").write_text((conf() / "model" / "mlp.yaml").read_text())
+    run, flag = a_run(tmp_path / "run", "model=mlp"), f"--config-dir={tmp_path / 'own'}"
+    (run / "command.json").write_text(json.dumps({"overrides": ["model=mine"], "flags": [flag]}))
+    said = found(f"resume={run}")
+    assert said.keys() == {"--config-dir"}
+    assert said["--config-dir"].endswith(f"was {tmp_path / 'own'} when the run began, and is not typed now; add {flag}")
+    assert rewritten([flag, f"resume={run}"])[:2] == [flag, "model=mine"]
+    assert resume_command(run, composed(), [flag]) == f"python -m fedlit.train {flag} resume={run}"
+
+
+def test_flags_are_those_that_hydra_was_given():
+    own = SimpleNamespace(provider="command-line", path="/own")
+    sources = [SimpleNamespace(provider="main", path="/conf"), own]
+    for name, more in (("config", []), ("mine.yaml", ["--config-name=mine"])):
+        settings = SimpleNamespace(
+            runtime=SimpleNamespace(config_sources=sources), job=SimpleNamespace(config_name=name)
+        )
+        assert command_line.flags(settings) == ["--config-dir=/own", *more]
 
 
 def test_fewer_rounds_than_are_done_are_refused(tmp_path):
@@ -128,7 +157,11 @@ def test_a_folder_that_is_no_runs_is_refused(tmp_path, missing):
     assert "has no command.json" in found(f"resume={tmp_path / 'nowhere'}")["resume"]
     run = a_run(tmp_path / "run")
     (run / missing).unlink()
-    assert f"has no {missing}" in found(f"resume={run}")["resume"]
+    said = found(f"resume={run}")["resume"]
+    assert f"has no {missing} and no round that was kept" in said
+    assert "type the run's whole command again" in said
+    (run / "checkpoints" / "round-000001").mkdir(parents=True)
+    assert "no round" not in found(f"resume={run}")["resume"]
 
 
 @pytest.mark.parametrize(
@@ -231,6 +264,11 @@ def test_auto_in_a_folder_that_is_named_looks_there_alone(runs, tmp_path):
     assert rewritten(["resume=auto", where]) == [where]
     mine = a_run(tmp_path / "mine")
     assert rewritten(["resume=auto", where])[-1] == f"hydra.run.dir={quoted(mine)}"
+    (mine / "summary.json").touch()  # finished, as the run will say
+    assert rewritten(["resume=auto", where])[-1] == f"hydra.run.dir={quoted(mine)}"
+    assert found("resume=auto", where, "seed=4")["seed"].startswith("seed=4: was 42 when the run began")
+    a_run(tmp_path / "other", "seed=3")  # what is typed now is all of it
+    assert found("resume=auto", f"hydra.run.dir={tmp_path / 'other'}")["seed"].startswith("seed=42: was 3 when")
 
 
 def test_auto_tells_a_mistake_as_a_mistake(runs):
@@ -260,9 +298,9 @@ def test_a_folder_that_another_process_is_at_is_not_removed(tmp_path, monkeypatc
     folder = tmp_path / "run"
     (folder / ".hydra").mkdir(parents=True)
     with FileLock(folder / "lock"):
-        train._remove_untrained(folder)
+        remove_untrained(folder)
         assert folder.is_dir()
-    train._remove_untrained(folder)
+    remove_untrained(folder)
     assert not folder.exists()
 
 
@@ -292,3 +330,125 @@ def test_rounds_none_of_which_holds_are_a_mistake(tmp_path):
     with pytest.raises(Mistakes, match="has no round that holds") as error:
         begin({**quick, "resume": str(run)}, run, {}, 0.0)
     assert isinstance(error.value.found[0], Mistake)
+
+
+QUICK = [
+    "data=synthetic",
+    "partition=natural",
+    "data.clients=5",
+    "model=logistic",
+    "observers=none",
+    "schedule.rounds=2",
+]
+
+
+class Closing:
+    """Watches nothing, and fails at its end."""
+
+    start = round = end = lambda *given: None
+
+    def close(self):
+        raise OSError("full")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_gone_on_with_sums_its_seconds_and_says_what_is_left(tmp_path, monkeypatch, capsys):
+    config, build, folder = composed(*QUICK), running.build, tmp_path / "run"
+    monkeypatch.setattr(running, "build", lambda *given: (build(*given)[0], [Closing()]))
+    monkeypatch.setattr(running, "time", SimpleNamespace(time=lambda: 105.0))
+
+    def summary():
+        return json.loads((folder / "summary.json").read_text())
+
+    begin(config, folder, {}, 100.0)
+    assert summary()["seconds"] == 5
+    assert summary()["observers_failed"] == {"Closing": "OSError: full"}
+    again = {**config, "resume": str(folder)}
+    further = {**again, "schedule": {**config["schedule"], "rounds": 3}}
+    begin({**again, "check": True}, folder, {}, 100.0)
+    assert "is finished after 2 rounds" in capsys.readouterr().out
+    begin({**further, "check": True}, folder, {}, 100.0)
+    assert "3 rounds, 2 done, 1 left" in " ".join(capsys.readouterr().out.split())
+    begin(further, folder, {}, 100.0)
+    records = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    assert summary()["seconds"] == pytest.approx(5 + sum(record["time/round_s"] for record in records[:2]))
+
+
+@pytest.fixture
+def typed(tmp_path, monkeypatch, capsys):
+    """The command in a folder of its own: its status and standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def go(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fedlit", *arguments])
+        status = 0
+        try:
+            train.main()
+        except SystemExit as stop:
+            status = stop.code
+        return status, capsys.readouterr().err
+
+    return go
+
+
+def strike(number):
+    return lambda *given, **named: os.kill(os.getpid(), number)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "status", "place"),
+    [
+        (signal.SIGINT, 130, (running, "build")),
+        (signal.SIGTERM, 143, (train, "_understood")),
+        (signal.SIGUSR1, 143, (train, "_one")),
+    ],
+)
+def test_a_signal_before_round_1_ends_it_in_one_line_and_leaves_nothing(
+    typed, tmp_path, monkeypatch, number, status, place
+):
+    told = []
+    before = signal.signal(number, lambda number, frame: told.append(number))
+    monkeypatch.setattr(*place, strike(number))
+    try:
+        ended, said = typed(*QUICK, "hydra.run.dir=run")
+    finally:
+        signal.signal(number, before)
+    assert ended == status
+    assert told == [number] * (number == signal.SIGUSR1)  # such as a scheduler's, which begins the job again
+    assert said == (
+        f"fedlit: stopped by {number.name}; nothing was trained yet, and there is nothing to go on with: "
+        "type the command again\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_stopped_run_prints_goes_on_by_copy_and_paste(typed, tmp_path, monkeypatch):
+    own = tmp_path / "my own" / "model"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text((conf() / "model" / "logistic.yaml").read_text())
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "_log", strike(signal.SIGTERM))
+        ended, said = typed("--config-dir", "my own", *QUICK, "model=mine", "hydra.run.dir=run")
+    line, command = said.splitlines()[-2:]
+    assert (ended, line) == (
+        143,
+        "fedlit: stopped by SIGTERM; the last round that was kept is whole. To go on:",
+    )
+    words = shlex.split(command)
+    assert words[:3] == ["python", "-m", "fedlit.train"]
+    ended, said = typed(words[-1])
+    assert ended == 2
+    assert "was " + str(own.parent) in said
+    assert typed(*words[3:])[0] == 0
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["rounds"] == 2
+
+
+def test_a_run_stopped_in_its_first_round_is_begun_again(tmp_path):
+    settings = SimpleNamespace(runtime=SimpleNamespace(config_sources=[]), job=SimpleNamespace(config_name="config"))
+    said = train._how_to_go_on(a_run(tmp_path / "run"), composed(), settings)
+    assert said == f"no round was done yet. To begin it:\n  python -m fedlit.train resume={tmp_path / 'run'}"

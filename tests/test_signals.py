@@ -12,8 +12,7 @@ from conftest import Quadratic, holdings, pairs
 from fedlit.algorithms import FedAvg
 from fedlit.local import Bench, Recipe
 from fedlit.messages import Chunk, State
-from fedlit.signals import ASKING, Stopped, stoppable
-from fedlit.train import let_go
+from fedlit.signals import ASKING, Stopped, let_go, stoppable
 from fedlit.worker import ClientWorker
 
 
@@ -129,3 +128,30 @@ def test_a_signal_that_code_of_a_client_makes_an_error_of_is_not_the_clients():
     work = ClientWorker(FedAvg(), bench, Recipe({"accelerator": "cpu"}), holdings(pairs((1.0, 2.0)), [0]))
     with pytest.raises(Stopped), stoppable():
         work(Chunk(0, 0, (0,)), State(0, {"model": bench.read()}))
+
+
+def test_a_block_inside_another_has_its_handlers_and_ends_as_it_does():
+    def handlers():
+        return [signal.getsignal(asking) for asking in ASKING]
+
+    def within():
+        with stoppable() as wish:
+            seen.append((wish, handlers()))
+            with suppress(BaseException):
+                send(signal.SIGTERM)
+            raise SystemExit
+
+    def around():
+        with stoppable() as wish:
+            seen.append((wish, handlers()))
+            try:
+                within()
+            finally:
+                seen.append((wish, handlers()))
+
+    seen, before = [], handlers()
+    with pytest.raises(Stopped) as stopped:
+        around()
+    assert seen == [(seen[0][0], seen[0][1])] * 3
+    assert seen[0][0].stopped is stopped.value
+    assert (stopped.value.found, handlers()) == (before[0], before)

@@ -55,3 +55,4 @@ class RunFolder:
         disk = LocalDisk()
         disk.sync(path.with_suffix(".tmp"))
         disk.rename(path.with_suffix(".tmp"), path)
+        disk.sync(path.parent)

@@ -32,7 +32,12 @@ class Watchers:
                 log.warning("%s failed and is told no more; the run goes on: %s", name, self.failed[name])
                 self._observers.remove(observer)
 
+    def close(self) -> None:
+        """Tells those that are left that it is over, once."""
+        self.tell(lambda observer: observer.close())
+        self._observers.clear()
+
     def __enter__(self) -> None: ...
 
     def __exit__(self, *_: object) -> None:
-        self.tell(lambda observer: observer.close())
+        self.close()

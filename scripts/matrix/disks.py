@@ -143,9 +143,11 @@ class Platter:
         self._top, self._root = top, Node()
 
     def do(self, step: Step) -> None:
-        """Takes a step that was recorded."""
+        """Takes a step that was recorded; what is above the folder is safe."""
         name, (path, *rest) = step
         assert isinstance(path, Path)
+        if not path.is_relative_to(self._top):
+            return
         parts = path.relative_to(self._top).parts
         above, last = self._at(parts[:-1]), parts[-1] if parts else ""
         if name == "mkdir":

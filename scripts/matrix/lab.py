@@ -156,7 +156,6 @@ def run(folder: Path, **options: Any) -> dict[str, Any]:
     whole = federation(folder, **options)
     for _ in whole.run():
         pass
-    whole.commits.finish()
     return left(folder)
 
 

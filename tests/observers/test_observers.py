@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fedlit.data import Data, Population
+from fedlit.disk import LocalDisk
 from fedlit.faults import Corrupt, Drop, Faults, Plan
 from fedlit.models import Classifier
 from fedlit.observers import PartitionPicture, Run, RunFolder, TensorBoard, Terminal, Watchers
@@ -187,3 +188,32 @@ def test_the_picture_of_many_clients_shows_some_of_all_with_their_numbers(client
     assert np.ptp(np.diff(heights)) <= 1 + clients // 1000
     for place, text in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True):
         assert heights[int(place)] == int(text.get_text().replace(",", "")) + 1
+
+
+def test_the_name_of_the_best_checkpoint_is_synced(tmp_path, monkeypatch):
+    steps = []
+    rename, sync = LocalDisk.rename, LocalDisk.sync
+    monkeypatch.setattr(LocalDisk, "rename", lambda disk, old, new: (steps.append(new), rename(disk, old, new)))
+    monkeypatch.setattr(LocalDisk, "sync", lambda disk, path: (steps.append(path), sync(disk, path)))
+    watched(tmp_path, RunFolder(), fed=federation(rounds=1))
+    named = steps.index(tmp_path / "best.ckpt")
+    assert steps[named - 1 : named + 2] == [tmp_path / "best.tmp", tmp_path / "best.ckpt", tmp_path]
+
+
+def test_who_fails_at_the_close_is_counted_and_each_is_told_of_it_once(caplog):
+    class Closing(RunFolder):
+        def close(self):
+            told.append("closing")
+
+    class Failing(RunFolder):
+        def close(self):
+            told.append("failing")
+            raise OSError("full")
+
+    told = []
+    watchers = Watchers([Closing(), Failing()])
+    with watchers:
+        watchers.close()
+        assert watchers.failed == {"Failing": "OSError: full"}
+    assert told == ["closing", "failing"]
+    assert "Failing failed" in caplog.text
