@@ -25,6 +25,7 @@ from fedlit.checkpoint import JOURNAL, Checkpoints
 from fedlit.commits import FOLDER, Commits, Saved
 from fedlit.digests import Digests
 from fedlit.disk import LocalDisk, replace_file
+from fedlit.faults import LostRounds, LostWorkers
 from fedlit.mistakes import Mistake, Mistakes
 from fedlit.observers import Run, RunFolder, Watchers
 from fedlit.plan import memories_line, plan, plan_table
@@ -34,6 +35,7 @@ from fedlit.room import memory_of_a_client, room_for_memories
 from fedlit.signals import stoppable
 from fedlit.summary import Standing
 from fedlit.trust import VARIABLE, distrust
+from fedlit.worker import ClientFailed
 
 log = logging.getLogger("fedlit")
 
@@ -44,6 +46,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 class NoRoom(RuntimeError):
     """The run's folder cannot be written any more; the last round that was kept is whole."""
+
+
+ENDS = (NoRoom, ClientFailed, LostRounds, LostWorkers)
+"""What ends a run that cannot go on before something is mended."""
 
 
 def train(
