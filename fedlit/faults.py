@@ -131,8 +131,7 @@ class Faults:
             raise LostRounds(f"{lost} rounds in a row were lost, and faults.max_lost_rounds={self.max_lost_rounds}")
 
     def counted(self, lost: int) -> int:
-        """Of the rounds lost in a row, those that count in a run that is gone on with: an end by `max_lost_rounds` begins the
-        count anew."""
+        """Those of the rounds lost in a row that count when a run is gone on with: after an end by too many, none."""
         return lost % self.max_lost_rounds
 
     def striking(self, seed: int, round: int, client: int) -> list[tuple[Fault, np.random.Generator]]:
@@ -223,9 +222,7 @@ class Hang(_Silent):
         yield from _without_workers(self, facts)
         if facts.workers and facts.wall_timeout_s is None:
             why = "only makes the run slow: nobody gives up a worker process that hangs"
-            yield Mistake(
-                "seconds", self.seconds, why, "executor.wall_timeout_s=SECONDS is for how long one is waited for"
-            )
+            yield Mistake("seconds", self.seconds, why, "executor.wall_timeout_s=SECONDS gives it up")
 
     def before(self, attempt: int | None) -> None:
         """Sleeps."""

@@ -20,6 +20,7 @@ from fedlit.checkpoint import JOURNAL, Checkpoints
 from fedlit.commits import FOLDER, Saved
 from fedlit.digests import Digests, fingerprint
 from fedlit.disk import LocalDisk, replace_file
+from fedlit.faults import LostRounds, LostWorkers
 from fedlit.jobs import COMMAND
 from fedlit.mistakes import Mistake, Mistakes
 from fedlit.observers import Run, RunFolder, Watchers
@@ -29,6 +30,7 @@ from fedlit.record import Round
 from fedlit.room import memory_of_a_client, refuse_small_disk, room_for_memories
 from fedlit.signals import stoppable
 from fedlit.summary import Standing
+from fedlit.worker import ClientFailed
 
 log = logging.getLogger("fedlit")
 
@@ -37,6 +39,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 class NoRoom(RuntimeError):
     """The run's folder cannot be written any more; the last round that was kept is whole."""
+
+
+ENDS = (NoRoom, ClientFailed, LostRounds, LostWorkers)
+"""What ends a run that cannot go on before something is mended."""
 
 
 def train(

@@ -54,9 +54,7 @@ def _job(config: DictConfig) -> float | None:
 
 def _one(config: DictConfig, settings: Any, started: float, multirun: bool) -> float | None:
     from fedlit.build import plain  # here: Lightning takes seconds, and a mistyped name is told at once
-    from fedlit.faults import LostRounds, LostWorkers
-    from fedlit.running import NoRoom
-    from fedlit.worker import ClientFailed
+    from fedlit.running import ENDS
 
     folder, values = Path(settings.runtime.output_dir), {}
     overrides = jobs.own(settings.overrides.task) if multirun else list(settings.overrides.task)
@@ -71,7 +69,7 @@ def _one(config: DictConfig, settings: Any, started: float, multirun: bool) -> f
         else:
             (folder / jobs.FAILURE).unlink(missing_ok=True)  # of a job that is run alone, to its end this time
         return result
-    except (NoRoom, ClientFailed, LostRounds, LostWorkers) as error:
+    except ENDS as error:
         if config.traceback:
             traceback.print_exc()
         print(f"fedlit: {error}; {_how_to_go_on(folder, values, settings, ' once that is mended')}", file=sys.stderr)
