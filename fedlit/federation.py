@@ -157,8 +157,8 @@ class Federation:
             Mistakes: if the commits are of another experiment.
         """
         with self.commits.open(fingerprint(self)):
-            begin = Saved(self.algorithm.init(self.initial), ClientStore())
-            yield from self._rounds(saved or self.commits.load() or begin)
+            saved = saved or self.commits.load() or Saved(self.algorithm.init(self.initial), ClientStore())
+            yield from self._rounds(saved)
             self.commits.finish()
 
     def _rounds(self, saved: Saved) -> Iterator[Round]:

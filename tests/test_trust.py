@@ -33,7 +33,7 @@ def test_known_parts_pass(target):
         "torch.load",
         "torch.hub.load",
         "fedlit.train.os.system",
-        "fedlit.train.shutil.rmtree",
+        "fedlit.jobs.shutil.rmtree",
         "fedlitx.Thing",
         "torch.nnx.Thing",
         "",
