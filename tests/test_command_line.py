@@ -85,7 +85,8 @@ def test_a_key_of_other_choices_names_them_and_the_choice_that_is_there():
         ("is not a key of faults=none", "faults=drop has it"),
         (
             "is not a key of partition=shards",
-            "partition=dirichlet, partition=dirichlet_client and partition=quantity have it",
+            "partition=dirichlet, partition=dirichlet_0.1, partition=dirichlet_0.5, partition=dirichlet_5, "
+            "partition=dirichlet_client and partition=quantity have it",
         ),
         ("is not a key of executor=inline", "executor=auto and executor=processes have it"),
         ("is not a key of the configuration", "a new key is added by +clock.dedline_s=5"),

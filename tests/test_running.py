@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from fedlit import build, running, train
+from fedlit.command_line import PRIMARY
+from fedlit.commits import place
 from fedlit.faults import LostRounds, LostWorkers
 from fedlit.messages import Failure
 from fedlit.record import Round
@@ -34,10 +36,11 @@ def test_a_run_that_cannot_go_on_says_why_and_how_to_and_ends_with_status_1(monk
     monkeypatch.setattr(build, "plain", lambda config: {"_target_": "fedlit.data.Iid"})
     monkeypatch.setattr(train, "_trained", trained)
     settings = SimpleNamespace(
-        runtime=SimpleNamespace(output_dir=str(tmp_path)),
+        runtime=SimpleNamespace(output_dir=str(tmp_path), config_sources=[]),
         overrides=SimpleNamespace(task=[]),
-        job=SimpleNamespace(env_set={}),
+        job=SimpleNamespace(env_set={}, config_name=PRIMARY),
     )
+    place(tmp_path, 1).mkdir(parents=True)  # a round was kept
     config = SimpleNamespace(traceback=False, check=False)
     with pytest.raises(SystemExit) as stop:
         train._one(config, settings, 0.0, False)  # type: ignore[arg-type]

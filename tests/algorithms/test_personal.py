@@ -8,6 +8,7 @@ import torch
 
 from fedlit.algorithms import Centralised, Ditto, FedAvg, FedRep, Finetune, Momentum, Moon, Personal, Scaffold
 from fedlit.algorithms.personal import own_model, settled
+from fedlit.commits import Nowhere
 from fedlit.data.samples import Owned
 from fedlit.evaluation import Evaluations
 from fedlit.executors import Processes
@@ -25,16 +26,11 @@ def ready(algorithm, **setting):
     return replace(fed, worker=replace(fed.worker, algorithm=algorithm))
 
 
-class Kept:
-    """Commits in memory."""
-
-    def load(self):
-        return None
+class Kept(Nowhere):
+    """The last commit, in memory."""
 
     def commit(self, state, store, record):
         self.state, self.store, self.record = state, store, record
-
-    def finish(self): ...
 
 
 def run(algorithm, **setting):
