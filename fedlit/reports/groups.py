@@ -141,7 +141,8 @@ def _choices(run: Ran) -> dict[str, str]:
 
 def baselines(groups: Sequence[Group], typed: str | None) -> tuple[str | None, dict[int, int]]:
     """The baseline as it is typed, and for each group's index that of the group which it is compared with: the one that has
-    the baseline's settings and all other settings of its own. Without one typed, the first value of the first setting.
+    the baseline's settings and all other settings of its own, or the one group that is meant by what was typed, whatever its
+    other settings. Without one typed, the first value of the first setting.
 
     Raises:
         Mistakes: if no group, or more than one, is meant.
@@ -163,7 +164,8 @@ def baselines(groups: Sequence[Group], typed: str | None) -> tuple[str | None, d
     base = [i for i, one in enumerate(groups) if all(_equal(one.settings[key], asked[key]) for key in asked)]
     found = {}
     for i, one in enumerate(groups):
-        partners = [] if i in base else _partners(groups, base, i, asked)
+        alone = typed is not None and len(base) == 1  # one group was named: all others are held against it
+        partners = [] if i in base else list(base) if alone else _partners(groups, base, i, asked)
         if len(partners) > 1 and typed is not None:
             several = "; ".join(groups[j].label for j in partners)
             raise Mistakes(
