@@ -551,7 +551,7 @@ def test_a_number_has_as_many_places_as_its_interval_tells(mean, half, unit, tex
 def test_one_group_that_is_named_is_everybodys_baseline_whatever_its_other_settings(tmp_path):
     for seed in (1, 2):
         for name, rate in (("fedavg", 0.1), ("fedprox", 0.1), ("fedadam", 0.5)):
-            keys = {"algorithm__proximal": 0.01 * len(name), "model__optimizer__lr": rate, "seed": seed}
+            keys = {"algorithm__proximal": 0.01 * len(name), "partition__alpha": rate, "seed": seed}
             leave(tmp_path / f"{name}-{seed}", [0.5, 0.6 + rate / 10 + seed / 100], choices={"algorithm": name}, **keys)
     report.write([tmp_path], tmp_path, "algorithm=fedavg", None)
     found = json.loads((tmp_path / "report.json").read_text())
@@ -559,4 +559,4 @@ def test_one_group_that_is_named_is_everybodys_baseline_whatever_its_other_setti
     assert found["not_compared"] == []
     report.write([tmp_path], tmp_path, None, None)
     strict = json.loads((tmp_path / "report.json").read_text())
-    assert any("lr=0.5" in label or "lr=0.1" in label for label in strict["not_compared"])
+    assert any("alpha=0.5" in label for label in strict["not_compared"])
