@@ -38,6 +38,7 @@ WORDS = (
 )
 TYPED = WORDS.split()
 LEAVE = {"FEDLIT_ALLOW": "matrix"}
+BOARD = "+observers.tensorboard._target_=fedlit.observers.TensorBoard"
 
 
 def typed(*arguments: str, **environment: str) -> Callable[[], None]:
@@ -68,10 +69,10 @@ def composed(*more: str) -> dict[str, Any]:
 
 def started(folder: Path, *more: str, resume: bool = False) -> Callable[[], None]:
     """The run without Hydra, which takes a second; a signal's status is that of the process."""
+    config = {**composed(*more), "resume": str(folder) if resume else None}  # here: a fork would compose it each time
 
     def go() -> None:
         folder.mkdir(exist_ok=True)
-        config = {**composed(*more), "resume": str(folder) if resume else None}
         try:
             begin(config, folder, {}, time.time(), [*TYPED, *more])
         except Stopped as stopped:
@@ -114,11 +115,7 @@ def goes_on(folder: Path, kept: int) -> None:
 
 @ROWS("SIGTERM in a fit, resumed as it says", "exit 143, nothing booked, same bits", slow=True)
 def terminated(folder: Path) -> str:
-    def go() -> None:
-        with striking(3, 1, signal.SIGTERM):
-            typed(*TYPED, f"hydra.run.dir={folder / 'run'}")()
-
-    said = ended(143, go).said
+    said = ended(143, _struck(typed(*TYPED, f"hydra.run.dir={folder / 'run'}"), signal.SIGTERM)).said
     (command,) = re.findall(r"^  (.*resume=.*)$", said, re.MULTILINE)
     environment, (*_, resume) = _split(command)
     must(environment == LEAVE, f"says to allow {environment}")
@@ -155,24 +152,31 @@ def twice(folder: Path) -> str:
 
 
 def _signalled(folder: Path, status: int, *numbers: int) -> None:
+    ended(status, _struck(started(folder), *numbers))
+    goes_on(folder, 2)
+
+
+def _struck(task: Callable[[], Any], *numbers: int) -> Callable[[], None]:
+    """A run that is hit by signals in its third round, in the fit of the second client."""
+
     def go() -> None:
         with striking(3, 1, *numbers):
-            started(folder)()
+            task()
 
-    ended(status, go)
-    goes_on(folder, 2)
+    return go
 
 
 @ROWS("a signal that user code swallows", "stops all the same, same bits")
 def swallowed(folder: Path) -> str:
     for number, status, kept in ((signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 1)):  # Lightning heeds the one at once
         here = folder / str(status)
-        ended(status, lambda here=here, number=number: _deaf(here, number))
+        task = started(here)
+        ended(status, lambda task=task, number=number: _deaf(task, number))
         goes_on(here, kept)
     return "SIGINT after the round, SIGTERM within it"
 
 
-def _deaf(folder: Path, number: int) -> None:
+def _deaf(task: Callable[[], Any], number: int) -> None:
     step = Tiny.training_step
 
     def deaf(self: Tiny, batch: Any, batch_idx: int) -> Any:
@@ -182,7 +186,7 @@ def _deaf(folder: Path, number: int) -> None:
             return step(self, batch, batch_idx)
 
     with striking(2, 1, number), patch.object(Tiny, "training_step", deaf):
-        started(folder)()
+        task()
 
 
 @contextmanager
@@ -205,22 +209,22 @@ def no_space(folder: Path) -> str:
     with tmpfs(folder / "disk", "size=1m") as mounted:
         for pages in (0, 3, None):
             here = folder / "disk" / f"run-{pages}"
-            end = forked(lambda here=here, pages=pages: _until_full(here, pages, mounted))
+            task = typed(*TYPED, f"hydra.run.dir={here}") if pages == 0 else started(here)
+            end = forked(lambda here=here, pages=pages, task=task: _until_full(task, here, pages, mounted))
             (folder / "disk" / "filler").unlink(missing_ok=True)
             where = f"{pages} pages left"
             must(end.status == 1, f"{where}: ended with status {end.status}: {end.said}")
             must("cannot be written any more: No space left" in end.said, f"{where}: said {end.said}")
             must("Traceback" not in end.said, f"{where}: {end.said}")
-            again = started(here, resume=True)
             if pages == 0:
                 (command,) = re.findall(r"^  (.*resume=.*)$", end.said, re.MULTILINE)
-                again = typed(_split(command)[1][-1], **LEAVE)
-            ended(0, again)
+                must(_split(command) == (LEAVE, ["python", "-m", "fedlit.train", f"resume={here}"]), f"says {command}")
+            ended(0, started(here, resume=True))
             same(left(here), whole(), where)
     return "in a commit and after it" if mounted else "made up: no tmpfs may be mounted here"
 
 
-def _until_full(folder: Path, pages: int | None, mounted: bool) -> None:
+def _until_full(task: Callable[[], Any], folder: Path, pages: int | None, mounted: bool) -> None:
     """A run whose disk is full but for so many pages when its third round is to be kept; None: when it was."""
     commit = Checkpoints.commit
 
@@ -234,7 +238,7 @@ def _until_full(folder: Path, pages: int | None, mounted: bool) -> None:
             _fill(folder.parent / "filler", 0)
 
     with patch.object(Checkpoints, "commit", full):
-        (typed(*TYPED, f"hydra.run.dir={folder}") if pages == 0 else started(folder))()
+        task()
 
 
 def _fill(path: Path, pages: int) -> None:
@@ -250,7 +254,7 @@ def _fill(path: Path, pages: int) -> None:
 def read_only(folder: Path) -> str:
     with tmpfs(folder / "disk", "size=4m") as mounted:
         here = folder / "disk" / "run"
-        ended(143, lambda: _stopped(here))
+        ended(143, _struck(started(here), signal.SIGTERM))
         (folder / "file").touch()
         if mounted:
             subprocess.run(["mount", "-o", "remount,ro", str(folder / "disk")], check=True)
@@ -262,11 +266,6 @@ def read_only(folder: Path) -> str:
             subprocess.run(["mount", "-o", "remount,rw", str(folder / "disk")], check=True)
             goes_on(here, 2)
     return "new and resumed" if mounted else "below a file: no tmpfs may be mounted here"
-
-
-def _stopped(folder: Path) -> None:
-    with striking(3, 1, signal.SIGTERM):
-        started(folder)()
 
 
 @ROWS("two processes on one run folder", "the second refuses, first unharmed", slow=True)
@@ -286,8 +285,9 @@ def two(folder: Path) -> str:
             return made
 
         with patch.object(running, "build", building):
-            typed(*TYPED, f"hydra.run.dir={folder / 'run'}")()
+            first()
 
+    first = started(folder / "run")
     ended(0, go)
     same(left(folder / "run"), whole())
     return ""
@@ -295,7 +295,7 @@ def two(folder: Path) -> str:
 
 @ROWS("a run folder that is used", "a new run refuses")
 def used(folder: Path) -> str:
-    ended(143, lambda: _stopped(folder / "run"))
+    ended(143, _struck(started(folder / "run"), signal.SIGTERM))
     end = forked(started(folder / "run"))
     must(end.status == 1 and "holds a run already" in end.said, f"ended with status {end.status}: {end.said}")
     goes_on(folder / "run", 2)
@@ -304,7 +304,7 @@ def used(folder: Path) -> str:
 
 @ROWS("a changed configuration", "refused field by field, exit 2", slow=True)
 def changed(folder: Path) -> str:
-    ended(143, lambda: _stopped(folder / "run"))
+    ended(143, _struck(started(folder / "run"), signal.SIGTERM))
     end = ended(2, typed(f"resume={folder / 'run'}", "seed=7", "data.batch_size=3", "schedule.rounds=9", **LEAVE))
     must("2 mistakes" in end.said, f"said {end.said}")
     for line in ("seed=7", "was 42 when the run began", "data.batch_size=3", "was 10 when the run began"):
@@ -335,13 +335,14 @@ def no_tensorboard(folder: Path) -> str:
             commit(self, state, *rest)
 
         with patch.object(Checkpoints, "commit", without):
-            started(folder / "run", "+observers.tensorboard._target_=fedlit.observers.TensorBoard")()
+            first()
 
+    first = started(folder / "run", BOARD)
     ended(0, go, quiet=False)  # its thread says what it died of
     same(left(folder / "run"), whole())
     (folder / "other").mkdir()
     (folder / "other" / "tensorboard").touch()
-    end = ended(0, started(folder / "other", "+observers.tensorboard._target_=fedlit.observers.TensorBoard"))
+    end = ended(0, started(folder / "other", BOARD))
     must("TensorBoard failed and is told no more" in end.said, f"said {end.said}")
     failed = json.loads((folder / "other" / "summary.json").read_text())["observers_failed"]
     must(list(failed) == ["TensorBoard"], f"the summary says {failed}")
@@ -353,14 +354,8 @@ def no_tensorboard(folder: Path) -> str:
 def tensorboard(folder: Path) -> str:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    more = "+observers.tensorboard._target_=fedlit.observers.TensorBoard"
-
-    def go() -> None:
-        with striking(3, 1, signal.SIGTERM):
-            started(folder / "run", more)()
-
-    ended(143, go)
-    ended(0, started(folder / "run", more, resume=True))
+    ended(143, _struck(started(folder / "run", BOARD), signal.SIGTERM))
+    ended(0, started(folder / "run", BOARD, resume=True))
     events = EventAccumulator(str(folder / "run" / "tensorboard"))
     events.Reload()
     steps = [event.step for event in events.Scalars("train/loss")]
@@ -416,12 +411,13 @@ def soak(folder: Path) -> str:
                 held.append(_held())
 
         with patch.object(Checkpoints, "commit", noting):
-            started(folder / "run", *words.split(), f"schedule.rounds={rounds}")()
+            task()
         before, after = held
         must(after[0] - before[0] <= 2.0, f"{after[0] - before[0]:.1f} MB more")
         must(after[1:] == before[1:], f"descriptors and threads {before[1:]}, then {after[1:]}")
         print(f"{after[0] - before[0]:+.1f} MB")
 
+    task = started(folder / "run", *words.split(), f"schedule.rounds={rounds}")
     said = ended(0, go, seconds=3600).said
     return f"{rounds} of {clients}, {said.split()[-2]} MB from round {first} on"
 
