@@ -8,13 +8,13 @@ from functools import cache
 
 import pytest
 import yaml
+from conftest import composed as chosen
 from filelock import FileLock
-from hydra import compose, initialize_config_dir
 
-from fedlit import running, train
+from fedlit import resume, running, train
 from fedlit.build import plain
 from fedlit.checkpoint import Checkpoints, Keeping
-from fedlit.command_line import conf, quoted, unquoted
+from fedlit.command_line import quoted, unquoted
 from fedlit.messages import State
 from fedlit.mistakes import Mistake, Mistakes
 from fedlit.record import Round
@@ -26,8 +26,13 @@ from fedlit.store import ClientStore
 
 @cache
 def composed(*overrides):
-    with initialize_config_dir(str(conf()), version_base="1.3"):
-        return plain(compose("config", list(overrides)))
+    return plain(chosen(*overrides))
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch):
+    """What is composed again and again is composed as tests do."""
+    monkeypatch.setattr(resume, "compose", lambda name, overrides: chosen(*overrides))
 
 
 def a_run(folder, *overrides):
