@@ -290,6 +290,7 @@ class Linear(LightningModule):
 """
 
 
+@pytest.mark.slow  # whole runs
 @pytest.mark.parametrize(
     ("source", "partition"), [("targets", "dirichlet"), ("targets", "quantity"), ("label_free", "iid")]
 )
