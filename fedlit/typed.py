@@ -17,8 +17,9 @@ from fedlit.mistakes import Mistake, nearest
 
 def groups_of(found: ConfigLoaderImpl, parent: str = "") -> list[str]:
     """The names of all groups below a parent, those inside others with a slash."""
-    names = [f"{parent}/{name}".lstrip("/") for name in found.list_groups(parent) if not name.startswith((".", "_"))]
-    return names + [below for name in names if name != "hydra" for below in groups_of(found, name)]
+    below = found.repository.get_group_options(parent, ObjectType.GROUP)  # list_groups copies all of it each time
+    names = [f"{parent}/{name}".lstrip("/") for name in below if not name.startswith((".", "_"))]
+    return names + [inner for name in names if name != "hydra" for inner in groups_of(found, name)]
 
 
 def group_problems(found: ConfigLoaderImpl, names: Sequence[str], override: Override) -> list[Mistake]:
@@ -28,7 +29,7 @@ def group_problems(found: ConfigLoaderImpl, names: Sequence[str], override: Over
         return [Mistake(group, (*_choices(override), "")[0], "is not a group", nearest(group, names))]
     if override.is_delete():
         return _needed(group)
-    options = found.get_group_options(group, ObjectType.CONFIG)
+    options = found.repository.get_group_options(group, ObjectType.CONFIG)
     wrong = [choice for choice in _choices(override) if choice not in options]
     return [
         Mistake(

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from hydra import compose
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from lightning.pytorch import LightningModule
 from torch import nn
 
 from fedlit.algorithms import FedAvg
+from fedlit.command_line import conf, loader
 from fedlit.data import Iid, Normalise, Population, TensorSamples, Uniform
 from fedlit.data.holdings import Holdings
 from fedlit.data.samples import Loading
@@ -21,6 +29,23 @@ from fedlit.monitor import Monitor
 from fedlit.schedule import Schedule
 from fedlit.streams import Purpose, seeded, stream
 from fedlit.worker import ClientWorker
+
+GROUPS = {path.name for path in conf().iterdir() if path.is_dir()}
+
+
+def composed(*overrides):
+    """The configuration as Hydra makes it of overrides without sweeps. Choices are composed once, which takes a while."""
+    chosen = tuple(text for text in overrides if text.partition("=")[0].lstrip("+~") in GROUPS)
+    config = deepcopy(_chosen(*chosen))
+    rest = OverridesParser.create().parse_overrides([text for text in overrides if text not in chosen])
+    ConfigLoaderImpl._apply_overrides_to_config(rest, config)
+    return config
+
+
+@cache
+def _chosen(*choices):
+    with nullcontext() if GlobalHydra.instance().is_initialized() else loader():
+        return compose("config", list(choices))
 
 
 class Quadratic(LightningModule):

@@ -6,10 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from conftest import composed as chosen
 
 from fedlit.build import build, plain
-from fedlit.command_line import conf
 from fedlit.make import describe, fits
 from fedlit.mistakes import Mistakes
 from fedlit.running import train
@@ -17,8 +16,7 @@ from fedlit.weights import checkpoint
 
 
 def composed(*overrides):
-    with initialize_config_dir(str(conf()), version_base="1.3"):
-        return plain(compose("config", ["observers=none", *overrides]))
+    return plain(chosen("observers=none", *overrides))
 
 
 def built(*overrides, folder=Path("nowhere")):
@@ -329,6 +327,7 @@ class Linear(LightningModule):
 """
 
 
+@pytest.mark.slow  # whole runs
 @pytest.mark.parametrize(
     ("source", "partition"), [("targets", "dirichlet"), ("targets", "quantity"), ("label_free", "iid")]
 )
@@ -339,9 +338,7 @@ def test_regression_and_label_free_data_run_with_all_who_watch(tmp_path, monkeyp
     model = ["model=custom", "model._target_=my_regression.Linear", "monitor.name=val/mse", "monitor.mode=min"]
     data = ["data=custom", f"data._target_=my_regression.{source}", f"partition={partition}", "schedule.rounds=3"]
     watchers = ["observers=default", "observers.terminal=null"]
-    with initialize_config_dir(str(conf()), version_base="1.3"):
-        config = plain(compose("config", [*model, *data, *watchers]))
-    best = train(config, tmp_path / "run", {}, time.time())
+    best = train(plain(chosen(*model, *data, *watchers)), tmp_path / "run", {}, time.time())
     losses = [json.loads(line)["val/mse"] for line in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0]
     assert best == min(losses)

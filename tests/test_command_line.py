@@ -24,57 +24,52 @@ def found(*arguments):
     "arguments",
     [
         [],
-        ["seed=3", "data=cifar10", "data.root=/tmp/x y"],
-        ["+trainer.max_time=null"],
+        ["seed=3", "data=cifar10", "data.root=/tmp/x y", "data.mean=[0.1,0.2,0.3]", "+trainer.max_time=null",
+         "+model.optimizer.nesterov=true", "++schedule.rounds=3", "~monitor.name", "~observers.tensorboard",
+         "observers.partition=null", "hydra.run.dir=/tmp/x", "--config-name=config"],
         ["experiment=tutorial", "debug=quick"],
         ["-m", "algorithm=fedavg,fedprox", "seed=1,2,3", "partition.alpha=0.1,1"],
-        ["~observers.tensorboard"],
-        ["observers.partition=null"],
-        ["hydra.run.dir=/tmp/x"],
-        ["seed=range(1,4)", "-m"],
-        ["model=custom", "model._target_=my.Module", "+model.width=3"],
-        ["+model.optimizer.nesterov=true"],
-        ["partition=glob(*)", "-m"],
-        ["hydra/launcher=basic", "-m"],
-        ["data.mean=[0.1,0.2,0.3]"],
+        ["seed=range(1,4)", "partition=glob(*)", "hydra/launcher=basic", "-m"],
         ["seed=1,2", "hydra.mode=MULTIRUN"],
-        ["+width=3", "model=custom", "+model.width=${width}"],
-        ["+tag=a", "hydra.run.dir=out/${tag}"],
-        ["++schedule.rounds=3", "~monitor.name", "~experiment", "~debug"],
-        ["--config-name=config"],
+        ["model=custom", "model._target_=my.Module", "+model.width=${width}", "+width=3", "+tag=a",
+         "hydra.run.dir=out/${tag}", "~experiment", "~debug"],
     ],
-)
+)  # fmt: skip
 def test_what_is_right_passes(arguments):
     assert found(*arguments) == []
 
 
 @pytest.mark.parametrize(
-    ("argument", "key", "remedy"),
+    "wrong",
     [
-        ("data=cifra10", "data", "did you mean cifar10?"),
-        ("dta=cifar10", "dta", "did you mean data?"),
-        ("seeed=1", "seeed", "did you mean seed?"),
-        ("schedule.round=3", "schedule.round", "did you mean schedule.rounds?"),
-        ("rounds=3", "rounds", "did you mean schedule.rounds?"),
-        ("alpha=0.1", "alpha", "did you mean partition.alpha?"),
-        ("model.optimizer.nesterov=true", "model.optimizer.nesterov", "+model.optimizer.nesterov=true"),
-        ("+schedule.rounds=3", "schedule.rounds", "without +"),
-        ("algorithm=fedavg,fedporx", "algorithm", "did you mean fedprox?"),
-        ("~observers.tensorbord", "observers.tensorbord", "did you mean observers.tensorboard?"),
-        ("seed", "seed", "write key=value"),
-        ("seed=1,2", "seed", "-m runs each of them"),
-        ("algorithm=fedavg,fedprox", "algorithm", "-m runs each of them"),
-        ("+experiment=tutorial", "experiment", "write experiment=tutorial, without +"),
-        ("--config-dir=/nowhere", "--config-dir", "name one that holds groups"),
-        ("--config-name=confgi", "--config-name", "did you mean config?"),
-        ("--config-path=x", "--config-path", "--config-dir=FOLDER"),
-        ("a b=c=", "a b=c=", "write key=value"),
+        [
+            ("data=cifra10", "data", "did you mean cifar10?"),
+            ("dta=cifar10", "dta", "did you mean data?"),
+            ("seeed=1", "seeed", "did you mean seed?"),
+            ("schedule.round=3", "schedule.round", "did you mean schedule.rounds?"),
+            ("rounds=3", "rounds", "did you mean schedule.rounds?"),
+            ("alpha=0.1", "alpha", "did you mean partition.alpha?"),
+            ("model.optimizer.nesterov=true", "model.optimizer.nesterov", "+model.optimizer.nesterov=true"),
+            ("+schedule.rounds=3", "schedule.rounds", "without +"),
+            ("algorithm=fedavg,fedporx", "algorithm", "did you mean fedprox?"),
+            ("~observers.tensorbord", "observers.tensorbord", "did you mean observers.tensorboard?"),
+            ("+experiment=tutorial", "experiment", "write experiment=tutorial, without +"),
+        ],
+        [
+            ("seed=1,2", "seed", "-m runs each of them"),
+            ("algorithm=fedavg,fedprox", "algorithm", "-m runs each of them"),
+        ],
+        [("seed", "seed", "write key=value"), ("a b=c=", "a b=c=", "write key=value")],
+        [("--config-dir=/nowhere", "--config-dir", "name one that holds groups")],
+        [("--config-name=confgi", "--config-name", "did you mean config?")],
+        [("--config-path=x", "--config-path", "--config-dir=FOLDER")],
     ],
 )
-def test_a_wrong_name_is_told_with_the_nearest(argument, key, remedy):
-    ((given_key, given_remedy),) = found(argument)
-    assert given_key == key
-    assert remedy in given_remedy
+def test_wrong_names_are_told_together_each_with_the_nearest(wrong):
+    told = found(*(argument for argument, _, _ in wrong), *["schedule.rounds=9", "sampler=uniform"])
+    assert [key for key, _ in told] == [key for _, key, _ in wrong]
+    for (_, given), (_, _, remedy) in zip(told, wrong, strict=True):
+        assert remedy in given
 
 
 def test_a_key_of_other_choices_names_them_and_the_choice_that_is_there():
@@ -90,14 +85,6 @@ def test_a_key_of_other_choices_names_them_and_the_choice_that_is_there():
         ),
         ("is not a key of executor=inline", "executor=auto and executor=processes have it"),
         ("is not a key of the configuration", "a new key is added by +clock.dedline_s=5"),
-    ]
-
-
-def test_all_wrong_names_are_found_together():
-    assert [key for key, _ in found("data=cifra10", "seeed=1", "schedule.round=3", "algorithm=fedavg")] == [
-        "data",
-        "seeed",
-        "schedule.round",
     ]
 
 

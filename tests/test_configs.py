@@ -1,11 +1,14 @@
 """Every file under conf can be chosen, and what it says can be made."""
 
+from itertools import groupby, zip_longest
+
 import pytest
-from hydra import compose, initialize_config_dir
+from conftest import composed
+from hydra import compose
 from omegaconf import OmegaConf
 
 from fedlit.build import Findings, parts, plain
-from fedlit.command_line import conf
+from fedlit.command_line import conf, loader
 from fedlit.sweep import planned
 
 CHOICES = sorted(
@@ -15,14 +18,23 @@ CHOICES = sorted(
 )
 
 
-def composed(*overrides):
-    with initialize_config_dir(str(conf()), version_base="1.3"):
-        return compose("config", list(overrides))
+ALONE = ("experiment", "debug")  # what they choose has to be made, not what is chosen beside them
+BESIDE = [
+    [f"{group}={choice}" for _, choice in choices]
+    for group, choices in groupby((pair for pair in CHOICES if pair[0] not in ALONE), lambda pair: pair[0])
+]
 
 
-@pytest.mark.parametrize(("group", "choice"), CHOICES)
-def test_every_choice_is_made_without_a_mistake(group, choice, tmp_path):
-    config = composed(f"{group}={choice}")
+@pytest.mark.parametrize(
+    "choices",
+    [
+        *([f"{group}={choice}"] for group, choice in CHOICES if group in ALONE),
+        *([choice for choice in row if choice] for row in zip_longest(*BESIDE)),
+    ],
+    ids=" ".join,
+)
+def test_every_choice_is_made_without_a_mistake(choices, tmp_path):
+    config = composed(*choices)
     targets = {
         "model": "fedlit.models.Classifier",
         "data": "fedlit.data.digits",
@@ -63,6 +75,24 @@ def test_the_groups_are_there(group):
     assert [choice for name, choice in CHOICES if name == group]
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["data=custom", "data._target_=a.b", "+data.batch_size=6", "~monitor", "eval=3", "++model.width=3"],
+        [
+            "experiment=tutorial",
+            "debug=quick",
+            "seed=9",
+            "trainer.callbacks=[{_target_:nowhere.A}]",
+            "~observers.terminal",
+        ],
+    ],
+)
+def test_what_the_tests_compose_is_what_hydra_composes(overrides):
+    with loader():
+        assert OmegaConf.to_yaml(composed(*overrides)) == OmegaConf.to_yaml(compose("config", overrides))
+
+
 def test_the_tutorial_is_the_tutorials():
     config = plain(composed("experiment=tutorial", "data=image_folder", "data.root=folder"))
     assert config["seed"] == 42
@@ -100,7 +130,7 @@ def test_the_tutorial_is_the_tutorials():
 
 
 def test_the_label_skew_experiment_sweeps_three_alphas_and_iid_over_three_seeds():
-    with initialize_config_dir(str(conf()), version_base="1.3"):
+    with loader():
         whole = compose("config", ["experiment=noniid"], return_hydra_config=True)
     sweep, config = whole.hydra.sweeper.params, plain(composed("experiment=noniid"))
     files = [OmegaConf.load(conf() / "partition" / f"{name}.yaml") for name in sweep.partition.split(",")]

@@ -2,15 +2,15 @@
 
 import pytest
 import torch
+from conftest import holdings, pairs
 from lightning.pytorch import LightningModule
+from quadratics import mutated
 from torch import nn
 
 from fedlit.displacement import Stride, displacement
 from fedlit.local import Bench, LocalTraining, Recipe
 from fedlit.messages import Term
 from fedlit.mistakes import Mistake
-from tests.algorithms.quadratics import mutated
-from tests.conftest import holdings, pairs
 
 
 class Slope(LightningModule):

@@ -1,6 +1,7 @@
 """An import only ever points down, and what is kept out of the core stays out."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -57,23 +58,29 @@ def floor(name):
     return next(number for number, names in enumerate(FLOORS) if name in names)
 
 
+@cache
+def parsed(path):
+    return ast.parse(path.read_text())
+
+
+@cache
 def imports(path):
     """Imports that happen when the module is run, not those for type checkers alone."""
-    tree = ast.parse(path.read_text())
+    tree, found = parsed(path), []
     unseen = {
         child
         for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for child in ast.walk(node)
     }
     for node in ast.walk(tree):
         if node in unseen:
             continue
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return found
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -110,9 +117,8 @@ def test_lightning_and_hydra_stay_where_they_belong(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_file_and_a_function_are_not_too_long(path):
-    text = path.read_text()
-    assert len(text.splitlines()) <= 250
-    for node in ast.walk(ast.parse(text)):
+    assert len(path.read_text().splitlines()) <= 250
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.FunctionDef):
             prose = (ast.get_docstring(node) or "").count("\n") + 1
             assert node.end_lineno - node.lineno - prose <= 42, node.name

@@ -525,6 +525,7 @@ def test_what_a_folder_names_is_neither_imported_nor_taken_for_markup(tmp_path, 
     assert "could not determine a constructor" in str(result([tmp_path])["left_out"])
 
 
+@pytest.mark.slow
 def test_the_commands_start_without_torch_lightning_and_hydra():
     code = "import fedlit.report, fedlit.compare, fedlit.reports.figures, sys; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from conftest import composed as chosen
 from filelock import FileLock
-from hydra import compose, initialize_config_dir
 
-from fedlit import command_line, running, train
+from fedlit import command_line, resume, running, train
 from fedlit.build import plain
 from fedlit.checkpoint import Checkpoints, Keeping
 from fedlit.command_line import conf, quoted, unquoted
@@ -30,8 +30,13 @@ from fedlit.store import ClientStore
 
 @cache
 def composed(*overrides):
-    with initialize_config_dir(str(conf()), version_base="1.3"):
-        return plain(compose("config", list(overrides)))
+    return plain(chosen(*overrides))
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch):
+    """What is composed again and again is composed as tests do."""
+    monkeypatch.setattr(resume, "compose", lambda name, overrides: chosen(*overrides))
 
 
 def a_run(folder, *overrides):

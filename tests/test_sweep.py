@@ -9,6 +9,7 @@ import tempfile
 import threading
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from fedlit import jobs, running, sweep, train
@@ -16,6 +17,7 @@ from fedlit.checkpoint import Checkpoints
 from fedlit.executors import processes
 from fedlit.jobs import Outcome, job_name
 from fedlit.mistakes import Mistakes
+from fedlit.reports import figures
 from fedlit.sweep import planned
 
 QUICK = ["debug=quick", "observers=none", "executor=inline"]
@@ -23,8 +25,9 @@ QUICK = ["debug=quick", "observers=none", "executor=inline"]
 
 @pytest.fixture
 def sweeps(tmp_path, monkeypatch, capsys):
-    """Types a command; its status, and what it said on the standard output and error."""
+    """Types a command; its status, and what it said on the standard output and error. Reports have no pictures."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(figures, "save", lambda found, out: [])
     monkeypatch.setattr(sys, "path", list(sys.path))
 
     def typed(*arguments):
@@ -112,24 +115,29 @@ def test_a_sweep_is_continued_and_not_repeated(sweeps, commits, tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_a_failed_job_runs_alone_by_its_command_and_then_the_sweep_is_finished(sweeps, commits, tmp_path):
+def test_a_failed_job_runs_alone_by_its_command_then_the_sweep_is_finished_and_its_jobs_are_paired(
+    sweeps, commits, tmp_path
+):
     def not_at_first(folder, round):
-        raise SystemExit("something of the user's own has ended the program")
+        if '"algorithm=fedavg"' in (folder / "job.json").read_text():
+            raise SystemExit("something of the user's own has ended the program")
 
+    typed = ["-m", *QUICK, "algorithm=fedavg,fedprox", "schedule.local_steps=3", "sweep.name=mine"]
     commits.wrong = not_at_first
-    status, _, err = sweeps("-m", *QUICK, "seed=1,2", "sweep.name=mine")
+    status, _, err = sweeps(*typed)
     assert status == 1
-    assert "2 of 2 jobs are not finished" in err
+    assert "1 of 2 jobs are not finished" in err
     commits.wrong = lambda *_: None
-    commands = [shlex.split(line)[3:] for line in err.splitlines() if line.startswith("      python -m fedlit.train")]
-    assert len(commands) == 2
-    for command in commands:
-        assert sweeps(*command)[0] == 0
+    (command,) = [shlex.split(line)[3:] for line in err.splitlines() if line.startswith("      python -m fedlit.train")]
+    assert sweeps(*command)[0] == 0
     commits.clear()
-    status, out, err = sweeps("-m", *QUICK, "seed=1,2", "sweep.name=mine")
+    status, out, err = sweeps(*typed)
     assert (status, err, commits) == (0, "", [])
     assert "2 of 2 jobs are finished" in out
     assert [path.name for path in (tmp_path / "outputs" / "sweeps").iterdir()] == ["mine"]
+    one, other = summaries(folders(tmp_path)[1]).values()
+    assert one["digest"] == other["digest"]
+    assert one["state_sha256"] != other["state_sha256"]
 
 
 @pytest.mark.slow
@@ -151,18 +159,6 @@ def test_a_signal_stops_the_sweep_which_goes_on_when_it_is_typed_again(sweeps, c
 
 
 @pytest.mark.slow
-def test_jobs_with_the_same_seed_are_paired(sweeps, tmp_path):
-    assert sweeps("-m", *QUICK, "seed=1,2", "algorithm=fedavg,fedprox", "schedule.local_steps=3")[0] == 0
-    found = summaries(folders(tmp_path)[1])
-    for seed in (1, 2):
-        mine = [summary for overrides, summary in found.items() if f"seed={seed}" in overrides]
-        assert len(mine) == 2
-        assert mine[0]["digest"] == mine[1]["digest"]
-        assert mine[0]["state_sha256"] != mine[1]["state_sha256"]
-    assert len({json.dumps(summary["digest"]) for summary in found.values()}) == 2
-
-
-@pytest.mark.slow
 def test_a_folder_of_another_configuration_is_left_alone_and_check_leaves_none(sweeps, tmp_path):
     assert sweeps("-m", *QUICK, "seed=1", "hydra.sweep.dir=here", "hydra.sweep.subdir=one")[0] == 0
     before = (tmp_path / "here" / "one" / "summary.json").read_bytes()
@@ -170,8 +166,8 @@ def test_a_folder_of_another_configuration_is_left_alone_and_check_leaves_none(s
     assert status == 1
     assert "holds a run of another configuration" in err
     assert (tmp_path / "here" / "one" / "summary.json").read_bytes() == before
-    status, out, err = sweeps("-m", "check=true", *QUICK, "schedule.clients_per_round=1,2,300")
-    assert out.count("plan: nothing was trained") == 2
+    status, out, err = sweeps("-m", "check=true", *QUICK, "schedule.clients_per_round=1,300")
+    assert out.count("plan: nothing was trained") == 1
     assert status == 1
     assert "schedule.clients_per_round=300 failed" in err
     assert "Traceback" not in err
@@ -192,14 +188,14 @@ def test_a_job_whose_configuration_cannot_be_resolved_has_a_folder_all_the_same(
 
 
 def named(*arguments):
-    made = planned(["-m", *arguments])
-    assert made is not None
-    return made.folder.as_posix()
+    """The name of a sweep, from what was typed alone; `planned` composes too."""
+    overrides = OverridesParser.create().parse_overrides(list(arguments))
+    return sweep.name_of(overrides, [override.key_or_group for override in overrides if override.is_sweep_override()])
 
 
 def test_a_sweep_has_the_same_name_whatever_its_values():
     name = named("algorithm=fedavg", "partition.alpha=0.1,1.0", "seed=1,2,3")
-    assert name.startswith("outputs/sweeps/alpha-seed-")
+    assert name.startswith("alpha-seed-")
     assert named("seed=3,4", "partition.alpha=2,0.1", "algorithm=fedavg") == name
     assert (
         named("seed=range(1,9)", "algorithm=fedavg", "partition.alpha=5,6", "check=true", "hydra.verbose=false") == name
@@ -211,41 +207,60 @@ def test_a_sweep_has_the_same_name_whatever_its_values():
         named("algorithm=fedavg,fedprox", "partition.alpha=0.1,1.0", "seed=1,2,3"),
     ]
     assert len({name, *others}) == 5
-    assert named("seed=1,2", "sweep.name=mine") == "outputs/sweeps/mine"
-    assert named("seed=1,2", "hydra.sweep.dir='a b/c'") == "a b/c"
 
 
 def test_what_is_typed_takes_the_place_of_what_an_experiment_sweeps(monkeypatch):
     counted = []
     monkeypatch.setattr(sweep, "_shares", lambda config, jobs: counted.append(jobs) or [])
-    assert named("experiment=noniid", "seed=range(1,6)").startswith("outputs/sweeps/partition-seed-")
-    assert named("experiment=noniid", "partition=iid").startswith("outputs/sweeps/seed-")
+    names = []
+    for typed in ("seed=range(1,6)", "partition=iid"):
+        made = planned(["-m", "experiment=noniid", typed])
+        assert made is not None
+        names.append(made.folder.name)
+    assert [name.rpartition("-")[0] for name in names] == ["partition-seed", "seed"]
     assert counted == [20, 3]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "key", "said"),
+    ("typed", "folder"),
     [
-        (["sweep.name=x"], "sweep.name", "is about the jobs of a sweep"),
-        (["-m", "sweep.name=a/b"], "sweep.name", "must be letters"),
-        (["-m", "sweep.name=a,b"], "sweep.name", "has one in the whole sweep"),
-        (["-m", "check=true,false"], "check", "has one in the whole sweep"),
-        (["-m", "sweep.jobs_per_gpu=0"], "sweep.jobs_per_gpu", "at least 1"),
-        (["-m", "sweep.jobs_per_gpu=two"], "sweep.jobs_per_gpu", "a whole number"),
-        (["-m", "+sweep.nme=x"], "sweep.nme", "is not an argument"),
-        (["-m", "partition.alpha=interval(0,1)"], "partition.alpha", "is an interval"),
-        (["-m", "hydra/launcher=joblb"], "hydra/launcher", "must be one of basic"),
-        (["-m", "hydra/sweeper=opt"], "hydra/sweeper", "must be one of basic"),
-        (["-m", "seed=1,2", "hydra.sweep.dir=${nowhere}"], "hydra.sweep.dir", "nowhere"),
-        (["-m", "partition=dirichlet,iid", "partition.alpha=1,2"], "partition=iid", "'partition.alpha'"),
+        ([], "outputs/sweeps/" + named("seed=1,2")),
+        (["sweep.name=mine"], "outputs/sweeps/mine"),
+        (["hydra.sweep.dir='a b/c'"], "a b/c"),
     ],
 )
-def test_a_sweep_that_cannot_be_begun_is_a_mistake(arguments, key, said):
+def test_a_sweeps_folder_is_its_name_or_what_was_typed(typed, folder):
+    made = planned(["-m", "seed=1,2", *typed])
+    assert made is not None
+    assert made.folder.as_posix() == folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["sweep.name=x"], [("sweep.name", "is about the jobs of a sweep")]),
+        (
+            ["-m", "sweep.name=a/b", "partition.alpha=interval(0,1)"],
+            [("sweep.name", "must be letters"), ("partition.alpha", "is an interval")],
+        ),
+        (
+            ["-m", "sweep.name=a,b", "check=true,false"],
+            [("sweep.name", "has one in the whole sweep"), ("check", "has one in the whole sweep")],
+        ),
+        (["-m", "sweep.jobs_per_gpu=0"], [("sweep.jobs_per_gpu", "at least 1")]),
+        (["-m", "sweep.jobs_per_gpu=two"], [("sweep.jobs_per_gpu", "a whole number")]),
+        (["-m", "+sweep.nme=x"], [("sweep.nme", "is not an argument")]),
+        (["-m", "hydra/launcher=joblb"], [("hydra/launcher", "must be one of basic")]),
+        (["-m", "hydra/sweeper=opt"], [("hydra/sweeper", "must be one of basic")]),
+        (["-m", "seed=1,2", "hydra.sweep.dir=${nowhere}"], [("hydra.sweep.dir", "nowhere")]),
+        (["-m", "partition=dirichlet,iid", "partition.alpha=1,2"], [("partition=iid", "'partition.alpha'")]),
+    ],
+)
+def test_a_sweep_that_cannot_be_begun_is_a_mistake(arguments, wanted):
     with pytest.raises(Mistakes) as wrong:
         planned(arguments)
-    ((found),) = wrong.value.found
-    assert found.key == key
-    assert said in found.allowed
+    assert [mistake.key for mistake in wrong.value.found] == [key for key, _ in wanted]
+    assert all(said in mistake.allowed for mistake, (_, said) in zip(wrong.value.found, wanted, strict=True))
 
 
 def test_an_experiment_that_sweeps_a_key_that_is_not_there_is_a_mistake(tmp_path):

@@ -4,13 +4,13 @@ parameter groups, a module's own scheduler under rates that change over rounds, 
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import holdings, pairs
 from lightning.pytorch import LightningModule
 from torch import nn
 
 from fedlit.local import Bench, LocalTraining, Recipe
 from fedlit.messages import Contrast, Term
 from fedlit.mistakes import Mistake
-from tests.conftest import holdings, pairs
 
 ROUND, EPOCHS, LR, RATE = 2, 2, 0.1, 0.5
 

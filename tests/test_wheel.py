@@ -1,11 +1,14 @@
 """The wheel carries the configuration, and works from any folder."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from fedlit import train
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,17 +50,27 @@ def test_the_configuration_and_the_shipped_data_travel_inside(site):
     assert len(list((site / "fedlit" / "data" / "files").rglob("*.data"))) == 4
 
 
-def test_it_trains_from_another_folder_with_the_users_own_groups(site, tmp_path):
+def test_it_trains_from_another_folder_with_the_users_own_groups_and_in_any_locale_to_the_same_bits(
+    site, tmp_path, monkeypatch
+):
     (tmp_path / "mine" / "schedule").mkdir(parents=True)
     (tmp_path / "mine" / "schedule" / "short.yaml").write_text(
         "defaults: [default, _self_]\nrounds: 2\nlocal_steps: 1\n"
     )
-    where = call("-c", "import fedlit.train; print(fedlit.__file__)", cwd=tmp_path, PYTHONPATH=str(site))
-    assert Path(where.strip()).is_relative_to(site)
     arguments = ["--config-dir", "mine", "schedule=short", "data=heart_disease", "partition=natural", "model=logistic"]
-    said = call("-m", "fedlit.train", *arguments, cwd=tmp_path, PYTHONPATH=str(site))
+    program = "import runpy, fedlit; print(fedlit.__file__); runpy.run_module('fedlit.train', run_name='__main__')"
+    other = {"PYTHONHASHSEED": "7", "LC_ALL": "C", "TZ": "Asia/Kathmandu", "OMP_NUM_THREADS": "1"}
+    unseen = ["observers.tensorboard=null", "observers.partition=null"]  # they take time
+    said = call("-c", program, *arguments, *unseen, cwd=tmp_path, PYTHONPATH=str(site), **other)
+    assert Path(said.splitlines()[0]).is_relative_to(site)
     assert "round 2/2" in said
-    assert len(list((tmp_path / "outputs" / "runs").glob("*/*/summary.json"))) == 1
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", ["fedlit", *arguments, "observers=none", "hydra.run.dir=here"])
+    train.main()
+    (there,) = (tmp_path / "outputs" / "runs").glob("*/*")
+    wanted, found = (json.loads((path / "summary.json").read_text()) for path in (tmp_path / "here", there))
+    assert (found["state_sha256"], found["digest"]) == (wanted["state_sha256"], wanted["digest"])
 
 
 def test_the_console_script_works_too(site, tmp_path):

@@ -4,9 +4,9 @@ of one line of it shows."""
 from fractions import Fraction
 
 import pytest
+from quadratics import RATE, SIZES, START, clients, mutated, trained
 
 from fedlit.algorithms import FedAvg, FedDyn, FedNova, Momentum, QFedAvg, Scaffold
-from tests.algorithms.quadratics import RATE, SIZES, START, clients, mutated, trained
 
 N = len(SIZES)
 HALF = Fraction(1, 2)

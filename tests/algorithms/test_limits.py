@@ -5,12 +5,12 @@ from fractions import Fraction
 
 import pytest
 import torch
+from conftest import Quadratic
+from conftest import federation as images
+from quadratics import CENTERS, CURVES, SIZES, federation, trained
 
 from fedlit.algorithms import FedAvg, FedDyn, FedNova, QFedAvg, Scaffold
 from fedlit.mistakes import Mistake
-from tests.algorithms.quadratics import CENTERS, CURVES, SIZES, federation, trained
-from tests.conftest import Quadratic
-from tests.conftest import federation as images
 
 
 def digests(algorithm, **setting):

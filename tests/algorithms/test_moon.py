@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import federation, holdings, pairs
 from lightning.pytorch import LightningModule
 from torch import nn
 
@@ -11,7 +12,6 @@ from fedlit.contrast import contrastive
 from fedlit.local import Bench, LocalTraining, Recipe
 from fedlit.messages import Contrast, Model
 from fedlit.mistakes import Mistake
-from tests.conftest import federation, holdings, pairs
 
 
 class Net(LightningModule):

@@ -5,6 +5,8 @@ from fractions import Fraction
 
 import pytest
 import torch
+from conftest import federation as images
+from quadratics import CENTERS, CURVES, RATE, SIZES, START, clients, federation, mutated, trained
 
 from fedlit.algorithms import Centralised, Ditto, FedAvg, FedRep, Finetune, Momentum, Moon, Personal, Scaffold
 from fedlit.algorithms.personal import own_model, settled
@@ -15,8 +17,6 @@ from fedlit.executors import Processes
 from fedlit.facts import Facts
 from fedlit.mistakes import Mistake
 from fedlit.store import ClientStore
-from tests.algorithms.quadratics import CENTERS, CURVES, RATE, SIZES, START, clients, federation, mutated, trained
-from tests.conftest import federation as images
 
 
 def ready(algorithm, **setting):

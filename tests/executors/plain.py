@@ -49,10 +49,6 @@ class Plain:
         facts = {"attempt": (float(attempt), 1.0), "pid": (float(os.getpid()), 1.0)}
         return Partial(job.index, None, torch.tensor([total]).double(), 1.0, job.clients, (), facts)
 
-    def kill(self, job, attempts):
-        if job.attempt in attempts:
-            os.kill(os.getpid(), signal.SIGKILL)
-
     def hang(self, job, attempts):
         if job.attempt in attempts:
             time.sleep(600)

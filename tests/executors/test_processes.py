@@ -3,16 +3,15 @@
 import logging
 import os
 import pickle
-import signal
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from tempfile import TemporaryFile
 
 import numpy as np
 import pytest
 import torch
 from conftest import Quadratic, federation, holdings, pairs
+from plain import Plain
 
 from fedlit.algorithms import FedAvg
 from fedlit.data import Uniform
@@ -23,7 +22,7 @@ from fedlit.executors.processes import cores
 from fedlit.faults import LostWorkers
 from fedlit.federation import Federation
 from fedlit.local import Bench, Recipe
-from fedlit.messages import Chunk, Evaluation, State
+from fedlit.messages import Chunk, Evaluation, Failure, Partial, State
 from fedlit.mistakes import Mistake
 from fedlit.monitor import Monitor
 from fedlit.schedule import Schedule
@@ -81,6 +80,25 @@ def test_an_evaluation_that_is_lost_twice_is_an_error():
         call.lose(call.tasks.popleft())
         assert isinstance(call.error, LostWorkers)
         assert str(call.error).startswith(f"{told}: the worker process was lost 2 times; ")
+
+
+def test_clients_of_a_chunk_that_is_lost_twice_run_alone_and_the_one_that_is_lost_again_is_left_out():
+    call = Call([Chunk(0, 0, (30, 31, 32))], (), 1)
+    for attempt in (0, 1):
+        assert call.job(call.tasks[0]).attempt == attempt
+        call.lose(call.tasks.popleft())
+    first, *others = call.tasks
+    assert [(task.job.clients, call.job(task).attempt) for task in call.tasks] == [((c,), 2) for c in (30, 31, 32)]
+    for task in reversed(others):
+        (client,) = task.job.clients
+        partial = Partial(0, None, torch.tensor([client]).double(), 1.0, (client,), (), {"attempt": (2.0, 1.0)})
+        call.take(task, [bytearray(part) for part in encode(("done", partial))])
+    assert not call.done
+    call.lose(first)
+    reason = "its worker process was lost 2 times with others and once alone"
+    assert call.done[0].failures == (Failure(30, "lost_worker", reason),)
+    assert (call.done[0].total.item(), call.done[0].members) == (31 + 32, (31, 32))
+    assert call.done[0].metrics["attempt"] == (4.0, 2.0)
 
 
 def test_joined_partials_are_those_of_one_worker_bit_for_bit():
@@ -145,21 +163,6 @@ def test_processes_on_a_gpu_have_the_samples_there():
     assert [record.sha256 for record in replace(fed, executor=Processes(per_gpu=2)).run()] == plain
 
 
-@dataclass(frozen=True)
-class Troubled(FedAvg):
-    """Kills its process with client `kill`, the first time."""
-
-    notes: str = ""
-    kill: int = -1
-
-    def client(self, local, shared, memory):
-        note = Path(self.notes) / "kill"
-        if local.client == self.kill and self.notes and not note.exists():
-            note.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().client(local, shared, memory)
-
-
 def many(algorithm, clients=70, rounds=2):
     """Seventy quadratic clients, in chunks of two; what one sends is not a number."""
     rows = [(1.0 + client % 7, float(client) if client != 20 else float("inf")) for client in range(clients)]
@@ -214,30 +217,24 @@ def test_a_run_that_moves_to_processes_on_its_way_has_the_bits_of_inline(caplog)
 
 
 @pytest.mark.slow
-def test_the_bits_are_inlines_for_small_and_large_cohorts_batch_norm_lost_processes_and_bad_updates(tmp_path):
+def test_the_bits_are_inlines_for_small_and_large_cohorts_batch_norm_and_bad_updates():
     feds = [many(FedAvg()), federation(clients=10, cohort=3, norm="batch")]
     plain = [[told(record) for record in fed.run()] for fed in feds]
     assert [failure.client for failure in plain[0][0][1]] == [20]
-    troubled = replace(feds[0].worker, algorithm=Troubled(notes=str(tmp_path), kill=9))
-    with Processes(2).open(Several((troubled, feds[1].worker)), 1) as execute:
+    with Processes(2).open(Several(tuple(fed.worker for fed in feds)), 1) as execute:
         for which, fed in enumerate(feds):
             fed = replace(fed, executor=Shared(execute, which))
             assert [told(record) for record in fed.run()] == plain[which]
-    assert (tmp_path / "kill").exists()
 
 
 @pytest.mark.slow
-def test_what_another_process_cannot_have_runs_inline_and_is_told(caplog):
-    fed = federation(rounds=1)
-    Hidden = type("Hidden", (FedAvg,), {"__module__": "__main__"})  # noqa: N806
-    import __main__
-
-    __main__.Hidden = Hidden
-    try:
-        pickle.dumps(Hidden())
-        worker = replace(fed.worker, algorithm=Hidden())
-        records = list(replace(fed, worker=worker, executor=Processes(1)).run())
-    finally:
-        del __main__.Hidden
-    assert [record.sha256 for record in records] == [record.sha256 for record in federation(rounds=1).run()]
+def test_what_another_process_cannot_have_runs_inline_and_is_told(caplog, monkeypatch):
+    Hidden = type("Hidden", (Plain,), {"__module__": "__main__"})  # noqa: N806
+    monkeypatch.setattr("__main__.Hidden", Hidden, raising=False)
+    pickle.dumps(Hidden(torch.arange(3)))
+    state = State(0, {"model": {"w": torch.tensor(2.0)}})
+    with Processes(1).open(Hidden(torch.arange(3)), 1) as execute:
+        (partial,) = execute([Chunk(0, 0, (3, 4))], state)
+    assert partial.total.item() == 2.0 * (3 + 4)
+    assert partial.metrics["pid"] == (float(os.getpid()), 1.0)
     assert "runs inline" in caplog.text

@@ -52,14 +52,23 @@ def watched(tmp_path, *observers, fed=None):
     return records, summary
 
 
-def test_the_folder_holds_what_a_run_leaves(tmp_path):
-    _, summary = watched(tmp_path, RunFolder(), PartitionPicture())
-    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["partition"] == {"alpha": 0.5}
-    partition = json.loads((tmp_path / "partition.json").read_text())
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run that all watch: its folder, records, summary, and what was said where there is no terminal and where is one."""
+    torch.set_num_threads(1)
+    folder, (plain, line), (fancy, bar) = tmp_path_factory.mktemp("run"), terminal(False), terminal(True)
+    records, summary = watched(folder, RunFolder(), PartitionPicture(), TensorBoard(), line, bar)
+    return folder, records, summary, plain.getvalue(), fancy.getvalue()
+
+
+def test_the_folder_holds_what_a_run_leaves(run):
+    folder, _, summary, *_ = run
+    assert yaml.safe_load((folder / "config.yaml").read_text())["partition"] == {"alpha": 0.5}
+    partition = json.loads((folder / "partition.json").read_text())
     assert sum(partition["sizes"]) == 120
-    assert json.loads((tmp_path / "summary.json").read_text()) == summary
-    assert (tmp_path / "partition.png").read_bytes().startswith(b"\x89PNG")
-    assert not list(tmp_path.glob("*.tmp"))
+    assert json.loads((folder / "summary.json").read_text()) == summary
+    assert (folder / "partition.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(folder.glob("*.tmp"))
 
 
 def test_what_is_no_number_is_null_in_the_files(tmp_path):
@@ -71,20 +80,20 @@ def test_what_is_no_number_is_null_in_the_files(tmp_path):
     assert json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)["seconds"] is None
 
 
-def test_checkpoints_are_those_of_the_last_and_of_the_best_round(tmp_path):
-    records, summary = watched(tmp_path, RunFolder())
+def test_checkpoints_are_those_of_the_last_and_of_the_best_round(run):
+    folder, records, summary, *_ = run
     best = max(records, key=lambda record: (record.metrics["val/accuracy"], -record.number))
     assert summary["best"]["round"] == best.number
     for name, record in (("model.ckpt", records[-1]), ("best.ckpt", best)):
-        module = Classifier.load_from_checkpoint(tmp_path / name, weights_only=True)
+        module = Classifier.load_from_checkpoint(folder / name, weights_only=True)
         assert all(torch.equal(tensor, record.model.state_dict()[key]) for key, tensor in module.state_dict().items())
-    weights = load_file(tmp_path / "model.safetensors")
+    weights = load_file(folder / "model.safetensors")
     assert all(torch.equal(tensor, weights[key]) for key, tensor in records[-1].model.state_dict().items())
 
 
-def test_tensorboard_has_scalars_over_rounds_the_partition_the_configuration_and_hparams(tmp_path):
-    records, _ = watched(tmp_path, TensorBoard())
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
+def test_tensorboard_has_scalars_over_rounds_the_partition_the_configuration_and_hparams(run):
+    folder, records, *_ = run
+    events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("val/accuracy")] == [
         (r.number, pytest.approx(r.metrics["val/accuracy"])) for r in records
@@ -104,23 +113,20 @@ def terminal(is_terminal):
     return out, Terminal(Console(file=out, width=80, force_terminal=is_terminal))
 
 
-def test_what_is_no_terminal_gets_a_line_a_round_and_the_last_table(tmp_path):
-    out, observer = terminal(False)
-    watched(tmp_path, observer)
-    lines = out.getvalue().splitlines()
+def test_what_is_no_terminal_gets_a_line_a_round_and_the_last_table(run):
+    *_, text, _ = run
+    lines = text.splitlines()
     assert [line.split()[1] for line in lines if line.startswith("round")] == ["1/3", "2/3", "3/3"]
     assert "tensorboard --logdir" in lines[-1]
     assert max(map(len, lines[3:-1])) <= 80
-    text = out.getvalue()
     for part in ("simple_cnn", "squares", "fedavg", "val/accuracy", "12.0 s", "sent"):
         assert part in text
 
 
-def test_a_terminal_gets_a_bar_with_rounds_clients_and_accuracy(tmp_path):
-    out, observer = terminal(True)
-    watched(tmp_path, observer)
+def test_a_terminal_gets_a_bar_with_rounds_clients_and_accuracy(run):
+    *_, text = run
     for part in ("3/3", "2 of 2 clients", "val/accuracy", "━"):
-        assert part in out.getvalue()
+        assert part in text
 
 
 def test_tensorboard_counts_what_clients_failed_of(tmp_path):

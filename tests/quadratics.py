@@ -8,12 +8,13 @@ import sys
 from dataclasses import dataclass
 from fractions import Fraction
 
+from conftest import Quadratic, holdings, pairs
+
 from fedlit.data import Uniform
 from fedlit.federation import Federation
 from fedlit.local import Bench, Recipe
 from fedlit.schedule import Schedule
 from fedlit.worker import ClientWorker
-from tests.conftest import Quadratic, holdings, pairs
 
 CURVES = (Fraction(1), Fraction(2), Fraction(1, 2))
 CENTERS = (Fraction(1), Fraction(-1), Fraction(3))
