@@ -42,8 +42,8 @@ TOGETHER = {
         (["hydra.run.dir=/proc/nowhere"], "hydra.run.dir=/proc/nowhere", "cannot be written"),
     ],
     "no keys": [(["monitor=null"], "monitor=None", "must be keys with values")],
+    "clients": [(["partition.num_clients=5000"], "partition.num_clients", "more than the 1295 samples")],
     "values 1": [
-        (["partition.num_clients=5000"], "partition.num_clients", "more than the 1295 samples"),
         (["schedule.clients_per_round=0"], "schedule.clients_per_round", "at least 1"),
         (["algorithm.weights=exmaples"], "algorithm.weights", "did you mean examples"),
         (["data.batch_size=0"], "data.batch_size", "at least 1"),

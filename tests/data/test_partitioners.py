@@ -247,9 +247,9 @@ def test_too_few_or_too_many_classes_a_client_are_refused(partition, allowed):
 
 @pytest.mark.parametrize("alpha", [0.1, 0.5, 5.0])
 def test_sizes_have_the_expected_sum_of_squares(alpha):
-    generator, squares = rng(7), []
+    generator, samples, squares = rng(7), samples_of(EQUAL), []
     for _ in range(2000):
-        sizes = Quantity(10, alpha)(samples_of(EQUAL), generator).sizes
+        sizes = Quantity(10, alpha)(samples, generator).sizes
         squares.append(((sizes / 2000) ** 2).sum())
     assert near(np.array(squares), (alpha + 1) / (10 * alpha + 1), 0.001)
 

@@ -1,0 +1,121 @@
+"""What several tests need: small data, small modules, a federation made of them."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from copy import deepcopy
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import torch
+from hydra import compose
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from lightning.pytorch import LightningModule
+from torch import nn
+
+from fedlit.algorithms import FedAvg
+from fedlit.command_line import conf, loader
+from fedlit.data import Iid, Normalise, Population, TensorSamples, Uniform
+from fedlit.data.holdings import Holdings
+from fedlit.data.samples import Loading
+from fedlit.federation import Federation
+from fedlit.local import Bench, Recipe
+from fedlit.models import Classifier
+from fedlit.monitor import Monitor
+from fedlit.schedule import Schedule
+from fedlit.streams import Purpose, seeded, stream
+from fedlit.worker import ClientWorker
+
+GROUPS = {path.name for path in conf().iterdir() if path.is_dir()}
+
+
+def composed(*overrides):
+    """The configuration as Hydra makes it of overrides without sweeps. Choices are composed once, which takes a while."""
+    chosen = tuple(text for text in overrides if text.partition("=")[0].lstrip("+~") in GROUPS)
+    config = deepcopy(_chosen(*chosen))
+    rest = OverridesParser.create().parse_overrides([text for text in overrides if text not in chosen])
+    ConfigLoaderImpl._apply_overrides_to_config(rest, config)
+    return config
+
+
+@cache
+def _chosen(*choices):
+    with nullcontext() if GlobalHydra.instance().is_initialized() else loader():
+        return compose("config", list(choices))
+
+
+class Quadratic(LightningModule):
+    """Loss mean over the batch of a / 2 * (w - b)^2, with samples (a, b) and one parameter."""
+
+    def __init__(self, start=0.0, lr=0.1, **optimizer):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([start]))
+        self.lr, self.options = lr, optimizer
+
+    def training_step(self, batch, batch_idx):
+        a, b = batch[0][:, 0], batch[0][:, 1]
+        loss = (a / 2 * (self.w - b) ** 2).mean()
+        self.log("train/loss", loss)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", self.training_loss(batch))
+
+    def training_loss(self, batch):
+        a, b = batch[0][:, 0], batch[0][:, 1]
+        return (a / 2 * (self.w - b) ** 2).mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=self.lr, **self.options)
+
+
+def pairs(*rows):
+    """Samples of a Quadratic: rows (a, b)."""
+    return TensorSamples(torch.tensor(rows, dtype=torch.float32), torch.zeros(len(rows), dtype=torch.int64))
+
+
+def images(count, classes=3, seed=0):
+    """Images 1 x 8 x 8 whose brightness tells their class."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, classes, count)
+    pixels = generator.integers(0, 60, (count, 1, 8, 8)) + labels[:, None, None, None] * 60
+    return TensorSamples(torch.from_numpy(pixels.astype(np.uint8)), torch.from_numpy(labels), Normalise((0.5,), (0.5,)))
+
+
+def federation(
+    seed=0, clients=4, cohort=2, algorithm=None, norm="none", samples=120, dropout=0.5, recipe=None, **schedule
+):
+    """A federation of a SimpleCNN on `images`."""
+    train = images(samples)
+    schedule = Schedule(**{"rounds": 3, "local_epochs": 1, "clients_per_round": cohort, **schedule})
+    with seeded(seed, Purpose.INIT):
+        module = Classifier(
+            "fedlit.models.SimpleCNN",
+            [1, 8, 8],
+            3,
+            {"name": "sgd", "lr": 0.05, "momentum": 0.9},
+            norm=norm,
+            dropout=dropout,
+        )
+    bench = Bench(module)
+    recipe = replace(
+        recipe or Recipe({"accelerator": "cpu"}),
+        epochs=schedule.local_epochs,
+        steps=schedule.local_steps,
+        rate=schedule.rate,
+    )
+    population = Iid(clients)(train, stream(seed, Purpose.PARTITION))
+    splits = {"val": images(30, seed=1), "test": images(40, seed=2)}
+    holdings = Holdings(train, population, splits, Loading(batch_size=10, eval_batch_size=16), seed)
+    worker = ClientWorker(algorithm or FedAvg(), bench, recipe, holdings)
+    return Federation(bench.read(), worker, Uniform(schedule.cohort(clients)), schedule, seed, monitor=Monitor())
+
+
+def holdings(samples, owner=None, clients=None, batch="full", seed=0):
+    """Samples of clients without a server's splits; without an owner all belong to client 0."""
+    owner = np.zeros(len(samples), dtype=np.int64) if owner is None else np.asarray(owner, dtype=np.int64)
+    population = Population.of(owner, clients or int(owner.max(initial=0)) + 1)
+    return Holdings(samples, population, {}, Loading(batch_size=batch, eval_batch_size=10), seed)
