@@ -23,6 +23,9 @@ class Facts:
         classes: names of the classes; empty where labels are none.
         val_counts: validation samples of each class, shape (classes,); None where that is not known.
         clock: whether it is known how long clients take.
+        over_select: factor by which more clients are sampled than a cohort has.
+        quorum: updates that must come through.
+        most: clients of the largest cohort that there can be; None for `cohort`.
     """
 
     sizes: np.ndarray
@@ -32,6 +35,9 @@ class Facts:
     classes: tuple[str, ...] = ()
     val_counts: np.ndarray | None = None
     clock: bool = False
+    over_select: float = 1.0
+    quorum: int = 1
+    most: int | None = None
 
 
 class Checked(Protocol):

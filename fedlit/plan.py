@@ -12,33 +12,41 @@ from rich.table import Table
 
 from fedlit import wire
 from fedlit.clock import planned_steps
+from fedlit.drawn import ANSWER, ordered
 from fedlit.evaluation import Evaluations
 from fedlit.observers import Run
 from fedlit.observers.terminal import size
+from fedlit.pool import Pool
 from fedlit.wire import Layout
 
 FILES = "config.yaml, rounds.jsonl, summary.json, partition.json, checkpoints and what the observers write"
+
+MOST_FORESEEN = 100
+"""Rounds whose cohorts are drawn to see how large they are."""
 
 
 def plan(run: Run) -> dict[str, Any]:
     """The run in figures. Trains some batches of a client of median size to measure the time of one, and lets them go.
 
     Returns:
-        `clients`, `samples_per_client` (quantiles), `cohort`, `rounds`, `steps_per_client` (quantiles), `steps` (expected in
-        all), `parameters`, `buffers`, `federated`, `stay`, `up_bytes_per_round`, `down_bytes_per_round`, `bytes`,
-        `memory_bytes` (of the server's sums and states), `batch_s`, `fit_s` (beyond its batches), `evaluation_s`,
-        `seconds` (expected in all).
+        `clients`, `samples_per_client` (quantiles), `cohort`, `sampled` and `asked` (for their losses), which are means a
+        round, `cohorts` (the smallest and the largest), `rounds`, `steps_per_client` (quantiles), `steps` (expected in all),
+        `parameters`, `buffers`, `federated`, `stay`, `up_bytes_per_round`, `down_bytes_per_round`, `bytes`, `memory_bytes` (of
+        the server's sums and states), `batch_s`, `fit_s` (beyond its batches), `evaluation_s`, `seconds` (expected in all).
     """
     federation, population = run.federation, run.federation.population
     schedule, worker, sizes = federation.schedule, federation.worker, run.federation.population.sizes
-    cohort = min(schedule.cohort(len(population)), len(population))
-    sampled = schedule.sampled(len(population))
+    drawn = _cohorts(run)
+    cohort, sampled, asked = drawn["cohort"], drawn["sampled"], drawn["asked"]
     per_client = planned_steps(worker, sizes)
     batch_s, fit_s, send = _measured(run)
+    ask_s = _asking_seconds(run) if asked else 0.0
     state = federation.algorithm.init(federation.initial)
     model, vector = federation.initial, Layout.of(send)
-    up, down = (8 + 4 * vector.size) * cohort, wire.length(state.shared) * sampled
-    own = federation.evaluations.jobs(0, (), len(population) if worker.holdings.own_test else 0, range(sampled), 0)
+    up = (8 + 4 * vector.size) * cohort + ANSWER * asked
+    down = wire.length(state.shared) * max(sampled, asked)
+    clients = len(population) if worker.holdings.own_test else 0
+    own = federation.evaluations.jobs(0, (), clients, range(round(sampled)), 0)
     evaluation_s = _evaluation_seconds(run) if federation.splits else 0.0
     rounds, evaluated = schedule.rounds, math.ceil(schedule.rounds / schedule.eval_every)
     expected = float(per_client.mean()) * cohort * rounds
@@ -46,7 +54,7 @@ def plan(run: Run) -> dict[str, Any]:
     return {
         "clients": len(population),
         "samples_per_client": _quantiles(sizes),
-        "cohort": cohort,
+        **drawn,
         "rounds": rounds,
         "steps_per_client": _quantiles(per_client),
         "steps": expected,
@@ -57,15 +65,36 @@ def plan(run: Run) -> dict[str, Any]:
         "up_bytes_per_round": up,
         "down_bytes_per_round": down,
         "bytes": (up + down) * rounds,
-        "memory_bytes": 8 * vector.size * (2 + math.ceil(math.log2(max(2, cohort)))) + 2 * down // sampled,
+        "memory_bytes": 8 * vector.size * (2 + math.ceil(math.log2(max(2, cohort)))) + 2 * wire.length(state.shared),
         "batch_s": batch_s,
         "fit_s": fit_s,
         "evaluation_s": evaluation_s,
         "seconds": expected * batch_s
         + rounds * cohort * fit_s
+        + rounds * asked * ask_s
         + evaluated * evaluation_s
         + len(own) * evaluated * fit_s,
     }
+
+
+def _cohorts(run: Run) -> dict[str, Any]:
+    """The first rounds' cohorts, drawn as they will be but for losses, which are 0: `sampled`, `asked` for their losses, and
+    `cohort`, who is waited for, as means; `cohorts`, the smallest and the largest that is waited for."""
+    federation, counts = run.federation, []
+    schedule, sizes = federation.schedule, federation.population.sizes
+    for number in range(min(schedule.rounds, MOST_FORESEEN)):
+        asked: set[int] = set()
+
+        def losses(clients: np.ndarray, asked: set[int] = asked) -> np.ndarray:
+            asked.update(clients.tolist())
+            return np.zeros(len(clients))
+
+        cohort = ordered(federation.sampler, Pool(sizes, number, federation.seed, losses))
+        first = min(schedule.cohort(len(sizes)), len(cohort)) if schedule.over_select > 1 else len(cohort)
+        counts.append((first, len(cohort), len(asked)))
+    array = np.array(counts)
+    means = dict(zip(("cohort", "sampled", "asked"), array.mean(axis=0).tolist(), strict=True))
+    return {**means, "cohorts": [int(array[:, 0].min()), int(array[:, 0].max())]}
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:
@@ -75,9 +104,7 @@ def _quantiles(values: np.ndarray) -> dict[str, float]:
 
 def _measured(run: Run) -> tuple[float, float, Any]:
     """Seconds of a batch and of a fit beyond its batches, and what a client sends."""
-    federation, sizes = run.federation, run.federation.population.sizes
-    some = np.flatnonzero(sizes > 0)
-    client = int(some[np.argsort(sizes[some])[len(some) // 2]])
+    federation, client = run.federation, _median(run.federation.population.sizes)
     shared, send, seconds = federation.algorithm.init(federation.initial).shared, {}, {}
     for steps in (1, 1, 9, 1, 9):  # the first warms up
         local = federation.worker.local(0, client, {})
@@ -87,6 +114,21 @@ def _measured(run: Run) -> tuple[float, float, Any]:
         seconds[steps] = min(seconds.get(steps, math.inf), time.perf_counter() - begin)
     batch = max(0.0, (seconds[9] - seconds[1]) / 8)
     return batch, max(0.0, seconds[1] - batch), send
+
+
+def _asking_seconds(run: Run) -> float:
+    """Seconds in which a client of median size is asked for its loss."""
+    federation = run.federation
+    local = federation.worker.local(0, _median(federation.population.sizes), {})
+    begin = time.perf_counter()
+    local.loss(federation.algorithm.model(federation.algorithm.init(federation.initial).shared))
+    return time.perf_counter() - begin
+
+
+def _median(sizes: np.ndarray) -> int:
+    """A client of median size among those that have samples."""
+    some = np.flatnonzero(sizes > 0)
+    return int(some[np.argsort(sizes[some])[len(some) // 2]])
 
 
 def _evaluation_seconds(run: Run) -> float:
@@ -106,7 +148,7 @@ def plan_table(run: Run, figures: dict[str, Any]) -> Table:
     table.add_column(overflow="fold")
     stay = ", ".join(figures["stay"][:4]) + (", ..." if len(figures["stay"]) > 4 else "")
     rows = {
-        "clients": f"{figures['clients']:,}, {figures['cohort']:,} in a round, {figures['rounds']:,} rounds",
+        "clients": f"{figures['clients']:,}, {_told(figures)} in a round, {figures['rounds']:,} rounds",
         "samples a client": _line(figures["samples_per_client"]),
         "steps a client": f"{_line(figures['steps_per_client'])}; about {figures['steps']:,.0f} in all",
         "model": f"{figures['parameters']:,} parameters, {figures['buffers']:,} numbers in buffers",
@@ -121,6 +163,14 @@ def plan_table(run: Run, figures: dict[str, Any]) -> Table:
     for name, text in rows.items():
         table.add_row(name, text)
     return table
+
+
+def _told(figures: dict[str, Any]) -> str:
+    least, most = figures["cohorts"]
+    about = (
+        f"{figures['cohort']:,.0f}" if least == most else f"{least:,} to {most:,}, {figures['cohort']:,.1f} on average,"
+    )
+    return about + (f" of {figures['asked']:,.0f} candidates" if figures["asked"] else "")
 
 
 def _line(quantiles: dict[str, float]) -> str:

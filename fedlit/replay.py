@@ -97,10 +97,10 @@ def replay(
     federation = replace(federation, schedule=quiet, executor=Inline(_threads(config)), commits=newest)
     _recompute(federation, newest, records, round - 1)
     before = newest.saved or Saved(federation.algorithm.init(federation.initial), ClientStore())
-    worker, budgets = federation.worker, federation.call(round - 1, before.state).budgets
-    memory = before.store.read([client]).get(client, {})
-    local = worker.local(round - 1, client, memory, budgets.get(client))
-    with federation.executor.open(worker, 1):
+    worker, memory = federation.worker, before.store.read([client]).get(client, {})
+    with federation.executor.open(worker, 1) as execute:
+        budgets = federation.call(round - 1, before.state, execute).budgets
+        local = worker.local(round - 1, client, memory, budgets.get(client))
         arguments = (local, before.state.shared, without_kept(memory))
         rule: Any = federation.algorithm.client
         update = pdb.runcall(rule, *arguments) if debug else rule(*arguments)

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "fedlit"
 FLOORS = [
     {"mistakes", "tensors", "streams", "jsonl", "keys", "layers", "speeds", "disk", "crash", "statistics", "__init__"},
-    {"fit", "messages", "record", "call", "wire", "protocols", "facts"},
+    {"fit", "messages", "record", "call", "wire", "pool", "protocols", "facts"},
     {"algorithms", "data", "models", "schedule"},
     {
         "snapshot",
@@ -20,13 +20,26 @@ FLOORS = [
         "watch",
         "local",
         "weights",
+        "failing",
         "worker",
         "tally",
         "faults",
         "executors",
         "monitor",
     },
-    {"evaluation", "clock", "store", "commits", "checkpoint", "rules", "recorded", "federation", "summary", "digests"},
+    {
+        "evaluation",
+        "clock",
+        "drawn",
+        "store",
+        "commits",
+        "checkpoint",
+        "rules",
+        "recorded",
+        "federation",
+        "summary",
+        "digests",
+    },
     {"observers", "preflight", "arguments", "trial", "make", "material", "build", "plan"},
     {
         *("typed", "command_line", "trust", "signals", "running", "resume", "jobs", "sweep", "train", "evaluate"),

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from fedlit.executors.parcel import Parts, decode
-from fedlit.messages import Chunk, Failure, Job, Partial, Scores
+from fedlit.messages import ASKED, Chunk, Failure, Job, Loss, Partial, Probe, Result
 from fedlit.tally import joined
 
 ATTEMPTS = 2
@@ -30,7 +30,7 @@ class Call:
     def __init__(self, jobs: Iterable[Job], state: Parts, number: int) -> None:
         self.tasks = deque(Task(self, index, job) for index, job in enumerate(jobs))
         self.state, self.number, self.total, self.next = state, number, len(self.tasks), 0
-        self.done: dict[int, Partial | Scores] = {}
+        self.done: dict[int, Result] = {}
         self.error: Exception | None = None
         self.lost: Counter[int] = Counter()
         self._apart: dict[int, list[Partial | None]] = {}  # of chunks whose clients run alone
@@ -60,6 +60,10 @@ class Call:
         self.lost[task.index] += 1
         if self.lost[task.index] < ATTEMPTS:
             return self.tasks.appendleft(task)
+        if isinstance(task.job, Probe):
+            failure = Failure(task.job.client, "lost_worker", f"its worker process was lost {ATTEMPTS} times, {ASKED}")
+            self.done[task.index] = Loss(task.job.client, float("nan"), failure)
+            return None
         if not isinstance(task.job, Chunk):  # without an evaluation there is no result
             self.error = RuntimeError(f"the worker process of {task.job} was lost {ATTEMPTS} times")
             return None
