@@ -14,7 +14,7 @@ import torch
 from conftest import Quadratic, federation, holdings, pairs
 
 from fedlit.algorithms import FedAvg
-from fedlit.data import Uniform
+from fedlit.data import PowerOfChoice, Uniform
 from fedlit.executors import Auto, Processes
 from fedlit.executors.call import Call
 from fedlit.executors.parcel import LARGE, RAW, decode, encode, pack, unpack
@@ -197,11 +197,12 @@ def told(record):
 
 @pytest.mark.slow
 def test_the_bits_are_inlines_for_small_and_large_cohorts_batch_norm_lost_processes_and_bad_updates(tmp_path):
-    feds = [many(FedAvg()), federation(clients=10, cohort=3, norm="batch")]
+    few = federation(clients=10, cohort=3, norm="batch")
+    feds = [many(FedAvg()), few, replace(few, sampler=PowerOfChoice(3, candidates=7))]
     plain = [[told(record) for record in fed.run()] for fed in feds]
     assert [failure.client for failure in plain[0][0][1]] == [20]
     troubled = replace(feds[0].worker, algorithm=Troubled(notes=str(tmp_path), kill=9))
-    with Processes(2).open(Several((troubled, feds[1].worker)), 1) as execute:
+    with Processes(2).open(Several((troubled, few.worker, few.worker)), 1) as execute:
         for which, fed in enumerate(feds):
             fed = replace(fed, executor=Shared(execute, which))
             assert [told(record) for record in fed.run()] == plain[which]
