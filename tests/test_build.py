@@ -146,7 +146,11 @@ def test_mistakes_are_found_together():
         (["+sampler.foo=1"], "sampler.foo", "not an argument of Uniform"),
         (["+sampler.size=7"], "sampler.size", "which the schedule says"),
         (["sampler._target_=fedlit.data.Iid"], "sampler", "cannot be made"),
-        (["sampler=power_of_choice", "sampler.candidates=2"], "sampler.candidates", "at least the 3 clients of a round"),
+        (
+            ["sampler=power_of_choice", "sampler.candidates=2"],
+            "sampler.candidates",
+            "at least the 3 clients of a round",
+        ),
         (["sampler=power_of_choice", "sampler.candidates=11"], "sampler.candidates", "more than the 10 clients"),
         (["sampler=poisson", "sampler.q=2"], "sampler.q", "at most 1"),
         (["sampler=available", "sampler.period=0.5"], "sampler.period", "must be a whole number"),

@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 
+from fedlit.facts import Facts
 from fedlit.mistakes import Mistake
 from fedlit.schedule import Schedule
 

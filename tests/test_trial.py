@@ -11,7 +11,7 @@ from lightning.pytorch import Callback
 from torch import nn
 from torch.utils.data import Dataset
 
-from fedlit.algorithms import FedAvg
+from fedlit.algorithms import Centralised, FedAvg
 from fedlit.data import Data, Iid, Normalise, PowerOfChoice, TensorSamples, Uniform, Weighted
 from fedlit.data.own import MapSamples
 from fedlit.data.samples import Loading
@@ -94,6 +94,13 @@ def test_examples_that_count_twice_are_told(sampler):
 def test_a_warning_does_not_hide_what_comes_after_it():
     keys = [key for key, _, _ in sampled(Quadratic(), Weighted(1), monitor="val/nothing")]
     assert keys == ["sampler", "monitor.name"]
+
+
+def test_centralised_training_samples_its_one_client_whatever_the_sampler():
+    parts = {"schedule": Schedule(rounds=1), "loading": Loading(val_fraction=0.1), "sampler": lambda size: Weighted(9)}
+    data = Data("pairs", PAIRS, None, (2,), ("0", "1"))
+    fed = Federation.of(Quadratic, data, Iid(2), Centralised(), **parts)
+    assert fed.sampler == Uniform(1)
 
 
 def test_a_sampler_that_cannot_draw_is_told_before_round_1():
