@@ -194,13 +194,21 @@ def test_what_is_asked_for_is_done_where_the_jobs_are_done():
 
 
 def test_a_sampler_is_given_the_round_and_may_ask_twice():
-    seen = []
+    seen, jobs = [], []
 
     def mine(pool, generator):
         seen.append((len(pool), pool.round, pool.sizes.tolist(), pool.losses(np.array([2, 0])).tolist()))
         return np.flatnonzero(pool.losses(np.arange(3)) > 0)[:1]
 
-    record = first(replace(choosing(), sampler=mine))
+    fed = replace(choosing(), sampler=mine)
+    fed.call(
+        0,
+        State(0, {"model": fed.initial}),
+        lambda asked, state: jobs.extend(asked) or map(fed.worker, asked, [state] * 3),
+    )
+    assert [job.client for job in jobs] == [2, 0, 1]  # each is asked once
+    seen.clear()
+    record = first(fed)
     assert seen == [(5, 0, [1] * 5, [0.0, 0.5])]
     assert (record.cohort, record.metrics["clients/asked"]) == ((0,), 3)
     assert record.metrics["comm/up_bytes"] == 3 * 8 + 12
