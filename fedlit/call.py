@@ -18,6 +18,7 @@ class Call:
         budgets: optimizer steps after which a client is cut short, of those that are.
         failures: clients whose update is not waited for.
         metrics: what the record is to say.
+        bytes: length of what clients sent before they trained.
     """
 
     cohort: tuple[int, ...]
@@ -25,6 +26,7 @@ class Call:
     budgets: Mapping[int, int] = field(default_factory=dict)
     failures: tuple[Failure, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
+    bytes: int = 0
 
     @property
     def clients(self) -> tuple[int, ...]:

@@ -26,6 +26,9 @@ class Facts:
         rounds: of the run.
         workers: whether clients may be trained in worker processes.
         wall_timeout_s: seconds after which a worker process is given up as hanging; None for never.
+        over_select: factor by which more clients are sampled than a cohort has.
+        quorum: updates that must come through.
+        most: clients of the largest cohort that there can be; None for `cohort`.
     """
 
     sizes: np.ndarray
@@ -38,6 +41,9 @@ class Facts:
     rounds: int = 1
     workers: bool = False
     wall_timeout_s: float | None = None
+    over_select: float = 1.0
+    quorum: int = 1
+    most: int | None = None
 
 
 def rules_of(part: object, told: Facts) -> Iterable[Mistake]:

@@ -16,6 +16,7 @@ from fedlit.data.holdings import Holdings
 from fedlit.data.population import Population
 from fedlit.data.samples import Loading
 from fedlit.digests import fingerprint
+from fedlit.drawn import drawn
 from fedlit.evaluation import Evaluations, combined
 from fedlit.executors import Inline
 from fedlit.faults import Faults
@@ -118,7 +119,7 @@ class Federation:
         made = cls(
             initial,
             ClientWorker(algorithm, bench, recipe, holdings, faults or Faults()),
-            sampler(schedule.sampled(len(holdings.population))),
+            Uniform(1) if pooled else sampler(schedule.sampled(len(holdings.population))),
             schedule,
             seed,
             evaluations or Evaluations(),
@@ -169,12 +170,13 @@ class Federation:
             while state.round < self.schedule.rounds and not self.monitor.reached(last, self.schedule.stop_at):
                 self.worker.faults.bear(lost)
                 begin, t = time.perf_counter(), state.round
-                call = self.call(t, state)
-                tally = Tally(call.failures)  # starts from zeros
+                call = self.call(t, state, execute)
+                tally = Tally(call.failures, call.bytes)  # starts from zeros
                 for partial in execute(chunks(t, call.clients, store.read(call.clients), call.budgets), state):
                     assert isinstance(partial, Partial)
                     tally.add(partial)  # in index order
                 mean, why = tally.close(self.schedule.quorum, len(self.population))
+                why = why if call.cohort else "nobody was sampled"
                 if mean is not None:  # else a lost round: the model stays
                     state = self.algorithm.server(state, mean)
                     store.put(t + 1, tally.memories)
@@ -189,27 +191,30 @@ class Federation:
                 yield last
             self.worker.faults.bear(lost)
 
-    def call(self, round: int, state: State) -> Call:
+    def call(self, round: int, state: State, execute: Execute | None = None) -> Call:
         """Who is asked in a round, counted from 0.
+
+        Args:
+            round: which.
+            state: before it.
+            execute: what does the jobs by which a sampler asks for losses; None does them in this process.
 
         Raises:
             Mistake: if there is no clock, and those who finish first are asked for.
         """
-        cohort, down = tuple(self.cohort(round)), wire.length(state.shared)
-        over, sent = self.schedule.over_select, {"comm/down_bytes": down * len(cohort)}
+        asked = execute or (lambda jobs, state: (self.worker(job, state) for job in jobs))
+        drew = drawn(self.sampler, self.population.sizes, self.seed, state, round, asked)
+        down, over = wire.length(state.shared), self.schedule.over_select
+        call = Call(drew.cohort, failures=drew.failures, bytes=drew.bytes)
+        sent = {**drew.metrics, "comm/down_bytes": down * drew.sent}
         if self.clock is None:
             if over > 1:
                 raise Mistake("schedule.over_select", over, "needs a clock", "Federation.of(..., clock=Clock(...))")
-            return Call(cohort, metrics=sent)
+            return replace(call, metrics=sent)
         first = self.schedule.cohort(len(self.population)) if over > 1 else None
-        call = self.clock.call(cohort, self.worker, state, down, first)
-        return replace(call, metrics={**sent, **call.metrics})
-
-    def cohort(self, round: int) -> list[int]:
-        """The clients of a round, counted from 0, those with most examples first; of equal ones the lower id."""
-        ids = self.sampler(len(self.population), stream(self.seed, Purpose.COHORT, round))
-        sizes = self.population.sizes
-        return sorted((int(client) for client in ids), key=lambda client: (-sizes[client], client))
+        timed = self.clock.call(drew.cohort, self.worker, state, down, first)
+        failures, metrics = (*call.failures, *timed.failures), {**sent, **timed.metrics}
+        return replace(timed, failures=failures, metrics=metrics, bytes=drew.bytes)
 
     def evaluate(
         self, round: int, state: State, store: ClientStore, cohort: Sequence[int], execute: Execute

@@ -184,7 +184,7 @@ class LocalTraining:
         module, log = self.bench.module, Log()
         if not module.automatic_optimization:
             why = "optimises by hand: the loss of a client cannot be asked of its training_step"
-            raise Mistake("model", type(module).__name__, why, "take an algorithm that does not ask for it")
+            raise Mistake("model", type(module).__name__, why, "take an algorithm and a sampler that do not ask for it")
         if self.examples == 0:
             return losses
         self.bench.load(model)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fedlit.wire import Layout
 
 __all__ = [
+    "ASKED",
     "OUTCOMES",
     "Chunk",
     "Contrast",
@@ -22,10 +23,13 @@ __all__ = [
     "Failure",
     "Fit",
     "Job",
+    "Loss",
     "Mean",
     "Model",
     "Outcome",
     "Partial",
+    "Probe",
+    "Result",
     "Scores",
     "State",
     "Term",
@@ -110,7 +114,15 @@ class Evaluation:
     memory: Groups = field(default_factory=dict)
 
 
-Job = Chunk | Evaluation
+@dataclass(frozen=True)
+class Probe:
+    """A candidate for a round's cohort, asked for its mean training loss of the global model."""
+
+    round: int
+    client: int
+
+
+Job = Chunk | Evaluation | Probe
 
 Outcome = Literal[
     "exception", "out_of_memory", "not_finite", "bad_shape", "deadline", "surplus", "lost_worker", "planned"
@@ -165,6 +177,22 @@ class Scores:
     split: str
     metrics: Mapping[str, float]
     client: int | None = None
+
+
+ASKED = "asked for its loss"
+"""How the reason of a candidate's failure ends."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What a candidate answers: its mean training loss, or NaN and what it failed of."""
+
+    client: int
+    value: float
+    failure: Failure | None = None
+
+
+Result = Partial | Scores | Loss
 
 
 @dataclass(frozen=True)

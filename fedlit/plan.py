@@ -12,13 +12,18 @@ from rich.table import Table
 
 from fedlit import wire
 from fedlit.clock import planned_steps
+from fedlit.drawn import ANSWER, ordered
 from fedlit.evaluation import Evaluations
 from fedlit.observers import Run
 from fedlit.observers.terminal import size
+from fedlit.pool import Pool
 from fedlit.room import Room, median_client, memory_of_a_client, room_for_memories
 from fedlit.wire import Layout
 
 FILES = "config.yaml, rounds.jsonl, summary.json, partition.json, checkpoints and what the observers write"
+
+MOST_FORESEEN = 100
+"""Rounds whose cohorts are drawn to see how large they are."""
 
 
 def plan(run: Run) -> dict[str, Any]:
@@ -26,21 +31,25 @@ def plan(run: Run) -> dict[str, Any]:
     and lets them go.
 
     Returns:
-        `clients`, `samples_per_client` (quantiles), `cohort`, `rounds`, `done` (rounds), `steps_per_client` (quantiles),
+        `clients`, `samples_per_client` (quantiles), `cohort`, `sampled` and `asked` (for their losses), which are means a
+        round, `cohorts` (the smallest and the largest), `rounds`, `done` (rounds), `steps_per_client` (quantiles),
         `parameters`, `buffers`, `federated`, `stay`, `up_bytes_per_round`, `down_bytes_per_round`, `memory_bytes` (of the
         server's sums and states), `memories` (of clients, a `Room`), `batch_s`, `fit_s` (beyond its batches),
         `evaluation_s`; of the rounds that are left, as expected: `steps`, `bytes`, `seconds`.
     """
     federation, population = run.federation, run.federation.population
     schedule, worker, sizes = federation.schedule, federation.worker, run.federation.population.sizes
-    cohort = min(schedule.cohort(len(population)), len(population))
-    sampled = schedule.sampled(len(population))
+    drawn = _cohorts(run)
+    cohort, sampled, asked = drawn["cohort"], drawn["sampled"], drawn["asked"]
     per_client = planned_steps(worker, sizes)
     batch_s, fit_s, send = _measured(run)
+    ask_s = _asking_seconds(run) if asked else 0.0
     state = federation.algorithm.init(federation.initial)
     model, vector = federation.initial, Layout.of(send)
-    up, down = (8 + 4 * vector.size) * cohort, wire.length(state.shared) * sampled
-    own = federation.evaluations.jobs(0, (), len(population) if worker.holdings.own_test else 0, range(sampled), 0)
+    up = (8 + 4 * vector.size) * cohort + ANSWER * asked
+    down = wire.length(state.shared) * max(sampled, asked)
+    clients = len(population) if worker.holdings.own_test else 0
+    own = federation.evaluations.jobs(0, (), clients, range(round(sampled)), 0)
     evaluation_s = _evaluation_seconds(run) if federation.splits else 0.0
     done = len(run.done)
     rounds, evaluated = max(0, schedule.rounds - done), sum(map(schedule.evaluates, range(done, schedule.rounds)))
@@ -49,7 +58,7 @@ def plan(run: Run) -> dict[str, Any]:
     return {
         "clients": len(population),
         "samples_per_client": _quantiles(sizes),
-        "cohort": cohort,
+        **drawn,
         "rounds": schedule.rounds,
         "done": done,
         "steps_per_client": _quantiles(per_client),
@@ -61,16 +70,37 @@ def plan(run: Run) -> dict[str, Any]:
         "up_bytes_per_round": up,
         "down_bytes_per_round": down,
         "bytes": (up + down) * rounds,
-        "memory_bytes": 8 * vector.size * (2 + math.ceil(math.log2(max(2, cohort)))) + 2 * down // sampled,
+        "memory_bytes": 8 * vector.size * (2 + math.ceil(math.log2(max(2, cohort)))) + 2 * wire.length(state.shared),
         "memories": room_for_memories(run, memory_of_a_client(run)),
         "batch_s": batch_s,
         "fit_s": fit_s,
         "evaluation_s": evaluation_s,
         "seconds": expected * batch_s
         + rounds * cohort * fit_s
+        + rounds * asked * ask_s
         + evaluated * evaluation_s
         + len(own) * evaluated * fit_s,
     }
+
+
+def _cohorts(run: Run) -> dict[str, Any]:
+    """The first rounds' cohorts, drawn as they will be but for losses, which are 0: `sampled`, `asked` for their losses, and
+    `cohort`, who is waited for, as means; `cohorts`, the smallest and the largest that is waited for."""
+    federation, counts = run.federation, []
+    schedule, sizes = federation.schedule, federation.population.sizes
+    for number in range(min(schedule.rounds, MOST_FORESEEN)):
+        asked: set[int] = set()
+
+        def losses(clients: np.ndarray, asked: set[int] = asked) -> np.ndarray:
+            asked.update(clients.tolist())
+            return np.zeros(len(clients))
+
+        cohort = ordered(federation.sampler, Pool(sizes, number, federation.seed, losses))
+        first = min(schedule.cohort(len(sizes)), len(cohort)) if schedule.over_select > 1 else len(cohort)
+        counts.append((first, len(cohort), len(asked)))
+    array = np.array(counts)
+    means = dict(zip(("cohort", "sampled", "asked"), array.mean(axis=0).tolist(), strict=True))
+    return {**means, "cohorts": [int(array[:, 0].min()), int(array[:, 0].max())]}
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:
@@ -92,6 +122,15 @@ def _measured(run: Run) -> tuple[float, float, Any]:
     return batch, max(0.0, seconds[1] - batch), send
 
 
+def _asking_seconds(run: Run) -> float:
+    """Seconds in which a client of median size is asked for its loss."""
+    federation = run.federation
+    local = federation.worker.local(0, median_client(federation.population.sizes), {})
+    begin = time.perf_counter()
+    local.loss(federation.algorithm.model(federation.algorithm.init(federation.initial).shared))
+    return time.perf_counter() - begin
+
+
 def _evaluation_seconds(run: Run) -> float:
     """Seconds of evaluating the splits once; measured, for an estimate by a batch misses what is done at the end."""
     federation = run.federation
@@ -111,7 +150,7 @@ def plan_table(run: Run, figures: dict[str, Any]) -> Table:
     done = figures["done"]
     told = f", {done:,} done, {max(0, figures['rounds'] - done):,} left" if done else ""
     rows = {
-        "clients": f"{figures['clients']:,}, {figures['cohort']:,} in a round, {figures['rounds']:,} rounds{told}",
+        "clients": f"{figures['clients']:,}, {_told(figures)} in a round, {figures['rounds']:,} rounds{told}",
         "samples a client": _line(figures["samples_per_client"]),
         "steps a client": f"{_line(figures['steps_per_client'])}; about {figures['steps']:,.0f} {'left' if done else 'in all'}",
         "model": f"{figures['parameters']:,} parameters, {figures['buffers']:,} numbers in buffers",
@@ -136,6 +175,14 @@ def memories_line(room: Room) -> str:
     """What clients' memories take; an empty string if they remember nothing."""
     each, ram, disk = map(size, (room.client, room.ram, room.disk))
     return f"{each} a client; at most {ram} of RAM, {disk} in checkpoints" if room.client else ""
+
+
+def _told(figures: dict[str, Any]) -> str:
+    least, most = figures["cohorts"]
+    about = (
+        f"{figures['cohort']:,.0f}" if least == most else f"{least:,} to {most:,}, {figures['cohort']:,.1f} on average,"
+    )
+    return about + (f" of {figures['asked']:,.0f} candidates" if figures["asked"] else "")
 
 
 def _line(quantiles: dict[str, float]) -> str:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 
-from fedlit.messages import Contrast, Fit, Job, Mean, Model, Partial, Scores, State, Term, Update
+from fedlit.messages import Contrast, Fit, Job, Mean, Model, Result, State, Term, Update
+from fedlit.pool import Pool
 from fedlit.record import Round
 from fedlit.tensors import Groups, Tensors
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from fedlit.data.population import Population
 
 Shared = Mapping[str, Model | Tensors]
-Execute = Callable[[Iterable[Job], State], Iterator[Partial | Scores]]
+Execute = Callable[[Iterable[Job], State], Iterator[Result]]
 
 
 class Local(Protocol):
@@ -94,7 +95,7 @@ class Worker(Protocol):
         """The same worker with its samples on a device."""
         ...
 
-    def __call__(self, job: Job, state: State) -> Partial | Scores: ...
+    def __call__(self, job: Job, state: State) -> Result: ...
 
 
 class Executor(Protocol):
@@ -106,10 +107,15 @@ class Executor(Protocol):
 
 
 class Sampler(Protocol):
-    """Who takes part in a round."""
+    """Who takes part in a round.
 
-    def __call__(self, clients: int, generator: np.random.Generator) -> np.ndarray:
-        """Ids of the cohort, out of range(clients), in any order."""
+    It may have more: `check(facts)`, its rules about other parts; `metrics(pool)`, figures for the record; `most(clients)`, how
+    large a cohort can be where that is not the schedule's size; and `by_examples`, true if it is likelier to draw clients that
+    have more examples.
+    """
+
+    def __call__(self, pool: Pool, generator: np.random.Generator) -> np.ndarray:
+        """Different ids out of range(len(pool)), in any order, possibly none; `generator` is the round's own."""
         ...
 
 

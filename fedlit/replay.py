@@ -108,26 +108,24 @@ def replay(
     federation = replace(federation, worker=worker, schedule=quiet, executor=Inline(_threads(config)), commits=newest)
     _recompute(federation, newest, records, round - 1)
     before = newest.saved or Saved(federation.algorithm.init(federation.initial), ClientStore())
-    call = federation.call(round - 1, before.state)
-    left_out = next((failure for failure in call.failures if failure.client == client), None)
-    update, fits = (None, ()) if left_out is not None else _trained(federation, before, round, client, debug)
+    with federation.executor.open(federation.worker, 1) as execute:
+        call = federation.call(round - 1, before.state, execute)
+        steps, left_out = call.budgets.get(client), next((f for f in call.failures if f.client == client), None)
+        update, fits = (None, ()) if left_out is not None else _trained(federation, before, round, client, steps, debug)
     if whole:
         _recompute(federation, newest, records, round)
-    steps = call.budgets.get(client)
     return Replayed(start, round - 1 - start + whole, update, fits, steps, left_out)
 
 
 def _trained(
-    federation: Federation, before: Saved, round: int, client: int, debug: bool
+    federation: Federation, before: Saved, round: int, client: int, steps: int | None, debug: bool
 ) -> tuple[Update, Sequence[Fit]]:
     """What a client sends, and its fits."""
-    worker, memory = federation.worker, before.store.read([client]).get(client, {})
-    budget = federation.call(round - 1, before.state).budgets.get(client)
-    local = worker.local(round - 1, client, memory, budget)
-    with federation.executor.open(worker, 1):
-        arguments = (local, before.state.shared, without_kept(memory))
-        rule: Any = federation.algorithm.client
-        update = pdb.runcall(rule, *arguments) if debug else rule(*arguments)
+    memory = before.store.read([client]).get(client, {})
+    local = federation.worker.local(round - 1, client, memory, steps)
+    arguments = (local, before.state.shared, without_kept(memory))
+    rule: Any = federation.algorithm.client
+    update = pdb.runcall(rule, *arguments) if debug else rule(*arguments)
     assert isinstance(update, Update)
     return update, local.fits
 

@@ -20,10 +20,11 @@ def facts(federation: Federation, data: Data) -> Facts:
     holdings, labels = federation.worker.holdings, None if data.val is None else data.val.labels()
     are_classes = labels is not None and bool(data.classes) and labels.ndim == 1 and labels.dtype.kind in "iu"
     counts = np.bincount(labels, minlength=len(data.classes)) if are_classes and labels is not None else None
-    size = federation.schedule.cohort(len(federation.population))
+    clients, schedule = len(federation.population), federation.schedule
+    most = getattr(federation.sampler, "most", None)  # most samplers draw the schedule's size
     return Facts(
         federation.population.sizes,
-        size,
+        schedule.cohort(clients),
         federation.splits,
         holdings.own_test is not None,
         data.classes,
@@ -32,6 +33,9 @@ def facts(federation: Federation, data: Data) -> Facts:
         federation.schedule.rounds,
         getattr(federation.executor, "workers", None) is not None,
         getattr(federation.executor, "wall_timeout_s", None),
+        schedule.over_select,
+        schedule.quorum,
+        None if most is None else most(clients),
     )
 
 

@@ -70,8 +70,8 @@ class Schedule:
         if facts.cohort > clients:
             why = f"is more than the {clients} clients there are"
             yield Mistake("schedule.clients_per_round", self.clients_per_round, why, "take fewer clients a round")
-        if self.quorum > facts.cohort:
-            why = f"is more than the {facts.cohort} clients of a round: every round would be lost"
+        if self.quorum > (most := facts.most or facts.cohort):
+            why = f"is more than the {most} clients of a round: every round would be lost"
             yield Mistake("schedule.quorum", self.quorum, why, "take less, or more clients a round")
         if self.over_select > 1 and not facts.clock:
             why = "takes those that finish first, and without a clock nobody knows who that is"

@@ -40,10 +40,11 @@ class Tally:
     """Adds partials, given in the order of their index, pairwise: at most log2 of their number are held.
 
     Args:
-        failures: of clients that were not asked.
+        failures: of clients that do not train.
+        bytes: length of what clients sent before.
     """
 
-    def __init__(self, failures: Sequence[Failure] = ()) -> None:
+    def __init__(self, failures: Sequence[Failure] = (), bytes: int = 0) -> None:
         self._tree: list[tuple[int, Tensor | None, float]] = []  # (height, sum, weight) of subtrees, tallest first
         self._next = 0
         self._layout: Layout | None = None
@@ -51,7 +52,7 @@ class Tally:
         self.members: list[int] = []
         self.failures: list[Failure] = list(failures)
         self.memories: dict[int, Groups] = {}
-        self.bytes = 0
+        self.bytes = bytes
         self.steps = 0
         self._square = 0.0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ from torch.utils._pytree import tree_leaves
 from fedlit.algorithms.personal import own_model
 from fedlit.data import Data
 from fedlit.data.holdings import Noisy
+from fedlit.drawn import ordered
 from fedlit.federation import Federation
 from fedlit.local import LocalTraining, evaluate
 from fedlit.messages import Mean, Model, Update
 from fedlit.mistakes import Mistake, Mistakes, nearest
+from fedlit.pool import Pool
 from fedlit.streams import Purpose, seeded
 from fedlit.watch import Watch
 from fedlit.wire import Layout
@@ -37,17 +40,53 @@ class OneBatch(Callback):
 
 
 def checked_trial(federation: Federation, data: Data) -> list[Mistake]:
-    """Trains the client with most samples for a step, twice, and the noisiest, takes the server's step, and evaluates two
-    samples of each split: does the model take the data and the federation's terms, is what it comes to a number and the
-    same again, and does it log what the monitor asks for?"""
+    """Draws a cohort, trains the client with most samples for a step, twice, and the noisiest, takes the server's step, and
+    evaluates two samples of each split: does the model take the data and the federation's terms, is what it comes to a number
+    and the same again, and does it log what the monitor asks for?"""
     try:
-        return _noise(federation) or _training(federation, data) or _evaluation(federation)
+        found = _noise(federation)
+        for tried in (_sampling, partial(_training, data=data), _evaluation):
+            found += [] if any(not mistake.warning for mistake in found) else tried(federation)
+        return found
     except (Mistake, Mistakes) as wrong:
         return wrong.found
     except Exception as error:  # foreign code: the user's module on the user's data, and whatever is between
         found = _strays(federation) or [_blamed(error, federation, data)]
         found[0].__cause__ = error  # for traceback=true
         return found
+
+
+def _sampling(federation: Federation) -> list[Mistake]:
+    """Draws round 1's cohort with losses of 0; of those who were asked the one with fewest samples answers."""
+    asked: list[int] = []
+
+    def losses(clients: np.ndarray) -> np.ndarray:
+        asked.extend(clients.tolist())
+        return np.zeros(len(clients))
+
+    sampler, sizes = federation.sampler, federation.population.sizes
+    try:
+        ordered(sampler, Pool(sizes, 0, federation.seed, losses))
+    except Mistake:
+        raise
+    except Exception as error:  # a user's own
+        why = f"fails to draw a cohort: {type(error).__name__}: {error}".splitlines()[0]
+        mistake = Mistake("sampler", type(sampler).__name__, why, "see Sampler in fedlit.protocols")
+        raise mistake from error
+    if asked:
+        client = min(asked, key=lambda client: sizes[client])
+        model = federation.algorithm.model(federation.algorithm.init(federation.initial).shared)
+        federation.worker.local(0, client, {}).loss(model)
+    return []
+
+
+def _counted_twice(federation: Federation, examples: int, weight: float) -> list[Mistake]:
+    """A warning if who has more examples is both likelier to be drawn and counts for more."""
+    if not getattr(federation.sampler, "by_examples", False) or examples < 2 or weight != examples:
+        return []
+    why = "draws clients by their examples, and the algorithm averages by them as well: they count twice"
+    remedy = "algorithm.weights=uniform, where the algorithm has it"
+    return [Mistake("sampler", type(federation.sampler).__name__, why, remedy, warning=True)]
 
 
 def _trained(federation: Federation, client: int) -> tuple[LocalTraining, Update]:
@@ -75,6 +114,7 @@ def _training(federation: Federation, data: Data) -> list[Mistake]:
     found = [] if torch.equal(vector, again) else _differing(federation, data, client)
     if found and not found[0].warning:
         return found
+    found += _counted_twice(federation, trial.examples, update.weight)
     if noise is not None and int(noise.argmax()) != client:
         _trained(federation, int(noise.argmax()))
     if update.weight:

@@ -1,20 +1,35 @@
-"""Does jobs: trains a chunk of clients and adds up their updates, or evaluates the model on a split."""
+"""Does jobs: trains a chunk of clients and adds up their updates, asks one for its loss, or evaluates the model on a split."""
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from math import isfinite, nan
 
 import torch
 
 from fedlit.algorithms.personal import own_model
 from fedlit.data.holdings import Holdings
-from fedlit.faults import Faults, Planned
+from fedlit.failing import failure_of
+from fedlit.faults import Faults
 from fedlit.local import Bench, LocalTraining, Recipe, evaluate
-from fedlit.messages import Chunk, Evaluation, Failure, Fit, Job, Model, Partial, Scores, State, Update
-from fedlit.mistakes import Mistake, Mistakes
+from fedlit.messages import (
+    ASKED,
+    Chunk,
+    Evaluation,
+    Failure,
+    Fit,
+    Job,
+    Loss,
+    Model,
+    Partial,
+    Probe,
+    Result,
+    Scores,
+    State,
+    Update,
+)
 from fedlit.protocols import Algorithm
 from fedlit.tally import summed
 from fedlit.tensors import Groups
@@ -54,14 +69,16 @@ class ClientWorker:
         """The same worker with its samples on a device."""
         return replace(self, holdings=self.holdings.to(device))
 
-    def __call__(self, job: Job, state: State) -> Partial | Scores:
-        """The chunk's sum, or the split's scores.
+    def __call__(self, job: Job, state: State) -> Result:
+        """The chunk's sum, the candidate's loss, or the split's scores.
 
         Raises:
             ClientFailed: if a client fails under `faults.on_error=fail`.
         """
         if isinstance(job, Chunk):
             return self._chunk(job, state)
+        if isinstance(job, Probe):
+            return self._probe(job, state)
         batches = self.holdings.split(job.split) if job.client is None else self.holdings.own(job.client)
         model = self._evaluated(job, state) if len(batches) else state.model
         scores = (
@@ -119,14 +136,14 @@ class ClientWorker:
     def _reply(self, chunk: Chunk, client: int, state: State) -> tuple[Update, LocalTraining] | Failure:
         """What a client answers, as often as it is asked."""
         reply = self._try(chunk, client, state)
-        for _ in range(self.faults.retries if self.faults.on_error == "retry" else 0):
+        for _ in range(self._retries):
             if not isinstance(reply, Failure) or reply.outcome == "planned":
                 break
             reply = self._try(chunk, client, state)
         return self._failed(reply) if isinstance(reply, Failure) else reply
 
     def _try(self, chunk: Chunk, client: int, state: State) -> tuple[Update, LocalTraining] | Failure:
-        """One attempt. Only an Exception is the client's own: a signal that ends the run is none."""
+        """One attempt."""
         local = self.local(chunk.round, client, chunk.memories.get(client, {}), chunk.budgets.get(client))
         struck = self.faults.striking(self.holdings.seed, chunk.round, client)
         try:
@@ -135,19 +152,35 @@ class ClientWorker:
             update = self.algorithm.client(local, state.shared, without_kept(local.memory))
             for fault, generator in struck:
                 update = fault.after(update, generator)
-        except (Mistake, Mistakes):  # not the client is wrong, but the configuration
-            raise
-        except Planned as planned:
-            return Failure(client, "planned", str(planned))
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            torch.cuda.empty_cache()
-            return Failure(client, "out_of_memory", _told(error))
         except Exception as error:
-            if (stop := _stop_behind(error)) is not None:
-                raise stop from error
-            return Failure(client, "exception", _told(error))
+            return failure_of(client, error)
         odd = unlike(update.send, self.expected(state))
         return Failure(client, "bad_shape", odd) if odd else (update, local)
+
+    def _probe(self, probe: Probe, state: State) -> Loss:
+        """What a candidate answers, as often as it is asked. Planned faults are of training, and do not strike here."""
+        answer = self._ask(probe, state)
+        for _ in range(self._retries):
+            answer = answer if answer.failure is None else self._ask(probe, state)
+        if answer.failure is not None:
+            self._failed(answer.failure)
+        return answer
+
+    def _ask(self, probe: Probe, state: State) -> Loss:
+        """One attempt."""
+        try:
+            loss = self.local(probe.round, probe.client, {}).loss(self.algorithm.model(state.shared))
+        except Exception as error:
+            failed = failure_of(probe.client, error)
+        else:
+            if isfinite(loss):
+                return Loss(probe.client, loss)
+            failed = Failure(probe.client, "not_finite", f"loss {loss}")
+        return Loss(probe.client, nan, replace(failed, reason=f"{failed.reason}, {ASKED}"))
+
+    @property
+    def _retries(self) -> int:
+        return self.faults.retries if self.faults.on_error == "retry" else 0
 
     def _failed(self, failure: Failure) -> Failure:
         if self.faults.on_error == "fail" and failure.outcome != "planned":
@@ -184,20 +217,6 @@ def unlike(send: Groups, expected: Groups) -> str:
 
 def _looks(what: tuple[tuple[int, ...], torch.dtype] | None) -> str:
     return "missing" if what is None else f"{str(what[1]).removeprefix('torch.')} {list(what[0])}"
-
-
-def _stop_behind(error: BaseException | None) -> BaseException | None:
-    """The wish to end this process that code of a client caught and made an error of; None if there was none."""
-    while error is not None and (isinstance(error, Exception | GeneratorExit)):
-        error = error.__cause__ or error.__context__
-    return error
-
-
-def _told(error: BaseException) -> str:
-    """An error in one line, with the place where it was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno})" if frames else ""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300] + where
 
 
 def not_finite(vector: torch.Tensor, weight: float, max_norm: float | None = None) -> str:

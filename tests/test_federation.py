@@ -152,7 +152,8 @@ def test_the_cohort_is_sorted_by_examples_then_id():
     fed = federation(clients=4, cohort=4)
     owner = np.repeat([0, 1, 2, 3], [20, 40, 40, 20])
     held = replace(fed.worker.holdings, population=Population.of(owner, 4))
-    assert replace(fed, worker=replace(fed.worker, holdings=held)).cohort(0) == [1, 2, 0, 3]
+    fed = replace(fed, worker=replace(fed.worker, holdings=held))
+    assert fed.call(0, fed.algorithm.init(fed.initial)).cohort == (1, 2, 0, 3)
 
 
 def test_a_cohort_of_more_than_64_is_added_up_all_the_same():

@@ -29,6 +29,26 @@ def test_the_plans_figures_are_those_of_the_run():
     assert figures["seconds"] > 0
 
 
+def test_cohorts_are_drawn_as_the_run_will():
+    run = built("sampler=poisson", "sampler.q=0.4", "schedule.rounds=4", "schedule.local_steps=1")
+    figures, out = plan(run), io.StringIO()
+    drawn = [len(record.cohort) for record in run.federation.run()]
+    assert (figures["cohort"], figures["cohorts"]) == (sum(drawn) / 4, [min(drawn), max(drawn)])
+    Console(file=out, width=80).print(plan_table(run, figures))
+    assert f"10, {min(drawn)} to {max(drawn)}, {sum(drawn) / 4:.1f} on average, in a round" in out.getvalue()
+
+
+def test_candidates_are_in_the_plan():
+    run = built("sampler=power_of_choice", "sampler.candidates=5", "schedule.rounds=1", "schedule.local_steps=1")
+    figures, out = plan(run), io.StringIO()
+    (record,) = run.federation.run()
+    assert (figures["cohort"], figures["asked"]) == (3, record.metrics["clients/asked"])
+    assert figures["up_bytes_per_round"] == record.metrics["comm/up_bytes"]
+    assert figures["down_bytes_per_round"] == record.metrics["comm/down_bytes"]
+    Console(file=out, width=80).print(plan_table(run, figures))
+    assert "3 of 5 candidates in a round" in out.getvalue()
+
+
 def test_measuring_changes_no_bit():
     measured, fresh = built("schedule.rounds=1"), built("schedule.rounds=1")
     plan(measured)

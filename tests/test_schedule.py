@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 
+from fedlit.facts import Facts
 from fedlit.mistakes import Mistake
 from fedlit.schedule import Schedule
 
@@ -44,3 +46,12 @@ def test_wrong_values_are_named(key, value):
     with pytest.raises(Mistake) as error:
         Schedule(**{key: value})
     assert (error.value.key, error.value.given) == (key, value)
+
+
+def test_a_quorum_is_held_against_the_largest_cohort_that_there_can_be():
+    def wrong(quorum, **more):
+        facts = Facts(np.ones(10, dtype=np.int64), 3, ("val",), False, **more)
+        return {mistake.key for mistake in Schedule(quorum=quorum).check(facts)}
+
+    assert wrong(4) == wrong(11, most=10) == {"schedule.quorum"}
+    assert wrong(3) == wrong(4, most=10) == set()

@@ -11,8 +11,8 @@ from lightning.pytorch import Callback
 from torch import nn
 from torch.utils.data import Dataset
 
-from fedlit.algorithms import FedAvg
-from fedlit.data import Data, Iid, Normalise, TensorSamples
+from fedlit.algorithms import Centralised, FedAvg
+from fedlit.data import Data, Iid, Normalise, PowerOfChoice, TensorSamples, Uniform, Weighted
 from fedlit.data.own import MapSamples
 from fedlit.data.samples import Loading
 from fedlit.federation import Federation
@@ -67,6 +67,48 @@ class ByHand(Quadratic):
         optimizer.zero_grad()
         self.manual_backward(self.training_loss(batch))
         optimizer.step()
+
+
+def sampled(module, sampler, **more):
+    fed, data = federation(module, **more)
+    return [(m.key, str(m), m.warning) for m in checked_trial(replace(fed, sampler=sampler), data)]
+
+
+def test_a_module_that_optimises_by_hand_cannot_be_asked_for_its_loss():
+    ((key, said, warning),) = sampled(ByHand(), PowerOfChoice(1))
+    assert (key, warning) == ("model", False)
+    assert "optimises by hand" in said
+    assert "a sampler that do not ask for it" in said
+    assert sampled(ByHand(), Weighted(1), algorithm=FedAvg("uniform")) == []
+
+
+@pytest.mark.parametrize("sampler", [Weighted(1), PowerOfChoice(1)])
+def test_examples_that_count_twice_are_told(sampler):
+    ((key, said, warning),) = sampled(Quadratic(), sampler)
+    assert (key, warning) == ("sampler", True)
+    assert "they count twice" in said
+    assert sampled(Quadratic(), sampler, algorithm=FedAvg("uniform")) == []
+    assert sampled(Quadratic(), Uniform(1)) == []
+
+
+def test_a_warning_does_not_hide_what_comes_after_it():
+    keys = [key for key, _, _ in sampled(Quadratic(), Weighted(1), monitor="val/nothing")]
+    assert keys == ["sampler", "monitor.name"]
+
+
+def test_centralised_training_samples_its_one_client_whatever_the_sampler():
+    parts = {"schedule": Schedule(rounds=1), "loading": Loading(val_fraction=0.1), "sampler": lambda size: Weighted(9)}
+    data = Data("pairs", PAIRS, None, (2,), ("0", "1"))
+    fed = Federation.of(Quadratic, data, Iid(2), Centralised(), **parts)
+    assert fed.sampler == Uniform(1)
+
+
+def test_a_sampler_that_cannot_draw_is_told_before_round_1():
+    ((key, said, _),) = sampled(Quadratic(), lambda clients, generator: generator.choice(clients, 1))
+    assert key == "sampler"
+    assert "fails to draw a cohort" in said
+    ((key, said, _),) = sampled(Quadratic(), lambda pool, generator: [0, 7])
+    assert "draws client 7, and there are 2" in said
 
 
 class AsksItsTrainer(Quadratic):

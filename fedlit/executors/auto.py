@@ -12,7 +12,7 @@ from typing import Literal
 
 from fedlit.executors.inline import torch_threads
 from fedlit.executors.processes import Processes, cores
-from fedlit.messages import Chunk, Job, Partial, Scores, State
+from fedlit.messages import Chunk, Job, Result, State
 from fedlit.mistakes import refuse, unless
 from fedlit.protocols import Execute, Worker
 
@@ -68,7 +68,7 @@ class _Choice:
         self._took: list[list[float]] = []  # seconds of each job, for each time that jobs were given
         self._done, self._round = 0, -1  # rounds that were done here, and the number of the last one
 
-    def execute(self, jobs: Iterable[Job], state: State) -> Iterator[Partial | Scores]:
+    def execute(self, jobs: Iterable[Job], state: State) -> Iterator[Result]:
         """The results in the order of the jobs."""
         jobs = list(jobs)
         if not self._settled and jobs and jobs[0].round > self._round:
@@ -79,7 +79,7 @@ class _Choice:
             self._round = jobs[0].round
         return self._here(jobs, state) if self._there is None else self._there(jobs, state)
 
-    def _here(self, jobs: Sequence[Job], state: State) -> Iterator[Partial | Scores]:
+    def _here(self, jobs: Sequence[Job], state: State) -> Iterator[Result]:
         took: list[float] = []
         if not self._settled:
             self._took.append(took)

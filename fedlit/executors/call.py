@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from fedlit.executors.parcel import Parts, decode
 from fedlit.faults import LostWorkers
-from fedlit.messages import Chunk, Evaluation, Failure, Job, Partial, Scores
+from fedlit.messages import ASKED, Chunk, Evaluation, Failure, Job, Loss, Partial, Probe, Result
 from fedlit.tally import joined
 
 ATTEMPTS = 2
@@ -31,7 +31,7 @@ class Call:
     def __init__(self, jobs: Iterable[Job], state: Parts, number: int) -> None:
         self.tasks = deque(Task(self, index, job) for index, job in enumerate(jobs))
         self.state, self.number, self.total, self.next = state, number, len(self.tasks), 0
-        self.done: dict[int, Partial | Scores] = {}
+        self.done: dict[int, Result] = {}
         self.error: Exception | None = None
         self.lost: Counter[int] = Counter()
         self._apart: dict[int, list[Partial | None]] = {}  # of chunks whose clients run alone
@@ -61,6 +61,10 @@ class Call:
         self.lost[task.index] += 1
         if self.lost[task.index] < ATTEMPTS:
             return self.tasks.appendleft(task)
+        if isinstance(task.job, Probe):
+            failure = Failure(task.job.client, "lost_worker", f"its worker process was lost {ATTEMPTS} times, {ASKED}")
+            self.done[task.index] = Loss(task.job.client, float("nan"), failure)
+            return None
         if isinstance(task.job, Evaluation):  # without one there is no result
             self.error = LostWorkers(_untold(task.job))
             return None

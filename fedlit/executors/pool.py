@@ -19,7 +19,7 @@ from socket import socket, socketpair
 from fedlit.executors.call import Call, Task
 from fedlit.executors.parcel import Parts, decode, encode, receive, send
 from fedlit.faults import LostWorkers
-from fedlit.messages import Job, Partial, Scores, State
+from fedlit.messages import Job, Result, State
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class Pool:
         while self._children:
             self._children.pop().end()
 
-    def execute(self, jobs: Iterable[Job], state: State) -> Iterator[Partial | Scores]:
+    def execute(self, jobs: Iterable[Job], state: State) -> Iterator[Result]:
         """The results in the order of the jobs; at most twice as many jobs as processes are out or wait to be taken.
 
         Raises:

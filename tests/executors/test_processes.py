@@ -14,7 +14,7 @@ from conftest import Quadratic, federation, holdings, pairs
 from plain import Plain
 
 from fedlit.algorithms import FedAvg
-from fedlit.data import Uniform
+from fedlit.data import PowerOfChoice, Uniform
 from fedlit.executors import Auto, Processes
 from fedlit.executors.call import Call
 from fedlit.executors.parcel import LARGE, RAW, decode, encode, pack, unpack
@@ -218,7 +218,8 @@ def test_a_run_that_moves_to_processes_on_its_way_has_the_bits_of_inline(caplog)
 
 @pytest.mark.slow
 def test_the_bits_are_inlines_for_small_and_large_cohorts_batch_norm_and_bad_updates():
-    feds = [many(FedAvg()), federation(clients=10, cohort=3, norm="batch")]
+    few = federation(clients=10, cohort=3, norm="batch")
+    feds = [many(FedAvg()), few, replace(few, sampler=PowerOfChoice(3, candidates=7))]
     plain = [[told(record) for record in fed.run()] for fed in feds]
     assert [failure.client for failure in plain[0][0][1]] == [20]
     with Processes(2).open(Several(tuple(fed.worker for fed in feds)), 1) as execute:

@@ -131,7 +131,8 @@ def test_a_terminal_gets_a_bar_with_rounds_clients_and_accuracy(run):
 
 def test_tensorboard_counts_what_clients_failed_of(tmp_path):
     fed = federation()
-    plans = (Plan(Drop(), 1.0, clients=[fed.cohort(1)[0]], rounds=[2]), Plan(Corrupt("nan"), 1.0, rounds=[3]))
+    chosen = fed.call(1, fed.algorithm.init(fed.initial)).cohort[0]
+    plans = (Plan(Drop(), 1.0, clients=[chosen], rounds=[2]), Plan(Corrupt("nan"), 1.0, rounds=[3]))
     watched(tmp_path, TensorBoard(), fed=replace(fed, worker=replace(fed.worker, faults=Faults(plans=plans))))
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
