@@ -14,6 +14,7 @@ from fedlit import wire
 from fedlit.clock import planned_steps
 from fedlit.drawn import ANSWER, ordered
 from fedlit.evaluation import Evaluations
+from fedlit.messages import Model
 from fedlit.observers import Run
 from fedlit.observers.terminal import size
 from fedlit.pool import Pool
@@ -45,16 +46,16 @@ def plan(run: Run) -> dict[str, Any]:
     batch_s, fit_s, send = _measured(run)
     ask_s = _asking_seconds(run) if asked else 0.0
     state = federation.algorithm.init(federation.initial)
-    model, vector = federation.initial, Layout.of(send)
-    up = (8 + 4 * vector.size) * cohort + ANSWER * asked
+    vector, own_test = Layout.of(send), worker.holdings.own_test
+    up = (8 + 4 * vector.size if vector.size else 0) * cohort + ANSWER * asked
     down = wire.length(state.shared) * max(sampled, asked)
-    clients = len(population) if worker.holdings.own_test else 0
-    own = federation.evaluations.jobs(0, (), clients, range(round(sampled)), 0)
+    clients = 0 if own_test is None else len(own_test.population)
+    those = range(clients if worker.holdings.pooled else round(sampled))
+    own = federation.evaluations.jobs(0, (), clients, those, 0)
     evaluation_s = _evaluation_seconds(run) if federation.splits else 0.0
     done = len(run.done)
     rounds, evaluated = max(0, schedule.rounds - done), sum(map(schedule.evaluates, range(done, schedule.rounds)))
     expected = float(per_client.mean()) * cohort * rounds
-    sent = {name for _, name, _ in vector.entries}
     return {
         "clients": len(population),
         "samples_per_client": _quantiles(sizes),
@@ -63,10 +64,7 @@ def plan(run: Run) -> dict[str, Any]:
         "done": done,
         "steps_per_client": _quantiles(per_client),
         "steps": expected,
-        "parameters": sum(t.numel() for t in model.parameters.values()),
-        "buffers": sum(t.numel() for t in model.buffers.values()),
-        "federated": sum(t.numel() for name, t in model.state_dict().items() if name in sent),
-        "stay": sorted(set(model.state_dict()) - sent),
+        **_model(federation.initial, {name for _, name, _ in vector.entries}),
         "up_bytes_per_round": up,
         "down_bytes_per_round": down,
         "bytes": (up + down) * rounds,
@@ -101,6 +99,15 @@ def _cohorts(run: Run) -> dict[str, Any]:
     array = np.array(counts)
     means = dict(zip(("cohort", "sampled", "asked"), array.mean(axis=0).tolist(), strict=True))
     return {**means, "cohorts": [int(array[:, 0].min()), int(array[:, 0].max())]}
+
+
+def _model(model: Model, sent: set[str]) -> dict[str, Any]:
+    return {
+        "parameters": sum(t.numel() for t in model.parameters.values()),
+        "buffers": sum(t.numel() for t in model.buffers.values()),
+        "federated": sum(t.numel() for name, t in model.state_dict().items() if name in sent),
+        "stay": sorted(set(model.state_dict()) - sent),
+    }
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:

@@ -17,10 +17,12 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from fedlit.algorithms import FedAvg
+from fedlit.algorithms.personal import settled
 from fedlit.command_line import conf, loader
 from fedlit.data import Iid, Normalise, Population, TensorSamples, Uniform
 from fedlit.data.holdings import Holdings
-from fedlit.data.samples import Loading
+from fedlit.data.samples import Loading, Owned
+from fedlit.evaluation import Evaluations
 from fedlit.federation import Federation
 from fedlit.local import Bench, Recipe
 from fedlit.models import Classifier
@@ -119,3 +121,18 @@ def holdings(samples, owner=None, clients=None, batch="full", seed=0):
     owner = np.zeros(len(samples), dtype=np.int64) if owner is None else np.asarray(owner, dtype=np.int64)
     population = Population.of(owner, clients or int(owner.max(initial=0)) + 1)
     return Holdings(samples, population, {}, Loading(batch_size=batch, eval_batch_size=10), seed)
+
+
+def ready(algorithm, **setting):
+    """A federation of images whose algorithm knows the module."""
+    fed = federation(**{"norm": "batch", "dropout": 0.0, **setting})
+    algorithm = settled(algorithm, fed.worker.bench.module, fed.initial)
+    return replace(fed, worker=replace(fed.worker, algorithm=algorithm))
+
+
+def with_own(algorithm, **setting):
+    """Clients are evaluated on their own training samples."""
+    fed = replace(ready(algorithm, **setting), evaluations=Evaluations("all"))
+    held = fed.worker.holdings
+    own = replace(held, own_test=Owned(held.train, held.population), splits={})
+    return replace(fed, worker=replace(fed.worker, holdings=own))

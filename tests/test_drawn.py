@@ -11,7 +11,7 @@ from test_federation import quadratics
 from fedlit import wire
 from fedlit.algorithms import FedAvg
 from fedlit.clock import Clock
-from fedlit.commits import Saved
+from fedlit.commits import Nowhere, Saved
 from fedlit.data import Available, Poisson, PowerOfChoice, RoundRobin, Uniform, Weighted
 from fedlit.drawn import ordered
 from fedlit.evaluation import Evaluations
@@ -161,10 +161,7 @@ def test_a_run_that_is_gone_on_with_meets_the_same_cohorts(sampler):
     fed = replace(federation(clients=5, rounds=6, local_steps=1, eval_every=9), sampler=sampler)
     whole, saved = list(fed.run()), []
 
-    class Keeps:
-        def load(self):
-            return None
-
+    class Keeps(Nowhere):
         def commit(self, state, store, record):
             saved.append(Saved(state, ClientStore()))
 

@@ -150,7 +150,7 @@ def test_a_signal_stops_the_sweep_which_goes_on_when_it_is_typed_again(sweeps, c
     commits.wrong = lambda *_: None
     before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("the sweep did not heed the signal"))
     with monkeypatch.context() as patch:  # between the rounds of two jobs, when no run heeds it
-        patch.setattr(running, "_refuse_small_disk", lambda run: os.kill(os.getpid(), signal.SIGTERM))
+        patch.setattr(running, "refuse_small_disk", lambda run: os.kill(os.getpid(), signal.SIGTERM))
         assert sweeps("-m", *QUICK, "seed=1,2")[0] == 143
     signal.signal(signal.SIGTERM, before)
     assert sweeps("-m", *QUICK, "seed=1,2")[0] == 0

@@ -7,23 +7,14 @@ import pytest
 import torch
 from conftest import federation as images
 from quadratics import CENTERS, CURVES, RATE, SIZES, START, clients, federation, mutated, trained
+from small import ready, with_own
 
-from fedlit.algorithms import Centralised, Ditto, FedAvg, FedRep, Finetune, Momentum, Moon, Personal, Scaffold
-from fedlit.algorithms.personal import own_model, settled
+from fedlit.algorithms import Centralised, Ditto, FedAvg, FedRep, Finetune, Momentum, Personal, Scaffold
+from fedlit.algorithms.personal import own_model
 from fedlit.commits import Nowhere
-from fedlit.data.samples import Owned
-from fedlit.evaluation import Evaluations
-from fedlit.executors import Processes
 from fedlit.facts import Facts
 from fedlit.mistakes import Mistake
 from fedlit.store import ClientStore
-
-
-def ready(algorithm, **setting):
-    """A federation of images whose algorithm knows the module."""
-    fed = images(**{"norm": "batch", "dropout": 0.0, **setting})
-    algorithm = settled(algorithm, fed.worker.bench.module, fed.initial)
-    return replace(fed, worker=replace(fed.worker, algorithm=algorithm))
 
 
 class Kept(Nowhere):
@@ -228,31 +219,11 @@ def test_dittos_global_model_is_fedavgs():
     assert trained(Ditto(pull=0.5), cohort=2) == trained(FedAvg(), cohort=2)
 
 
-def with_own(algorithm, **setting):
-    """Clients are evaluated on their own training samples."""
-    fed = replace(ready(algorithm, **setting), evaluations=Evaluations("all"))
-    held = fed.worker.holdings
-    own = replace(held, own_test=Owned(held.train, held.population), splits={})
-    return replace(fed, worker=replace(fed.worker, holdings=own))
-
-
 def test_fine_tuning_is_done_before_a_clients_own_evaluation_and_not_kept():
     plain = list(with_own(FedAvg(), rounds=2).run())
     tuned = list(with_own(Finetune(epochs=3), rounds=2).run())
     assert [record.sha256 for record in tuned] == [record.sha256 for record in plain]
     assert tuned[-1].metrics["own/loss"] < plain[-1].metrics["own/loss"]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("algorithm", [FedRep(inner=Moon(), head_epochs=1), Finetune()])
-def test_personal_models_do_not_depend_on_where_clients_run(algorithm):
-    here, there = with_own(algorithm, rounds=2), with_own(algorithm, rounds=2)
-    there = replace(there, executor=Processes(workers=2))
-    for one, other in zip(here.run(), there.run(), strict=True):
-        assert one.sha256 == other.sha256
-        own = {name: value for name, value in one.metrics.items() if name.startswith(("own/", "drift/"))}
-        assert own
-        assert own == {name: value for name, value in other.metrics.items() if name.startswith(("own/", "drift/"))}
 
 
 def test_centralised_training_has_everybodys_samples_in_one_place():

@@ -12,8 +12,9 @@ import pytest
 import torch
 from conftest import Quadratic, federation, holdings, pairs
 from plain import Plain
+from small import with_own
 
-from fedlit.algorithms import FedAvg
+from fedlit.algorithms import FedAvg, FedRep, Finetune, Moon
 from fedlit.data import PowerOfChoice, Uniform
 from fedlit.executors import Auto, Processes
 from fedlit.executors.call import Call
@@ -220,6 +221,7 @@ def test_a_run_that_moves_to_processes_on_its_way_has_the_bits_of_inline(caplog)
 def test_the_bits_are_inlines_for_small_and_large_cohorts_batch_norm_and_bad_updates():
     few = federation(clients=10, cohort=3, norm="batch")
     feds = [many(FedAvg()), few, replace(few, sampler=PowerOfChoice(3, candidates=7))]
+    feds += [with_own(FedRep(inner=Moon(), head_epochs=1), rounds=2), with_own(Finetune(), rounds=1)]
     plain = [[told(record) for record in fed.run()] for fed in feds]
     assert [failure.client for failure in plain[0][0][1]] == [20]
     with Processes(2).open(Several(tuple(fed.worker for fed in feds)), 1) as execute:
