@@ -77,7 +77,7 @@ class Faults:
     Args:
         on_error: `drop` leaves the client out, `retry` runs it again with the same seeds first, `fail` ends the run.
         retries: how often, >= 1.
-        max_lost_rounds: so many lost rounds in a row end the run, >= 1.
+        max_lost_rounds: so many lost rounds in a row end the run, >= 1; those without anybody to ask are not counted.
         max_norm: Euclidean norm above which an update is not taken, > 0; None for any.
         plans: faults of clients.
     """
