@@ -65,9 +65,10 @@ class Saved:
 
     @property
     def lost(self) -> int:
-        """How many rounds in a row were lost before the next."""
-        good = [number for number, record in enumerate(self.records, 1) if not record["lost"]]
-        return len(self.records) - (good[-1] if good else 0)
+        """How many rounds in a row were lost before the next; those without anybody to ask are not counted."""
+        tried = [record for record in self.records if Round.of(record).tried]
+        good = [number for number, record in enumerate(tried, 1) if not record["lost"]]
+        return len(tried) - (good[-1] if good else 0)
 
 
 class Commits(Protocol):

@@ -186,7 +186,7 @@ class Federation:
                 took = {**call.metrics, **trained, "time/round_s": time.perf_counter() - begin}
                 more = {**tally.drift(mean), **scores, **took, "schedule/lr_factor": self.schedule.rate(t)}
                 last = recorded(self.algorithm, call.cohort, tally, state, more, why)
-                lost = lost + 1 if last.lost else 0
+                lost = (lost + 1 if last.lost else 0) if last.tried else lost
                 self.commits.commit(state, store, last)  # all of the round or none of it
                 yield last
             self.worker.faults.bear(lost)

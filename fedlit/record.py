@@ -30,6 +30,11 @@ class Round:
     sha256: str
     model: Model | None = field(repr=False)
 
+    @property
+    def tried(self) -> bool:
+        """Whether there was anybody to ask: nothing went wrong in a round without."""
+        return bool(self.cohort or self.failures)
+
     @classmethod
     def of(cls, record: Mapping[str, Any], model: Model | None = None) -> Round:
         """The round of a record that was read back."""

@@ -148,9 +148,28 @@ def test_a_round_with_nobody_is_lost_and_the_run_goes_on(clock):
     assert records[0].record()["cohort"] == []
 
 
-def test_too_many_rounds_in_a_row_with_nobody_end_the_run():
+def test_rounds_with_nobody_are_not_among_those_that_end_the_run():
+    fed = replace(federation(rounds=6, local_steps=1, eval_every=9), sampler=Nobody(0))
+    fed = replace(fed, worker=replace(fed.worker, faults=Faults(max_lost_rounds=2)))
+    records = list(fed.run())
+    assert [record.lost for record in records] == ["nobody was sampled"] * 6
+    assert Saved(State(6, {}), ClientStore(), tuple(record.record() for record in records)).lost == 0
+
+
+def test_rounds_whose_candidates_all_fail_are_and_those_with_nobody_do_not_part_them():
+    fed = choosing([(1.0, math.inf)] * 3, candidates=3, rounds=6, faults=Faults(max_lost_rounds=2))
     with pytest.raises(LostRounds):
-        list(replace(federation(rounds=5), sampler=Nobody(0)).run())
+        list(replace(fed, sampler=Every(fed.sampler)).run())
+
+
+@dataclass(frozen=True)
+class Every:
+    """Draws nobody in every second round, and as another sampler does in the others."""
+
+    sampler: object
+
+    def __call__(self, pool, generator):
+        return self.sampler(pool, generator) if pool.round % 2 else np.arange(0)
 
 
 SAMPLERS = [Weighted(2), RoundRobin(2), Poisson(2), PowerOfChoice(2, 3), Available(2, 4, 0.5, 0.5)]

@@ -86,11 +86,12 @@ class RoundRobin:
             yield Mistake("schedule.over_select", facts.over_select, why, "1 waits for all", warning=True)
 
     def _order(self, pool: Pool, number: int) -> np.ndarray:
-        """The clients in the order of a pass. Its beginning depends on who ended the pass before; that on one before only if
-        a pass is less than two cohorts."""
+        """The clients in the order of a pass. Its beginning depends on who ended the pass before, unless a cohort ended there
+        too; that on one before only if a pass is less than two cohorts."""
         clients = len(pool)
+        fresh = number - number % (self.size // math.gcd(self.size, clients))  # the last pass that begins with a cohort
         order = np.empty(0, dtype=np.int64)
-        for turn in range(max(0, number - 1) if clients >= 2 * self.size else 0, number + 1):
+        for turn in range(max(fresh, number - 1) if clients >= 2 * self.size else fresh, number + 1):
             drawn, before = pool.stream(PASS, turn).permutation(clients), turn * clients % self.size
             others = np.flatnonzero(~np.isin(drawn, order[len(order) - before :]))
             first = others[: self.size - before] if before else others[:0]

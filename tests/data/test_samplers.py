@@ -251,3 +251,12 @@ def test_the_rounds_own_generators_are_not_to_be_had_twice():
     draws = [pool(3, t).stream(*key).random() for t in (0, 5) for key in ((1,), (2,), (1, 1))]
     assert draws[:3] == draws[3:]
     assert len({*draws, stream(0, Purpose.COHORT).random()}) == 4
+
+
+def test_a_late_turn_costs_no_more_than_an_early_one(monkeypatch):
+    streams, ask = [], Pool.stream
+    monkeypatch.setattr(Pool, "stream", lambda self, *key: streams.append(key) or ask(self, *key))
+    for clients, size in ((10, 10), (10, 5), (10, 3), (15, 10), (7, 6)):
+        cohort(RoundRobin(size), clients, 10_000)
+        assert len(streams) <= 2 * size, (clients, size)
+        streams.clear()
