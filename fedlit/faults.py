@@ -98,7 +98,7 @@ class Faults:
     Args:
         on_error: `drop` leaves the client out, `retry` runs it again with the same seeds first, `fail` ends the run.
         retries: how often, >= 1.
-        max_lost_rounds: so many lost rounds in a row end the run, >= 1; then as many again; none where nobody is asked.
+        max_lost_rounds: so many lost rounds in a row, of those that ask somebody, end the run; >= 1.
         max_norm: Euclidean norm above which an update is not taken, > 0; None for any.
         plans: faults of clients.
         names: what the plans are called in the configuration; empty for their numbers.
