@@ -101,6 +101,7 @@ def test_a_new_key_that_nobody_reads_is_told():
     ]
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_users_own_groups_counts(tmp_path):
     (tmp_path / "schedule").mkdir()
     (tmp_path / "schedule" / "mine.yaml").write_text("rounds: 3\n")

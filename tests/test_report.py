@@ -549,6 +549,7 @@ def test_a_number_has_as_many_places_as_its_interval_tells(mean, half, unit, tex
     assert cell({"mean": mean, "half": half}, False, unit=unit) == text
 
 
+@pytest.mark.slow
 def test_one_group_that_is_named_is_everybodys_baseline_whatever_its_other_settings(tmp_path):
     for seed in (1, 2):
         for name, rate in (("fedavg", 0.1), ("fedprox", 0.1), ("fedadam", 0.5)):

@@ -209,6 +209,7 @@ def test_a_sweep_has_the_same_name_whatever_its_values():
     assert len({name, *others}) == 5
 
 
+@pytest.mark.slow
 def test_what_is_typed_takes_the_place_of_what_an_experiment_sweeps(monkeypatch):
     counted = []
     monkeypatch.setattr(sweep, "_shares", lambda config, jobs: counted.append(jobs) or [])
@@ -364,6 +365,7 @@ def test_the_command_of_a_job_alone_can_be_typed_as_it_is(tmp_path):
     assert shlex.split(job.command([]))[3:] == [f"resume={folder}"]
 
 
+@pytest.mark.slow
 def test_a_job_runs_alone_though_its_configuration_begins_a_sweep_by_itself(tmp_path, monkeypatch):
     (tmp_path / "experiment").mkdir()
     content = "# @package _global_\nhydra: {mode: MULTIRUN, sweeper: {params: {seed: '1,2'}}}\n"

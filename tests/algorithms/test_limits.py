@@ -51,6 +51,7 @@ def ends(algorithm):
     return trained(algorithm, rounds=20, epochs=2, rate=Fraction(1, 4))[0][-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", [Scaffold(), Scaffold(option=1), FedDyn(alpha=1.0)], ids=["2", "1", "feddyn"])
 def test_drift_is_corrected_down_to_the_optimum_of_the_uniform_objective(algorithm):
     best = optimum([1, 1, 1])

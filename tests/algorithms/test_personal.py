@@ -219,6 +219,7 @@ def test_dittos_global_model_is_fedavgs():
     assert trained(Ditto(pull=0.5), cohort=2) == trained(FedAvg(), cohort=2)
 
 
+@pytest.mark.slow
 def test_fine_tuning_is_done_before_a_clients_own_evaluation_and_not_kept():
     plain = list(with_own(FedAvg(), rounds=2).run())
     tuned = list(with_own(Finetune(epochs=3), rounds=2).run())
