@@ -1,6 +1,7 @@
 """What several tests need is in `small`. It is imported when it is asked for: the process that only deals tests to others need
 not wait for torch and Lightning, which take seconds."""
 
+import gc
 from importlib import import_module
 
 import pytest
@@ -20,3 +21,9 @@ def one_thread():
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def what_is_there_stays():
+    """What was imported is not looked through by the collector again and again, which takes a tenth of the time."""
+    gc.freeze()

@@ -14,6 +14,8 @@ from fedlit.mistakes import Mistakes
 from fedlit.running import train
 from fedlit.weights import checkpoint
 
+pytestmark = pytest.mark.slow  # whole builds of a configuration
+
 
 def composed(*overrides):
     return plain(chosen("observers=none", *overrides))

@@ -11,6 +11,7 @@ from fedlit.build import Findings, parts, plain
 from fedlit.command_line import conf, loader
 from fedlit.sweep import planned
 
+pytestmark = pytest.mark.slow  # each composes the configuration
 CHOICES = sorted(
     (path.parent.name, path.stem)
     for path in conf().glob("*/*.yaml")
