@@ -80,9 +80,8 @@ def evaluate_run(
     saved = _saved(run, number) if hasattr(federation.algorithm, "personal") else None
     # a checkpoint is the very model that is evaluated, unless clients have models of their own
     worker = federation.worker if saved is not None else replace(federation.worker, algorithm=FedAvg())
-    own = 0 if worker.holdings.own_test is None else len(worker.holdings.own_test.population)
-    if saved is None and hasattr(federation.algorithm, "personal"):
-        own = 0  # the clients' models of that round are gone
+    gone = saved is None and hasattr(federation.algorithm, "personal")  # the clients' models of that round
+    own = 0 if gone else worker.holdings.own_clients
     there = [*federation.splits, *(["test"] if own and "test" not in federation.splits else [])]
     if missing := [split for split in splits or () if split not in there]:
         raise Mistakes([Mistake("split", split, f"is not there: {', '.join(there)} are") for split in missing])
@@ -93,8 +92,7 @@ def evaluate_run(
     state = State(0, {"model": worker.bench.read()}) if saved is None else replace(saved.state, round=0)
     asked, memories = splits or there, None if saved is None else saved.store.read
     server = [split for split in federation.splits if split in asked]
-    those = range(own) if worker.holdings.pooled else cohort
-    clients = own if "test" in asked else 0
+    those, clients = worker.holdings.looked_at(cohort), own if "test" in asked else 0
     jobs = federation.evaluations.jobs(number - 1, server, clients, those, federation.seed, memories)
     with federation.executor.open(worker, 1) as execute:
         scores = [score for score in execute(jobs, state) if isinstance(score, Scores)]

@@ -223,11 +223,9 @@ class Federation:
         the rounds in which there is an evaluation."""
         if not self.schedule.evaluates(round):
             return {}
-        own = self.worker.holdings.own_test
-        clients = 0 if own is None else len(own.population)
-        those = range(clients) if self.worker.holdings.pooled else cohort
-        memories = store.read if hasattr(self.algorithm, "personal") else None
-        jobs = self.evaluations.jobs(round, self.splits, clients, those, self.seed, memories)
+        held, memories = self.worker.holdings, store.read if hasattr(self.algorithm, "personal") else None
+        those = held.looked_at(cohort)
+        jobs = self.evaluations.jobs(round, self.splits, held.own_clients, those, self.seed, memories)
         return combined(scores for scores in execute(jobs, state) if isinstance(scores, Scores))
 
 

@@ -46,12 +46,10 @@ def plan(run: Run) -> dict[str, Any]:
     batch_s, fit_s, send = _measured(run)
     ask_s = _asking_seconds(run) if asked else 0.0
     state = federation.algorithm.init(federation.initial)
-    vector, own_test = Layout.of(send), worker.holdings.own_test
+    vector, held = Layout.of(send), worker.holdings
     up = (8 + 4 * vector.size if vector.size else 0) * cohort + ANSWER * asked
     down = wire.length(state.shared) * max(sampled, asked)
-    clients = 0 if own_test is None else len(own_test.population)
-    those = range(clients if worker.holdings.pooled else round(sampled))
-    own = federation.evaluations.jobs(0, (), clients, those, 0)
+    own = federation.evaluations.jobs(0, (), held.own_clients, held.looked_at(range(round(sampled))), 0)
     evaluation_s = _evaluation_seconds(run) if federation.splits else 0.0
     done = len(run.done)
     rounds, evaluated = max(0, schedule.rounds - done), sum(map(schedule.evaluates, range(done, schedule.rounds)))

@@ -80,10 +80,10 @@ class ClientWorker:
         if isinstance(job, Probe):
             return self._probe(job, state)
         batches = self.holdings.split(job.split) if job.client is None else self.holdings.own(job.client)
-        model = self._evaluated(job, state) if len(batches) else state.model
-        scores = (
-            evaluate(self.bench, self.recipe, model, batches, job.split, self.holdings.seed) if len(batches) else {}
-        )
+        if not len(batches):
+            return Scores(job.split, {}, job.client)
+        model = self._evaluated(job, state)
+        scores = evaluate(self.bench, self.recipe, model, batches, job.split, self.holdings.seed)
         return Scores(job.split, scores, job.client)
 
     def _evaluated(self, job: Evaluation, state: State) -> Model:

@@ -8,10 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedlit.algorithms.fedavg import FedAvg
-from fedlit.messages import Contrast, Model, Update
+from fedlit.algorithms.personal import recalled, remembered
+from fedlit.messages import Contrast, Update
 from fedlit.mistakes import Mistake, positive, unless
 from fedlit.protocols import Local, Shared
 from fedlit.tensors import Groups
+
+BEFORE = "before"
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,6 @@ class Moon(FedAvg):
     def client(self, local: Local, shared: Shared, memory: Groups) -> Update:
         """Trains with the contrast, and remembers what came out."""
         x = self.model(shared)
-        before = Model(memory["parameters"], memory["buffers"]) if "parameters" in memory else None
-        y = local.fit(x, *self.terms(x), Contrast(self.mu, self.temperature, x, before, self.layer))
-        remember = y.model.groups() if y.steps else memory
+        y = local.fit(x, *self.terms(x), Contrast(self.mu, self.temperature, x, recalled(memory, BEFORE), self.layer))
+        remember = remembered(y.model, BEFORE) if y.steps else memory
         return Update(y.delta(x, buffers=self.buffers == "mean"), self.weight(y), remember)

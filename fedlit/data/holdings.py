@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -78,6 +78,15 @@ class Holdings:
     def split(self, name: str) -> Batches:
         """The samples of one of the server's splits."""
         return self.splits[name].batches(None, self.loading.eval_batch_size)
+
+    @property
+    def own_clients(self) -> int:
+        """How many clients have test samples of their own; 0 where there are none."""
+        return 0 if self.own_test is None else len(self.own_test.population)
+
+    def looked_at(self, cohort: Sequence[int]) -> Sequence[int]:
+        """Whose own test samples go with a cohort: theirs, or everybody's where all train in one place."""
+        return range(self.own_clients) if self.pooled else cohort
 
     def own(self, client: int) -> Batches:
         """A client's own test samples."""

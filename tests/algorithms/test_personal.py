@@ -12,6 +12,8 @@ from small import ready, with_own
 from fedlit.algorithms import Centralised, Ditto, FedAvg, FedRep, Finetune, Momentum, Personal, Scaffold
 from fedlit.algorithms.personal import own_model
 from fedlit.commits import Nowhere
+from fedlit.data import Uniform
+from fedlit.evaluation import Evaluations
 from fedlit.facts import Facts
 from fedlit.mistakes import Mistake
 from fedlit.store import ClientStore
@@ -236,6 +238,18 @@ def test_centralised_training_has_everybodys_samples_in_one_place():
     assert (schedule.cohort(1), schedule.quorum, schedule.rounds) == (1, 1, fed.schedule.rounds)
     assert Centralised.pooled
     assert not getattr(FedAvg(), "pooled", False)
+
+
+def test_where_all_train_in_one_place_every_client_is_looked_at():
+    fed = with_own(FedAvg(), rounds=1)
+    held = fed.worker.holdings
+    assert (held.own_clients, held.looked_at((2, 3))) == (4, (2, 3))
+    pooled = replace(held, population=held.population.pooled(), pooled=True)
+    worker, evaluations = replace(fed.worker, holdings=pooled), Evaluations("cohort")
+    fed = replace(fed, worker=worker, sampler=Uniform(1), schedule=fed.schedule.alone(), evaluations=evaluations)
+    (record,) = fed.run()
+    assert record.cohort == (0,)
+    assert record.metrics["own/loss_std"] > 0  # of more than one
 
 
 def test_an_empty_memory_is_no_memory():
