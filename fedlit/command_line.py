@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,7 +63,7 @@ def check(arguments: Sequence[str]) -> tuple[list[Mistake], DictConfig | None]:
     """The mistakes in what was typed and, if there are some, the configuration of what was right; None where a sweep makes
     several."""
     typed = get_args_parser().parse_args(list(arguments))
-    if wrong := _folder_problems(typed.config_path, typed.config_dir):
+    if wrong := _flag_problems(typed):
         return wrong, None
     with loader(typed.config_dir) as found:
         primary = (typed.config_name or PRIMARY).removesuffix(".yaml")
@@ -111,10 +112,12 @@ def flags(settings: Any) -> list[str]:
     return [*(f"--config-dir={folder}" for folder in folders), *([] if name == PRIMARY else [f"--config-name={name}"])]
 
 
-def _folder_problems(path: str | None, folder: str | None) -> list[Mistake]:
-    if path is not None:
+def _flag_problems(typed: Namespace) -> list[Mistake]:
+    if typed.cfg and typed.multirun:
+        return [Mistake("--cfg", typed.cfg, "shows the configuration of one run", "leave -m away")]
+    if (path := typed.config_path) is not None:
         return [Mistake("--config-path", path, "is fedlit's own to say", "--config-dir=FOLDER adds your own choices")]
-    if folder is not None and not Path(folder).is_dir():
+    if (folder := typed.config_dir) is not None and not Path(folder).is_dir():
         return [
             Mistake("--config-dir", folder, "is not a folder", "name one that holds groups, such as model/mine.yaml")
         ]

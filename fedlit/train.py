@@ -29,8 +29,8 @@ from fedlit.sweep import Sweep, planned
 log = logging.getLogger("fedlit")
 
 ASKS_HYDRA = {"--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc"}
-ASKS_HYDRA |= {"--cfg", "-c", "--resolve", "--package", "-p"}
-"""Flags with which nothing is trained."""
+"""Flags with which nothing is composed or trained."""
+SHOWS = {"--cfg", "-c"}
 
 _wish = Wish()  # of a sweep that runs its jobs in this process
 
@@ -162,11 +162,13 @@ def _understood() -> Sweep | None:
         if sys.argv[1:] != typed:
             sys.argv += ["hydra.mode=RUN"]  # one run, though its configuration may be of a search
     arguments = sys.argv[1:]
-    if ASKS_HYDRA & {argument.partition("=")[0] for argument in arguments}:
+    flags = {argument.partition("=")[0] for argument in arguments}
+    if ASKS_HYDRA & flags:
         return None
-    if mistakes := _mistakes(arguments):
+    shown = SHOWS & flags
+    if mistakes := command_line.check(arguments)[0] if shown else _mistakes(arguments):
         raise Mistakes(mistakes)
-    return planned(arguments)
+    return None if shown else planned(arguments)
 
 
 def _sweep(sweep: Sweep) -> int:

@@ -63,10 +63,12 @@ def test_what_is_right_passes(arguments):
         [("--config-dir=/nowhere", "--config-dir", "name one that holds groups")],
         [("--config-name=confgi", "--config-name", "did you mean config?")],
         [("--config-path=x", "--config-path", "--config-dir=FOLDER")],
+        [("--cfg=job", "--cfg", "leave -m away")],
     ],
 )
 def test_wrong_names_are_told_together_each_with_the_nearest(wrong):
-    told = found(*(argument for argument, _, _ in wrong), *["schedule.rounds=9", "sampler=uniform"])
+    several = ["-m"] if wrong[0][0] == "--cfg=job" else []
+    told = found(*(argument for argument, _, _ in wrong), *several, *["schedule.rounds=9", "sampler=uniform"])
     assert [key for key, _ in told] == [key for _, key, _ in wrong]
     for (_, given), (_, _, remedy) in zip(told, wrong, strict=True):
         assert remedy in given

@@ -1,6 +1,7 @@
 """Every file under conf can be chosen, and what it says can be made."""
 
 from itertools import groupby, zip_longest
+from pathlib import Path
 
 import pytest
 from conftest import composed
@@ -9,6 +10,7 @@ from omegaconf import OmegaConf
 
 from fedlit.build import Findings, parts, plain
 from fedlit.command_line import conf, loader
+from fedlit.keys import flat
 from fedlit.sweep import planned
 
 pytestmark = pytest.mark.slow  # each composes the configuration
@@ -52,6 +54,14 @@ def test_every_choice_is_made_without_a_mistake(choices, tmp_path):
     findings = Findings()
     parts(plain(config), findings)
     assert not findings.found
+
+
+@pytest.mark.parametrize(("group", "choice"), [pair for pair in CHOICES if pair[0] in ALONE], ids=str)
+def test_what_an_experiment_says_is_what_is_composed(group, choice):
+    said = OmegaConf.load(conf() / group / f"{choice}.yaml")
+    config = composed(f"{group}={choice}")
+    for key in sorted(flat({key: value for key, value in said.items() if key not in ("defaults", "hydra")})):
+        assert OmegaConf.select(config, key) == OmegaConf.select(said, key), key
 
 
 @pytest.mark.parametrize(
@@ -146,6 +156,23 @@ def test_the_label_skew_experiment_sweeps_three_alphas_and_iid_over_three_seeds(
     assert {key: config["model"]["optimizer"][key] for key in optimizer} == optimizer
     assert (config["model"]["network"], config["data"]["name"]) == ("fedlit.models.LeNet", "FashionMNIST")
     assert (config["data"]["batch_size"], config["partition"]["num_clients"]) == (64, 10)
+
+
+def test_the_bench_experiment_compares_four_algorithms_on_three_partitions_over_three_seeds():
+    sweep = planned(["-m", "experiment=niid_bench"])
+    assert sweep is not None
+    assert sweep.folder == Path("outputs/sweeps/niid_bench")
+    with loader():
+        params = compose("config", ["experiment=niid_bench"], return_hydra_config=True).hydra.sweeper.params
+    assert params.seed == "1,2,3"
+    assert params.algorithm == "fedavg,fedprox,scaffold,fednova"
+    files = [OmegaConf.load(conf() / "partition" / f"{name}.yaml") for name in params.partition.split(",")]
+    assert [file.get("_target_", "fedlit.data.Dirichlet") for file in files] == [
+        "fedlit.data.Iid",
+        "fedlit.data.Dirichlet",
+        "fedlit.data.Classes",
+    ]
+    assert (files[1].alpha, files[2].classes_per_client) == (0.5, 2)
 
 
 def test_the_label_skew_experiment_is_one_run_unless_a_sweep_is_asked_for():

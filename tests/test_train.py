@@ -88,6 +88,23 @@ def test_an_output_folder_that_cannot_be_written_is_told_before_anything_else(tm
 
 
 @pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["data=cifra10"], "did you mean cifar10?"),
+        (["-m", "seed=1,2"], "leave -m away"),
+        (["seed=1,2"], "-m runs each"),
+    ],
+)
+def test_what_cannot_be_shown_is_a_mistake_too(typed, said, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", ["fedlit", "--cfg", "job", *typed])
+    with pytest.raises(SystemExit) as end:
+        train.main()
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("flag", "said"), [("--help", "KEYS TYPED MOST"), ("--cfg=job", "client_fraction: 0.3"), ("--hydra-help", "Hydra")]
 )
 def test_hydras_flags_work(tmp_path, flag, said):
