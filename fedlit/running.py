@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import json
 import logging
 import time
@@ -17,6 +16,7 @@ from rich.console import Console
 
 from fedlit.build import build
 from fedlit.checkpoint import JOURNAL, Checkpoints
+from fedlit.collector import settled
 from fedlit.commits import FOLDER, Saved
 from fedlit.digests import Digests, fingerprint
 from fedlit.disk import LocalDisk, replace_file
@@ -137,7 +137,7 @@ def _rounds(
         standing.add(record)
         digests.add(record)
     earlier, watchers = sum(record.metrics["time/round_s"] for record in run.done), Watchers(observers)
-    with _settled(), stoppable() as wish, watchers:
+    with settled(), stoppable() as wish, watchers:
         watchers.tell(lambda observer: observer.start(run))
         for record in run.federation.run(saved):
             standing.add(record)
@@ -153,18 +153,6 @@ def _rounds(
         first.end(summary)  # last: a folder with a summary is of a finished run
     name = standing.monitor.name
     return None if name is None or standing.best is None else standing.best.metrics.get(name)
-
-
-@contextmanager
-def _settled() -> Iterator[None]:
-    """In the block Python's collector leaves alone what was there before. A fit leaves cycles, which are collected when they
-    are a quarter as many as all else, and all else is half a million objects: megabytes of cycles."""
-    gc.freeze()
-    gc.collect()  # of next to nothing, from which the quarter is counted
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _log(record: Round, rounds: int) -> None:

@@ -22,6 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from fedlit import STARTED, command_line, jobs
+from fedlit.collector import resting
 from fedlit.mistakes import Mistake, Mistakes, tell
 from fedlit.signals import Stopped, Wish, let_go, stoppable
 from fedlit.sweep import Sweep, planned
@@ -30,8 +31,6 @@ log = logging.getLogger("fedlit")
 
 ASKS_HYDRA = {"--help", "-h", "--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc"}
 """Flags with which nothing is composed or trained."""
-SHOWS = {"--cfg", "-c"}
-
 _wish = Wish()  # of a sweep that runs its jobs in this process
 
 
@@ -105,8 +104,8 @@ def _trained(
     values: dict[str, Any], settings: Any, folder: Path, overrides: Sequence[str], started: float, multirun: bool
 ) -> float | None:
     """What a run is worth to a sweeper; a job that is finished is not trained again, and one that was begun is gone on with."""
-    from fedlit.running import train
-
+    with resting():
+        from fedlit.running import train
     if multirun and not values["check"] and jobs.begun(folder, values):
         if (summary := jobs.finished(folder)) is not None:
             return jobs.objective(summary)
@@ -165,7 +164,7 @@ def _understood() -> Sweep | None:
     flags = {argument.partition("=")[0] for argument in arguments}
     if ASKS_HYDRA & flags:
         return None
-    shown = SHOWS & flags
+    shown = {"--cfg", "-c"} & flags
     if mistakes := command_line.check(arguments)[0] if shown else _mistakes(arguments):
         raise Mistakes(mistakes)
     return None if shown else planned(arguments)
@@ -225,8 +224,8 @@ def _mistakes(arguments: Sequence[str]) -> list[Mistake]:
     """What can be found wrong before Hydra makes a folder; with names that are wrong, the values of the others too."""
     mistakes, config = command_line.check(arguments)
     if config is not None and mistakes:
-        from fedlit.build import Findings, parts, plain
-
+        with resting():
+            from fedlit.build import Findings, parts, plain
         findings = Findings()
         with findings.within(""):
             parts(plain(config), findings)

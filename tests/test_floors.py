@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent.parent / "fedlit"
 FLOORS = [
     {
         "mistakes",
+        "collector",
         "tensors",
         "streams",
         "jsonl",

@@ -4,6 +4,7 @@ after its end before anything heavy is imported."""
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ def main() -> None:
     line, me = socket.socket(fileno=descriptor), os.getpid()
     os.register_at_fork(after_in_child=lambda: _of_a_loader(line, me))
     sys.path[:] = path
+    gc.disable()  # while all is imported
     from fedlit.executors.parcel import decode, encode, receive, send
 
     try:
@@ -29,6 +31,8 @@ def main() -> None:
         except Exception as error:  # what cannot be found here, such as a class of the script that was run
             send(line, encode(("failed", f"{type(error).__name__}: {error}")))
             return
+        gc.freeze()
+        gc.enable()
         send(line, encode(("ready", None)))
         while True:
             job, has_state = decode(receive(line))
