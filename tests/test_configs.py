@@ -159,7 +159,7 @@ def test_the_label_skew_experiment_sweeps_three_alphas_and_iid_over_three_seeds(
 
 
 def test_the_bench_experiment_compares_four_algorithms_on_three_partitions_over_three_seeds():
-    sweep = planned(["-m", "experiment=niid_bench"])
+    sweep = planned(["-m", "experiment=niid_bench", "algorithm=scaffold", "partition=iid"])
     assert sweep is not None
     assert sweep.folder == Path("outputs/sweeps/niid_bench")
     with loader():

@@ -1,12 +1,16 @@
-"""Wrong configurations, through the command itself: each is named with what is allowed, ends with status 2, and nothing is
-left behind."""
+"""Wrong configurations: each is named with what is allowed, ends with status 2, and nothing is left behind."""
 
+import logging
 import re
 import sys
 
 import pytest
+from conftest import composed
 
 from fedlit import train
+from fedlit.build import plain
+from fedlit.mistakes import Mistakes
+from fedlit.running import train as begin
 
 pytestmark = pytest.mark.slow
 
@@ -19,6 +23,17 @@ def typed(monkeypatch, capsys, folder, *arguments):
     with pytest.raises(SystemExit) as stop:
         train.main()
     return stop.value.code, capsys.readouterr().err
+
+
+def begun(monkeypatch, capsys, folder, *arguments):
+    """What the command comes to once Hydra has composed, which takes most of its time."""
+    monkeypatch.setattr(
+        logging.getLogger(), "handlers", [logging.NullHandler()]
+    )  # Hydra puts its own there for a command
+    with pytest.raises(Mistakes) as stop:
+        begin(plain(composed(*arguments)), folder, {}, 0.0)
+    train.report(stop.value.found)
+    return 2, capsys.readouterr().err
 
 
 def paragraphs(told):
@@ -175,11 +190,15 @@ TOGETHER = {
 }
 """Wrong configurations. Those in one row are found at the same time, and so can be typed and told together."""
 
+TYPED = ("names", "no keys", "values 1", "values 5", "values 8", "data 3", "rules", "trial")
+"""Rows that go through the command itself: one or two of each time at which mistakes are found."""
 
-@pytest.mark.parametrize("wrong", TOGETHER.values(), ids=TOGETHER)
-def test_a_wrong_value_is_named_with_what_is_allowed_and_what_to_do(monkeypatch, capsys, tmp_path, wrong):
+
+@pytest.mark.parametrize(("row", "wrong"), TOGETHER.items(), ids=TOGETHER)
+def test_a_wrong_value_is_named_with_what_is_allowed_and_what_to_do(monkeypatch, capsys, tmp_path, row, wrong):
     overrides = [override for given, _, _ in wrong for override in given]
-    status, told = typed(monkeypatch, capsys, tmp_path, "observers=none", *overrides)
+    way = typed if row in TYPED else begun
+    status, told = way(monkeypatch, capsys, tmp_path, "observers=none", *overrides)
     assert status == 2
     assert f"fedlit: {len(wrong)} mistake{'s' * (len(wrong) > 1)} in the configuration; nothing was trained\n" in told
     found = paragraphs(told)

@@ -18,6 +18,7 @@ from filelock import FileLock
 from fedlit import command_line, resume, running, train
 from fedlit.build import plain
 from fedlit.checkpoint import Checkpoints, Keeping
+from fedlit.collector import settled
 from fedlit.command_line import conf, quoted, unquoted
 from fedlit.jobs import remove_untrained
 from fedlit.messages import State
@@ -311,7 +312,7 @@ def test_a_folder_that_another_process_is_at_is_not_removed(tmp_path, monkeypatc
 
 def test_while_a_run_lasts_the_collector_leaves_alone_what_was_there_before():
     gc.unfreeze()
-    with running._settled():
+    with settled():
         assert gc.get_freeze_count() > 1000
         assert len(gc.get_objects()) < 1000
     assert gc.get_freeze_count() == 0
