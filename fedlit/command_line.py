@@ -7,6 +7,7 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fedlit.make import KEYS
 from fedlit.mistakes import Mistake, nearest
@@ -59,16 +60,30 @@ def loader(search: str | None = None) -> Iterator[ConfigLoaderImpl]:
         yield found
 
 
-def check(arguments: Sequence[str]) -> tuple[list[Mistake], DictConfig | None]:
-    """The mistakes in what was typed and, if there are some, the configuration of what was right; None where a sweep makes
-    several."""
+@dataclass(frozen=True)
+class Checked:
+    """What was typed, looked at.
+
+    Args:
+        mistakes: in it.
+        config: of what was right, if there are mistakes; None where a sweep makes several.
+        mode: that of the choices alone; None where they were not composed.
+    """
+
+    mistakes: list[Mistake]
+    config: DictConfig | None = None
+    mode: RunMode | None = None
+
+
+def check(arguments: Sequence[str]) -> Checked:
+    """The mistakes in what was typed."""
     typed = get_args_parser().parse_args(list(arguments))
     if wrong := _flag_problems(typed):
-        return wrong, None
+        return Checked(wrong)
     with loader(typed.config_dir) as found:
         primary = (typed.config_name or PRIMARY).removesuffix(".yaml")
         if wrong := _primary_problems(found, primary):
-            return wrong, None
+            return Checked(wrong)
         overrides, mistakes = _parsed(found, typed.overrides)
         ours = [override for override in overrides if override.key_or_group.split(".")[0].split("/")[0] != "hydra"]
         names = groups_of(found)
@@ -77,20 +92,14 @@ def check(arguments: Sequence[str]) -> tuple[list[Mistake], DictConfig | None]:
         if again := [override for override in groups if override.is_add()]:
             chosen = _chosen(primary, ())
             problems |= {id(o): [added_again(o)] for o in again if o.key_or_group in chosen and not problems[id(o)]}
+        mode = None
         if len(groups) < len(ours):  # composing takes a fifth of a second
-            config = _composed(primary, [override for override in groups if not problems[id(override)]], mistakes)
-            keys = [] if config is None else list(keys_of(config))
+            choices = [override for override in groups if not problems[id(override)]]
             keyed = [override for override in ours if id(override) not in problems]
-            problems |= {id(o): key_problems(config, keys, names, o) for o in keyed if config}
-            if wrong := [override for override in keyed if problems.get(id(override))]:
-                chosen = _chosen(primary, [override for override in groups if not problems[id(override)]])
-                problems |= {id(o): of_another_choice(found, chosen, o) or problems[id(o)] for o in wrong}
-            added = [
-                o for o in ours if config and not problems.get(id(o)) and o not in groups and new_at_top(config, o)
-            ]
-            if added and config:
-                texts = [OmegaConf.to_yaml(_whole(primary, groups)), *map(str, typed.overrides)]
-                problems |= {id(override): unread("\n".join(texts), config, override) for override in added}
+            whole = _composed(primary, choices, mistakes, hydra=True)
+            if whole is not None:
+                mode = OmegaConf.select(whole, "hydra.mode") or RunMode.RUN
+                problems |= _of_keys(found, names, whole, keyed, typed.overrides)
         right = [override for override in ours if not problems.get(id(override))]
         swept = [override for override in right if override.is_sweep_override()]
         if (
@@ -102,7 +111,24 @@ def check(arguments: Sequence[str]) -> tuple[list[Mistake], DictConfig | None]:
             right, swept = [override for override in right if override not in swept], []
         mistakes += [problem for override in ours for problem in problems.get(id(override), [])]
         several = typed.multirun or swept or not mistakes
-        return mistakes, None if several else _composed(primary, right, mistakes)
+        return Checked(mistakes, None if several else _composed(primary, right, mistakes), mode)
+
+
+def _of_keys(
+    found: ConfigLoaderImpl, groups: Sequence[str], whole: DictConfig, keyed: Sequence[Override], typed: Sequence[str]
+) -> dict[int, list[Mistake]]:
+    """What is wrong with each override of a key, by its id; `whole` is what the choices alone make, with Hydra's own part."""
+    text = "\n".join([OmegaConf.to_yaml(whole), *typed]) if any(o.is_add() or o.is_force_add() for o in keyed) else ""
+    with open_dict(whole):
+        chosen = whole.pop("hydra").runtime.choices
+    keys = list(keys_of(whole))
+    problems = {id(o): key_problems(whole, keys, groups, o) for o in keyed}
+    for override in keyed:
+        if problems[id(override)]:
+            problems[id(override)] = of_another_choice(found, chosen, override) or problems[id(override)]
+        elif new_at_top(whole, override):
+            problems[id(override)] = unread(text, whole, override)
+    return problems
 
 
 def flags(settings: Any) -> list[str]:
@@ -153,10 +179,12 @@ def _chosen(primary: str, overrides: Sequence[Override]) -> Mapping[str, str]:
     return OmegaConf.select(_whole(primary, overrides), "hydra.runtime.choices") or {}
 
 
-def _composed(primary: str, overrides: Sequence[Override], mistakes: list[Mistake]) -> DictConfig | None:
-    """The configuration, or None and one more mistake."""
+def _composed(
+    primary: str, overrides: Sequence[Override], mistakes: list[Mistake], hydra: bool = False
+) -> DictConfig | None:
+    """The configuration, with Hydra's own part or without; or None and one more mistake."""
     try:
-        return compose(primary, [first(override) for override in overrides])
+        return compose(primary, [first(override) for override in overrides], return_hydra_config=hydra)
     except HydraException as error:
         mistakes += [wrong for wrong in (uncomposed(error),) if wrong not in mistakes]
         return None

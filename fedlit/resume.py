@@ -72,7 +72,7 @@ def rewritten(arguments: Sequence[str]) -> list[str]:
         why, remedy = str(error).splitlines()[0], "a --config-dir has to be typed again"
         rest = [Mistake("resume", asked[-1], f"cannot be composed as it was: {why}", remedy)]
         old = {text for text in before if text in both}
-        found = check([*kept, *both])[0]
+        found = check([*kept, *both]).mistakes
         raise Mistakes([_of_before(m) if f"{m.key}={m.given}" in old else m for m in found] or rest) from error
     return [*kept, *both, f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}"]
 

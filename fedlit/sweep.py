@@ -73,8 +73,12 @@ class Sweep:
     flags: tuple[str, ...] = ()
 
 
-def planned(arguments: Sequence[str]) -> Sweep | None:
+def planned(arguments: Sequence[str], mode: RunMode | None = None) -> Sweep | None:
     """The multirun that was typed; None for a single run.
+
+    Args:
+        arguments: what was typed.
+        mode: that of the choices alone, where it is known: composing them takes a fifth of a second.
 
     Raises:
         Mistakes: if its jobs could not be begun, told apart or judged.
@@ -85,6 +89,9 @@ def planned(arguments: Sequence[str]) -> Sweep | None:
     with loader(typed.config_dir) as found:
         parser = OverridesParser.create(found)
         overrides = parser.parse_overrides(typed.overrides)
+        if mode == RunMode.RUN and not typed.multirun and not any(map(_may_begin, overrides)):
+            _refuse_single(overrides)
+            return None
         config = _composed(found, typed.config_name or PRIMARY, overrides)
         if not typed.multirun and OmegaConf.select(config, "hydra.mode") != RunMode.MULTIRUN:
             _refuse_single(overrides)
@@ -161,6 +168,12 @@ def _parsed(parser: OverridesParser, params: Mapping[str, str]) -> list[Override
         return parser.parse_overrides([f"{key}={value}" for key, value in params.items()])
     except HydraException as error:
         raise Mistakes([Mistake("hydra.sweeper.params", dict(params), str(error).splitlines()[0])]) from error
+
+
+def _may_begin(override: Override) -> bool:
+    """Whether it may make a multirun of what is one run by its choices."""
+    key = override.key_or_group
+    return re.split(r"[./]", key)[0] == "hydra" and key not in ("hydra.run.dir", "hydra.sweep.dir")
 
 
 def _refuse_single(overrides: Sequence[Override]) -> None:

@@ -165,9 +165,10 @@ def _understood() -> Sweep | None:
     if ASKS_HYDRA & flags:
         return None
     shown = {"--cfg", "-c"} & flags
-    if mistakes := command_line.check(arguments)[0] if shown else _mistakes(arguments):
+    checked = command_line.check(arguments)
+    if mistakes := checked.mistakes if shown else _mistakes(arguments, checked):
         raise Mistakes(mistakes)
-    return None if shown else planned(arguments)
+    return None if shown else planned(arguments, checked.mode)
 
 
 def _sweep(sweep: Sweep) -> int:
@@ -220,15 +221,15 @@ def _help() -> None:
         print(textwrap.fill(line, 80, subsequent_indent="    ", break_on_hyphens=False) if len(line) > 80 else line)
 
 
-def _mistakes(arguments: Sequence[str]) -> list[Mistake]:
+def _mistakes(arguments: Sequence[str], checked: command_line.Checked) -> list[Mistake]:
     """What can be found wrong before Hydra makes a folder; with names that are wrong, the values of the others too."""
-    mistakes, config = command_line.check(arguments)
-    if config is not None and mistakes:
+    mistakes = [*checked.mistakes]
+    if checked.config is not None and mistakes:
         with resting():
             from fedlit.build import Findings, parts, plain
         findings = Findings()
         with findings.within(""):
-            parts(plain(config), findings)
+            parts(plain(checked.config), findings)
         mistakes += findings.found
     for key in ("hydra.run.dir", "hydra.sweep.dir"):
         typed = [command_line.unquoted(argument) for argument in arguments if argument.startswith(f"{key}=")]

@@ -16,7 +16,7 @@ ROOT = Path(fedlit.__file__).parent
 
 
 def found(*arguments):
-    mistakes, _ = check(arguments)
+    mistakes = check(arguments).mistakes
     return [(mistake.key, mistake.remedy) for mistake in mistakes]
 
 
@@ -76,7 +76,7 @@ def test_wrong_names_are_told_together_each_with_the_nearest(wrong):
 
 def test_a_key_of_other_choices_names_them_and_the_choice_that_is_there():
     known = ["clock.deadline_s=5", "faults.plans.drop.probability=0.3", "partition.alpha=0.1", "executor.workers=2"]
-    mistakes, _ = check(["partition=shards", "executor=inline", *known, "clock.dedline_s=5"])
+    mistakes = check(["partition=shards", "executor=inline", *known, "clock.dedline_s=5"]).mistakes
     assert [(mistake.allowed, mistake.remedy) for mistake in mistakes] == [
         ("is not a key of clock=none", "clock=lognormal and clock=table have it"),
         ("is not a key of faults=none", "faults=drop has it"),

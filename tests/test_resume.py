@@ -295,7 +295,7 @@ def test_resume_that_stands_in_a_file_is_refused(tmp_path):
 
 def test_a_run_folder_in_quotes_is_looked_at_before_round_1(tmp_path):
     (tmp_path / "file").touch()
-    (mistake,) = train._mistakes([f"hydra.run.dir='{tmp_path}/file/run'"])
+    (mistake,) = train._mistakes([f"hydra.run.dir='{tmp_path}/file/run'"], command_line.Checked([]))
     assert (mistake.key, "cannot be written" in mistake.allowed) == ("hydra.run.dir", True)
 
 

@@ -12,8 +12,9 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from fedlit import jobs, running, sweep, train
+from fedlit import command_line, jobs, running, sweep, train
 from fedlit.checkpoint import Checkpoints
+from fedlit.command_line import check
 from fedlit.executors import processes
 from fedlit.jobs import Outcome, job_name
 from fedlit.mistakes import Mistakes
@@ -365,6 +366,16 @@ def test_the_command_of_a_job_alone_can_be_typed_as_it_is(tmp_path):
     assert shlex.split(job.command([]))[3:] == [f"resume={folder}"]
 
 
+@pytest.mark.parametrize("typed", ["hydra.run.dir=elsewhere", "schedule.rounds=3"])
+def test_one_run_is_composed_once_to_be_understood(monkeypatch, typed):
+    found, real = [], command_line.compose
+    for module in (command_line, sweep):
+        monkeypatch.setattr(module, "compose", lambda *a, **k: found.append(a) or real(*a, **k))
+    monkeypatch.setattr(sys, "argv", ["fedlit", "seed=3", typed])
+    assert train._understood() is None
+    assert found == [("config", [])]
+
+
 @pytest.mark.slow
 def test_a_job_runs_alone_though_its_configuration_begins_a_sweep_by_itself(tmp_path, monkeypatch):
     (tmp_path / "experiment").mkdir()
@@ -373,6 +384,8 @@ def test_a_job_runs_alone_though_its_configuration_begins_a_sweep_by_itself(tmp_
     made = planned([f"--config-dir={tmp_path}", "experiment=many"])
     assert made is not None
     assert made.flags == (f"--config-dir={tmp_path}", "hydra.mode=RUN")
+    for typed in ([f"--config-dir={tmp_path}", "experiment=many", "seed=1,2"], ["hydra.mode=MULTIRUN", "seed=1,2"]):
+        assert planned(typed, check(typed).mode) is not None
     job = [*made.flags, "experiment=many", "seed=2"]
     assert planned(job) is None
     monkeypatch.setattr("fedlit.resume.rewritten", lambda typed: [made.flags[0], "experiment=many", "seed=2"])
