@@ -20,6 +20,7 @@ def found(*arguments):
     return [(mistake.key, mistake.remedy) for mistake in mistakes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -39,6 +40,7 @@ def test_what_is_right_passes(arguments):
     assert found(*arguments) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -74,6 +76,7 @@ def test_wrong_names_are_told_together_each_with_the_nearest(wrong):
         assert remedy in given
 
 
+@pytest.mark.slow
 def test_a_key_of_other_choices_names_them_and_the_choice_that_is_there():
     known = ["clock.deadline_s=5", "faults.plans.drop.probability=0.3", "partition.alpha=0.1", "executor.workers=2"]
     mistakes = check(["partition=shards", "executor=inline", *known, "clock.dedline_s=5"]).mistakes

@@ -118,6 +118,7 @@ def test_iid_shares_differ_by_one_at_most_and_look_like_the_whole():
     assert abs((LABELS[owner == 0] == 3).mean() - (LABELS == 3).mean()) < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.1, 0.5, 5.0])
 def test_dirichlet_shares_have_the_expected_sum_of_squares(alpha):
     """E sum_k p_k^2 = (alpha + 1) / (n alpha + 1) for a class dealt to n clients."""
@@ -127,6 +128,7 @@ def test_dirichlet_shares_have_the_expected_sum_of_squares(alpha):
 
 
 @pytest.mark.slow  # a thousand partitions
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("balanced", "shares", "sizes"),
     # (alpha + 1) / (n alpha + 1) and 1 / n + (that - 1 / n) / classes; measured with 30,000 partitions by masked shares
@@ -182,6 +184,7 @@ def test_numbers_of_samples_sum_up_and_are_near_their_shares():
         assert (counts >= 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("partition", "alpha"),
     [
@@ -202,6 +205,7 @@ def test_a_clients_mix_has_the_expected_sum_of_squares(partition, alpha):
     assert near(((counts[:1000] / 50) ** 2).sum(1), expected + (1 - expected) / 50)
 
 
+@pytest.mark.slow
 def test_the_total_concentration_follows_the_classes_of_the_data():
     labels = np.repeat([0, 1, 2], [70_000, 20_000, 10_000])
     for scale in (1e-6, 2.0):
@@ -245,6 +249,7 @@ def test_too_few_or_too_many_classes_a_client_are_refused(partition, allowed):
     assert error.value.key == "classes_per_client"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.1, 0.5, 5.0])
 def test_sizes_have_the_expected_sum_of_squares(alpha):
     generator, samples, squares = rng(7), samples_of(EQUAL), []
