@@ -27,9 +27,8 @@ def typed(monkeypatch, capsys, folder, *arguments):
 
 def begun(monkeypatch, capsys, folder, *arguments):
     """What the command comes to once Hydra has composed, which takes most of its time."""
-    monkeypatch.setattr(
-        logging.getLogger(), "handlers", [logging.NullHandler()]
-    )  # Hydra puts its own there for a command
+    # Those that Hydra made for an earlier command write where nobody looks any more.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.NullHandler()])
     with pytest.raises(Mistakes) as stop:
         begin(plain(composed(*arguments)), folder, {}, 0.0)
     train.report(stop.value.found)

@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+from contextlib import suppress
 from functools import cache
 from types import SimpleNamespace
 
@@ -18,7 +19,7 @@ from filelock import FileLock
 from fedlit import command_line, resume, running, train
 from fedlit.build import plain
 from fedlit.checkpoint import Checkpoints, Keeping
-from fedlit.collector import settled
+from fedlit.collector import resting, settled
 from fedlit.command_line import conf, quoted, unquoted
 from fedlit.jobs import remove_untrained
 from fedlit.messages import State
@@ -316,6 +317,13 @@ def test_while_a_run_lasts_the_collector_leaves_alone_what_was_there_before():
         assert gc.get_freeze_count() > 1000
         assert len(gc.get_objects()) < 1000
     assert gc.get_freeze_count() == 0
+
+
+def test_the_collector_rests_in_the_block_alone_whatever_happens_in_it():
+    with suppress(ImportError), resting(), resting():
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled()
 
 
 def test_one_process_at_a_time(tmp_path):

@@ -128,7 +128,6 @@ def test_dirichlet_shares_have_the_expected_sum_of_squares(alpha):
 
 
 @pytest.mark.slow  # a thousand partitions
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("balanced", "shares", "sizes"),
     # (alpha + 1) / (n alpha + 1) and 1 / n + (that - 1 / n) / classes; measured with 30,000 partitions by masked shares
