@@ -8,27 +8,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedlit.algorithms import FedAvg as FedAvg
-    from fedlit.checkpoint import Checkpoints as Checkpoints
-    from fedlit.checkpoint import Keeping as Keeping
+    from fedlit.client.trainer import Recipe as Recipe
+    from fedlit.core.messages import Mean as Mean
+    from fedlit.core.messages import State as State
+    from fedlit.core.messages import Update as Update
+    from fedlit.core.model import Fit as Fit
+    from fedlit.core.model import Model as Model
+    from fedlit.core.model import Term as Term
     from fedlit.data import Data as Data
     from fedlit.data import Dirichlet as Dirichlet
     from fedlit.data import Iid as Iid
     from fedlit.data import Natural as Natural
     from fedlit.data import TensorSamples as TensorSamples
-    from fedlit.data.own import as_data as as_data
+    from fedlit.data.custom import as_data as as_data
     from fedlit.data.samples import Loading as Loading
-    from fedlit.evaluation import Evaluations as Evaluations
-    from fedlit.federation import Federation as Federation
-    from fedlit.local import Recipe as Recipe
-    from fedlit.messages import Fit as Fit
-    from fedlit.messages import Mean as Mean
-    from fedlit.messages import Model as Model
-    from fedlit.messages import State as State
-    from fedlit.messages import Term as Term
-    from fedlit.messages import Update as Update
-    from fedlit.monitor import Monitor as Monitor
-    from fedlit.record import Round as Round
-    from fedlit.schedule import Schedule as Schedule
+    from fedlit.runs.record import Round as Round
+    from fedlit.server.checkpoint.checkpointer import Keeping as Keeping
+    from fedlit.server.checkpoint.disk import Checkpoints as Checkpoints
+    from fedlit.server.evaluation import Evaluations as Evaluations
+    from fedlit.server.federation import Federation as Federation
+    from fedlit.server.monitor import Monitor as Monitor
+    from fedlit.server.schedule import Schedule as Schedule
 
 __version__ = "0.1.0"
 
@@ -37,17 +37,19 @@ STARTED = time.time()
 
 _PLACES = {
     "algorithms": ("FedAvg",),
-    "checkpoint": ("Checkpoints", "Keeping"),
+    "core.messages": ("Mean", "State", "Update"),
+    "core.model": ("Fit", "Model", "Term"),
     "data": ("Data", "Dirichlet", "Iid", "Natural", "TensorSamples"),
-    "data.own": ("as_data",),
+    "data.custom": ("as_data",),
     "data.samples": ("Loading",),
-    "evaluation": ("Evaluations",),
-    "federation": ("Federation",),
-    "local": ("Recipe",),
-    "messages": ("Fit", "Mean", "Model", "State", "Term", "Update"),
-    "monitor": ("Monitor",),
-    "record": ("Round",),
-    "schedule": ("Schedule",),
+    "client.trainer": ("Recipe",),
+    "runs.record": ("Round",),
+    "server.checkpoint.checkpointer": ("Keeping",),
+    "server.checkpoint.disk": ("Checkpoints",),
+    "server.evaluation": ("Evaluations",),
+    "server.federation": ("Federation",),
+    "server.monitor": ("Monitor",),
+    "server.schedule": ("Schedule",),
 }
 """Where the public names are. They are imported when they are asked for: Lightning takes seconds, and a mistyped command is
 told at once."""

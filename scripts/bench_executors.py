@@ -24,13 +24,13 @@ import floor
 import torch
 from bench_local import images, ours
 
-from fedlit.checkpoint import Checkpoints
-from fedlit.disk import LocalDisk
+from fedlit.aggregation.mean import Tally, chunks
+from fedlit.client.worker import ClientWorker
+from fedlit.core.files import LocalDisk
 from fedlit.executors import Inline, Processes
-from fedlit.record import Round
-from fedlit.store import ClientStore
-from fedlit.tally import Tally, chunks
-from fedlit.worker import ClientWorker
+from fedlit.runs.record import Round
+from fedlit.server.checkpoint.disk import Checkpoints
+from fedlit.server.client_store import ClientStore
 
 WORKERS = 2
 

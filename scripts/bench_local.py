@@ -19,13 +19,13 @@ import numpy as np
 import torch
 
 from fedlit.algorithms import FedAvg
+from fedlit.client.trainer import Bench, Recipe
+from fedlit.client.worker import ClientWorker
+from fedlit.core.messages import Chunk, State
 from fedlit.data import Normalise, Population, TensorSamples
-from fedlit.data.holdings import Holdings
+from fedlit.data.client_data import Holdings
 from fedlit.data.samples import Loading
-from fedlit.local import Bench, Recipe
-from fedlit.messages import Chunk, State
 from fedlit.models import Classifier
-from fedlit.worker import ClientWorker
 
 NETWORKS = {"w1": "fedlit.models.SimpleCNN", "w2": "fedlit.models.MLP"}
 

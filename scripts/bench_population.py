@@ -15,16 +15,18 @@ from pathlib import Path
 import torch
 
 from fedlit.algorithms import FedAvg
-from fedlit.data import Natural, Uniform, synthetic
-from fedlit.data.holdings import Holdings
+from fedlit.client.trainer import Bench, Recipe
+from fedlit.client.worker import ClientWorker
+from fedlit.core.streams import Purpose, stream
+from fedlit.data import Natural
+from fedlit.data.client_data import Holdings
 from fedlit.data.samples import Loading
-from fedlit.federation import Federation
-from fedlit.local import Bench, Recipe
+from fedlit.data.sources.synthetic import synthetic
 from fedlit.models import Classifier
-from fedlit.monitor import Monitor
-from fedlit.schedule import Schedule
-from fedlit.streams import Purpose, stream
-from fedlit.worker import ClientWorker
+from fedlit.server.federation import Federation
+from fedlit.server.monitor import Monitor
+from fedlit.server.sampling import Uniform
+from fedlit.server.schedule import Schedule
 
 
 def resident():

@@ -31,10 +31,10 @@ import torch  # noqa: E402
 from matrix import client_rows, commit_rows, disks, run_rows, signal_rows, spoilt_rows, worker_rows  # noqa: E402
 from matrix.lab import Broken, Row, listening  # noqa: E402
 
-from fedlit import commits  # noqa: E402
-from fedlit.messages import Failure, Partial  # noqa: E402
-from fedlit.tally import Tally  # noqa: E402
-from fedlit.worker import ClientWorker  # noqa: E402
+from fedlit.aggregation.mean import Tally  # noqa: E402
+from fedlit.client.worker import ClientWorker  # noqa: E402
+from fedlit.core.messages import Failure, Partial  # noqa: E402
+from fedlit.server.checkpoint import format as commits  # noqa: E402
 
 PARTS = (commit_rows, spoilt_rows, client_rows, worker_rows, signal_rows, run_rows)
 ROWS: Sequence[Row] = [row for part in PARTS for row in part.ROWS]

@@ -17,8 +17,8 @@ import torch
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
+from fedlit.core.streams import Purpose, stream
 from fedlit.data import Classes, Dirichlet, Iid, Natural, Noise, Quantity, Shards, TensorSamples
-from fedlit.streams import Purpose, stream
 
 CLIENTS, CLASSES, SAMPLES, SEED = 10, 10, 10_000, 0
 

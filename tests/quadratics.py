@@ -10,11 +10,11 @@ from fractions import Fraction
 
 from conftest import Quadratic, holdings, pairs
 
-from fedlit.data import Uniform
-from fedlit.federation import Federation
-from fedlit.local import Bench, Recipe
-from fedlit.schedule import Schedule
-from fedlit.worker import ClientWorker
+from fedlit.client.trainer import Bench, Recipe
+from fedlit.client.worker import ClientWorker
+from fedlit.server.federation import Federation
+from fedlit.server.sampling import Uniform
+from fedlit.server.schedule import Schedule
 
 CURVES = (Fraction(1), Fraction(2), Fraction(1, 2))
 CENTERS = (Fraction(1), Fraction(-1), Fraction(3))

@@ -17,19 +17,20 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from fedlit.algorithms import FedAvg
-from fedlit.algorithms.personal import settled
-from fedlit.command_line import conf, loader
-from fedlit.data import Iid, Normalise, Population, TensorSamples, Uniform
-from fedlit.data.holdings import Holdings
+from fedlit.algorithms.algorithm import settled
+from fedlit.cli.command_line import conf, loader
+from fedlit.client.trainer import Bench, Recipe
+from fedlit.client.worker import ClientWorker
+from fedlit.core.streams import Purpose, seeded, stream
+from fedlit.data import Iid, Normalise, Population, TensorSamples
+from fedlit.data.client_data import Holdings
 from fedlit.data.samples import Loading, Owned
-from fedlit.evaluation import Evaluations
-from fedlit.federation import Federation
-from fedlit.local import Bench, Recipe
 from fedlit.models import Classifier
-from fedlit.monitor import Monitor
-from fedlit.schedule import Schedule
-from fedlit.streams import Purpose, seeded, stream
-from fedlit.worker import ClientWorker
+from fedlit.server.evaluation import Evaluations
+from fedlit.server.federation import Federation
+from fedlit.server.monitor import Monitor
+from fedlit.server.sampling import Uniform
+from fedlit.server.schedule import Schedule
 
 GROUPS = {path.name for path in conf().iterdir() if path.is_dir()}
 

@@ -8,10 +8,10 @@ from conftest import composed
 from hydra import compose
 from omegaconf import OmegaConf
 
-from fedlit.build import Findings, parts, plain
-from fedlit.command_line import conf, loader
-from fedlit.keys import flat
-from fedlit.sweep import planned
+from fedlit.cli.command_line import conf, loader
+from fedlit.cli.sweep.plan import planned
+from fedlit.core.files import flat
+from fedlit.experiment.config.build import Findings, parts, plain
 
 pytestmark = pytest.mark.slow  # each composes the configuration
 CHOICES = sorted(

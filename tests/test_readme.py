@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fedlit import train
-from fedlit.mistakes import Mistakes
+from fedlit.cli import train
+from fedlit.core.errors import Mistakes
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 FILES = {match[1]: match[0] for match in re.finditer(r"(?<=```python\n)# (my_\w+)\.py\n.*?(?=```)", README, re.DOTALL)}
@@ -62,7 +62,7 @@ def test_the_script_without_hydra_runs(folder, capsys):
 
 
 def test_every_group_and_choice_in_the_table_is_there():
-    from fedlit.command_line import conf
+    from fedlit.cli.command_line import conf
 
     table = README[README.index("| group | choices |") : README.index("The keys that are typed most")]
     for line in (line for line in table.splitlines()[2:] if line):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fedlit import train
+from fedlit.cli import train
 
 ROOT = Path(__file__).parent.parent
 

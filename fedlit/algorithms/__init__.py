@@ -1,17 +1,17 @@
 """Federated algorithms: one paper, one file."""
 
 from fedlit.algorithms.centralised import Centralised
-from fedlit.algorithms.ditto import Ditto
 from fedlit.algorithms.fedavg import FedAvg
 from fedlit.algorithms.feddyn import FedDyn
 from fedlit.algorithms.fednova import FedNova
-from fedlit.algorithms.fedrep import FedRep
-from fedlit.algorithms.finetune import Finetune
 from fedlit.algorithms.moon import Moon
-from fedlit.algorithms.personal import Personal
+from fedlit.algorithms.personalization.ditto import Ditto
+from fedlit.algorithms.personalization.fedrep import FedRep
+from fedlit.algorithms.personalization.finetune import Finetune
+from fedlit.algorithms.personalization.partial import Personal
 from fedlit.algorithms.qfedavg import QFedAvg
 from fedlit.algorithms.scaffold import Scaffold
-from fedlit.algorithms.servers import Adagrad, Adam, Adaptive, Momentum, Yogi
+from fedlit.algorithms.server_optimizers import Adagrad, Adam, Adaptive, Momentum, Yogi
 
 __all__ = [
     "Adagrad",

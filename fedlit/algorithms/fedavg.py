@@ -10,11 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fedlit.algorithms.servers import ServerOptimizer
-from fedlit.messages import Fit, Mean, Model, State, Term, Update
-from fedlit.mistakes import Mistake, Mistakes, one_of, positive, refuse, unless
-from fedlit.protocols import Local, Shared
-from fedlit.tensors import Groups
+from fedlit.algorithms.algorithm import Local, Shared
+from fedlit.algorithms.server_optimizers import ServerOptimizer
+from fedlit.core.errors import Mistake, Mistakes, one_of, positive, refuse, unless
+from fedlit.core.messages import Fit, Mean, Model, State, Term, Update
+from fedlit.core.tensors import Groups
 
 
 @dataclass(frozen=True)

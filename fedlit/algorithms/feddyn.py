@@ -12,11 +12,11 @@ from typing import Literal
 
 import torch
 
+from fedlit.algorithms.algorithm import Local, Shared
 from fedlit.algorithms.fedavg import FedAvg, wrong_average
-from fedlit.messages import Mean, Model, State, Term, Update
-from fedlit.mistakes import positive, refuse
-from fedlit.protocols import Local, Shared
-from fedlit.tensors import Groups, Tensors, axpy, norm, scale, zeros_like
+from fedlit.core.errors import positive, refuse
+from fedlit.core.messages import Mean, Model, State, Term, Update
+from fedlit.core.tensors import Groups, Tensors, axpy, norm, scale, zeros_like
 
 
 @dataclass(frozen=True)

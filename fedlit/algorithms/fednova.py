@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from fedlit.algorithms.algorithm import Local, Shared
 from fedlit.algorithms.fedavg import FedAvg
-from fedlit.messages import Mean, State, Update
-from fedlit.protocols import Local, Shared
-from fedlit.tensors import Groups
+from fedlit.core.messages import Mean, State, Update
+from fedlit.core.tensors import Groups
 
 
 @dataclass(frozen=True)

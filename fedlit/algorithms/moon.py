@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fedlit.algorithms.algorithm import Local, Shared
 from fedlit.algorithms.fedavg import FedAvg
-from fedlit.algorithms.personal import recalled, remembered
-from fedlit.messages import Contrast, Update
-from fedlit.mistakes import Mistake, positive, unless
-from fedlit.protocols import Local, Shared
-from fedlit.tensors import Groups
+from fedlit.algorithms.personalization.partial import recalled, remembered
+from fedlit.core.errors import Mistake, positive, unless
+from fedlit.core.messages import Contrast, Update
+from fedlit.core.tensors import Groups
 
 BEFORE = "before"
 

@@ -11,11 +11,11 @@ from typing import Literal
 
 import torch
 
+from fedlit.algorithms.algorithm import Local, Shared
 from fedlit.algorithms.fedavg import FedAvg, wrong_average
-from fedlit.messages import Mean, Model, State, Update
-from fedlit.mistakes import positive, refuse, unless
-from fedlit.protocols import Local, Shared
-from fedlit.tensors import Groups, norm, scale
+from fedlit.core.errors import positive, refuse, unless
+from fedlit.core.messages import Mean, Model, State, Update
+from fedlit.core.tensors import Groups, norm, scale
 
 TINY = 1e-10
 """Added to a loss, as in the paper's code: a loss of 0 has no power below 0."""

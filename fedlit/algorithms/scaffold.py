@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from fedlit.algorithms.algorithm import Local, Shared
 from fedlit.algorithms.fedavg import FedAvg, wrong_average
-from fedlit.algorithms.servers import ServerOptimizer
-from fedlit.messages import Fit, Mean, Model, State, Term, Update
-from fedlit.mistakes import refuse, unless
-from fedlit.protocols import Local, Shared
-from fedlit.tensors import Groups, Tensors, moved, norm, sub, zeros_like
+from fedlit.algorithms.server_optimizers import ServerOptimizer
+from fedlit.core.errors import refuse, unless
+from fedlit.core.messages import Fit, Mean, Model, State, Term, Update
+from fedlit.core.tensors import Groups, Tensors, moved, norm, sub, zeros_like
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from typing import Literal
 
 import numpy as np
 
+from fedlit.core.errors import Mistake, one_of, refuse, unless, whole
+from fedlit.data.dirichlet import apportion, classes_of, dirichlet, drawn, enough, labels_of, skewed, spread
 from fedlit.data.population import Population
-from fedlit.data.shares import apportion, classes_of, dirichlet, drawn, enough, labels_of, skewed, spread
-from fedlit.mistakes import Mistake, one_of, refuse, unless, whole
-from fedlit.protocols import Samples
+from fedlit.data.protocols import Samples
 
 
 @dataclass(frozen=True)

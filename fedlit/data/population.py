@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fedlit.mistakes import Mistake
+from fedlit.core.errors import Mistake
 
 MOST_LISTED = 1000
 """Clients whose sizes and labels are listed one by one in `partition.json`; of more, a sample of so many."""

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlit.core.errors import Mistake, nearest, refuse, unless, whole
+from fedlit.core.facts import Facts
 from fedlit.data.population import Population
-from fedlit.facts import Facts
-from fedlit.mistakes import Mistake, nearest, refuse, unless, whole
-from fedlit.protocols import Samples
+from fedlit.data.protocols import Samples
 
 Transform = Callable[[Tensor], Tensor]
 

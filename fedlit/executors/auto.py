@@ -10,11 +10,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from fedlit.core.errors import refuse, unless
+from fedlit.core.messages import Chunk, Job, Result, State
+from fedlit.executors.executor import Execute, Worker
 from fedlit.executors.inline import torch_threads
-from fedlit.executors.processes import Processes, cores
-from fedlit.messages import Chunk, Job, Result, State
-from fedlit.mistakes import refuse, unless
-from fedlit.protocols import Execute, Worker
+from fedlit.executors.processes import Processes
+from fedlit.executors.resources import cores
 
 log = logging.getLogger("fedlit")
 

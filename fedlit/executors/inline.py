@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from fedlit.mistakes import refuse, whole
-from fedlit.protocols import Execute, Worker
+from fedlit.core.errors import refuse, whole
+from fedlit.executors.executor import Execute, Worker
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from tempfile import TemporaryFile
@@ -14,11 +12,12 @@ from typing import IO, Literal
 
 import torch
 
+from fedlit.core.errors import nearest, refuse, unless, whole
+from fedlit.executors.executor import Execute, Worker
 from fedlit.executors.inline import torch_threads
-from fedlit.executors.parcel import encode, pack
-from fedlit.executors.pool import CannotStart, Pool
-from fedlit.mistakes import Mistake, Mistakes, nearest, refuse, unless, whole
-from fedlit.protocols import Execute, Worker
+from fedlit.executors.resources import _visible_gpus, cores
+from fedlit.executors.transport import encode, pack
+from fedlit.executors.worker_pool import CannotStart, Pool
 
 log = logging.getLogger(__name__)
 
@@ -92,26 +91,6 @@ class Processes:
             "set_float32_matmul_precision": torch.get_float32_matmul_precision(),
             "set_deterministic_debug_mode": torch.get_deterministic_debug_mode(),
         }
-
-
-def cores() -> int:
-    """The cores that this process may use: its share, by the environment variable FEDLIT_CORES, of what the system gives.
-
-    Raises:
-        Mistakes: if FEDLIT_CORES is not a number of cores.
-    """
-    given = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    share = os.environ.get("FEDLIT_CORES", str(given))
-    if not share.isdecimal() or int(share) < 1:
-        raise Mistakes([Mistake("FEDLIT_CORES", share, "must be a whole number of at least 1", "unset it to take all")])
-    return min(given, int(share))
-
-
-def _visible_gpus() -> Sequence[str | None]:
-    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
-    count, chosen = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = map(str, range(count)) if chosen is None else chosen.split(",")
-    return [name.strip() for name in names][:count]
 
 
 def _inline(worker: Worker, error: Exception) -> Execute:

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from fedlit.mistakes import Mistake, nearest
+from fedlit.core.errors import Mistake, nearest
 
 
 class Classifier(LightningModule):

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fedlit.mistakes import Mistake, one_of, refuse
+from fedlit.core.errors import Mistake, one_of, refuse
 
 Norm = Literal["none", "batch", "group"]
 

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from fedlit.mistakes import one_of, refuse, unless
+from fedlit.core.errors import one_of, refuse, unless
 from fedlit.models.networks import image
 
 

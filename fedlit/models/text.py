@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from fedlit.mistakes import Mistake, positive, refuse
+from fedlit.core.errors import Mistake, positive, refuse
 
 
 class CharLSTM(nn.Module):

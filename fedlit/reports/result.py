@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from fedlit.mistakes import Mistake, Mistakes
-from fedlit.reports.folders import LeftOut, Ran, find, read
-from fedlit.reports.groups import Group, baselines, group
-from fedlit.reports.measures import COSTS, SPREAD, Judged, curve, judged, measure, why_not
-from fedlit.reports.terminal import MOST_TOLD
-from fedlit.statistics import LEVEL, Estimate, student, unpaired
+from fedlit.core.errors import Mistake, Mistakes
+from fedlit.reports.grouping import Group, baselines, group
+from fedlit.reports.metrics import COSTS, SPREAD, Judged, curve, judged, measure, why_not
+from fedlit.reports.render.terminal import MOST_TOLD
+from fedlit.reports.runs import LeftOut, Ran, find, read
+from fedlit.reports.statistics import LEVEL, Estimate, student, unpaired
 
 SCALARS = ("best", "last", "area", "rounds", "bytes", "wall_s", "simulated_s", "seconds")
 COMPARED = ("best", "last", "area")

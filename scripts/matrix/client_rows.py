@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from fedlit import FedAvg
-from fedlit.checkpoint import Checkpoints
+from fedlit.client.worker import ClientFailed
+from fedlit.core.errors import LostRounds
 from fedlit.data import Population
-from fedlit.faults import Corrupt, Drop, Faults, LostRounds, Plan, Raise
-from fedlit.worker import ClientFailed
+from fedlit.server.checkpoint.disk import Checkpoints
+from fedlit.simulation.faults import Corrupt, Drop, Faults, Plan, Raise
 from matrix.commit_rows import unbroken
 from matrix.lab import Broken, Quick, Rows, must, run, same
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from fedlit import train
-from fedlit.checkpoint import Checkpoints
-from fedlit.running import NoRoom
-from fedlit.running import train as begin
-from fedlit.signals import Stopped
+from fedlit.cli import train
+from fedlit.experiment.runner import NoRoom
+from fedlit.experiment.runner import train as begin
+from fedlit.experiment.signals import Stopped
+from fedlit.server.checkpoint.disk import Checkpoints
 from matrix.forks import End, forked
 from matrix.lab import left, must, same
 
@@ -51,8 +51,8 @@ def composed(*more: str) -> dict[str, Any]:
     """The configuration of TYPED and more."""
     from hydra import compose, initialize_config_dir
 
-    from fedlit.build import plain
-    from fedlit.command_line import conf
+    from fedlit.cli.command_line import conf
+    from fedlit.experiment.config.build import plain
 
     with initialize_config_dir(str(conf()), version_base="1.3"):
         return plain(compose("config", [*TYPED, *more]))

@@ -12,8 +12,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fedlit import FedAvg
-from fedlit.checkpoint import JOURNAL, Checkpoints, Keeping
-from fedlit.commits import FOLDER, STATE, committed, place, read
+from fedlit.runs.layout import FOLDER
+from fedlit.server.checkpoint.disk import JOURNAL, Checkpoints, Keeping
+from fedlit.server.checkpoint.format import STATE, committed, place, read
 from matrix.disks import CUTS, Killing, Platter, Recording, laid, points
 from matrix.forks import forked, striking
 from matrix.lab import Broken, Rows, bits, federation, must, run, same

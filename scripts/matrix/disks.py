@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedlit.disk import LocalDisk
+from fedlit.core.files import LocalDisk
 
 Step = tuple[str, tuple[Path | bytes, ...]]
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from fedlit.messages import State
-from fedlit.worker import ClientWorker
+from fedlit.client.worker import ClientWorker
+from fedlit.core.messages import State
 from matrix.lab import due, listening
 
 
@@ -104,7 +104,7 @@ def forked_workers() -> Iterator[list[str]]:
         ours = [
             n
             for n, part in enumerate(command)
-            if str(part).rpartition("/")[2] in ("fedlit.executors.child", "child.py")
+            if str(part).rpartition("/")[2] in ("fedlit.executors.worker_process", "worker_process.py")
         ]
         return _Fork(command[ours[0] :]) if ours else start(command, *given, **options)
 
@@ -120,7 +120,7 @@ class _Fork:
         self.pid = _fork()
         if self.pid == 0:
             try:
-                from fedlit.executors import child
+                from fedlit.executors import worker_process as child
 
                 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
                     signal.signal(number, signal.SIG_DFL)

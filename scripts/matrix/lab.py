@@ -16,16 +16,18 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 
-from fedlit import FedAvg, Federation, Iid, Loading, Schedule, TensorSamples, wire
-from fedlit.checkpoint import JOURNAL, Checkpoints, Keeping
-from fedlit.commits import FOLDER, MEMORIES, STATE, read
+from fedlit import FedAvg, Federation, Iid, Loading, Schedule, TensorSamples
+from fedlit.client.trainer import Recipe
+from fedlit.core import serialization as wire
+from fedlit.core.files import Disk, LocalDisk
+from fedlit.core.messages import Mean, State, Update
+from fedlit.core.tensors import axpy, scale, zeros_like
 from fedlit.data import Data
-from fedlit.disk import Disk, LocalDisk
-from fedlit.faults import Faults
-from fedlit.local import Recipe
-from fedlit.messages import Mean, State, Update
-from fedlit.protocols import Executor
-from fedlit.tensors import axpy, scale, zeros_like
+from fedlit.executors.executor import Executor
+from fedlit.runs.layout import FOLDER
+from fedlit.server.checkpoint.disk import JOURNAL, Checkpoints, Keeping
+from fedlit.server.checkpoint.format import MEMORIES, STATE, read
+from fedlit.simulation.faults import Faults
 
 due: list[int] = []
 """Signals that this process sends itself in the next training step."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from fedlit.checkpoint import Checkpoints
+from fedlit.server.checkpoint.disk import Checkpoints
 from matrix.commands import LEAVE, TYPED, ended, goes_on, split, started, typed, whole
 from matrix.forks import End, forked, striking
 from matrix.lab import Rows, left, must, same
@@ -112,7 +112,7 @@ def two(folder: Path) -> str:
     ends: list[End] = []
 
     def go() -> None:
-        from fedlit import running
+        from fedlit.experiment import runner as running
 
         build = running.build
 
@@ -173,7 +173,7 @@ def no_tensorboard(folder: Path) -> str:
             commit(self, state, *rest)
 
         with patch.object(Checkpoints, "commit", without):
-            started(folder / "run", "+observers.tensorboard._target_=fedlit.observers.TensorBoard")()
+            started(folder / "run", "+observers.tensorboard._target_=fedlit.experiment.observers.TensorBoard")()
 
     said = ended(0, go).said
     must(said.count("TensorBoard failed and is told no more") == 1, f"said {said}")
@@ -181,7 +181,7 @@ def no_tensorboard(folder: Path) -> str:
     same(left(folder / "run"), whole())
     (folder / "other").mkdir()
     (folder / "other" / "tensorboard").touch()
-    end = ended(0, started(folder / "other", "+observers.tensorboard._target_=fedlit.observers.TensorBoard"))
+    end = ended(0, started(folder / "other", "+observers.tensorboard._target_=fedlit.experiment.observers.TensorBoard"))
     must("TensorBoard failed and is told no more" in end.said, f"said {end.said}")
     failed = json.loads((folder / "other" / "summary.json").read_text())["observers_failed"]
     must(list(failed) == ["TensorBoard"], f"the summary says {failed}")
@@ -193,7 +193,7 @@ def no_tensorboard(folder: Path) -> str:
 def tensorboard(folder: Path) -> str:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    more = "+observers.tensorboard._target_=fedlit.observers.TensorBoard"
+    more = "+observers.tensorboard._target_=fedlit.experiment.observers.TensorBoard"
 
     def go() -> None:
         with striking(3, 1, signal.SIGTERM):

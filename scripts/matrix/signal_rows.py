@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from fedlit.commits import committed
+from fedlit.server.checkpoint.format import committed
 from matrix.commands import LEAVE, ROOT, TYPED, ended, goes_on, split, started, typed, whole
 from matrix.forks import forked, striking
 from matrix.lab import Rows, Tiny, left, must, same
@@ -89,7 +89,7 @@ def _deaf(folder: Path, number: int) -> None:
 
 @ROWS("faults.server kills at a step of a commit", "resume takes no notice, same bits")
 def planned(folder: Path) -> str:
-    crash = "faults.server={_target_: fedlit.crash.CrashServer, round: 3, step: %s}"
+    crash = "faults.server={_target_: fedlit.simulation.server_crash.CrashServer, round: 3, step: %s}"
     for step in ("mkdir", "append"):
         end = forked(started(folder / step, crash % step))
         must(end.status == -signal.SIGKILL, f"{step}: ended with status {end.status}: {end.said}")
@@ -102,7 +102,14 @@ def planned(folder: Path) -> str:
 def elsewhere(folder: Path) -> str:
     base = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "scripts")]), "PYTHONHASHSEED": "7",
             "LC_ALL": "C", "TZ": "Asia/Kathmandu"}  # fmt: skip
-    command = [sys.executable, "-m", "fedlit.train", *TYPED, "schedule.rounds=5000", f"hydra.run.dir={folder / 'run'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "fedlit.cli.train",
+        *TYPED,
+        "schedule.rounds=5000",
+        f"hydra.run.dir={folder / 'run'}",
+    ]
     process = subprocess.Popen(command, env=base, cwd=folder, stdout=-3, stderr=-1, text=True)
     journal = folder / "run" / "rounds.jsonl"
     while process.poll() is None and not (journal.exists() and journal.read_text().count("\n") >= 2):

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fedlit.checkpoint import JOURNAL
-from fedlit.commits import FOLDER, MANIFEST, MEMORIES, ROUND, STATE, measured, place
-from fedlit.mistakes import Mistake
+from fedlit.core.errors import Mistake
+from fedlit.runs.layout import FOLDER
+from fedlit.server.checkpoint.disk import JOURNAL
+from fedlit.server.checkpoint.format import MANIFEST, MEMORIES, ROUND, STATE, measured, place
 from matrix.commit_rows import flip, unbroken, until
 from matrix.lab import Broken, Rows, must, run, same
 

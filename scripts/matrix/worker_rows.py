@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from fedlit.executors import Inline, Processes
-from fedlit.faults import CrashWorker, Drop, Faults, Plan
-from fedlit.protocols import Execute, Worker
+from fedlit.executors.executor import Execute, Worker
+from fedlit.simulation.faults import CrashWorker, Drop, Faults, Plan
 from matrix.client_rows import booked, struck
 from matrix.commit_rows import unbroken, until
 from matrix.forks import forked_workers

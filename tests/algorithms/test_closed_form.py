@@ -194,7 +194,7 @@ SERVER = {
 
 @pytest.mark.parametrize("name", SERVER)
 def test_a_mistake_in_the_servers_momentum_shows(name):
-    momentum = mutated("fedlit.algorithms.servers", SERVER[name]).Momentum(momentum=0.5)
+    momentum = mutated("fedlit.algorithms.server_optimizers", SERVER[name]).Momentum(momentum=0.5)
     with pytest.raises(AssertionError):
         check(FedAvg(optimizer=momentum), fedavgm)
 

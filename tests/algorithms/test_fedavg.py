@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fedlit.algorithms import FedAvg
-from fedlit.messages import Fit, Mean, Model
-from fedlit.mistakes import Mistake
+from fedlit.core.errors import Mistake
+from fedlit.core.messages import Fit, Mean, Model
 
 X = Model({"w": torch.tensor([1.0, 2.0])}, {"mean": torch.tensor([0.0]), "count": torch.tensor(4)})
 

@@ -7,19 +7,21 @@ from quadratics import mutated
 from small import federation as images
 from small import holdings, pairs
 from test_closed_form import HALF, check, fedavg, scaffold
-from test_servers import exact, path
+from test_server_optimizers import exact, path
 
-import fedlit.drawn
-import fedlit.federation
-import fedlit.watch
+import fedlit.client.callbacks
+import fedlit.server.federation
+import fedlit.server.sampling.cohort
 from fedlit.algorithms import FedAvg, Scaffold
-from fedlit.messages import Mean, Model
+from fedlit.core.messages import Mean, Model
 
 
 def test_4_the_last_clients_update_in_place_of_the_sum_shows(monkeypatch):
     check(FedAvg(), fedavg)
     monkeypatch.setattr(
-        fedlit.federation, "Tally", mutated("fedlit.tally", ("return left + right", "return right")).Tally
+        fedlit.server.federation,
+        "Tally",
+        mutated("fedlit.aggregation.mean", ("return left + right", "return right")).Tally,
     )
     with pytest.raises(AssertionError):
         check(FedAvg(), fedavg)
@@ -28,8 +30,8 @@ def test_4_the_last_clients_update_in_place_of_the_sum_shows(monkeypatch):
 def test_12_13_controls_by_the_rate_before_its_decay_show(monkeypatch):
     decayed = {"lr": "step", "lr_every": 1, "lr_gamma": 0.5}
     check(Scaffold(), lambda s, m: scaffold(s, m, decay=HALF), **decayed)
-    undecayed = mutated("fedlit.displacement", ("moved += lr * step", "moved += 0.125 * step"))
-    monkeypatch.setattr(fedlit.watch, "Odometer", undecayed.Odometer)
+    undecayed = mutated("fedlit.client.displacement", ("moved += lr * step", "moved += 0.125 * step"))
+    monkeypatch.setattr(fedlit.client.callbacks, "Odometer", undecayed.Odometer)
     check(Scaffold(), scaffold)  # nothing decays here
     with pytest.raises(AssertionError):
         check(Scaffold(), lambda s, m: scaffold(s, m, decay=HALF), **decayed)
@@ -56,12 +58,14 @@ def test_9_11_24_buffers_that_stay_or_pass_through_the_servers_optimizer_show():
 
 
 def test_24_a_second_moment_that_begins_at_0_or_is_corrected_shows():
-    servers = mutated("fedlit.algorithms.servers", ("torch.full_like(zero, self.tau**2)", "torch.zeros_like(zero)"))
+    servers = mutated(
+        "fedlit.algorithms.server_optimizers", ("torch.full_like(zero, self.tau**2)", "torch.zeros_like(zero)")
+    )
     wanted = exact("adam", "0.1", "0.9", "0.6", "0.99")
     found = path(servers.Adaptive(servers.Adam(0.99), lr=0.1, beta1=0.9, tau=0.6))
     assert found != pytest.approx(wanted, abs=1e-6)
     corrected = mutated(
-        "fedlit.algorithms.servers", ("self.lr * m[name] / (", "self.lr * m[name] / (1 - self.beta1) / (")
+        "fedlit.algorithms.server_optimizers", ("self.lr * m[name] / (", "self.lr * m[name] / (1 - self.beta1) / (")
     )
     found = path(corrected.Adaptive(corrected.Adam(0.99), lr=0.1, beta1=0.9, tau=0.6))
     assert found != pytest.approx(wanted, abs=1e-6)
@@ -74,9 +78,11 @@ def cohorts(seed):
 def test_28_cohorts_that_do_not_depend_on_the_seed_show(monkeypatch):
     assert cohorts(0) != cohorts(1)
     monkeypatch.setattr(
-        fedlit.federation,
+        fedlit.server.federation,
         "drawn",
-        mutated("fedlit.drawn", ("stream(pool.seed, Purpose.COHORT", "stream(0, Purpose.COHORT")).drawn,
+        mutated(
+            "fedlit.server.sampling.cohort", ("stream(pool.seed, Purpose.COHORT", "stream(0, Purpose.COHORT")
+        ).drawn,
     )
     with pytest.raises(AssertionError):
         assert cohorts(0) != cohorts(1)
@@ -89,10 +95,10 @@ def first_batch(module, seed):
 
 
 def test_29_batches_that_do_not_depend_on_the_seed_show():
-    import fedlit.data.holdings as plain
+    import fedlit.data.client_data as plain
 
     assert not torch.equal(first_batch(plain, 0), first_batch(plain, 1))
     unseeded = mutated(
-        "fedlit.data.holdings", ("torch_stream(self.seed, Purpose.LOADER", "torch_stream(0, Purpose.LOADER")
+        "fedlit.data.client_data", ("torch_stream(self.seed, Purpose.LOADER", "torch_stream(0, Purpose.LOADER")
     )
     assert torch.equal(first_batch(unseeded, 0), first_batch(unseeded, 1))

@@ -10,7 +10,7 @@ from conftest import federation as images
 from quadratics import CENTERS, CURVES, SIZES, federation, trained
 
 from fedlit.algorithms import FedAvg, FedDyn, FedNova, QFedAvg, Scaffold
-from fedlit.mistakes import Mistake
+from fedlit.core.errors import Mistake
 
 
 def digests(algorithm, **setting):

@@ -8,10 +8,10 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from fedlit.algorithms import FedAvg, Moon
-from fedlit.contrast import contrastive
-from fedlit.local import Bench, LocalTraining, Recipe
-from fedlit.messages import Contrast, Model
-from fedlit.mistakes import Mistake
+from fedlit.client.losses import contrastive
+from fedlit.client.trainer import Bench, LocalTraining, Recipe
+from fedlit.core.errors import Mistake
+from fedlit.core.messages import Contrast, Model
 
 
 class Net(LightningModule):

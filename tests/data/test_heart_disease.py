@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from fedlit.data import Natural, heart_disease
-from fedlit.data.heart_disease import HOSPITALS
-from fedlit.mistakes import Mistake
+from fedlit.core.errors import Mistake
+from fedlit.data import Natural
+from fedlit.data.sources.heart_disease import heart_disease
+from fedlit.data.sources.heart_disease import HOSPITALS
 
 PATIENT = "50,1,1,120,200,0,0,150,0,1.0,?,?,?,0"
 
@@ -112,7 +113,7 @@ def trained(model, x, y):
 
 
 def test_the_files_come_with_their_authors_and_licence():
-    text = (files("fedlit.data") / "files" / "heart_disease" / "README.md").read_text()
+    text = (files("fedlit.data.sources") / "files" / "heart_disease" / "README.md").read_text()
     assert all(word in text for word in ("Janosi", "Steinbrunn", "Pfisterer", "Detrano", "Attribution 4.0", "10.24432"))
 
 

@@ -8,9 +8,9 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from fedlit.command_line import conf
+from fedlit.cli.command_line import conf
+from fedlit.core.errors import Mistake
 from fedlit.data import Natural, digits, image_folder, torchvision_images
-from fedlit.mistakes import Mistake
 
 
 def write(folder, split, name, count, colour=(200, 0, 0), size=8, mode="RGB"):

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from fedlit.core.errors import Mistake
 from fedlit.data import Classes, Dirichlet, DirichletClient, Iid, Natural, Noise, Quantity, Shards, TensorSamples
-from fedlit.data.shares import apportion, dirichlet, enough, log_dirichlet, normalised
-from fedlit.mistakes import Mistake
+from fedlit.data.dirichlet import apportion, dirichlet, enough, log_dirichlet, normalised
 
 LABELS = np.random.default_rng(0).integers(0, 10, 5000)
 EQUAL = np.repeat(np.arange(10), 200)

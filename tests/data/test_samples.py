@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from fedlit.core.errors import Mistake
 from fedlit.data import Data, Normalise, TensorSamples
 from fedlit.data.samples import Loading
-from fedlit.mistakes import Mistake
 
 X = torch.arange(24, dtype=torch.uint8).reshape(6, 1, 2, 2) * 10
 SAMPLES = TensorSamples(X, torch.arange(6), Normalise((0.5,), (0.25,)))

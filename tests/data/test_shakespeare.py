@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from fedlit.data import Natural, shakespeare
-from fedlit.data.shakespeare import Windows, speeches
-from fedlit.mistakes import Mistake
+from fedlit.core.errors import Mistake
+from fedlit.data import Natural
+from fedlit.data.sources.shakespeare import shakespeare
+from fedlit.data.sources.shakespeare import Windows, speeches
 
 PLAY = """ANNE:
 abcdefgh

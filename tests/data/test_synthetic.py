@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedlit.data import Natural, synthetic
-from fedlit.mistakes import Mistake
+from fedlit.core.errors import Mistake
+from fedlit.data import Natural
+from fedlit.data.sources.synthetic import synthetic
 
 
 def one_client(**arguments):

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from fedlit.messages import Chunk, Partial, Scores
+from fedlit.core.messages import Chunk, Partial, Scores
 
 
 class Odd(Exception):

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from fedlit.core.messages import Chunk, Evaluation, Partial, State
 from fedlit.executors import Auto, Processes, auto
 from fedlit.executors.auto import longest
-from fedlit.messages import Chunk, Evaluation, Partial, State
 
 
 class Clocked:

@@ -14,21 +14,20 @@ from conftest import Quadratic, federation, holdings, pairs
 from plain import Plain
 from small import with_own
 
+from fedlit.aggregation.mean import joined
 from fedlit.algorithms import FedAvg, FedRep, Finetune, Moon
-from fedlit.data import PowerOfChoice, Uniform
+from fedlit.client.trainer import Bench, Recipe
+from fedlit.client.worker import ClientWorker
+from fedlit.core.errors import LostWorkers, Mistake
+from fedlit.core.messages import Chunk, Evaluation, Failure, Partial, State
 from fedlit.executors import Auto, Processes
-from fedlit.executors.call import Call
-from fedlit.executors.parcel import LARGE, RAW, decode, encode, pack, unpack
-from fedlit.executors.processes import cores
-from fedlit.faults import LostWorkers
-from fedlit.federation import Federation
-from fedlit.local import Bench, Recipe
-from fedlit.messages import Chunk, Evaluation, Failure, Partial, State
-from fedlit.mistakes import Mistake
-from fedlit.monitor import Monitor
-from fedlit.schedule import Schedule
-from fedlit.tally import joined
-from fedlit.worker import ClientWorker
+from fedlit.executors.dispatch import Call
+from fedlit.executors.resources import cores
+from fedlit.executors.transport import LARGE, RAW, decode, encode, pack, unpack
+from fedlit.server.federation import Federation
+from fedlit.server.monitor import Monitor
+from fedlit.server.sampling import PowerOfChoice, Uniform
+from fedlit.server.schedule import Schedule
 
 
 def test_what_is_large_lies_in_a_file_that_all_map():

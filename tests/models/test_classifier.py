@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
 
+from fedlit.core.errors import Mistake
 from fedlit.data import TensorSamples
-from fedlit.mistakes import Mistake
 from fedlit.models import Classifier
 
 

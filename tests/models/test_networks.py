@@ -7,8 +7,8 @@ import torch.nn.functional as F
 import torchvision
 from omegaconf import OmegaConf
 
-from fedlit.make import create
-from fedlit.mistakes import Mistake
+from fedlit.core.errors import Mistake
+from fedlit.experiment.config.instantiate import create
 from fedlit.models import MLP, CharLSTM, Classifier, LeNet, Logistic, McMahanCNN, ResNet18, SimpleCNN
 
 CONF = Path(__file__).parents[2] / "conf" / "model"

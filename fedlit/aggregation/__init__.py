@@ -1,0 +1,1 @@
+"""The way from a client's update to the server's aggregate."""

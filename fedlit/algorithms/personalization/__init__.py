@@ -1,0 +1,1 @@
+"""Algorithms that give each client a model of its own."""

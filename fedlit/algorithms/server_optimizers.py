@@ -1,0 +1,145 @@
+"""What the server does with the mean update: momentum, or an adaptive method.
+
+The mean update D points where the model is to go, so these are torch's and the papers' rules with -D as the gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fedlit.core.errors import Mistake, positive, refuse, unless
+from fedlit.core.tensors import Tensors
+
+Slots = Mapping[str, Tensors]
+
+
+class ServerOptimizer(Protocol):
+    """Turns the mean update of the parameters into the server's step. Buffers never pass through it."""
+
+    def init(self, parameters: Tensors) -> Slots:
+        """What it remembers before round 1."""
+        ...
+
+    def step(self, mean: Tensors, slots: Slots) -> tuple[Tensors, Slots]:
+        """The step to add to the parameters, and what it remembers from then on."""
+        ...
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """v <- momentum * v + D, x <- x + lr * v; the first v is the first D.
+
+    Hsu, Qi, Brown, "Measuring the Effects of Non-Identical Data Distribution for Federated Visual Classification", 2019,
+    https://arxiv.org/abs/1909.06335 (FedAvgM).
+
+    Args:
+        lr: the server's learning rate, > 0.
+        momentum: in [0, 1).
+    """
+
+    lr: float = 1.0
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        refuse(positive("lr", self.lr), _decay("momentum", self.momentum))
+
+    def init(self, parameters: Tensors) -> Slots:
+        """No velocity."""
+        return {"velocity": _zeros(parameters)}
+
+    def step(self, mean: Tensors, slots: Slots) -> tuple[Tensors, Slots]:
+        """lr * v."""
+        velocity = {name: self.momentum * slots["velocity"][name] + delta for name, delta in mean.items()}
+        return {name: self.lr * v for name, v in velocity.items()}, {"velocity": velocity}
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """m <- beta1 * m + (1 - beta1) * D, then v by the method's rule, then x <- x + lr * m / (sqrt(v) + tau).
+
+    Reddi, Charles, Zaheer, Garrett, Rush, Konecny, Kumar, McMahan, "Adaptive Federated Optimization", ICLR 2021, Algorithm 2,
+    https://arxiv.org/abs/2003.00295. There is no bias correction, and v begins at tau^2.
+
+    Args:
+        rule: how v follows D: `Adam`, `Yogi` or `Adagrad`.
+        lr: the server's learning rate, > 0.
+        beta1: decay of m, in [0, 1).
+        tau: how adaptive it is, > 0; small is more.
+    """
+
+    rule: Rule
+    lr: float = 0.01
+    beta1: float = 0.9
+    tau: float = 1e-3
+
+    def __post_init__(self) -> None:
+        refuse(positive("lr", self.lr), _decay("beta1", self.beta1), positive("tau", self.tau))
+
+    def init(self, parameters: Tensors) -> Slots:
+        """m is 0, v is tau^2."""
+        zeros = _zeros(parameters)
+        return {"m": zeros, "v": {name: torch.full_like(zero, self.tau**2) for name, zero in zeros.items()}}
+
+    def step(self, mean: Tensors, slots: Slots) -> tuple[Tensors, Slots]:
+        """lr * m / (sqrt(v) + tau)."""
+        m = {name: self.beta1 * slots["m"][name] + (1 - self.beta1) * delta for name, delta in mean.items()}
+        v = {name: self.rule(slots["v"][name], delta.square()) for name, delta in mean.items()}
+        return {name: self.lr * m[name] / (v[name].sqrt() + self.tau) for name in mean}, {"m": m, "v": v}
+
+
+class Rule(Protocol):
+    """How the second moment follows the square of the mean update."""
+
+    def __call__(self, v: Tensor, square: Tensor) -> Tensor:
+        """The next v."""
+        ...
+
+
+@dataclass(frozen=True)
+class Adam:
+    """v <- beta2 * v + (1 - beta2) * D^2, beta2 in [0, 1)."""
+
+    beta2: float = 0.99
+
+    def __post_init__(self) -> None:
+        refuse(_decay("beta2", self.beta2))
+
+    def __call__(self, v: Tensor, square: Tensor) -> Tensor:
+        """The next v."""
+        return self.beta2 * v + (1 - self.beta2) * square
+
+
+@dataclass(frozen=True)
+class Yogi:
+    """v <- v - (1 - beta2) * D^2 * sign(v - D^2), beta2 in [0, 1)."""
+
+    beta2: float = 0.99
+
+    def __post_init__(self) -> None:
+        refuse(_decay("beta2", self.beta2))
+
+    def __call__(self, v: Tensor, square: Tensor) -> Tensor:
+        """The next v."""
+        return v - (1 - self.beta2) * square * (v - square).sign()
+
+
+@dataclass(frozen=True)
+class Adagrad:
+    """v <- v + D^2."""
+
+    def __call__(self, v: Tensor, square: Tensor) -> Tensor:
+        """The next v."""
+        return v + square
+
+
+def _zeros(parameters: Tensors) -> dict[str, Tensor]:
+    return {name: torch.zeros_like(tensor, dtype=torch.float64) for name, tensor in parameters.items()}
+
+
+def _decay(key: str, value: float) -> Mistake | None:
+    return unless(0 <= value < 1, key, value, "must be from 0 to below 1")

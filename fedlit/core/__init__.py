@@ -1,0 +1,1 @@
+"""Values and functions that every other package uses."""

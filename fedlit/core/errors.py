@@ -1,0 +1,111 @@
+"""What is wrong with a configuration: what was given, what is allowed, what to do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+
+class Mistake(ValueError):
+    """One wrong value. Raised by the constructor that owns the rule; collected before round 1.
+
+    Args:
+        key: the argument's name; `within` puts the configuration group in front of it.
+        given: the value as it was given.
+        allowed: what would have been accepted.
+        remedy: what to do.
+        warning: whether a run may begin all the same.
+    """
+
+    def __init__(self, key: str, given: object, allowed: str, remedy: str = "", *, warning: bool = False) -> None:
+        self.key, self.given, self.allowed, self.remedy, self.warning = key, given, allowed, remedy, warning
+        super().__init__(f"{key}={given}: {allowed}" + (f"; {remedy}" if remedy else ""))
+
+    @property
+    def found(self) -> list[Mistake]:
+        """This one, as Mistakes have several."""
+        return [self]
+
+    def within(self, group: str) -> Mistake:
+        """The same mistake under its full name in the configuration."""
+        key = f"{group}.{self.key}" if self.key else group
+        return Mistake(key, self.given, self.allowed, self.remedy, warning=self.warning)
+
+
+class Mistakes(ValueError):
+    """Everything that is wrong with a configuration, found in one go."""
+
+    def __init__(self, found: Iterable[Mistake]) -> None:
+        self.found = list(found)
+        super().__init__("\n".join(str(mistake) for mistake in self.found))
+
+    def within(self, group: str) -> Mistakes:
+        """The same mistakes under their full names in the configuration."""
+        return Mistakes(mistake.within(group) for mistake in self.found)
+
+
+def tell(mistakes: Sequence[Mistake], said: str) -> None:
+    """Prints mistakes, a paragraph each, to the standard error.
+
+    Args:
+        mistakes: all that there are.
+        said: what follows their number: what they are in, and what was not done for them.
+    """
+    print(f"fedlit: {len(mistakes)} mistake{'s' if len(mistakes) != 1 else ''}{said}", file=sys.stderr)
+    for mistake in mistakes:
+        named = mistake.key and mistake.given != ""
+        print(f"  {f'{mistake.key}={mistake.given}' if named else mistake.key or mistake.given}", file=sys.stderr)
+        print(f"      {mistake.allowed}", file=sys.stderr)
+        if mistake.remedy:
+            print(f"      {mistake.remedy}", file=sys.stderr)
+
+
+def nearest(word: object, names: Iterable[str]) -> str:
+    """`did you mean ...?` with the most similar of the names, or an empty string."""
+    close = get_close_matches(str(word).lower(), [*names], n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else ""
+
+
+def refuse(*found: Mistake | None) -> None:
+    """Ends a constructor's look at its arguments: raises the mistake that was found, or Mistakes if there are several. None is
+    an argument that is right."""
+    wrong = [mistake for mistake in found if mistake is not None]
+    if len(wrong) > 1:
+        raise Mistakes(wrong)
+    if wrong:
+        raise wrong[0]
+
+
+def unless(holds: bool, key: str, given: object, allowed: str, remedy: str = "") -> Mistake | None:
+    """The mistake, unless what is asked of the value holds."""
+    return None if holds else Mistake(key, given, allowed, remedy)
+
+
+def one_of(key: str, given: object, names: Iterable[str]) -> Mistake | None:
+    """A mistake unless `given` is one of the names."""
+    names = list(names)
+    return unless(given in names, key, given, f"must be one of {', '.join(names)}", nearest(given, names))
+
+
+def positive(key: str, given: float, remedy: str = "") -> Mistake | None:
+    """A mistake unless `given` is a finite number above zero."""
+    return unless(0 < given < float("inf"), key, given, "must be a number above 0", remedy)
+
+
+def whole(key: str, given: float, least: int = 1) -> Mistake | None:
+    """A mistake unless `given` is at least `least`."""
+    return unless(given >= least, key, given, f"must be a whole number of at least {least}")
+
+
+class LostRounds(RuntimeError):
+    """Too many rounds in a row were lost."""
+
+
+class LostWorkers(RuntimeError):
+    """Worker processes were lost so often that the run cannot go on."""
+
+
+def report(mistakes: Sequence[Mistake], of: str = "") -> None:
+    """Prints what is wrong with a configuration, or a job's, to the standard error."""
+    tell(mistakes, f" in the configuration{' of ' + of if of else ''}; nothing was trained")

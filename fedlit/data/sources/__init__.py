@@ -1,0 +1,1 @@
+"""Data sets that come with the project or that it reads."""

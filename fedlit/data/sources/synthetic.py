@@ -1,0 +1,155 @@
+"""The synthetic(alpha, beta) data of FedProx, made client by client when it is asked for, so that a million clients cost
+no memory.
+
+Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith, "Federated Optimization in Heterogeneous Networks", MLSys 2020, section 5.1,
+https://arxiv.org/abs/1812.06127: client k has u_k ~ N(0, alpha), B_k ~ N(0, beta), W_k and b_k ~ N(u_k, 1),
+v_k ~ N(B_k, 1), inputs x ~ N(v_k, diag(j^-1.2)) and the class argmax(W_k x + b_k). As in the authors' program, alpha and
+beta are standard deviations. By this rule u_k adds the same to the score of every class, so alpha changes no label: the
+clients' models differ by the rest of W_k and b_k, whatever it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from fedlit.core.errors import refuse, unless, whole
+from fedlit.core.streams import Purpose, stream
+from fedlit.data.population import Population
+from fedlit.data.samples import Data, TensorBatches, TensorSamples
+
+MOST_TEST_CLIENTS = 200
+
+
+def synthetic(
+    clients: int = 100,
+    samples: int | None = None,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    iid: bool = False,
+    dimension: int = 60,
+    classes: int = 10,
+    test_samples: int = 2000,
+    val_samples: int = 1000,
+    seed: int = 0,
+) -> Data:
+    """FedProx's synthetic data; the client is the natural one, so `partition=natural`.
+
+    Args:
+        clients: number of clients, >= 1.
+        samples: of each client; None draws them as the paper does, 50 and more: floor(lognormal(4, 2)) + 50.
+        alpha: spread of the mean of the clients' weights, >= 0; see above for what it does.
+        beta: how much the clients' inputs differ, >= 0.
+        iid: all clients have one model and inputs around 0.
+        dimension: of an input.
+        classes: number of classes.
+        test_samples, val_samples: in all, drawn afresh from 200 clients at most.
+        seed: of the data, which is not the experiment's unless you say so: data.seed=${seed}.
+    """
+    uneven, most = "must be a number of at least 0", "1 is the paper's most uneven setting"
+    refuse(
+        whole("clients", clients),
+        whole("samples", 1 if samples is None else samples),
+        whole("dimension", dimension),
+        whole("test_samples", test_samples, 0),
+        whole("val_samples", val_samples, 0),
+        whole("seed", seed, 0),
+        unless(0 <= alpha < float("inf"), "alpha", alpha, uneven, most),
+        unless(0 <= beta < float("inf"), "beta", beta, uneven, most),
+        whole("classes", classes, 2),
+    )
+    if samples is None:
+        sizes = np.minimum(stream(seed, Purpose.DATA, 1).lognormal(4, 2, clients), 1e6).astype(np.int64) + 50
+        offsets = np.concatenate([[0], np.cumsum(sizes)])
+    else:
+        offsets = np.arange(0, (clients + 1) * samples, samples)
+    train = SyntheticSamples(offsets, alpha, beta, iid, dimension, classes, seed)
+    test, val = (train.afresh(count, key) if count else None for key, count in ((1, test_samples), (2, val_samples)))
+    names = tuple(str(label) for label in range(classes))
+    return Data(f"synthetic({alpha:g}, {beta:g})", train, test, (dimension,), names, val)
+
+
+@dataclass(frozen=True)
+class SyntheticSamples:
+    """Samples that are made when they are asked for: see `synthetic`.
+
+    Args:
+        offsets: where each client's samples begin, shape (clients + 1,).
+        device: where batches lie; None for the CPU.
+    """
+
+    offsets: np.ndarray
+    alpha: float
+    beta: float
+    iid: bool
+    dimension: int
+    classes: int
+    seed: int
+    device: torch.device | None = None
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    def natural(self) -> Population:
+        """Clients own their samples in order."""
+        return Population(range(len(self)), self.offsets)
+
+    def labels(self, index: np.ndarray | None = None) -> np.ndarray | None:
+        """The classes of some samples, or of all, which makes them all."""
+        return self._rows(np.arange(len(self)) if index is None else index).labels()
+
+    def subset(self, index: np.ndarray) -> TensorSamples:
+        """The samples in `index`, made and kept, with the clients whose they are."""
+        owner = np.searchsorted(self.offsets, index, side="right") - 1
+        return replace(self._rows(index), owner=owner, clients=len(self.offsets) - 1)
+
+    def to(self, device: torch.device) -> SyntheticSamples:
+        """Samples whose batches lie on a device."""
+        return replace(self, device=device)
+
+    def batches(
+        self,
+        index: np.ndarray | None,
+        size: int | None,
+        generator: torch.Generator | None = None,
+        drop_last: bool = False,
+    ) -> TensorBatches:
+        """Batches of the samples in `index`: see `protocols.Samples`."""
+        rows = self._rows(np.arange(len(self)) if index is None else index)
+        rows = rows if self.device is None else rows.to(self.device)
+        return rows.batches(None, size, generator, drop_last)
+
+    def afresh(self, count: int, key: int) -> TensorSamples:
+        """So many samples that no client has, from some clients in equal parts."""
+        clients = np.linspace(0, len(self.offsets) - 2, min(len(self.offsets) - 1, MOST_TEST_CLIENTS, count)).astype(
+            int
+        )
+        each = np.diff(np.linspace(0, count, len(clients) + 1).astype(int))
+        parts = [self._made(int(client), int(number), key) for client, number in zip(clients, each, strict=True)]
+        x, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return TensorSamples(torch.from_numpy(x), torch.from_numpy(y))
+
+    def _rows(self, index: np.ndarray) -> TensorSamples:
+        clients = np.searchsorted(self.offsets, index, side="right") - 1
+        x = np.empty((len(index), self.dimension), dtype=np.float32)
+        y = np.empty(len(index), dtype=np.int64)
+        for client in np.unique(clients):
+            rows = np.flatnonzero(clients == client) if clients[0] != clients[-1] else slice(None)
+            begin = self.offsets[client]
+            inputs, labels = self._made(int(client), int(self.offsets[client + 1] - begin))
+            x[rows], y[rows] = inputs[index[rows] - begin], labels[index[rows] - begin]
+        return TensorSamples(torch.from_numpy(x), torch.from_numpy(y))
+
+    def _made(self, client: int, count: int, key: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs (count, dimension) and classes (count,) of a client; another key gives other samples of the same client."""
+        who = 0 if self.iid else client
+        model = stream(self.seed, Purpose.DATA, 2, who)
+        u, big = (0.0, 0.0) if self.iid else (model.normal(0, self.alpha), model.normal(0, self.beta))
+        weight, bias = model.normal(u, 1, (self.dimension, self.classes)), model.normal(u, 1, self.classes)
+        center = 0.0 if self.iid else model.normal(big, 1, self.dimension)
+        spread = np.arange(1, self.dimension + 1) ** -0.6  # the root of j^-1.2
+        draws = stream(self.seed, Purpose.DATA, 3, client, key)
+        x = (center + spread * draws.normal(size=(count, self.dimension))).astype(np.float32)
+        return x, (x @ weight + bias).argmax(1)

@@ -1,0 +1,1 @@
+"""Reports as tables, text and figures."""

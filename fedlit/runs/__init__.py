@@ -1,0 +1,1 @@
+"""The files of a run, its records, and the keys that identify it."""

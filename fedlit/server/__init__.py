@@ -1,0 +1,1 @@
+"""The server: rounds, selection, evaluation, checkpoints."""

@@ -1,0 +1,1 @@
+"""Checkpoints: one atomic folder a round."""

@@ -1,0 +1,7 @@
+"""Selection of each round's cohort."""
+
+from fedlit.server.sampling.availability import Available
+from fedlit.server.sampling.power_of_choice import PowerOfChoice
+from fedlit.server.sampling.samplers import Poisson, RoundRobin, Uniform, Weighted
+
+__all__ = ["Available", "Poisson", "PowerOfChoice", "RoundRobin", "Uniform", "Weighted"]

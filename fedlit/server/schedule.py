@@ -1,0 +1,118 @@
+"""How long a federation trains, with how many clients, for how many local steps, at what rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from fedlit.core.errors import Mistake, one_of, refuse, unless, whole
+from fedlit.core.facts import Facts
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Rounds, cohort and local work.
+
+    Args:
+        rounds: rounds in all, >= 1.
+        client_fraction: share of the clients in each round's cohort, in (0, 1]; at least one client.
+        clients_per_round: size of the cohort; wins over `client_fraction` if it is not None.
+        local_epochs: passes of a client over its shard in a round, >= 1.
+        local_steps: optimizer steps of a client in a round; wins over `local_epochs` if it is not None. A module then sees
+            trainer.max_epochs = -1; trainer.estimated_stepping_batches is this number.
+        eval_every: rounds between evaluations, >= 1; the last round is always evaluated.
+        stop_at: target of the monitored validation metric that ends the run; None runs all rounds.
+        over_select: factor >= 1 by which more clients are sampled than a cohort has; those that finish first are taken.
+        quorum: updates that must come through, >= 1; with fewer the round is lost and the model stays.
+        client_state: what happens to a client's optimizer between rounds: `reset` builds it anew, `keep` makes its state the
+            client's memory.
+        lr: what multiplies the local learning rate in round t of T: `constant` 1; `step` lr_gamma^(t // lr_every);
+            `cosine` from 1 in the first round to lr_floor after the last.
+        lr_every: rounds between two steps of `step`.
+        lr_gamma: factor of one step of `step`, in (0, 1].
+        lr_floor: where `cosine` ends, in [0, 1].
+    """
+
+    rounds: int = 20
+    client_fraction: float = 0.3
+    clients_per_round: int | None = None
+    local_epochs: int = 2
+    local_steps: int | None = None
+    eval_every: int = 1
+    stop_at: float | None = None
+    over_select: float = 1.0
+    quorum: int = 1
+    client_state: Literal["reset", "keep"] = "reset"
+    lr: Literal["constant", "step", "cosine"] = "constant"
+    lr_every: int = 10
+    lr_gamma: float = 0.5
+    lr_floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        counts = ("rounds", "local_epochs", "eval_every", "quorum", "lr_every", "clients_per_round", "local_steps")
+        share, over = self.client_fraction, self.over_select
+        remedy = "1 is full participation; clients_per_round takes a number of clients"
+        refuse(
+            *(whole(key, getattr(self, key)) for key in counts if getattr(self, key) is not None),
+            unless(0 < share <= 1, "client_fraction", share, "must be above 0 and at most 1", remedy),
+            unless(1 <= over < math.inf, "over_select", over, "must be a number of at least 1", "1 samples no more"),
+            one_of("client_state", self.client_state, ["reset", "keep"]),
+            one_of("lr", self.lr, ["constant", "step", "cosine"]),
+            unless(0 < self.lr_gamma <= 1, "lr_gamma", self.lr_gamma, "must be above 0 and at most 1"),
+            unless(0 <= self.lr_floor <= 1, "lr_floor", self.lr_floor, "must be from 0 to 1"),
+        )
+
+    def check(self, facts: Facts) -> Iterator[Mistake]:
+        """A cohort of clients that there are, and something to judge the model by."""
+        clients = len(facts.sizes)
+        if facts.cohort > clients:
+            why = f"is more than the {clients} clients there are"
+            yield Mistake("schedule.clients_per_round", self.clients_per_round, why, "take fewer clients a round")
+        if self.quorum > (most := facts.most or facts.cohort):
+            why = f"is more than the {most} clients of a round: every round would be lost"
+            yield Mistake("schedule.quorum", self.quorum, why, "take less, or more clients a round")
+        if self.over_select > 1 and not facts.clock:
+            why = "takes those that finish first, and without a clock nobody knows who that is"
+            yield Mistake("schedule.over_select", self.over_select, why, "take clock=lognormal, or 1")
+        elif self.over_select > 1 and self.sampled(clients) == facts.cohort:
+            why = f"samples no more than the {facts.cohort} clients of a round"
+            yield Mistake("schedule.over_select", self.over_select, why, "take more, or fewer a round", warning=True)
+        if self.stop_at is not None and "val" not in facts.splits:
+            remedy = "data.val_fraction=0.1 holds some out"
+            yield Mistake("schedule.stop_at", self.stop_at, "needs validation samples to be measured on", remedy)
+        if not facts.splits and not facts.own_test:
+            why = "is of no use: there is nothing to evaluate on"
+            remedy = "data.val_fraction=0.1 or data.client_test_fraction=0.1 holds some out"
+            yield Mistake("schedule.eval_every", self.eval_every, why, remedy, warning=True)
+        elif self.eval_every > self.rounds:
+            why = f"is more than schedule.rounds={self.rounds}: only the last round is evaluated"
+            yield Mistake("schedule.eval_every", self.eval_every, why, "take a smaller number", warning=True)
+
+    def alone(self) -> Schedule:
+        """The same for one client that takes part in every round."""
+        return replace(self, client_fraction=1.0, clients_per_round=None, over_select=1.0, quorum=1)
+
+    def cohort(self, clients: int) -> int:
+        """How many of `clients` take part in a round."""
+        if self.clients_per_round is not None:
+            return self.clients_per_round
+        return max(1, round(self.client_fraction * clients))
+
+    def sampled(self, clients: int) -> int:
+        """How many of `clients` are sampled for a round: at least its cohort, at most all."""
+        wanted = self.cohort(clients) * self.over_select
+        return min(math.ceil(wanted * (1 - 1e-12)), clients)  # 100 * 1.1 is 110
+
+    def rate(self, round: int) -> float:
+        """Factor on the local learning rate in a round, counted from 0."""
+        if self.lr == "step":
+            return self.lr_gamma ** (round // self.lr_every)
+        if self.lr == "cosine":
+            return self.lr_floor + (1 - self.lr_floor) * (1 + math.cos(math.pi * round / self.rounds)) / 2
+        return 1.0
+
+    def evaluates(self, round: int) -> bool:
+        """Whether the model is evaluated after this round, counted from 0."""
+        return (round + 1) % self.eval_every == 0 or round + 1 == self.rounds

@@ -1,0 +1,130 @@
+"""The command as it is typed, in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fedlit.cli import train
+
+pytestmark = pytest.mark.slow
+
+
+def run(folder, *arguments, command=("-m", "fedlit.train"), **environment):
+    return subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", *command, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "COLUMNS": "80", **environment},
+        check=False,
+    )
+
+
+def only_run(folder):
+    (path,) = (folder / "outputs" / "runs").glob("*/*")
+    return path
+
+
+def test_no_argument_trains_on_digits_and_leaves_everything_in_its_folder(tmp_path):
+    done = run(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    path = only_run(tmp_path)
+    assert {
+        "config.yaml",
+        "rounds.jsonl",
+        "summary.json",
+        "tensorboard",
+        "model.ckpt",
+        "best.ckpt",
+        "model.safetensors",
+        "partition.json",
+        "partition.png",
+        "train.log",
+        ".hydra",
+        "lock",
+        "command.json",
+        "checkpoints",
+    } == {entry.name for entry in path.iterdir()}
+    summary = json.loads((path / "summary.json").read_text())
+    records = [json.loads(line) for line in (path / "rounds.jsonl").read_text().splitlines()]
+    assert summary["rounds"] == len(records) == 20
+    assert summary["state_sha256"] == records[-1]["state_sha256"]
+    assert summary["best"]["metrics"]["val/accuracy"] == max(record["val/accuracy"] for record in records)
+    assert summary["best"]["metrics"]["test/accuracy"] > 0.9
+    assert summary["versions"]["torch"]
+    assert len((path / "train.log").read_text().splitlines()) == 21  # one says where jobs are done
+    lines = done.stdout.splitlines()
+    assert [line.split()[1] for line in lines[:20]] == [f"{n}/20" for n in range(1, 21)]
+    assert max(map(len, lines[20:-1])) <= 80
+    assert lines[-1] == f"tensorboard --logdir {path}"
+
+
+def test_mistakes_are_listed_together_with_status_2_and_without_a_traceback(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", ["fedlit", "data=cifra10", "seeed=1", "algorithm.weights=x", "partition.alpha=0"])
+    with pytest.raises(SystemExit) as end:  # the next one is told in a process of its own, which has less to import
+        train.main()
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert "4 mistakes" in said
+    for part in ("did you mean cifar10?", "did you mean seed?", "examples, uniform", "must be a number above 0"):
+        assert part in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_an_output_folder_that_cannot_be_written_is_told_before_anything_else(tmp_path):
+    (tmp_path / "file").touch()
+    done = run(tmp_path, "hydra.run.dir=file/run")
+    assert done.returncode == 2
+    assert "hydra.run.dir=file/run" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["data=cifra10"], "did you mean cifar10?"),
+        (["-m", "seed=1,2"], "leave -m away"),
+        (["seed=1,2"], "-m runs each"),
+    ],
+)
+def test_what_cannot_be_shown_is_a_mistake_too(typed, said, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", ["fedlit", "--cfg", "job", *typed])
+    with pytest.raises(SystemExit) as end:
+        train.main()
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"), [("--help", "KEYS TYPED MOST"), ("--cfg=job", "client_fraction: 0.3"), ("--hydra-help", "Hydra")]
+)
+def test_hydras_flags_work(tmp_path, flag, said):
+    done = run(tmp_path, *flag.split("="))
+    assert done.returncode == 0
+    assert said in done.stdout
+    assert flag != "--help" or max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_completion_offers_choices(tmp_path):
+    script = os.path.join(os.path.dirname(sys.executable), "fedlit")
+    if not os.path.exists(script):
+        pytest.skip("the console script is not installed")
+    done = subprocess.run(
+        [script, "-sc", "query=bash"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "COMP_LINE": "fedlit algorithm=", "COMP_POINT": "17"},
+    )
+    assert {"algorithm=fedavg", "algorithm=fedprox"} <= set(done.stdout.split())

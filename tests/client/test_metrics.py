@@ -1,0 +1,96 @@
+import pytest
+import torch
+from torchmetrics import MeanMetric
+
+from fedlit.client.metrics import Log
+
+TWO, SIX = (torch.zeros(2, 3),), (torch.zeros(6, 3),)
+
+
+def test_values_are_averaged_by_batch_size():
+    log = Log()
+    for batch, value in ((TWO, 1.0), (SIX, torch.tensor(5.0))):
+        log.batch(batch)
+        log.log("loss", value, prog_bar=True, on_step=True)
+    log.end_epoch()
+    assert log.averages() == {"loss": 4.0}
+    assert log.callback_metrics["loss"] == torch.tensor(4.0)
+
+
+def test_a_given_batch_size_wins():
+    log = Log()
+    log.batch(TWO)
+    log.log("loss", 1.0, batch_size=1)
+    log.log("loss", 3.0, batch_size=3)
+    log.end_epoch()
+    assert log.averages() == {"loss": 2.5}
+
+
+def test_callback_metrics_are_the_last_epochs_and_averages_over_all():
+    log = Log()
+    for value in (1.0, 3.0):
+        log.batch(TWO)
+        log.log("loss", value)
+        log.end_epoch()
+    assert log.callback_metrics["loss"] == 3.0
+    assert log.averages() == {"loss": 2.0}
+
+
+def test_a_torchmetric_is_computed_and_reset_at_the_end_of_an_epoch():
+    log, metric = Log(), MeanMetric()
+    for value in (1.0, 2.0, 6.0):
+        log.batch(TWO)
+        metric.update(value)
+        log.log("mean", metric)
+    log.end_epoch()
+    assert log.averages() == {"mean": 3.0}
+    assert metric.update_count == 0
+
+
+def test_what_is_logged_between_epochs_counts_as_it_is():
+    log = Log()
+    log.batch(TWO)
+    log.log("loss", 1.0)
+    log.end_epoch()
+    log.log("epoch", torch.tensor(9.0))
+    assert log.averages() == {"loss": 1.0, "epoch": 9.0}
+    assert log.callback_metrics["epoch"] == 9.0
+
+
+@pytest.mark.parametrize(
+    ("reduce_fx", "expected"), [("sum", 8.0), (torch.sum, 8.0), ("max", 5.0), (min, 3.0), ("mean", 4.0)]
+)
+def test_reductions(reduce_fx, expected):
+    log = Log()
+    for value in (3.0, 5.0):
+        log.batch(TWO)
+        log.log("x", value, reduce_fx=reduce_fx)
+    log.end_epoch()
+    assert log.averages() == {"x": expected}
+
+
+def test_what_cannot_be_served_is_refused():
+    log = Log()
+    log.batch(TWO)
+    with pytest.raises(ValueError, match="must be mean, sum, min or max"):
+        log.log("x", 1.0, reduce_fx=lambda x: x)
+    with pytest.raises(ValueError, match="log_dict"):
+        log.log("x", {"a": 1.0})
+
+
+def test_a_logged_loss_keeps_no_graph():
+    log = Log()
+    log.batch(TWO)
+    loss = torch.ones(1, requires_grad=True).sum()
+    log.log("loss", loss)
+    assert not log._values["loss"][0][0].requires_grad
+
+
+def test_a_logged_value_is_what_it_was_when_it_was_logged():
+    log, total = Log(), torch.zeros(())
+    for _ in range(4):
+        log.batch(TWO)
+        total += 1
+        log.log("total", total)
+    log.end_epoch()
+    assert log.averages() == {"total": 2.5}

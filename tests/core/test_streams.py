@@ -1,0 +1,70 @@
+import random
+from itertools import product
+
+import numpy as np
+import torch
+
+from fedlit.core.streams import Purpose, seeded, stream, torch_stream
+
+
+def test_a_stream_is_the_same_again():
+    assert stream(7, Purpose.COHORT, 3).integers(2**63) == stream(7, Purpose.COHORT, 3).integers(2**63)
+    assert torch.equal(
+        torch.randn(5, generator=torch_stream(7, Purpose.LOADER, 3, 2)),
+        torch.randn(5, generator=torch_stream(7, Purpose.LOADER, 3, 2)),
+    )
+
+
+def test_every_part_of_the_key_gives_another_stream():
+    draws = {
+        int(stream(seed, purpose, r, c, k).integers(2**63))
+        for seed, purpose, r, c, k in product((0, 1, 2**40), (Purpose.INIT, Purpose.MODEL), (0, 1), (0, 1), (0, 1))
+    }
+    assert len(draws) == 3 * 2 * 2 * 2 * 2
+
+
+def test_the_numbers_of_a_purpose_never_change():
+    assert [purpose.name for purpose in Purpose] == [
+        "INIT",
+        "SPLIT",
+        "PARTITION",
+        "COHORT",
+        "LOADER",
+        "MODEL",
+        "EVALUATION",
+        "NOISE",
+        "DATA",
+        "FAULTS",
+        "CLOCK",
+    ]
+    assert stream(42, Purpose.COHORT, 1).integers(1000, size=3).tolist() == [225, 284, 124]
+
+
+def draw():
+    return torch.rand(1).item(), np.random.rand(), random.random()  # the point is the global generators
+
+
+def test_seeded_seeds_all_three_generators_and_restores_them():
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    expected = draw()
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    with seeded(5, Purpose.MODEL, 1, 2):
+        first = draw()
+    assert draw() == expected
+    with seeded(5, Purpose.MODEL, 1, 2):
+        assert draw() == first
+    with seeded(5, Purpose.MODEL, 1, 3):
+        assert all(a != b for a, b in zip(draw(), first, strict=True))
+
+
+def test_seeding_leaves_nothing_behind_in_torch():
+    queued = getattr(torch.cuda, "_queued_calls", None)
+    before = len(queued) if queued is not None else 0
+    for _ in range(3):
+        with seeded(5, Purpose.MODEL):
+            pass
+    assert len(queued) - before <= (3 if torch.cuda.is_available() else 0)

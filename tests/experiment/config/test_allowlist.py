@@ -1,0 +1,73 @@
+import os
+
+import pytest
+
+from fedlit.experiment.config.allowlist import VARIABLE, distrust
+
+
+def refused(config, *allow):
+    return [mistake.key for mistake in distrust(config, allow)]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "fedlit.models.Classifier",
+        "torch.nn.Linear",
+        "torch.optim.SGD",
+        "torchvision.transforms.v2.RandomCrop",
+        "torchmetrics.Accuracy",
+        "lightning.pytorch.callbacks.EarlyStopping",
+    ],
+)
+def test_known_parts_pass(target):
+    assert refused({"a": {"_target_": target}}) == []
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "builtins.eval",
+        "subprocess.run",
+        "torch.load",
+        "torch.hub.load",
+        "fedlit.cli.train.os.system",
+        "fedlit.cli.sweep.jobs.shutil.rmtree",
+        "fedlitx.Thing",
+        "torch.nnx.Thing",
+        "",
+        None,
+        3,
+        "fedlit.cli.train.os",
+    ],
+)
+def test_others_are_refused_by_their_name_or_by_where_they_were_defined(target):
+    assert refused({"a": {"_target_": target}}) == ["a._target_"]
+
+
+def test_any_depth_and_a_classifiers_network_are_looked_at():
+    config = {
+        "a": [{"b": {"_target_": "os.system"}}],
+        "model": {"_target_": "fedlit.models.Classifier", "network": "my.Net"},
+    }
+    assert refused(config) == ["a[0].b._target_", "model.network"]
+
+
+def test_nothing_outside_the_list_is_imported(tmp_path, monkeypatch):
+    (tmp_path / "evil_module.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert refused({"_target_": "evil_module.Thing"}) == ["_target_"]
+
+
+def test_the_list_is_extended_by_whoever_types_and_by_the_environment(monkeypatch):
+    assert refused({"_target_": "collections.OrderedDict"}, "collections") == []
+    assert refused({"_target_": "collections.OrderedDict", "allow": ["collections"]}) == ["_target_"]
+    monkeypatch.setenv(VARIABLE, "json,collections")
+    assert refused({"_target_": "collections.OrderedDict"}) == []
+    assert os.environ[VARIABLE]
+
+
+def test_arguments_without_names_are_refused():
+    assert refused({"model": {"_target_": "fedlit.models.Classifier", "_args_": ["evil.Net"]}}) == ["model._args_"]
+    assert refused({"_target_": "torchvision.datasets.utils.download_url"}) == ["_target_"]

@@ -1,0 +1,409 @@
+"""From a configuration to a federation, and what is wrong with one, before round 1."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import composed as chosen
+
+from fedlit.core.errors import Mistakes
+from fedlit.experiment.config.build import build, plain
+from fedlit.experiment.config.instantiate import describe, fits
+from fedlit.experiment.runner import train
+from fedlit.experiment.weights import checkpoint
+
+pytestmark = pytest.mark.slow  # whole builds of a configuration
+
+
+def composed(*overrides):
+    return plain(chosen("observers=none", *overrides))
+
+
+def built(*overrides, folder=Path("nowhere")):
+    return build(composed(*overrides), folder, {})[0]
+
+
+def mistakes(*overrides):
+    with pytest.raises(Mistakes) as error:
+        built(*overrides)
+    return {mistake.key: str(mistake) for mistake in error.value.found}
+
+
+def test_the_default_is_the_tutorials_federation_on_digits():
+    run = built()
+    fed = run.federation
+    assert (len(fed.population), fed.schedule.cohort(10), fed.schedule.rounds, fed.worker.recipe.epochs) == (
+        10,
+        3,
+        20,
+        2,
+    )
+    assert fed.splits == ("val", "test")
+    assert len(run.data.val) == 143
+    assert sum(run.partition["sizes"]) == 1295
+    assert fed.worker.holdings.loading.local == 16
+
+
+def test_the_partition_and_the_initial_weights_depend_on_the_seed_alone():
+    one, other, third = built("algorithm=fedavg"), built("algorithm=fedprox", "schedule.rounds=3"), built("seed=7")
+    assert one.partition == other.partition
+    assert one.partition != third.partition
+    name = "network.classifier.1.weight"
+    assert one.federation.initial.parameters[name].equal(other.federation.initial.parameters[name])
+    assert not one.federation.initial.parameters[name].equal(third.federation.initial.parameters[name])
+
+
+def test_the_trial_before_round_1_leaves_no_trace():
+    fed = built().federation
+    assert all(
+        tensor.equal(fed.initial.state_dict()[name]) for name, tensor in built().federation.initial.state_dict().items()
+    )
+    assert fed.worker.bench.module.val_accuracy.update_count == 0
+
+
+def test_without_a_validation_split_the_last_round_counts():
+    fed = built("data.val_fraction=0").federation
+    assert fed.splits == ("test",)
+    assert fed.monitor.name is None
+
+
+def test_a_full_batch_is_the_whole_shard():
+    assert built("data.batch_size=full").federation.worker.holdings.loading.local is None
+
+
+MODULE = """
+import torch
+from lightning.pytorch import LightningModule
+
+class Mine(LightningModule):
+    def __init__(self, width=4):
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, width), torch.nn.Linear(width, 10))
+
+    def training_step(self, batch, batch_idx):
+        loss = torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+        self.log("loss", loss)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_nll", torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1]))
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.parameters())
+        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1)}
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "my_own_file.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield ["model=custom", "model._target_=my_own_file.Mine"]
+    sys.modules.pop("my_own_file", None)
+
+
+def test_any_module_is_trained_unmodified_and_judged_by_what_it_logs(own):
+    fed = built(
+        *own,
+        "+model.width=5",
+        "monitor.name=val_nll",
+        "monitor.mode=min",
+        "schedule.rounds=2",
+        "schedule.local_steps=3",
+    ).federation
+    records = list(fed.run())
+    assert {"train/loss", "val_nll", "test_nll"} <= set(records[-1].metrics)
+    assert fed.initial.parameters["net.1.weight"].shape == (5, 64)
+
+
+def test_a_name_that_the_module_does_not_log_is_a_mistake(own):
+    assert "val_nll" in mistakes(*own)["monitor.name"]
+
+
+@pytest.mark.skipif(__import__("torch").cuda.is_available(), reason="this machine has a GPU")
+def test_an_accelerator_that_is_not_there_is_a_mistake():
+    assert "is not on this machine, which has cpu" in mistakes("trainer.accelerator=gpu")["trainer.accelerator"]
+
+
+def test_mistakes_are_found_together():
+    assert set(
+        mistakes(
+            "partition.num_clients=5000",
+            "algorithm.weights=x",
+            "schedule.rounds=0",
+            "model.norm=x",
+            "seed=-1",
+            "executor.threads=0",
+        )
+    ) == {"partition.num_clients", "algorithm.weights", "schedule.rounds", "model.norm", "seed", "executor.threads"}
+
+
+@pytest.mark.parametrize(
+    ("group", "wrong"),
+    [
+        ("schedule", {"rounds": "abc", "quorum": 0, "client_fraction": 2, "lr": "sine", "lr_floor": -1}),
+        ("data", {"batch_size": 0, "val_fraction": 1, "num_workers": -1, "eval_batch_size": 0}),
+        ("partition", {"num_clients": 0, "alpha": 0, "min_samples": -1, "bins": 0}),
+        ("partition", {"num_clients": "ten", "alpha": "high", "foo": 1}),
+        ("algorithm", {"weights": "x", "buffers": "x", "lr": 0, "proximal": -1}),
+        ("executor", {"workers": "many", "threads": 0, "per_gpu": 0, "wall_timeout_s": 0}),
+        ("monitor", {"name": "test/accuracy", "mode": "most"}),
+        ("checkpoint", {"keep": 0, "every": 0}),
+        ("clock", {"step_s": 0, "up_bytes_s": -1, "step_sigma": 11, "late": "cut", "table": 5}),
+        ("clock", {"deadline_s": 0, "late": "wait"}),
+        ("faults", {"on_error": "x", "retries": 0, "max_lost_rounds": 0, "max_norm": 0}),
+        ("faults.server", {"round": 0, "step": "x"}),
+    ],
+)
+def test_all_wrong_values_of_a_group_are_found(group, wrong):
+    choices = ["clock=lognormal", "faults=crash_server", "schedule.stop_at=null"]
+    told = mistakes(*choices, *(f"++{group}.{key}={value}" for key, value in wrong.items()))
+    assert set(told) == {f"{group}.{key}" for key in wrong}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "said"),
+    [
+        (["+sampler.foo=1"], "sampler.foo", "not an argument of Uniform"),
+        (["+sampler.size=7"], "sampler.size", "which the schedule says"),
+        (["sampler._target_=fedlit.data.Iid"], "sampler", "cannot be made"),
+        (
+            ["sampler=power_of_choice", "sampler.candidates=2"],
+            "sampler.candidates",
+            "at least the 3 clients of a round",
+        ),
+        (["sampler=power_of_choice", "sampler.candidates=11"], "sampler.candidates", "more than the 10 clients"),
+        (["sampler=poisson", "sampler.q=2"], "sampler.q", "at most 1"),
+        (["sampler=available", "sampler.period=0.5"], "sampler.period", "must be a whole number"),
+        (["trainer.callbacks=5"], "trainer.callbacks", "must be keys with values"),
+        (["trainer.callbacks={a:5}"], "trainer.callbacks.a", "must be keys with values"),
+        (["trainer.callbacks=[{_target_:nowhere.A}]"], "trainer.callbacks.0._target_", "cannot be imported"),
+        (["trainer.callbacks={a:{_target_:fedlit.data.Natural}}"], "trainer.callbacks.a._target_", "makes a Natural"),
+        (["observers=default", "observers.terminal=5"], "observers.terminal", "must be keys with values"),
+        (["seed=true"], "seed", "whole number"),
+        (["monitor.name=null", "schedule.stop_at=0.9"], "schedule.stop_at", "monitor.name is null"),
+        (["monitor.name=test/accuracy", "schedule.stop_at=0.9"], "monitor.name", "choose nothing"),
+        (["schedule.lr=step", "schedule.lr_gamma=2"], "schedule.lr_gamma", "at most 1"),
+        (["data=synthetic", "partition=natural", "data.seed=-1"], "data.seed", "at least 0"),
+        (["~monitor"], "monitor", "is not in the configuration"),
+        (["eval=3"], "eval", "must be keys with values"),
+    ],
+)
+def test_a_wrong_part_is_named_in_full(overrides, key, said):
+    ((given, text),) = mistakes(*overrides).items()
+    assert given == key
+    assert said in text
+
+
+def test_plans_of_faults_that_cannot_strike_are_told_by_their_names():
+    assert set(mistakes("faults=drop", "faults.plans.drop.clients=[10]", "faults.plans.drop.rounds=[0]")) == {
+        "faults.plans.drop.clients",
+        "faults.plans.drop.rounds",
+    }
+    assert "executor.wall_timeout_s" in mistakes("faults=hang")["faults.plans.hang.fault.seconds"]
+    assert set(mistakes("faults=crash_server", "schedule.rounds=2")) == {"faults.server.round"}
+
+
+def test_a_share_of_the_cores_that_is_no_number_is_told_before_round_1(monkeypatch):
+    monkeypatch.setenv("FEDLIT_CORES", "abc")
+    assert set(mistakes("schedule.rounds=0")) == {"FEDLIT_CORES", "schedule.rounds"}
+
+
+def test_each_observer_that_is_wrong_is_named():
+    wrong = mistakes("+observers.a={_target_:nowhere.A}", "+observers.b={_target_:fedlit.experiment.observers.B}")
+    assert set(wrong) == {"observers.a._target_", "observers.b._target_"}
+
+
+def test_a_missing_value_is_asked_for():
+    assert "give one: data.root=" in mistakes("data=image_folder")["data.root"]
+
+
+def test_a_model_that_does_not_take_the_data_is_a_mistake_with_its_cause(own, tmp_path):
+    (tmp_path / "my_own_file.py").write_text(MODULE.replace("Linear(64", "Linear(63"))
+    with pytest.raises(Mistakes) as error:
+        built(*own, "monitor.name=val_nll")
+    assert "model=Mine: fails on a batch of digits (inputs [1, 8, 8], 10 classes)" in str(error.value)
+    assert "shapes cannot be multiplied" in str(error.value.__cause__.__cause__)
+
+
+def test_layers_of_configure_model_depend_on_the_seed_and_start_warm(own, tmp_path):
+    text = MODULE.replace(
+        "def __init__(self, width=4):\n        super().__init__()\n", "def configure_model(self, width=4):\n"
+    )
+    (tmp_path / "my_own_file.py").write_text(
+        text.replace("        self.net =", "        if not hasattr(self, 'net'): self.net =")
+    )
+    one, again = (built(*own, "monitor.name=val_nll").federation for _ in range(2))
+    assert all(one.initial.parameters[name].equal(tensor) for name, tensor in again.initial.parameters.items())
+    checkpoint(one.worker.bench, one.worker.recipe, one.initial, tmp_path / "start.ckpt")
+    warm = built(*own, "monitor.name=val_nll", "seed=2", f"+model.init_from={tmp_path / 'start.ckpt'}").federation
+    assert all(warm.initial.parameters[name].equal(tensor) for name, tensor in one.initial.parameters.items())
+
+
+def test_data_without_classes_is_not_for_a_classifier(tmp_path, monkeypatch):
+    (tmp_path / "my_numbers.py").write_text(REGRESSION)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_numbers", raising=False)
+    found = mistakes("data=custom", "data._target_=my_numbers.targets", "model=logistic", "partition=iid")
+    assert "must be at least 2" in found["model.classes"]
+
+
+@pytest.mark.parametrize(
+    ("value", "hint", "is_one"),
+    [
+        (1, int, True),
+        (True, int, False),
+        (1.0, int, False),
+        (1, float, True),
+        ("1", float, False),
+        (None, int | None, True),
+        ("x", int | None, False),
+        ([1], list[int], True),
+    ],
+)
+def test_types_of_plain_values(value, hint, is_one):
+    assert fits(value, hint) == is_one
+
+
+def test_types_in_words():
+    assert describe(int | None) == "a whole number or null"
+
+
+def test_a_model_starts_warm(tmp_path):
+    cold = built("seed=1").federation
+    checkpoint(cold.worker.bench, cold.worker.recipe, cold.initial, tmp_path / "start.ckpt")
+    warm = built("seed=2", f"model.init_from={tmp_path / 'start.ckpt'}").federation
+    assert all(tensor.equal(cold.initial.state_dict()[name]) for name, tensor in warm.initial.state_dict().items())
+
+
+def test_deterministic_sets_what_torch_needs_on_a_gpu_too(monkeypatch):
+    import os
+
+    import torch
+
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    try:
+        built("trainer.deterministic=true")
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert not torch.backends.cudnn.benchmark
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_each_client_has_a_test_set_of_its_own_if_told_so():
+    fed = built(
+        "data.client_test_fraction=0.2", "eval.clients=all", "schedule.rounds=1", "schedule.local_steps=1"
+    ).federation
+    own = fed.worker.holdings.own_test
+    assert own.population.sizes.sum() + fed.population.sizes.sum() == 1295
+    for client in range(10):
+        assert not set(own.population.shard(client)) & set(fed.population.shard(client))
+    assert {"own/accuracy", "own/loss", "own/accuracy_std"} <= set(next(iter(fed.run())).metrics)
+
+
+REGRESSION = """
+import torch
+from lightning.pytorch import LightningModule
+from torch.utils.data import Dataset, TensorDataset
+
+X = torch.randn(300, 5, generator=torch.Generator().manual_seed(0))
+
+def targets():
+    return TensorDataset(X, X.sum(1)), TensorDataset(X[:50], X[:50].sum(1))
+
+class Bare(Dataset):
+    def __len__(self):
+        return len(X)
+    def __getitem__(self, index):
+        return X[index], X[index].sum()
+
+def label_free():
+    return Bare(), Bare()
+
+class Linear(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(5, 1)
+    def training_step(self, batch, batch_idx):
+        return ((self.layer(batch[0]).squeeze(1) - batch[1]) ** 2).mean()
+    def validation_step(self, batch, batch_idx):
+        self.log("val/mse", self.training_step(batch, batch_idx))
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.05)
+"""
+
+
+@pytest.mark.slow  # whole runs
+@pytest.mark.parametrize(
+    ("source", "partition"), [("targets", "dirichlet"), ("targets", "quantity"), ("label_free", "iid")]
+)
+def test_regression_and_label_free_data_run_with_all_who_watch(tmp_path, monkeypatch, source, partition):
+    (tmp_path / "my_regression.py").write_text(REGRESSION)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_regression", raising=False)
+    model = ["model=custom", "model._target_=my_regression.Linear", "monitor.name=val/mse", "monitor.mode=min"]
+    data = ["data=custom", f"data._target_=my_regression.{source}", f"partition={partition}", "schedule.rounds=3"]
+    watchers = ["observers=default", "observers.terminal=null"]
+    best = train(plain(chosen(*model, *data, *watchers)), tmp_path / "run", {}, time.time())
+    losses = [json.loads(line)["val/mse"] for line in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0]
+    assert best == min(losses)
+    assert (tmp_path / "run" / "partition.png").is_file()
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["observers_failed"] == {}
+
+
+def test_another_partition_does_not_take_the_hospitals_test_sets():
+    hospitals = ["data=heart_disease", "model=logistic"]
+    assert built(*hospitals, "partition=natural").federation.worker.holdings.own_test is not None
+    assert built(*hospitals, "partition=iid", "partition.num_clients=4").federation.worker.holdings.own_test is None
+
+
+MODULE_OF_DATA = """
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, TensorDataset
+
+class Mine(LightningDataModule):
+    def __init__(self, batch_size=8):
+        super().__init__()
+        self.batch_size = batch_size
+        assert batch_size != 5
+
+    def train_dataloader(self):
+        return DataLoader(TensorDataset(torch.randn(60, 64), torch.arange(60) % 10), self.batch_size)
+
+    val_dataloader = test_dataloader = train_dataloader
+
+class Splitting(Mine):
+    def __init__(self, val_fraction=0.5):
+        super().__init__()
+        assert val_fraction == 0.2
+"""
+
+
+def test_a_data_module_brings_its_validation_set_and_shares_its_arguments_with_the_loading(tmp_path, monkeypatch):
+    (tmp_path / "my_loaders.py").write_text(MODULE_OF_DATA)
+    monkeypatch.syspath_prepend(tmp_path)
+    custom = ["data=custom", "data._target_=my_loaders.Mine", "model=logistic", "partition=iid"]
+    run = built(*custom, "+data.batch_size=6")
+    assert len(run.data.val) == len(run.data.train) == 60
+    assert run.federation.worker.holdings.loading.local == 6
+    assert "brings its own" in mistakes(*custom, "+data.val_fraction=0.1")["data.val_fraction"]
+    assert "cannot be made" in mistakes(*custom, "+data.batch_size=5")["data"]  # it was given to the module too
+    run = built(*custom, "data._target_=my_loaders.Splitting", "+data.val_fraction=0.2")
+    assert len(run.data.val) == len(run.data.train) == 60
+
+
+def test_a_source_that_draws_is_seeded(tmp_path, monkeypatch):
+    (tmp_path / "my_drawn.py").write_text(
+        "import torch\nfrom torch.utils.data import TensorDataset\n"
+        "def make():\n    return [TensorDataset(torch.randn(60, 64), torch.arange(60) % 10) for _ in range(2)]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    custom = ["data=custom", "data._target_=my_drawn.make", "model=logistic", "partition=iid", "schedule.rounds=1"]
+    one, again = ([record.sha256 for record in built(*custom).federation.run()] for _ in range(2))
+    assert one == again

@@ -1,0 +1,80 @@
+"""A client's Trainer takes what means there what it means anywhere, and refuses the rest with what to do instead."""
+
+import inspect
+
+import pytest
+from lightning.pytorch import Trainer
+
+from fedlit.client.trainer import FIXED
+from fedlit.core.errors import Mistake
+from fedlit.experiment.config.trainer_args import INSTEAD, TAKEN, checked_recipe
+from fedlit.server.schedule import Schedule
+
+CPU = {"accelerator": "cpu"}
+
+
+def refused(**options):
+    with pytest.raises(Mistake) as error:
+        checked_recipe({**CPU, **options}, list, Schedule())
+    assert error.value.remedy or error.value.allowed.startswith("must be")
+    return error.value
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("limit_train_batches", 0, "at least 1"),
+        ("limit_train_batches", 1.5, "up to 1.0"),
+        ("limit_train_batches", True, "at least 1"),
+        ("limit_test_batches", 1, "evaluated as a whole"),
+        ("limit_predict_batches", 1, "evaluated as a whole"),
+        ("limit_val_batches", 1, "evaluated as a whole"),
+        ("overfit_batches", 1, "schedule.local_steps"),
+        ("min_steps", 1, "schedule.local_steps"),
+        ("min_epochs", 1, "schedule.local_steps"),
+        ("max_time", "00:00:00:01", "by the clock"),
+        ("num_nodes", 2, "one device"),
+        ("strategy", "ddp", "one device"),
+        ("devices", 2, "one device"),
+        ("use_distributed_sampler", False, "one device"),
+        ("sync_batchnorm", True, "one device"),
+        ("reload_dataloaders_every_n_epochs", 1, "leave it out"),
+        ("profiler", "simple", "observers"),
+        ("log_every_n_steps", 1, "observers"),
+        ("val_check_interval", 0.5, "schedule.eval_every"),
+        ("fast_dev_run", True, "debug=quick"),
+        ("barebones", True, "leave it out"),
+        ("default_root_dir", "here", "hydra.run.dir"),
+        ("gradient_clip_val", -1, "above 0"),
+        ("gradient_clip_val", "high", "above 0"),
+        ("gradient_clip_algorithm", "norm", "gradient_clip_val"),
+        ("accumulate_grad_batches", 0, "at least 1"),
+        ("deterministic", "maybe", "true, false, warn, null"),
+        ("benchmark", 1, "true, false, null"),
+        ("inference_mode", "no", "true, false"),
+        ("precision", "16-mixed", "bf16-mixed"),
+        ("precision", 16, "bf16-mixed"),
+        ("acelerator", "cpu", "did you mean accelerator"),
+    ],
+)
+def test_an_argument_that_would_change_numbers_unseen_or_do_nothing_is_refused(key, value, said):
+    mistake = refused(**{key: value})
+    assert mistake.key == key
+    assert said in str(mistake)
+
+
+def test_every_argument_is_taken_or_refused_with_what_to_do():
+    everything = set(inspect.signature(Trainer.__init__).parameters) - {"self", "callbacks"}
+    assert set(TAKEN) | set(INSTEAD) | {"barebones", "reload_dataloaders_every_n_epochs"} == everything
+    assert not set(TAKEN) & (set(INSTEAD) | set(FIXED))
+
+
+def test_arguments_that_say_what_holds_anyway_are_taken():
+    nothing = {"max_time": None, "devices": 1, "num_nodes": 1, "strategy": "auto", "logger": None}
+    options = checked_recipe({**CPU, **nothing, "precision": "bf16-mixed"}, list, Schedule()).options
+    assert options == {"accelerator": "cpu", "precision": "bf16-mixed"}
+
+
+def test_what_a_clients_trainer_takes_it_gets():
+    given = {**CPU, "gradient_clip_val": 0.5, "gradient_clip_algorithm": "value", "deterministic": False}
+    assert checked_recipe(given, list, Schedule()).options == given
