@@ -8,23 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedlit.algorithms import FedAvg as FedAvg
-    from fedlit.client.trainer import Recipe as Recipe
-    from fedlit.core.messages import Mean as Mean
-    from fedlit.core.messages import State as State
+    from fedlit.client.trainer import TrainerConfig as TrainerConfig
+    from fedlit.core.messages import Aggregate as Aggregate
+    from fedlit.core.messages import ServerState as ServerState
     from fedlit.core.messages import Update as Update
-    from fedlit.core.model import Fit as Fit
+    from fedlit.core.model import FitResult as FitResult
+    from fedlit.core.model import GradientTerm as GradientTerm
     from fedlit.core.model import Model as Model
-    from fedlit.core.model import Term as Term
     from fedlit.data import Data as Data
     from fedlit.data import Dirichlet as Dirichlet
     from fedlit.data import Iid as Iid
     from fedlit.data import Natural as Natural
     from fedlit.data import TensorSamples as TensorSamples
-    from fedlit.data.custom import as_data as as_data
+    from fedlit.data.custom import to_data as to_data
     from fedlit.data.samples import Loading as Loading
-    from fedlit.runs.record import Round as Round
-    from fedlit.server.checkpoint.checkpointer import Keeping as Keeping
+    from fedlit.runs.record import RoundRecord as RoundRecord
+    from fedlit.server.checkpoint.checkpointer import Retention as Retention
     from fedlit.server.checkpoint.disk import Checkpoints as Checkpoints
+    from fedlit.server.checkpoint.disk import DiskCheckpointer as DiskCheckpointer
     from fedlit.server.evaluation import Evaluations as Evaluations
     from fedlit.server.federation import Federation as Federation
     from fedlit.server.monitor import Monitor as Monitor
@@ -35,32 +36,39 @@ __version__ = "0.1.0"
 STARTED = time.time()
 """When this process began to import fedlit, which is before anything that takes time."""
 
-_PLACES = {
-    "algorithms": ("FedAvg",),
-    "core.messages": ("Mean", "State", "Update"),
-    "core.model": ("Fit", "Model", "Term"),
-    "data": ("Data", "Dirichlet", "Iid", "Natural", "TensorSamples"),
-    "data.custom": ("as_data",),
-    "data.samples": ("Loading",),
-    "client.trainer": ("Recipe",),
-    "runs.record": ("Round",),
-    "server.checkpoint.checkpointer": ("Keeping",),
-    "server.checkpoint.disk": ("Checkpoints",),
-    "server.evaluation": ("Evaluations",),
-    "server.federation": ("Federation",),
-    "server.monitor": ("Monitor",),
-    "server.schedule": ("Schedule",),
+_MODULES = {
+    "Aggregate": "core.messages",
+    "Checkpoints": "server.checkpoint.disk",
+    "Data": "data",
+    "Dirichlet": "data",
+    "DiskCheckpointer": "server.checkpoint.disk",
+    "Evaluations": "server.evaluation",
+    "FedAvg": "algorithms",
+    "Federation": "server.federation",
+    "FitResult": "core.model",
+    "GradientTerm": "core.model",
+    "Iid": "data",
+    "Loading": "data.samples",
+    "Model": "core.model",
+    "Monitor": "server.monitor",
+    "Natural": "data",
+    "Retention": "server.checkpoint.checkpointer",
+    "RoundRecord": "runs.record",
+    "Schedule": "server.schedule",
+    "ServerState": "core.messages",
+    "TensorSamples": "data",
+    "TrainerConfig": "client.trainer",
+    "Update": "core.messages",
+    "to_data": "data.custom",
 }
-"""Where the public names are. They are imported when they are asked for: Lightning takes seconds, and a mistyped command is
-told at once."""
+"""Module of each public name. A name is imported at its first use, since torch and Lightning take seconds to import."""
 
 
 def __getattr__(name: str) -> Any:
-    for place, names in _PLACES.items():
-        if name in names:
-            return getattr(import_module(f"fedlit.{place}"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"fedlit.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'fedlit' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(name for names in _PLACES.values() for name in names)
+    return sorted(_MODULES)

@@ -24,13 +24,13 @@ import floor
 import torch
 from bench_local import images, ours
 
-from fedlit.aggregation.mean import Tally, chunks
+from fedlit.aggregation.mean import ReductionTree, make_train_jobs
 from fedlit.client.worker import ClientWorker
-from fedlit.core.files import LocalDisk
+from fedlit.core.files import LocalFilesystem
 from fedlit.executors import Inline, Processes
-from fedlit.runs.record import Round
-from fedlit.server.checkpoint.disk import Checkpoints
-from fedlit.server.client_store import ClientStore
+from fedlit.runs.record import RoundRecord
+from fedlit.server.checkpoint.disk import DiskCheckpointer
+from fedlit.server.client_store import ClientStateStore
 
 WORKERS = 2
 
@@ -43,7 +43,7 @@ class Timed:
     device = torch.device("cpu")
 
     def placed(self, device):
-        return replace(self, worker=self.worker.placed(device))
+        return replace(self, worker=self.worker.on_device(device))
 
     def __call__(self, job, state):
         begin = time.perf_counter()
@@ -53,12 +53,12 @@ class Timed:
 
 def one_round(number, algorithm, execute, cohort, state):
     """Wall seconds of a round, and the summed seconds of each process in it."""
-    begin, tally, busy = time.perf_counter(), Tally(), defaultdict(float)
-    for partial in execute(chunks(number, cohort), state):
+    begin, tally, busy = time.perf_counter(), ReductionTree(), defaultdict(float)
+    for partial in execute(make_train_jobs(number, cohort), state):
         tally.add(partial)
         for process, (seconds, _) in partial.metrics.items():
             busy[process] += seconds
-    algorithm.server(state, tally.close()[0])
+    algorithm.server(state, tally.finish()[0])
     return time.perf_counter() - begin, list(busy.values())
 
 
@@ -108,7 +108,7 @@ def bound(repeats):
             )
 
 
-class TimedDisk(LocalDisk):
+class TimedDisk(LocalFilesystem):
     """A disk that knows how long it was waited for."""
 
     seconds = 0.0
@@ -125,11 +125,11 @@ def commits(repeats):
     whole, waited = [], []
     with TemporaryDirectory(dir=".") as folder:  # not in /tmp, which may be memory
         disk = TimedDisk()
-        kept = Checkpoints(Path(folder), disk=disk)
+        kept = DiskCheckpointer(Path(folder), filesystem=disk)
         for number in range(1, repeats + 1):
-            record = Round(number, (0,), {"train/loss": 0.5}, (), None, "0" * 64, state.model)
+            record = RoundRecord(number, (0,), {"train/loss": 0.5}, (), None, "0" * 64, state.model)
             disk.seconds, begin = 0.0, time.perf_counter()
-            kept.commit(replace(state, round=number), ClientStore(), record)
+            kept.commit(replace(state, round=number), ClientStateStore(), record)
             whole.append(time.perf_counter() - begin)
             waited.append(disk.seconds)
     beyond = [1000 * (a - b) for a, b in zip(whole, waited, strict=True)][3:]  # nothing is pruned before the third

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 from fedlit.algorithms import FedAvg
-from fedlit.client.trainer import Bench, Recipe
+from fedlit.client.trainer import ModuleReplica, TrainerConfig
 from fedlit.client.worker import ClientWorker
-from fedlit.core.messages import Chunk, State
+from fedlit.core.messages import ServerState, TrainJob
 from fedlit.data import Normalise, Population, TensorSamples
-from fedlit.data.client_data import Holdings
+from fedlit.data.client_data import ClientData
 from fedlit.data.samples import Loading
 from fedlit.models import Classifier
 
@@ -51,13 +51,13 @@ def ours(w, x, y, parts):
     owner = np.zeros(len(y), dtype=np.int64)
     for client, part in enumerate(parts):
         owner[part] = client
-    recipe = Recipe({"accelerator": "cpu"}, list, epochs=w.epochs)
-    bench = Bench(module)
+    recipe = TrainerConfig({"accelerator": "cpu"}, list, epochs=w.epochs)
+    bench = ModuleReplica(module)
     loading = Loading(batch_size=w.batch)
     worker = ClientWorker(
-        FedAvg(), bench, recipe, Holdings(samples, Population.of(owner, len(parts)), {}, loading, seed=0)
+        FedAvg(), bench, recipe, ClientData(samples, Population.of(owner, len(parts)), {}, loading, seed=0)
     )
-    return worker, State(0, {"model": bench.read()})
+    return worker, ServerState(0, {"model": bench.read()})
 
 
 def bare(w, model, x, y, parts, cohort):
@@ -84,7 +84,7 @@ def measure(w, folder, repeats):
         for side in (0, 1) if number % 2 else (1, 0):
             begin = time.perf_counter()
             if side == 0:
-                partial = worker(Chunk(number, 0, tuple(cohort)), state)
+                partial = worker(TrainJob(number, 0, tuple(cohort)), state)
                 assert len(partial.members) == len(cohort)
             else:
                 bare(w, model, prepared, labels, indices, cohort)

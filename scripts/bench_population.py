@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 
 from fedlit.algorithms import FedAvg
-from fedlit.client.trainer import Bench, Recipe
+from fedlit.client.trainer import ModuleReplica, TrainerConfig
 from fedlit.client.worker import ClientWorker
 from fedlit.core.streams import Purpose, stream
 from fedlit.data import Natural
-from fedlit.data.client_data import Holdings
+from fedlit.data.client_data import ClientData
 from fedlit.data.samples import Loading
 from fedlit.data.sources.synthetic import synthetic
 from fedlit.models import Classifier
@@ -44,9 +44,9 @@ def stand(clients, samples):
 def rounds(data, population, cohort, count):
     """A federation's rounds, one by one."""
     module = Classifier("fedlit.models.Logistic", list(data.shape), 10, {"name": "sgd", "lr": 0.05, "fused": True})
-    bench = Bench(module)
-    held = Holdings(data.train, population, {}, Loading(batch_size=10), 0)
-    worker = ClientWorker(FedAvg(), bench, Recipe({"accelerator": "cpu"}), held)
+    bench = ModuleReplica(module)
+    held = ClientData(data.train, population, {}, Loading(batch_size=10), 0)
+    worker = ClientWorker(FedAvg(), bench, TrainerConfig({"accelerator": "cpu"}), held)
     schedule = Schedule(rounds=count, clients_per_round=cohort, local_epochs=1)
     return Federation(bench.read(), worker, Uniform(cohort), schedule, 0, monitor=Monitor(None)).run()
 

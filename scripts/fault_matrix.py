@@ -31,9 +31,9 @@ import torch  # noqa: E402
 from matrix import client_rows, commit_rows, disks, run_rows, signal_rows, spoilt_rows, worker_rows  # noqa: E402
 from matrix.lab import Broken, Row, listening  # noqa: E402
 
-from fedlit.aggregation.mean import Tally  # noqa: E402
+from fedlit.aggregation.mean import ReductionTree  # noqa: E402
 from fedlit.client.worker import ClientWorker  # noqa: E402
-from fedlit.core.messages import Failure, Partial  # noqa: E402
+from fedlit.core.messages import ClientFailure, PartialAggregate  # noqa: E402
 from fedlit.server.checkpoint import format as commits  # noqa: E402
 
 PARTS = (commit_rows, spoilt_rows, client_rows, worker_rows, signal_rows, run_rows)
@@ -66,19 +66,22 @@ def _swallowing() -> Any:
         try:
             return ask(self, chunk, client, state)
         except BaseException as error:
-            return Failure(client, "exception", repr(error))
+            return ClientFailure(client, "exception", repr(error))
 
     return patch.object(ClientWorker, "_try", swallow)
 
 
 @contextmanager
 def _as_they_come() -> Iterator[None]:
-    add = Tally.add
+    add = ReductionTree.add
 
-    def anyhow(self: Tally, partial: Partial) -> None:
+    def anyhow(self: ReductionTree, partial: PartialAggregate) -> None:
         add(self, replace(partial, index=self._next))
 
-    with patch.object(Tally, "add", anyhow), patch.object(worker_rows.LastFirst, "sent", lambda self, results: results):
+    with (
+        patch.object(ReductionTree, "add", anyhow),
+        patch.object(worker_rows.LastFirst, "sent", lambda self, results: results),
+    ):
         yield
 
 

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from conftest import Quadratic, holdings, pairs
 
-from fedlit.client.trainer import Bench, Recipe
+from fedlit.client.trainer import ModuleReplica, TrainerConfig
 from fedlit.client.worker import ClientWorker
 from fedlit.server.federation import Federation
 from fedlit.server.sampling import Uniform
@@ -29,8 +29,8 @@ def federation(
     samples = [(float(a), float(b)) for a, b, n in zip(CURVES, CENTERS, sizes, strict=True) for _ in range(n)]
     owner = [client for client, n in enumerate(sizes) for _ in range(n)]
     plan = Schedule(rounds=rounds, clients_per_round=cohort, local_epochs=epochs, **schedule)
-    recipe = Recipe({"accelerator": "cpu"}).following(plan)
-    bench = Bench(Quadratic(start=float(start), lr=float(rate), **(optimizer or {})))
+    recipe = TrainerConfig({"accelerator": "cpu"}).with_schedule(plan)
+    bench = ModuleReplica(Quadratic(start=float(start), lr=float(rate), **(optimizer or {})))
     worker = ClientWorker(algorithm, bench, recipe, holdings(pairs(*samples), owner, clients=3, batch=2))
     return Federation(bench.read(), worker, Uniform(cohort), plan, seed=1)
 

@@ -17,14 +17,14 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from fedlit.algorithms import FedAvg
-from fedlit.algorithms.algorithm import settled
-from fedlit.cli.command_line import conf, loader
-from fedlit.client.trainer import Bench, Recipe
+from fedlit.algorithms.algorithm import bind
+from fedlit.cli.command_line import config_dir, config_loader
+from fedlit.client.trainer import ModuleReplica, TrainerConfig
 from fedlit.client.worker import ClientWorker
 from fedlit.core.streams import Purpose, seeded, stream
 from fedlit.data import Iid, Normalise, Population, TensorSamples
-from fedlit.data.client_data import Holdings
-from fedlit.data.samples import Loading, Owned
+from fedlit.data.client_data import ClientData
+from fedlit.data.samples import ClientTestSet, Loading
 from fedlit.models import Classifier
 from fedlit.server.evaluation import Evaluations
 from fedlit.server.federation import Federation
@@ -32,7 +32,7 @@ from fedlit.server.monitor import Monitor
 from fedlit.server.sampling import Uniform
 from fedlit.server.schedule import Schedule
 
-GROUPS = {path.name for path in conf().iterdir() if path.is_dir()}
+GROUPS = {path.name for path in config_dir().iterdir() if path.is_dir()}
 
 
 def composed(*overrides):
@@ -46,7 +46,7 @@ def composed(*overrides):
 
 @cache
 def _chosen(*choices):
-    with nullcontext() if GlobalHydra.instance().is_initialized() else loader():
+    with nullcontext() if GlobalHydra.instance().is_initialized() else config_loader():
         return compose("config", list(choices))
 
 
@@ -103,37 +103,37 @@ def federation(
             norm=norm,
             dropout=dropout,
         )
-    bench = Bench(module)
+    bench = ModuleReplica(module)
     recipe = replace(
-        recipe or Recipe({"accelerator": "cpu"}),
+        recipe or TrainerConfig({"accelerator": "cpu"}),
         epochs=schedule.local_epochs,
         steps=schedule.local_steps,
-        rate=schedule.rate,
+        lr_factor=schedule.lr_factor,
     )
     population = Iid(clients)(train, stream(seed, Purpose.PARTITION))
     splits = {"val": images(30, seed=1), "test": images(40, seed=2)}
-    holdings = Holdings(train, population, splits, Loading(batch_size=10, eval_batch_size=16), seed)
+    holdings = ClientData(train, population, splits, Loading(batch_size=10, eval_batch_size=16), seed)
     worker = ClientWorker(algorithm or FedAvg(), bench, recipe, holdings)
-    return Federation(bench.read(), worker, Uniform(schedule.cohort(clients)), schedule, seed, monitor=Monitor())
+    return Federation(bench.read(), worker, Uniform(schedule.cohort_size(clients)), schedule, seed, monitor=Monitor())
 
 
 def holdings(samples, owner=None, clients=None, batch="full", seed=0):
     """Samples of clients without a server's splits; without an owner all belong to client 0."""
     owner = np.zeros(len(samples), dtype=np.int64) if owner is None else np.asarray(owner, dtype=np.int64)
     population = Population.of(owner, clients or int(owner.max(initial=0)) + 1)
-    return Holdings(samples, population, {}, Loading(batch_size=batch, eval_batch_size=10), seed)
+    return ClientData(samples, population, {}, Loading(batch_size=batch, eval_batch_size=10), seed)
 
 
 def ready(algorithm, **setting):
     """A federation of images whose algorithm knows the module."""
     fed = federation(**{"norm": "batch", "dropout": 0.0, **setting})
-    algorithm = settled(algorithm, fed.worker.bench.module, fed.initial)
+    algorithm = bind(algorithm, fed.worker.replica.module, fed.initial)
     return replace(fed, worker=replace(fed.worker, algorithm=algorithm))
 
 
 def with_own(algorithm, **setting):
     """Clients are evaluated on their own training samples."""
     fed = replace(ready(algorithm, **setting), evaluations=Evaluations("all"))
-    held = fed.worker.holdings
-    own = replace(held, own_test=Owned(held.train, held.population), splits={})
-    return replace(fed, worker=replace(fed.worker, holdings=own))
+    held = fed.worker.data
+    own = replace(held, client_tests=ClientTestSet(held.train, held.population), splits={})
+    return replace(fed, worker=replace(fed.worker, data=own))

@@ -8,15 +8,15 @@ from conftest import composed
 from hydra import compose
 from omegaconf import OmegaConf
 
-from fedlit.cli.command_line import conf, loader
-from fedlit.cli.sweep.plan import planned
-from fedlit.core.files import flat
-from fedlit.experiment.config.build import Findings, parts, plain
+from fedlit.cli.command_line import config_dir, config_loader
+from fedlit.cli.sweep.plan import plan_sweep
+from fedlit.core.files import flatten
+from fedlit.experiment.config.build import ErrorCollector, make_components, to_plain
 
 pytestmark = pytest.mark.slow  # each composes the configuration
 CHOICES = sorted(
     (path.parent.name, path.stem)
-    for path in conf().glob("*/*.yaml")
+    for path in config_dir().glob("*/*.yaml")
     if path.parent.name not in ("hydra", "hparams_search") and not path.stem.startswith("_")
 )
 
@@ -51,16 +51,16 @@ def test_every_choice_is_made_without_a_mistake(choices, tmp_path):
     }
     for key, value in missing.items():
         OmegaConf.update(config, key, value)
-    findings = Findings()
-    parts(plain(config), findings)
-    assert not findings.found
+    findings = ErrorCollector()
+    make_components(to_plain(config), findings)
+    assert not findings.all
 
 
 @pytest.mark.parametrize(("group", "choice"), [pair for pair in CHOICES if pair[0] in ALONE], ids=str)
 def test_what_an_experiment_says_is_what_is_composed(group, choice):
-    said = OmegaConf.load(conf() / group / f"{choice}.yaml")
+    said = OmegaConf.load(config_dir() / group / f"{choice}.yaml")
     config = composed(f"{group}={choice}")
-    for key in sorted(flat({key: value for key, value in said.items() if key not in ("defaults", "hydra")})):
+    for key in sorted(flatten({key: value for key, value in said.items() if key not in ("defaults", "hydra")})):
         assert OmegaConf.select(config, key) == OmegaConf.select(said, key), key
 
 
@@ -100,12 +100,12 @@ def test_the_groups_are_there(group):
     ],
 )
 def test_what_the_tests_compose_is_what_hydra_composes(overrides):
-    with loader():
+    with config_loader():
         assert OmegaConf.to_yaml(composed(*overrides)) == OmegaConf.to_yaml(compose("config", overrides))
 
 
 def test_the_tutorial_is_the_tutorials():
-    config = plain(composed("experiment=tutorial", "data=image_folder", "data.root=folder"))
+    config = to_plain(composed("experiment=tutorial", "data=image_folder", "data.root=folder"))
     assert config["seed"] == 42
     assert {key: config["schedule"][key] for key in ("rounds", "client_fraction", "local_epochs", "local_steps")} == {
         "rounds": 20,
@@ -141,15 +141,15 @@ def test_the_tutorial_is_the_tutorials():
 
 
 def test_the_label_skew_experiment_sweeps_three_alphas_and_iid_over_three_seeds():
-    with loader():
+    with config_loader():
         whole = compose("config", ["experiment=noniid"], return_hydra_config=True)
-    sweep, config = whole.hydra.sweeper.params, plain(composed("experiment=noniid"))
-    files = [OmegaConf.load(conf() / "partition" / f"{name}.yaml") for name in sweep.partition.split(",")]
+    sweep, config = whole.hydra.sweeper.params, to_plain(composed("experiment=noniid"))
+    files = [OmegaConf.load(config_dir() / "partition" / f"{name}.yaml") for name in sweep.partition.split(",")]
     assert [file.get("alpha") for file in files] == [0.1, 0.5, 5, None]
     assert [file.get("defaults") for file in files[:3]] == [["dirichlet"]] * 3
     assert files[3] == {"_target_": "fedlit.data.Iid", "num_clients": 10}
     assert sweep.seed == "1,2,3"
-    assert config["partition"] == plain(composed())["partition"]
+    assert config["partition"] == to_plain(composed())["partition"]
     schedule = {"rounds": 10, "client_fraction": 1.0, "local_epochs": 2, "local_steps": None}
     assert {key: config["schedule"][key] for key in schedule} == schedule
     optimizer = {"name": "sgd", "lr": 0.01, "momentum": 0.9, "weight_decay": 0.0}
@@ -159,14 +159,14 @@ def test_the_label_skew_experiment_sweeps_three_alphas_and_iid_over_three_seeds(
 
 
 def test_the_bench_experiment_compares_four_algorithms_on_three_partitions_over_three_seeds():
-    sweep = planned(["-m", "experiment=niid_bench", "algorithm=scaffold", "partition=iid"])
+    sweep = plan_sweep(["-m", "experiment=niid_bench", "algorithm=scaffold", "partition=iid"])
     assert sweep is not None
     assert sweep.folder == Path("outputs/sweeps/niid_bench")
-    with loader():
+    with config_loader():
         params = compose("config", ["experiment=niid_bench"], return_hydra_config=True).hydra.sweeper.params
     assert params.seed == "1,2,3"
     assert params.algorithm == "fedavg,fedprox,scaffold,fednova"
-    files = [OmegaConf.load(conf() / "partition" / f"{name}.yaml") for name in params.partition.split(",")]
+    files = [OmegaConf.load(config_dir() / "partition" / f"{name}.yaml") for name in params.partition.split(",")]
     assert [file.get("_target_", "fedlit.data.Dirichlet") for file in files] == [
         "fedlit.data.Iid",
         "fedlit.data.Dirichlet",
@@ -176,4 +176,4 @@ def test_the_bench_experiment_compares_four_algorithms_on_three_partitions_over_
 
 
 def test_the_label_skew_experiment_is_one_run_unless_a_sweep_is_asked_for():
-    assert planned(["experiment=noniid"]) is None
+    assert plan_sweep(["experiment=noniid"]) is None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedlit.cli import train
-from fedlit.core.errors import Mistakes
+from fedlit.core.errors import ConfigErrors
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 FILES = {match[1]: match[0] for match in re.finditer(r"(?<=```python\n)# (my_\w+)\.py\n.*?(?=```)", README, re.DOTALL)}
@@ -57,18 +57,18 @@ def test_the_script_without_hydra_runs(folder, capsys):
         runpy.run_path(str(folder / "my_script.py"))
         assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == rounds
     (folder / "my_script.py").write_text(script.replace("seed=1", "seed=2"))
-    with pytest.raises(Mistakes, match=r"seed=2: was 1 in the rounds that .*my_run has"):
+    with pytest.raises(ConfigErrors, match=r"seed=2: was 1 in the rounds that .*my_run has"):
         runpy.run_path(str(folder / "my_script.py"))
 
 
 def test_every_group_and_choice_in_the_table_is_there():
-    from fedlit.cli.command_line import conf
+    from fedlit.cli.command_line import config_dir
 
     table = README[README.index("| group | choices |") : README.index("The keys that are typed most")]
     for line in (line for line in table.splitlines()[2:] if line):
         groups, choices = (re.findall(r"`(\w+)`", cell) for cell in line.split("|")[1:3])
         for choice in choices if len(groups) == 1 else ():
-            assert (conf() / groups[0] / f"{choice}.yaml").is_file(), (groups[0], choice)
+            assert (config_dir() / groups[0] / f"{choice}.yaml").is_file(), (groups[0], choice)
     groups = ("data", "partition", "model", "algorithm", "experiment")
-    names = {path.stem for group in groups for path in (conf() / group).glob("*.yaml")}
+    names = {path.stem for group in groups for path in (config_dir() / group).glob("*.yaml")}
     assert not [name for name in names if f"`{name}`" not in table]

@@ -8,25 +8,25 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from fedlit.core.messages import Chunk, Failure, Mean, Partial
+from fedlit.core.messages import Aggregate, ClientFailure, PartialAggregate, TrainJob
 from fedlit.core.tensors import Groups, Layout, norm
 
-MOST_CHUNKS = 64
+MAX_CHUNKS = 64
 T = TypeVar("T")
 
 
-def chunks(
+def make_train_jobs(
     round: int,
     cohort: Sequence[int],
     memories: Mapping[int, Groups] | None = None,
     budgets: Mapping[int, int] | None = None,
-) -> list[Chunk]:
+) -> list[TrainJob]:
     """The cohort, in its order, cut into chunks of one client up to 64 clients, and of equal size above; with what they
     remember, and the steps after which they are cut short."""
-    size = max(1, -(-len(cohort) // MOST_CHUNKS))
+    size = max(1, -(-len(cohort) // MAX_CHUNKS))
     parts = [tuple(cohort[start : start + size]) for start in range(0, len(cohort), size)]
     return [
-        Chunk(round, index, part, _those(memories or {}, part), _those(budgets or {}, part))
+        TrainJob(round, index, part, _those(memories or {}, part), _those(budgets or {}, part))
         for index, part in enumerate(parts)
     ]
 
@@ -35,7 +35,7 @@ def _those(by_client: Mapping[int, T], part: Sequence[int]) -> dict[int, T]:
     return {client: by_client[client] for client in part if client in by_client}
 
 
-class Tally:
+class ReductionTree:
     """Adds partials, given in the order of their index, pairwise: at most log2 of their number are held.
 
     Args:
@@ -43,19 +43,19 @@ class Tally:
         bytes: length of what clients sent before.
     """
 
-    def __init__(self, failures: Sequence[Failure] = (), bytes: int = 0) -> None:
+    def __init__(self, failures: Sequence[ClientFailure] = (), bytes: int = 0) -> None:
         self._tree: list[tuple[int, Tensor | None, float]] = []  # (height, sum, weight) of subtrees, tallest first
         self._next = 0
         self._layout: Layout | None = None
         self._sums: dict[str, tuple[float, float]] = {}
         self.members: list[int] = []
-        self.failures: list[Failure] = list(failures)
-        self.memories: dict[int, Groups] = {}
-        self.bytes = bytes
+        self.failures: list[ClientFailure] = list(failures)
+        self.client_states: dict[int, Groups] = {}
+        self.up_bytes = bytes
         self.steps = 0
         self._square = 0.0
 
-    def add(self, partial: Partial) -> None:
+    def add(self, partial: PartialAggregate) -> None:
         """Takes in the next chunk's partial.
 
         Raises:
@@ -75,13 +75,13 @@ class Tally:
         self._push(0, partial.total, partial.weight)
         self.members += partial.members
         self.failures += partial.failures
-        self.memories |= partial.memories
-        self.bytes += partial.bytes
+        self.client_states |= partial.client_states
+        self.up_bytes += partial.up_bytes
         self.steps += partial.steps
-        self._square += partial.square
-        self._sums = summed(self._sums, partial.metrics)
+        self._square += partial.sum_of_squares
+        self._sums = add_weighted(self._sums, partial.metrics)
 
-    def close(self, quorum: int = 1, population: int | None = None) -> tuple[Mean | None, str | None]:
+    def finish(self, quorum: int = 1, population: int | None = None) -> tuple[Aggregate | None, str | None]:
         """The weighted mean of the updates, or None and why the round is lost: fewer than `quorum` updates came through, or
         nothing weighs anything. `population` is how many clients there are; None for as many as came through."""
         if len(self.members) < quorum:
@@ -92,9 +92,9 @@ class Tally:
         if total is None or self._layout is None or not weight > 0:
             return None, "no update weighs anything"
         groups, clients = self._layout.groups(total / weight), len(self.members)
-        return Mean(groups, weight, clients, population or clients), None
+        return Aggregate(groups, weight, clients, population or clients), None
 
-    def drift(self, mean: Mean | None) -> dict[str, float]:
+    def drift(self, mean: Aggregate | None) -> dict[str, float]:
         """How far the updates' parameters are from their mean, as the root of the weighted mean of squared distances, and how
         long that mean is; nothing of a lost round. The squares are of sums alone: no update is kept."""
         if mean is None:
@@ -125,7 +125,7 @@ def _sum(left: Tensor | None, right: Tensor | None) -> Tensor | None:
     return left + right
 
 
-def summed(
+def add_weighted(
     sums: Mapping[str, tuple[float, float]], more: Mapping[str, tuple[float, float]]
 ) -> dict[str, tuple[float, float]]:
     """For each name the sums of (weight * value, weight) of both, the first before the second."""
@@ -136,23 +136,23 @@ def summed(
     return total
 
 
-def joined(partials: list[Partial]) -> Partial:
+def merge(partials: list[PartialAggregate]) -> PartialAggregate:
     """The partial that one worker would have made of all, left to right."""
     return reduce(_plus, partials)
 
 
-def _plus(left: Partial, right: Partial) -> Partial:
+def _plus(left: PartialAggregate, right: PartialAggregate) -> PartialAggregate:
     total = _sum(left.total, right.total)
-    return Partial(
+    return PartialAggregate(
         left.index,
         left.layout or right.layout,
         total,
         left.weight + right.weight,
         left.members + right.members,
         left.failures + right.failures,
-        summed(left.metrics, right.metrics),
-        left.bytes + right.bytes,
+        add_weighted(left.metrics, right.metrics),
+        left.up_bytes + right.up_bytes,
         left.steps + right.steps,
-        {**left.memories, **right.memories},
-        left.square + right.square,
+        {**left.client_states, **right.client_states},
+        left.sum_of_squares + right.sum_of_squares,
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 from fedlit.core.tensors import Groups, Layout
 
 
-def pack(layout: Layout, groups: Groups, weight: float) -> bytearray:
+def pack_update(layout: Layout, groups: Groups, weight: float) -> bytearray:
     """An update's message: its weight and the float32 vector. Raises ValueError as `Layout.vector` does."""
     message = bytearray(8 + 4 * layout.size)
     struct.pack_into("<d", message, 0, weight)
@@ -18,7 +18,7 @@ def pack(layout: Layout, groups: Groups, weight: float) -> bytearray:
     return message
 
 
-def unpack(message: bytearray) -> tuple[Tensor, float]:
+def unpack_update(message: bytearray) -> tuple[Tensor, float]:
     """The float32 vector, which shares the message's memory, and the weight."""
     (weight,) = struct.unpack_from("<d", message)
     return _numbers(message), weight

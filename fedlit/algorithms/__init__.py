@@ -8,15 +8,15 @@ from fedlit.algorithms.moon import Moon
 from fedlit.algorithms.personalization.ditto import Ditto
 from fedlit.algorithms.personalization.fedrep import FedRep
 from fedlit.algorithms.personalization.finetune import Finetune
-from fedlit.algorithms.personalization.partial import Personal
+from fedlit.algorithms.personalization.partial import PersonalLayers
 from fedlit.algorithms.qfedavg import QFedAvg
 from fedlit.algorithms.scaffold import Scaffold
-from fedlit.algorithms.server_optimizers import Adagrad, Adam, Adaptive, Momentum, Yogi
+from fedlit.algorithms.server_optimizers import Adagrad, Adam, AdaptiveOptimizer, Momentum, Yogi
 
 __all__ = [
     "Adagrad",
     "Adam",
-    "Adaptive",
+    "AdaptiveOptimizer",
     "Centralised",
     "Ditto",
     "FedAvg",
@@ -26,7 +26,7 @@ __all__ = [
     "Finetune",
     "Momentum",
     "Moon",
-    "Personal",
+    "PersonalLayers",
     "QFedAvg",
     "Scaffold",
     "Yogi",

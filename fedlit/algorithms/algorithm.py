@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import nn
 
-from fedlit.core.messages import Contrast, Fit, Mean, Model, State, Term, Update
+from fedlit.core.messages import Aggregate, ContrastiveTerm, FitResult, GradientTerm, Model, ServerState, Update
 from fedlit.core.tensors import Groups, Tensors
 
 Shared = Mapping[str, Model | Tensors]
@@ -24,11 +24,11 @@ class Local(Protocol):
     def fit(
         self,
         model: Model,
-        *terms: Term | Contrast,
+        *terms: GradientTerm | ContrastiveTerm,
         only: Collection[str] | None = None,
         epochs: int | None = None,
         key: int = 0,
-    ) -> Fit:
+    ) -> FitResult:
         """Trains from `model` with the client's own optimizer.
 
         Args:
@@ -58,7 +58,7 @@ class Algorithm(Protocol):
     for the record; and `pooled`, true if it trains on all samples in one place.
     """
 
-    def init(self, model: Model) -> State:
+    def init(self, model: Model) -> ServerState:
         """The state before round 1."""
         ...
 
@@ -66,7 +66,7 @@ class Algorithm(Protocol):
         """What a client does with what it was sent and what it remembers: an empty mapping the first time."""
         ...
 
-    def server(self, state: State, mean: Mean) -> State:
+    def server(self, state: ServerState, mean: Aggregate) -> ServerState:
         """What the server does with the weighted mean of the updates."""
         ...
 
@@ -75,13 +75,13 @@ class Algorithm(Protocol):
         ...
 
 
-def settled(algorithm: Algorithm, module: nn.Module, initial: Model) -> Algorithm:
+def bind(algorithm: Algorithm, module: nn.Module, initial: Model) -> Algorithm:
     """The algorithm as it is for a module, where that makes a difference to it."""
     settle = getattr(algorithm, "settled", None)  # most algorithms take any module as it is
     return algorithm if settle is None else settle(module, initial)
 
 
-def own_model(algorithm: Algorithm, local: Local, shared: Shared, memory: Groups) -> Model:
+def personal_model(algorithm: Algorithm, local: Local, shared: Shared, memory: Groups) -> Model:
     """The model that a client uses: its own where the algorithm makes one, otherwise the global one."""
     personal = getattr(algorithm, "personal", None)
     return algorithm.model(shared) if personal is None else personal(local, shared, memory)

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from fedlit.algorithms.algorithm import Local, Shared
 from fedlit.algorithms.server_optimizers import ServerOptimizer
-from fedlit.core.errors import Mistake, Mistakes, one_of, positive, refuse, unless
-from fedlit.core.messages import Fit, Mean, Model, State, Term, Update
+from fedlit.core.errors import ConfigError, ConfigErrors, raise_errors, require, require_choice, require_positive
+from fedlit.core.messages import Aggregate, FitResult, GradientTerm, Model, ServerState, Update
 from fedlit.core.tensors import Groups
 
 
@@ -36,25 +36,25 @@ class FedAvg:
     proximal: float = 0.0
 
     def __post_init__(self) -> None:
-        refuse(*self.wrong())
+        raise_errors(*self.argument_errors())
 
-    def wrong(self) -> list[Mistake | None]:
+    def argument_errors(self) -> list[ConfigError | None]:
         """What is wrong with its arguments; None for what is right."""
         unused, mu = "is not used: the server has an optimizer", self.proximal
         usual = "0 is FedAvg, 0.01 a usual start"
         return [
-            one_of("weights", self.weights, ["examples", "uniform"]),
-            one_of("buffers", self.buffers, ["mean", "server"]),
-            positive("lr", self.lr, "1 is plain averaging")
+            require_choice("weights", self.weights, ["examples", "uniform"]),
+            require_choice("buffers", self.buffers, ["mean", "server"]),
+            require_positive("lr", self.lr, "1 is plain averaging")
             if self.optimizer is None
-            else unless(self.lr == 1, "lr", self.lr, unused, "algorithm.optimizer.lr is its rate"),
-            unless(0 <= mu < float("inf"), "proximal", mu, "must be a number of at least 0", usual),
+            else require(self.lr == 1, "lr", self.lr, unused, "algorithm.optimizer.lr is its rate"),
+            require(0 <= mu < float("inf"), "proximal", mu, "must be a number of at least 0", usual),
         ]
 
-    def init(self, model: Model) -> State:
+    def init(self, model: Model) -> ServerState:
         """The server starts from the initial model."""
-        state = State(round=0, shared={"model": model})
-        return state if self.optimizer is None else state.keep(**self.optimizer.init(model.parameters))
+        state = ServerState(round=0, shared={"model": model})
+        return state if self.optimizer is None else state.with_private(**self.optimizer.init(model.parameters))
 
     def client(self, local: Local, shared: Shared, memory: Groups) -> Update:
         """Trains from the global model; sends the difference. A client that took no step weighs nothing."""
@@ -62,22 +62,22 @@ class FedAvg:
         y = local.fit(x, *self.terms(x))
         return Update(y.delta(x, buffers=self.buffers == "mean"), self.weight(y))
 
-    def terms(self, x: Model) -> list[Term]:
+    def terms(self, x: Model) -> list[GradientTerm]:
         """What is added to the clients' gradients."""
-        return [Term(mu=self.proximal, center=x.parameters)] if self.proximal else []
+        return [GradientTerm(mu=self.proximal, center=x.parameters)] if self.proximal else []
 
-    def weight(self, y: Fit) -> float:
+    def weight(self, y: FitResult) -> float:
         """What a client counts: 0 if it took no step."""
         return float((y.examples if self.weights == "examples" else 1) if y.steps else 0)
 
-    def server(self, state: State, mean: Mean) -> State:
+    def server(self, state: ServerState, mean: Aggregate) -> ServerState:
         """x + lr * mean, or the optimizer's step."""
         if self.optimizer is None:
             step, slots = {name: self.lr * delta for name, delta in mean["parameters"].items()}, {}
         else:
             step, slots = self.optimizer.step(mean["parameters"], state.private)  # type: ignore[arg-type]
         moved = {"parameters": step, "buffers": mean["buffers"]}
-        return state.set(model=state.model.plus(moved)).keep(**slots)
+        return state.with_shared(model=state.model.add(moved)).with_private(**slots)
 
     def model(self, shared: Shared) -> Model:
         """The global model."""
@@ -86,12 +86,12 @@ class FedAvg:
         return model
 
 
-def wrong_average(**arguments: Any) -> list[Mistake]:
+def fedavg_argument_errors(**arguments: Any) -> list[ConfigError]:
     """What FedAvg says against some of its arguments, for algorithms that have them too."""
     try:
         FedAvg(**arguments)
-    except Mistake as mistake:
+    except ConfigError as mistake:
         return [mistake]
-    except Mistakes as several:
-        return several.found
+    except ConfigErrors as several:
+        return several.errors
     return []

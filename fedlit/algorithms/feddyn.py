@@ -13,9 +13,9 @@ from typing import Literal
 import torch
 
 from fedlit.algorithms.algorithm import Local, Shared
-from fedlit.algorithms.fedavg import FedAvg, wrong_average
-from fedlit.core.errors import positive, refuse
-from fedlit.core.messages import Mean, Model, State, Term, Update
+from fedlit.algorithms.fedavg import FedAvg, fedavg_argument_errors
+from fedlit.core.errors import raise_errors, require_positive
+from fedlit.core.messages import Aggregate, GradientTerm, Model, ServerState, Update
 from fedlit.core.tensors import Groups, Tensors, axpy, norm, scale, zeros_like
 
 
@@ -35,42 +35,44 @@ class FedDyn:
     buffers: Literal["mean", "server"] = "mean"
 
     def __post_init__(self) -> None:
-        refuse(positive("alpha", self.alpha), *wrong_average(buffers=self.buffers))
+        raise_errors(require_positive("alpha", self.alpha), *fedavg_argument_errors(buffers=self.buffers))
 
     @property
     def _average(self) -> FedAvg:
         return FedAvg("uniform", buffers=self.buffers)
 
-    def init(self, model: Model) -> State:
+    def init(self, model: Model) -> ServerState:
         """h is 0."""
         h = {name: torch.zeros_like(tensor, dtype=torch.float64) for name, tensor in model.parameters.items()}
-        return self._average.init(model).keep(h=h)
+        return self._average.init(model).with_private(h=h)
 
     def client(self, local: Local, shared: Shared, memory: Groups) -> Update:
         """Trains with the linear and the quadratic term. A client that took no step weighs nothing and remembers the same."""
         x = self.model(shared)
         g = memory.get("gradient", zeros_like(x.parameters))
-        y = local.fit(x, Term(mu=self.alpha, center=x.parameters, offset=scale(-1.0, g)))
+        y = local.fit(x, GradientTerm(mu=self.alpha, center=x.parameters, offset=scale(-1.0, g)))
         delta = y.delta(x, buffers=self.buffers == "mean")
         remember = {"gradient": axpy(-self.alpha, delta["parameters"], g)} if y.steps else memory
         return Update(delta, self._average.weight(y), remember)
 
-    def server(self, state: State, mean: Mean) -> State:
+    def server(self, state: ServerState, mean: Aggregate) -> ServerState:
         """h follows the sum over the cohort divided by N; the step is the mean difference less h / alpha."""
         share = mean.weight / mean.population
         h = axpy(-self.alpha * share, mean["parameters"], self._h(state))
         step = axpy(-1 / self.alpha, h, mean["parameters"])
-        return state.set(model=state.model.plus({"parameters": step, "buffers": mean["buffers"]})).keep(h=h)
+        return state.with_shared(model=state.model.add({"parameters": step, "buffers": mean["buffers"]})).with_private(
+            h=h
+        )
 
     def model(self, shared: Shared) -> Model:
         """The server's model; the paper's code evaluates the mean of the clients' beside it."""
         return self._average.model(shared)
 
-    def metrics(self, state: State) -> Mapping[str, float]:
+    def metrics(self, state: ServerState) -> Mapping[str, float]:
         """How large h is."""
         return {"drift/control_norm": norm(self._h(state))}
 
-    def _h(self, state: State) -> Tensors:
+    def _h(self, state: ServerState) -> Tensors:
         h = state.private["h"]
         assert not isinstance(h, Model)
         return h

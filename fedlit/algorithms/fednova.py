@@ -12,7 +12,7 @@ import torch
 
 from fedlit.algorithms.algorithm import Local, Shared
 from fedlit.algorithms.fedavg import FedAvg
-from fedlit.core.messages import Mean, State, Update
+from fedlit.core.messages import Aggregate, ServerState, Update
 from fedlit.core.tensors import Groups
 
 
@@ -39,7 +39,7 @@ class FedNova(FedAvg):
         steps = {name: torch.tensor(far.get(name, 0.0)) for name in x.parameters}
         return Update({**delta, "parameters": unit, "displacement": steps}, self.weight(y))
 
-    def server(self, state: State, mean: Mean) -> State:
+    def server(self, state: ServerState, mean: Aggregate) -> ServerState:
         """S times the mean of the normalised differences, in place of the mean difference."""
         step = {name: mean["displacement"][name] * unit for name, unit in mean["parameters"].items()}
         return super().server(state, replace(mean, groups={**mean.groups, "parameters": step}))

@@ -33,7 +33,7 @@ def norm_layers(module: nn.Module) -> list[str]:
     return [path for path, part in module.named_modules() if isinstance(part, NORMS)]
 
 
-def within(names: Iterable[str], layers: Iterable[str]) -> list[str]:
+def names_in_layers(names: Iterable[str], layers: Iterable[str]) -> list[str]:
     """Those of the names that are of one of the layers, or of a part of it."""
     begin = tuple(f"{layer}." for layer in layers)
     return [name for name in names if name.startswith(begin)]

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from fedlit.algorithms.algorithm import Local, Shared
 from fedlit.algorithms.fedavg import FedAvg
-from fedlit.algorithms.personalization.partial import recalled, remembered
-from fedlit.core.errors import Mistake, positive, unless
-from fedlit.core.messages import Contrast, Update
+from fedlit.algorithms.personalization.partial import load_model, save_model
+from fedlit.core.errors import ConfigError, require, require_positive
+from fedlit.core.messages import ContrastiveTerm, Update
 from fedlit.core.tensors import Groups
 
-BEFORE = "before"
+PREVIOUS = "before"
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,20 @@ class Moon(FedAvg):
     temperature: float = 0.5
     layer: str | None = None
 
-    def wrong(self) -> list[Mistake | None]:
+    def wrong(self) -> list[ConfigError | None]:
         """What is wrong with its arguments; None for what is right."""
         return [
-            *super().wrong(),
-            positive("mu", self.mu, "algorithm=fedavg is without the contrast"),
-            positive("temperature", self.temperature),
-            unless(self.layer != "", "layer", "''", "names no layer", "null is what the last layer takes in"),
+            *super().argument_errors(),
+            require_positive("mu", self.mu, "algorithm=fedavg is without the contrast"),
+            require_positive("temperature", self.temperature),
+            require(self.layer != "", "layer", "''", "names no layer", "null is what the last layer takes in"),
         ]
 
     def client(self, local: Local, shared: Shared, memory: Groups) -> Update:
         """Trains with the contrast, and remembers what came out."""
         x = self.model(shared)
-        y = local.fit(x, *self.terms(x), Contrast(self.mu, self.temperature, x, recalled(memory, BEFORE), self.layer))
-        remember = remembered(y.model, BEFORE) if y.steps else memory
+        y = local.fit(
+            x, *self.terms(x), ContrastiveTerm(self.mu, self.temperature, x, load_model(memory, PREVIOUS), self.layer)
+        )
+        remember = save_model(y.model, PREVIOUS) if y.steps else memory
         return Update(y.delta(x, buffers=self.buffers == "mean"), self.weight(y), remember)

@@ -12,9 +12,9 @@ from typing import Literal
 import torch
 
 from fedlit.algorithms.algorithm import Local, Shared
-from fedlit.algorithms.fedavg import FedAvg, wrong_average
-from fedlit.core.errors import positive, refuse, unless
-from fedlit.core.messages import Mean, Model, State, Update
+from fedlit.algorithms.fedavg import FedAvg, fedavg_argument_errors
+from fedlit.core.errors import raise_errors, require, require_positive
+from fedlit.core.messages import Aggregate, Model, ServerState, Update
 from fedlit.core.tensors import Groups, norm, scale
 
 TINY = 1e-10
@@ -39,17 +39,17 @@ class QFedAvg:
     buffers: Literal["mean", "server"] = "mean"
 
     def __post_init__(self) -> None:
-        refuse(
-            unless(0 <= self.q < float("inf"), "q", self.q, "must be a number of at least 0", "0 is the uniform mean"),
-            positive("lr", self.lr, "take the clients' learning rate"),
-            *wrong_average(buffers=self.buffers),
+        raise_errors(
+            require(0 <= self.q < float("inf"), "q", self.q, "must be a number of at least 0", "0 is the uniform mean"),
+            require_positive("lr", self.lr, "take the clients' learning rate"),
+            *fedavg_argument_errors(buffers=self.buffers),
         )
 
     @property
     def _average(self) -> FedAvg:
         return FedAvg("uniform", buffers=self.buffers)
 
-    def init(self, model: Model) -> State:
+    def init(self, model: Model) -> ServerState:
         """The server starts from the initial model."""
         return self._average.init(model)
 
@@ -64,10 +64,10 @@ class QFedAvg:
         weighted = scale(big * loss**self.q, delta["parameters"])
         return Update({**delta, "parameters": weighted, "h": {"h": torch.tensor(h)}}, self._average.weight(y))
 
-    def server(self, state: State, mean: Mean) -> State:
+    def server(self, state: ServerState, mean: Aggregate) -> ServerState:
         """The ratio of the two sums, which that of their means is."""
         step = {name: delta / mean["h"]["h"] for name, delta in mean["parameters"].items()}
-        return state.set(model=state.model.plus({"parameters": step, "buffers": mean["buffers"]}))
+        return state.with_shared(model=state.model.add({"parameters": step, "buffers": mean["buffers"]}))
 
     def model(self, shared: Shared) -> Model:
         """The global model."""

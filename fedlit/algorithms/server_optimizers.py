@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fedlit.core.errors import Mistake, positive, refuse, unless
+from fedlit.core.errors import ConfigError, raise_errors, require, require_positive
 from fedlit.core.tensors import Tensors
 
 Slots = Mapping[str, Tensors]
@@ -46,7 +46,7 @@ class Momentum:
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
-        refuse(positive("lr", self.lr), _decay("momentum", self.momentum))
+        raise_errors(require_positive("lr", self.lr), _decay("momentum", self.momentum))
 
     def init(self, parameters: Tensors) -> Slots:
         """No velocity."""
@@ -59,7 +59,7 @@ class Momentum:
 
 
 @dataclass(frozen=True)
-class Adaptive:
+class AdaptiveOptimizer:
     """m <- beta1 * m + (1 - beta1) * D, then v by the method's rule, then x <- x + lr * m / (sqrt(v) + tau).
 
     Reddi, Charles, Zaheer, Garrett, Rush, Konecny, Kumar, McMahan, "Adaptive Federated Optimization", ICLR 2021, Algorithm 2,
@@ -72,13 +72,13 @@ class Adaptive:
         tau: how adaptive it is, > 0; small is more.
     """
 
-    rule: Rule
+    rule: SecondMoment
     lr: float = 0.01
     beta1: float = 0.9
     tau: float = 1e-3
 
     def __post_init__(self) -> None:
-        refuse(positive("lr", self.lr), _decay("beta1", self.beta1), positive("tau", self.tau))
+        raise_errors(require_positive("lr", self.lr), _decay("beta1", self.beta1), require_positive("tau", self.tau))
 
     def init(self, parameters: Tensors) -> Slots:
         """m is 0, v is tau^2."""
@@ -92,7 +92,7 @@ class Adaptive:
         return {name: self.lr * m[name] / (v[name].sqrt() + self.tau) for name in mean}, {"m": m, "v": v}
 
 
-class Rule(Protocol):
+class SecondMoment(Protocol):
     """How the second moment follows the square of the mean update."""
 
     def __call__(self, v: Tensor, square: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class Adam:
     beta2: float = 0.99
 
     def __post_init__(self) -> None:
-        refuse(_decay("beta2", self.beta2))
+        raise_errors(_decay("beta2", self.beta2))
 
     def __call__(self, v: Tensor, square: Tensor) -> Tensor:
         """The next v."""
@@ -121,7 +121,7 @@ class Yogi:
     beta2: float = 0.99
 
     def __post_init__(self) -> None:
-        refuse(_decay("beta2", self.beta2))
+        raise_errors(_decay("beta2", self.beta2))
 
     def __call__(self, v: Tensor, square: Tensor) -> Tensor:
         """The next v."""
@@ -141,5 +141,5 @@ def _zeros(parameters: Tensors) -> dict[str, Tensor]:
     return {name: torch.zeros_like(tensor, dtype=torch.float64) for name, tensor in parameters.items()}
 
 
-def _decay(key: str, value: float) -> Mistake | None:
-    return unless(0 <= value < 1, key, value, "must be from 0 to below 1")
+def _decay(key: str, value: float) -> ConfigError | None:
+    return require(0 <= value < 1, key, value, "must be from 0 to below 1")

@@ -24,33 +24,33 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fedlit.cli.overrides import (
-    added_again,
-    group_problems,
-    groups_of,
-    key_problems,
-    keys_of,
-    new_at_top,
-    of_another_choice,
-    several_values,
-    unread,
+    adds_top_key,
+    group_errors,
+    key_errors,
+    key_of_other_choice,
+    list_groups,
+    list_keys,
+    redundant_add,
+    sweep_in_single_run,
+    unused_key,
 )
-from fedlit.core.errors import Mistake, nearest
+from fedlit.core.errors import ConfigError, did_you_mean
 from fedlit.experiment.config.keys import KEYS
 
 PRIMARY = "config"
-EXTRA = "pip install 'fedlit[sweep]' brings joblib, optuna and submitit"
+SWEEP_EXTRA = "pip install 'fedlit[sweep]' brings joblib, optuna and submitit"
 
 
-def conf() -> Path:
+def config_dir() -> Path:
     """The configuration's folder: inside the package where it was installed, beside it in a checkout."""
     package = Path(__file__).parent.parent
     return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 
 
 @contextmanager
-def loader(search: str | None = None) -> Iterator[ConfigLoaderImpl]:
+def config_loader(search: str | None = None) -> Iterator[ConfigLoaderImpl]:
     """Hydra's loader over the configuration and, if given, the user's `--config-dir`."""
-    with initialize_config_dir(str(conf()), version_base="1.3", job_name="fedlit"):
+    with initialize_config_dir(str(config_dir()), version_base="1.3", job_name="fedlit"):
         found = GlobalHydra.instance().config_loader()
         assert isinstance(found, ConfigLoaderImpl)
         if search is not None:
@@ -61,7 +61,7 @@ def loader(search: str | None = None) -> Iterator[ConfigLoaderImpl]:
 
 
 @dataclass(frozen=True)
-class Checked:
+class ParsedCommand:
     """What was typed, looked at.
 
     Args:
@@ -70,28 +70,28 @@ class Checked:
         mode: that of the choices alone; None where they were not composed.
     """
 
-    mistakes: list[Mistake]
+    errors: list[ConfigError]
     config: DictConfig | None = None
     mode: RunMode | None = None
 
 
-def check(arguments: Sequence[str]) -> Checked:
+def parse_command(arguments: Sequence[str]) -> ParsedCommand:
     """The mistakes in what was typed."""
     typed = get_args_parser().parse_args(list(arguments))
     if wrong := _flag_problems(typed):
-        return Checked(wrong)
-    with loader(typed.config_dir) as found:
+        return ParsedCommand(wrong)
+    with config_loader(typed.config_dir) as found:
         primary = (typed.config_name or PRIMARY).removesuffix(".yaml")
         if wrong := _primary_problems(found, primary):
-            return Checked(wrong)
+            return ParsedCommand(wrong)
         overrides, mistakes = _parsed(found, typed.overrides)
         ours = [override for override in overrides if override.key_or_group.split(".")[0].split("/")[0] != "hydra"]
-        names = groups_of(found)
+        names = list_groups(found)
         groups = [override for override in ours if override.key_or_group in names or "/" in override.key_or_group]
-        problems = {id(override): group_problems(found, names, override) for override in groups}
+        problems = {id(override): group_errors(found, names, override) for override in groups}
         if again := [override for override in groups if override.is_add()]:
             chosen = _chosen(primary, ())
-            problems |= {id(o): [added_again(o)] for o in again if o.key_or_group in chosen and not problems[id(o)]}
+            problems |= {id(o): [redundant_add(o)] for o in again if o.key_or_group in chosen and not problems[id(o)]}
         mode = None
         if len(groups) < len(ours):  # composing takes a fifth of a second
             choices = [override for override in groups if not problems[id(override)]]
@@ -107,69 +107,73 @@ def check(arguments: Sequence[str]) -> Checked:
             and not typed.multirun
             and OmegaConf.select(_whole(primary, overrides), "hydra.mode") != RunMode.MULTIRUN
         ):
-            problems |= {id(override): [several_values(override)] for override in swept}
+            problems |= {id(override): [sweep_in_single_run(override)] for override in swept}
             right, swept = [override for override in right if override not in swept], []
         mistakes += [problem for override in ours for problem in problems.get(id(override), [])]
         several = typed.multirun or swept or not mistakes
-        return Checked(mistakes, None if several else _composed(primary, right, mistakes), mode)
+        return ParsedCommand(mistakes, None if several else _composed(primary, right, mistakes), mode)
 
 
 def _of_keys(
     found: ConfigLoaderImpl, groups: Sequence[str], whole: DictConfig, keyed: Sequence[Override], typed: Sequence[str]
-) -> dict[int, list[Mistake]]:
+) -> dict[int, list[ConfigError]]:
     """What is wrong with each override of a key, by its id; `whole` is what the choices alone make, with Hydra's own part."""
     text = "\n".join([OmegaConf.to_yaml(whole), *typed]) if any(o.is_add() or o.is_force_add() for o in keyed) else ""
     with open_dict(whole):
         chosen = whole.pop("hydra").runtime.choices
-    keys = list(keys_of(whole))
-    problems = {id(o): key_problems(whole, keys, groups, o) for o in keyed}
+    keys = list(list_keys(whole))
+    problems = {id(o): key_errors(whole, keys, groups, o) for o in keyed}
     for override in keyed:
         if problems[id(override)]:
-            problems[id(override)] = of_another_choice(found, chosen, override) or problems[id(override)]
-        elif new_at_top(whole, override):
-            problems[id(override)] = unread(text, whole, override)
+            problems[id(override)] = key_of_other_choice(found, chosen, override) or problems[id(override)]
+        elif adds_top_key(whole, override):
+            problems[id(override)] = unused_key(text, whole, override)
     return problems
 
 
-def flags(settings: Any) -> list[str]:
+def config_flags(settings: Any) -> list[str]:
     """What was typed that is no override and without which a configuration cannot be composed, from Hydra's own part of it."""
     folders = [source.path for source in settings.runtime.config_sources if source.provider == "command-line"]
     name = settings.job.config_name.removesuffix(".yaml")
     return [*(f"--config-dir={folder}" for folder in folders), *([] if name == PRIMARY else [f"--config-name={name}"])]
 
 
-def _flag_problems(typed: Namespace) -> list[Mistake]:
+def _flag_problems(typed: Namespace) -> list[ConfigError]:
     if typed.cfg and typed.multirun:
-        return [Mistake("--cfg", typed.cfg, "shows the configuration of one run", "leave -m away")]
+        return [ConfigError("--cfg", typed.cfg, "shows the configuration of one run", "leave -m away")]
     if (path := typed.config_path) is not None:
-        return [Mistake("--config-path", path, "is fedlit's own to say", "--config-dir=FOLDER adds your own choices")]
+        return [
+            ConfigError("--config-path", path, "is fedlit's own to say", "--config-dir=FOLDER adds your own choices")
+        ]
     if (folder := typed.config_dir) is not None and not Path(folder).is_dir():
         return [
-            Mistake("--config-dir", folder, "is not a folder", "name one that holds groups, such as model/mine.yaml")
+            ConfigError(
+                "--config-dir", folder, "is not a folder", "name one that holds groups, such as model/mine.yaml"
+            )
         ]
     return []
 
 
-def _primary_problems(found: ConfigLoaderImpl, name: str) -> list[Mistake]:
+def _primary_problems(found: ConfigLoaderImpl, name: str) -> list[ConfigError]:
     """What is wrong with a configuration that takes the place of ours."""
     if name == PRIMARY:
         return []
     names = [name for name in found.get_group_options("", ObjectType.CONFIG) if not name.startswith("_")]
     if name not in names:
-        return [Mistake("--config-name", name, f"must be one of {', '.join(names)}", nearest(name, names))]
-    mistakes: list[Mistake] = []
+        return [ConfigError("--config-name", name, f"must be one of {', '.join(names)}", did_you_mean(name, names))]
+    mistakes: list[ConfigError] = []
     config = _composed(name, [], mistakes)
     absent = [] if config is None else [key for key in KEYS if key not in config]
     if absent:
         remedy = "it needs all that config.yaml has at its top"
-        mistakes.append(Mistake("--config-name", name, f"has no {', '.join(absent)}", remedy))
+        mistakes.append(ConfigError("--config-name", name, f"has no {', '.join(absent)}", remedy))
     return mistakes
 
 
 def _whole(primary: str, overrides: Sequence[Override]) -> DictConfig:
     """The configuration with Hydra's own part, or an empty one."""
     try:
-        return compose(primary, [first(override) for override in overrides], return_hydra_config=True)
+        return compose(primary, [first_value(override) for override in overrides], return_hydra_config=True)
     except HydraException:
         return OmegaConf.create()
 
@@ -180,30 +184,30 @@ def _chosen(primary: str, overrides: Sequence[Override]) -> Mapping[str, str]:
 
 
 def _composed(
-    primary: str, overrides: Sequence[Override], mistakes: list[Mistake], hydra: bool = False
+    primary: str, overrides: Sequence[Override], mistakes: list[ConfigError], hydra: bool = False
 ) -> DictConfig | None:
     """The configuration, with Hydra's own part or without; or None and one more mistake."""
     try:
-        return compose(primary, [first(override) for override in overrides], return_hydra_config=hydra)
+        return compose(primary, [first_value(override) for override in overrides], return_hydra_config=hydra)
     except HydraException as error:
-        mistakes += [wrong for wrong in (uncomposed(error),) if wrong not in mistakes]
+        mistakes += [wrong for wrong in (compose_error(error),) if wrong not in mistakes]
         return None
 
 
-def uncomposed(error: HydraException) -> Mistake:
+def compose_error(error: HydraException) -> ConfigError:
     """What Hydra says of choices that do not go together, or are not there."""
-    remedy = EXTRA if "'hydra/" in str(error) else ""
-    return Mistake("", "", f"cannot be composed: {str(error).splitlines()[0]}", remedy)
+    remedy = SWEEP_EXTRA if "'hydra/" in str(error) else ""
+    return ConfigError("", "", f"cannot be composed: {str(error).splitlines()[0]}", remedy)
 
 
-def _parsed(found: ConfigLoaderImpl, texts: Sequence[str]) -> tuple[list[Override], list[Mistake]]:
+def _parsed(found: ConfigLoaderImpl, texts: Sequence[str]) -> tuple[list[Override], list[ConfigError]]:
     overrides, mistakes = [], []
     for text in texts:
         try:
             overrides.append(OverridesParser.create(found).parse_overrides([text])[0])
         except HydraException as error:
             mistakes.append(
-                Mistake(
+                ConfigError(
                     text,
                     "",
                     f"cannot be read: {str(error).splitlines()[0]}",
@@ -213,7 +217,7 @@ def _parsed(found: ConfigLoaderImpl, texts: Sequence[str]) -> tuple[list[Overrid
     return overrides, mistakes
 
 
-def first(override: Override) -> str:
+def first_value(override: Override) -> str:
     """The override with the first of its values, as a word that Hydra reads."""
     if not override.is_sweep_override():
         return str(override.input_line)
@@ -222,7 +226,7 @@ def first(override: Override) -> str:
     return f"{str(override.input_line).partition('=')[0]}={next(iter(override.sweep_string_iterator()))}"
 
 
-def unwritable(folder: Path) -> str:
+def write_error(folder: Path) -> str:
     """Why nothing can be written into a folder that may not be there yet, or an empty string. Leaves nothing behind."""
     above = folder.absolute()
     while not above.exists() and above != above.parent:
@@ -234,12 +238,12 @@ def unwritable(folder: Path) -> str:
         return os.strerror(error.errno) if error.errno else str(error)
 
 
-def quoted(value: object) -> str:
+def quote(value: object) -> str:
     """A value as a word that Hydra reads as it is."""
     return "'" + str(value).replace("'", "\\'") + "'"
 
 
-def unquoted(text: str) -> str:
+def unquote(text: str) -> str:
     """The value of a `key=value`, without quotes around it."""
     value = text.partition("=")[2]
     return value[1:-1].replace("\\'", "'") if value[:1] in ("'", '"') and value[-1:] == value[:1] else value

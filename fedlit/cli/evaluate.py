@@ -17,15 +17,15 @@ from rich.console import Console
 from rich.table import Table
 
 from fedlit.algorithms import FedAvg
-from fedlit.core.errors import Mistake, Mistakes, nearest, report
-from fedlit.core.files import json_lines
-from fedlit.core.messages import Scores, State
-from fedlit.experiment.config.allowlist import distrust
-from fedlit.experiment.config.build import build, plain
-from fedlit.experiment.weights import start_from
-from fedlit.server.checkpoint.checkpointer import Saved
-from fedlit.server.checkpoint.format import committed, read
-from fedlit.server.evaluation import combined
+from fedlit.core.errors import ConfigError, ConfigErrors, did_you_mean, print_config_errors
+from fedlit.core.files import read_json_lines
+from fedlit.core.messages import EvalResult, ServerState
+from fedlit.experiment.config.allowlist import untrusted_targets
+from fedlit.experiment.config.build import build_run, to_plain
+from fedlit.experiment.weights import load_weights
+from fedlit.server.checkpoint.checkpointer import Checkpoint
+from fedlit.server.checkpoint.format import committed_rounds, read_checkpoint
+from fedlit.server.evaluation import combine_results
 
 
 def main() -> None:
@@ -42,8 +42,8 @@ def main() -> None:
     typed = parser.parse_args()
     try:
         summary, metrics = evaluate_run(typed.run, typed.overrides, typed.checkpoint, typed.split, typed.allow)
-    except Mistakes as mistakes:
-        report(mistakes.found)
+    except ConfigErrors as mistakes:
+        print_config_errors(mistakes.errors)
         sys.exit(2)
     Console().print(_table(summary, metrics, typed.checkpoint))
 
@@ -65,58 +65,58 @@ def evaluate_run(
     """
     for name in ("config.yaml", "summary.json", "rounds.jsonl", f"{checkpoint}.ckpt"):
         if not (run / name).is_file():
-            raise Mistakes([Mistake("run", run, f"has no {name}", "name the folder of a finished run")])
-    config = configuration(run / "config.yaml", overrides)
-    if refused := distrust(config, allow):
-        raise Mistakes(refused)
+            raise ConfigErrors([ConfigError("run", run, f"has no {name}", "name the folder of a finished run")])
+    config = load_run_config(run / "config.yaml", overrides)
+    if refused := untrusted_targets(config, allow):
+        raise ConfigErrors(refused)
     config["observers"], config["check"], config["resume"] = {}, False, None
     config["model"] = {key: value for key, value in config["model"].items() if key != "init_from"}  # it has its weights
     summary = json.loads((run / "summary.json").read_text())
     number = summary["best" if checkpoint == "best" else "last"]["round"]
     cohort = _cohort(run, number)
     config["clock"], config["schedule"]["over_select"] = {}, 1.0  # nobody is asked
-    built, _ = build(config, run, {})
+    built, _ = build_run(config, run, {})
     federation = built.federation
     saved = _saved(run, number) if hasattr(federation.algorithm, "personal") else None
     # a checkpoint is the very model that is evaluated, unless clients have models of their own
     worker = federation.worker if saved is not None else replace(federation.worker, algorithm=FedAvg())
     gone = saved is None and hasattr(federation.algorithm, "personal")  # the clients' models of that round
-    own = 0 if gone else worker.holdings.own_clients
+    own = 0 if gone else worker.data.num_client_tests
     there = [*federation.splits, *(["test"] if own and "test" not in federation.splits else [])]
     if missing := [split for split in splits or () if split not in there]:
-        raise Mistakes([Mistake("split", split, f"is not there: {', '.join(there)} are") for split in missing])
+        raise ConfigErrors([ConfigError("split", split, f"is not there: {', '.join(there)} are") for split in missing])
     try:
-        start_from(worker.bench.module, str(run / f"{checkpoint}.ckpt"))
-    except Mistake as mistake:
-        raise Mistakes([mistake]) from mistake
-    state = State(0, {"model": worker.bench.read()}) if saved is None else replace(saved.state, round=0)
-    asked, memories = splits or there, None if saved is None else saved.store.read
+        load_weights(worker.replica.module, str(run / f"{checkpoint}.ckpt"))
+    except ConfigError as mistake:
+        raise ConfigErrors([mistake]) from mistake
+    state = ServerState(0, {"model": worker.replica.read()}) if saved is None else replace(saved.state, round=0)
+    asked, memories = splits or there, None if saved is None else saved.client_states.read
     server = [split for split in federation.splits if split in asked]
-    those, clients = worker.holdings.looked_at(cohort), own if "test" in asked else 0
-    jobs = federation.evaluations.jobs(number - 1, server, clients, those, federation.seed, memories)
+    those, clients = worker.data.clients_to_evaluate(cohort), own if "test" in asked else 0
+    jobs = federation.evaluations.make_jobs(number - 1, server, clients, those, federation.seed, memories)
     with federation.executor.open(worker, 1) as execute:
-        scores = [score for score in execute(jobs, state) if isinstance(score, Scores)]
-    return summary, combined(scores)
+        scores = [score for score in execute(jobs, state) if isinstance(score, EvalResult)]
+    return summary, combine_results(scores)
 
 
-def _saved(run: Path, number: int) -> Saved | None:
+def _saved(run: Path, number: int) -> Checkpoint | None:
     """What a round left, if it is kept."""
-    if number not in committed(run):
+    if number not in committed_rounds(run):
         return None
-    state, store, _ = read(run, number)
-    return Saved(state, store)
+    state, store, _ = read_checkpoint(run, number)
+    return Checkpoint(state, store)
 
 
 def _cohort(run: Path, number: int) -> list[int]:
     """The cohort of a round, as its record has it."""
-    for record in json_lines(run / "rounds.jsonl")[0]:
+    for record in read_json_lines(run / "rounds.jsonl")[0]:
         if record["round"] == number:
             return record["cohort"]
     why = f"has no round {number} in rounds.jsonl, which summary.json names"
-    raise Mistakes([Mistake("run", run, why, "name the folder of a finished run")])
+    raise ConfigErrors([ConfigError("run", run, why, "name the folder of a finished run")])
 
 
-def configuration(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def load_run_config(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """The run's configuration with the overrides, which must be of keys that it has."""
     config = OmegaConf.load(path)
     wrong = []
@@ -124,18 +124,20 @@ def configuration(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
         key, equals, _ = text.partition("=")
         keys = [str(name) for name in _keys(OmegaConf.to_container(config))]
         if not equals or key not in keys:
-            remedy = nearest(key, keys) or "write KEY=VALUE"
-            wrong.append(Mistake(key, text.partition("=")[2], "is not a key of the run's configuration", remedy))
+            remedy = did_you_mean(key, keys) or "write KEY=VALUE"
+            wrong.append(ConfigError(key, text.partition("=")[2], "is not a key of the run's configuration", remedy))
         elif key == "model.init_from":
-            wrong.append(Mistake(key, text.partition("=")[2], "would change nothing: the checkpoint has the weights"))
+            wrong.append(
+                ConfigError(key, text.partition("=")[2], "would change nothing: the checkpoint has the weights")
+            )
     if wrong:
-        raise Mistakes(wrong)
+        raise ConfigErrors(wrong)
     try:
         merged = OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides)))
     except OmegaConfBaseException as error:
-        raise Mistakes([Mistake("", "", str(error).splitlines()[0])]) from error
+        raise ConfigErrors([ConfigError("", "", str(error).splitlines()[0])]) from error
     assert isinstance(merged, DictConfig)
-    return plain(merged)
+    return to_plain(merged)
 
 
 def _keys(node: Any, path: str = "") -> list[str]:

@@ -15,25 +15,25 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fedlit.cli.evaluate import configuration
-from fedlit.client.callbacks import without_kept
-from fedlit.core.errors import Mistake, Mistakes, report
-from fedlit.core.files import json_lines
-from fedlit.core.messages import Failure, Fit, State, Update
+from fedlit.cli.evaluate import load_run_config
+from fedlit.client.callbacks import algorithm_state
+from fedlit.core.errors import ConfigError, ConfigErrors, print_config_errors
+from fedlit.core.files import read_json_lines
+from fedlit.core.messages import ClientFailure, FitResult, ServerState, Update
 from fedlit.core.tensors import norm
 from fedlit.executors import Inline
-from fedlit.experiment.config.allowlist import distrust
-from fedlit.experiment.config.build import build
+from fedlit.experiment.config.allowlist import untrusted_targets
+from fedlit.experiment.config.build import build_run
 from fedlit.runs.layout import JOURNAL
-from fedlit.runs.record import Round
-from fedlit.server.checkpoint.checkpointer import Saved
-from fedlit.server.checkpoint.format import committed, read
-from fedlit.server.client_store import ClientStore
+from fedlit.runs.record import RoundRecord
+from fedlit.server.checkpoint.checkpointer import Checkpoint
+from fedlit.server.checkpoint.format import committed_rounds, read_checkpoint
+from fedlit.server.client_store import ClientStateStore
 from fedlit.server.federation import Federation
 
 
 @dataclass(frozen=True)
-class Replayed:
+class ReplayResult:
     """A client's training, run again.
 
     Args:
@@ -48,32 +48,32 @@ class Replayed:
     start: int
     recomputed: int
     update: Update | None
-    fits: Sequence[Fit] = ()
+    fits: Sequence[FitResult] = ()
     steps: int | None = None
-    left_out: Failure | None = None
+    left_out: ClientFailure | None = None
 
 
 @dataclass
-class _Newest:
+class InMemoryCheckpointer:
     """Keeps the newest round, in memory."""
 
-    saved: Saved | None = None
+    saved: Checkpoint | None = None
 
     def open(self, experiment: Mapping[str, Any]) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def load(self) -> Saved | None:
+    def load(self) -> Checkpoint | None:
         return self.saved
 
-    def commit(self, state: State, store: ClientStore, record: Round) -> None:
-        self.saved = Saved(state, store)
+    def commit(self, state: ServerState, store: ClientStateStore, record: RoundRecord) -> None:
+        self.saved = Checkpoint(state, store)
 
     def finish(self) -> None: ...
 
 
-def replay(
+def replay_client(
     run: Path, round: int, client: int, allow: Sequence[str] = (), *, whole: bool = False, debug: bool = False
-) -> Replayed:
+) -> ReplayResult:
     """Trains a client again as it was trained in a round; one that was not waited for did not train, and does not now.
 
     Args:
@@ -89,16 +89,16 @@ def replay(
     """
     records = _records(run)
     if not 1 <= round <= len(records):
-        raise Mistakes([Mistake("round", round, f"must be from 1 to {len(records)}")])
+        raise ConfigErrors([ConfigError("round", round, f"must be from 1 to {len(records)}")])
     if client not in records[round - 1]["cohort"]:
         cohort = ", ".join(map(str, records[round - 1]["cohort"][:20]))
-        raise Mistakes([Mistake("client", client, f"was not in the cohort of round {round}: {cohort}")])
-    config = configuration(run / "config.yaml", [])
-    if refused := distrust(config, allow):
-        raise Mistakes(refused)
+        raise ConfigErrors([ConfigError("client", client, f"was not in the cohort of round {round}: {cohort}")])
+    config = load_run_config(run / "config.yaml", [])
+    if refused := untrusted_targets(config, allow):
+        raise ConfigErrors(refused)
     config["observers"], config["check"], config["resume"] = {}, False, None
-    federation = build(config, run, {})[0].federation
-    newest = _Newest(_nearest(run, round - 1))
+    federation = build_run(config, run, {})[0].federation
+    newest = InMemoryCheckpointer(_nearest(run, round - 1))
     start = 0 if newest.saved is None else newest.saved.state.round
     rounds = max(federation.schedule.rounds, len(records))  # a run that was gone on with may be asked for fewer
     quiet = replace(federation.schedule, rounds=rounds, eval_every=10**9, stop_at=None)  # changes no state
@@ -106,50 +106,54 @@ def replay(
         federation.worker.faults, max_lost_rounds=rounds + 1
     )  # a run that they ended may have been gone on with
     worker = replace(federation.worker, faults=borne)
-    federation = replace(federation, worker=worker, schedule=quiet, executor=Inline(_threads(config)), commits=newest)
+    federation = replace(
+        federation, worker=worker, schedule=quiet, executor=Inline(_threads(config)), checkpointer=newest
+    )
     _recompute(federation, newest, records, round - 1)
-    before = newest.saved or Saved(federation.algorithm.init(federation.initial), ClientStore())
+    before = newest.saved or Checkpoint(federation.algorithm.init(federation.initial), ClientStateStore())
     with federation.executor.open(federation.worker, 1) as execute:
         call = federation.call(round - 1, before.state, execute)
         steps, left_out = call.budgets.get(client), next((f for f in call.failures if f.client == client), None)
         update, fits = (None, ()) if left_out is not None else _trained(federation, before, round, client, steps, debug)
     if whole:
         _recompute(federation, newest, records, round)
-    return Replayed(start, round - 1 - start + whole, update, fits, steps, left_out)
+    return ReplayResult(start, round - 1 - start + whole, update, fits, steps, left_out)
 
 
 def _trained(
-    federation: Federation, before: Saved, round: int, client: int, steps: int | None, debug: bool
-) -> tuple[Update, Sequence[Fit]]:
+    federation: Federation, before: Checkpoint, round: int, client: int, steps: int | None, debug: bool
+) -> tuple[Update, Sequence[FitResult]]:
     """What a client sends, and its fits."""
-    memory = before.store.read([client]).get(client, {})
+    memory = before.client_states.read([client]).get(client, {})
     local = federation.worker.local(round - 1, client, memory, steps)
-    arguments = (local, before.state.shared, without_kept(memory))
+    arguments = (local, before.state.shared, algorithm_state(memory))
     rule: Any = federation.algorithm.client
     update = pdb.runcall(rule, *arguments) if debug else rule(*arguments)
     assert isinstance(update, Update)
-    return update, local.fits
+    return update, local.results
 
 
 def _records(run: Path) -> list[dict[str, Any]]:
     for name in ("config.yaml", JOURNAL):
         if not (run / name).is_file():
-            raise Mistakes([Mistake("run", run, f"has no {name}", "name the folder of a run")])
-    return json_lines(run / JOURNAL)[0]
+            raise ConfigErrors([ConfigError("run", run, f"has no {name}", "name the folder of a run")])
+    return read_json_lines(run / JOURNAL)[0]
 
 
-def _nearest(run: Path, round: int) -> Saved | None:
+def _nearest(run: Path, round: int) -> Checkpoint | None:
     """The newest commit that is whole and not after a round; None for the beginning."""
-    for kept in reversed([number for number in committed(run) if number <= round]):
+    for kept in reversed([number for number in committed_rounds(run) if number <= round]):
         try:
-            state, store, _ = read(run, kept)
+            state, store, _ = read_checkpoint(run, kept)
         except (OSError, ValueError, KeyError):
             continue  # the way is longer, and the digests on it tell
-        return Saved(state, store)
+        return Checkpoint(state, store)
     return None
 
 
-def _recompute(federation: Federation, newest: _Newest, records: Sequence[Mapping[str, Any]], last: int) -> None:
+def _recompute(
+    federation: Federation, newest: InMemoryCheckpointer, records: Sequence[Mapping[str, Any]], last: int
+) -> None:
     """Runs the rounds up to the last, and compares each digest with the recorded one."""
     at = 0 if newest.saved is None else newest.saved.state.round
     rounds = federation.run() if at < last else iter(())
@@ -157,11 +161,11 @@ def _recompute(federation: Federation, newest: _Newest, records: Sequence[Mappin
         if record.sha256 != records[record.number - 1]["state_sha256"]:
             why = f"round {record.number} came out otherwise than the run recorded"
             remedy = "with the fedlit, torch and kind of machine of the run its bits come back"
-            raise Mistakes([Mistake("state_sha256", record.sha256[:12], why, remedy)])
+            raise ConfigErrors([ConfigError("state_sha256", record.sha256[:12], why, remedy)])
         if record.number == last:
             return
     if at < last:
-        raise Mistakes([Mistake("round", last, "was not reached: the run ends before it")])
+        raise ConfigErrors([ConfigError("round", last, "was not reached: the run ends before it")])
 
 
 def _threads(config: Mapping[str, Any]) -> int:
@@ -182,14 +186,14 @@ def main() -> None:
     parser.add_argument("--allow", action="append", default=[], metavar="MODULE", help="trust what it names in the run")
     typed = parser.parse_args()
     try:
-        done = replay(typed.run, typed.round, typed.client, typed.allow, whole=typed.whole, debug=typed.debug)
-    except Mistakes as mistakes:
-        report(mistakes.found)
+        done = replay_client(typed.run, typed.round, typed.client, typed.allow, whole=typed.whole, debug=typed.debug)
+    except ConfigErrors as mistakes:
+        print_config_errors(mistakes.errors)
         sys.exit(2)
     Console().print(_table(typed.run, typed.round, typed.client, done))
 
 
-def _table(run: Path, round: int, client: int, done: Replayed) -> Table:
+def _table(run: Path, round: int, client: int, done: ReplayResult) -> Table:
     failures = _records(run)[round - 1]["failures"]
     outcome = next((f"{f['outcome']}: {f['reason']}" for f in failures if f["client"] == client), "ok")
     table = Table(show_header=False, title=f"client {client} in round {round}", title_justify="left")
@@ -206,6 +210,6 @@ def _table(run: Path, round: int, client: int, done: Replayed) -> Table:
     if done.update is None:
         return table
     table.add_row("weight", f"{done.update.weight:g}")
-    for group, tensors in done.update.send.items():
+    for group, tensors in done.update.groups.items():
         table.add_row(group, f"{sum(t.numel() for t in tensors.values()):,} numbers, norm {norm(tensors):.6g}")
     return table

@@ -20,13 +20,13 @@ from hydra import compose
 from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 
-from fedlit.cli.command_line import PRIMARY, check, loader, quoted, unquoted
-from fedlit.core.errors import Mistake, Mistakes
-from fedlit.core.files import flat
-from fedlit.experiment.config.allowlist import VARIABLE, distrust
-from fedlit.experiment.config.build import plain
+from fedlit.cli.command_line import PRIMARY, config_loader, parse_command, quote, unquote
+from fedlit.core.errors import ConfigError, ConfigErrors
+from fedlit.core.files import flatten
+from fedlit.experiment.config.allowlist import ALLOW_VARIABLE, untrusted_targets
+from fedlit.experiment.config.build import to_plain
 from fedlit.runs.layout import COMMAND, JOURNAL
-from fedlit.server.checkpoint.format import committed
+from fedlit.server.checkpoint.format import committed_rounds
 
 MAY_CHANGE = (
     "schedule.rounds",
@@ -43,7 +43,7 @@ MAY_CHANGE = (
 """Keys that a run may be gone on with otherwise, with all below them; of `executor` not the threads, on which bits depend."""
 
 
-def rewritten(arguments: Sequence[str]) -> list[str]:
+def resume_arguments(arguments: Sequence[str]) -> list[str]:
     """The command line that goes on with the run that `resume` names; the same one where it names none.
 
     Raises:
@@ -51,49 +51,51 @@ def rewritten(arguments: Sequence[str]) -> list[str]:
     """
     typed = get_args_parser().parse_args(list(arguments))
     overrides = [text for text in typed.overrides if _key(text) != "resume"]
-    asked = [unquoted(text) for text in typed.overrides if _key(text) == "resume"]
+    asked = [unquote(text) for text in typed.overrides if _key(text) == "resume"]
     if not asked or asked[-1] in ("", "null"):
         return list(arguments)
     if typed.multirun:
-        raise Mistakes([Mistake("resume", asked[-1], "goes on with one run, and -m begins several", "leave out -m")])
+        raise ConfigErrors(
+            [ConfigError("resume", asked[-1], "goes on with one run, and -m begins several", "leave out -m")]
+        )
     kept = [argument for argument in arguments if argument not in typed.overrides]
-    where = [Path(unquoted(text)) for text in overrides if _key(text) == "hydra.run.dir"]
+    where = [Path(unquote(text)) for text in overrides if _key(text) == "hydra.run.dir"]
     name, before, both = typed.config_name or PRIMARY, [], overrides
     try:
-        with loader(typed.config_dir):
+        with config_loader(typed.config_dir):
             folder = _folder(asked[-1], where, name, overrides)
             if folder is None:
                 return [*kept, *overrides]  # nothing to go on with: it begins
             before, flags = _typed_before(folder)
             _refuse_without(flags, typed.config_dir, typed.config_name)
             both = _joined(before, overrides)
-            _refuse_changes(folder, plain(compose(name, both)), overrides)
+            _refuse_changes(folder, to_plain(compose(name, both)), overrides)
     except HydraException as error:
         why, remedy = str(error).splitlines()[0], "a --config-dir has to be typed again"
-        rest = [Mistake("resume", asked[-1], f"cannot be composed as it was: {why}", remedy)]
+        rest = [ConfigError("resume", asked[-1], f"cannot be composed as it was: {why}", remedy)]
         old = {text for text in before if text in both}
-        found = check([*kept, *both]).mistakes
-        raise Mistakes([_of_before(m) if f"{m.key}={m.given}" in old else m for m in found] or rest) from error
-    return [*kept, *both, f"resume={quoted(folder)}", f"hydra.run.dir={quoted(folder)}"]
+        found = parse_command([*kept, *both]).errors
+        raise ConfigErrors([_of_before(m) if f"{m.key}={m.value}" in old else m for m in found] or rest) from error
+    return [*kept, *both, f"resume={quote(folder)}", f"hydra.run.dir={quote(folder)}"]
 
 
 def _folder(asked: str, where: Sequence[Path], name: str, overrides: Sequence[str]) -> Path | None:
     """The run's folder; None if `auto` finds nothing to go on with. Raises Mistakes if `auto` is to go on in a folder that has
     another run."""
     if asked == "auto":
-        config = plain(compose(name, [text for text in overrides if not _key(text).startswith("hydra")]))
+        config = to_plain(compose(name, [text for text in overrides if not _key(text).startswith("hydra")]))
         if not where:
             return _newest(config)
         folder = where[-1].expanduser().absolute()
         if not all((folder / file).is_file() for file in (COMMAND, "config.yaml")):
             return None
         if found := _changes(_config(folder), config):
-            raise Mistakes(found)
+            raise ConfigErrors(found)
         return folder
     folder = Path(asked).expanduser().absolute()
     if where and where[-1].absolute() != folder:
         why = f"is not {folder}, where the run is that is gone on with"
-        raise Mistakes([Mistake("hydra.run.dir", where[-1], why, "leave it out")])
+        raise ConfigErrors([ConfigError("hydra.run.dir", where[-1], why, "leave it out")])
     return folder
 
 
@@ -113,9 +115,9 @@ def _typed_before(folder: Path) -> tuple[list[str], dict[str, str]]:
     for name in (COMMAND, "config.yaml"):
         if not (folder / name).is_file():
             why, remedy = f"has no {name}", "name the folder of a run, or auto"
-            if folder.is_dir() and not committed(folder):
+            if folder.is_dir() and not committed_rounds(folder):
                 why, remedy = f"{why} and no round that was kept", f"{remedy}; or type the run's whole command again"
-            raise Mistakes([Mistake("resume", folder, why, remedy)])
+            raise ConfigErrors([ConfigError("resume", folder, why, remedy)])
     try:
         command = json.loads((folder / COMMAND).read_bytes())
         keys = {text: _key(text).split("/")[0].split(".")[0] for text in command["overrides"]}
@@ -123,7 +125,9 @@ def _typed_before(folder: Path) -> tuple[list[str], dict[str, str]]:
             raise ValueError(f"{wrong[0]} is no override")
         flags = {flag.partition("=")[0]: flag.partition("=")[2] for flag in command.get("flags", ())}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Mistakes([Mistake("resume", folder, f"has a {COMMAND} that is not one of ours: {error}")]) from error
+        raise ConfigErrors(
+            [ConfigError("resume", folder, f"has a {COMMAND} that is not one of ours: {error}")]
+        ) from error
     return [text for text, key in keys.items() if key not in ("hydra", "resume")], flags
 
 
@@ -132,18 +136,20 @@ def _refuse_without(flags: Mapping[str, str], folder: str | None, name: str | No
     whose configuration is read."""
     typed = {"--config-dir": folder, "--config-name": name}
     found = [
-        Mistake(flag, "", f"was {flags[flag]} when the run began, and is not typed now", f"add {flag}={flags[flag]}")
+        ConfigError(
+            flag, "", f"was {flags[flag]} when the run began, and is not typed now", f"add {flag}={flags[flag]}"
+        )
         for flag, value in typed.items()
         if flag in flags and value is None
     ]
     if found:
-        raise Mistakes(found)
+        raise ConfigErrors(found)
 
 
-def _of_before(mistake: Mistake) -> Mistake:
+def _of_before(mistake: ConfigError) -> ConfigError:
     """A mistake in what was typed when the run began, and was none then."""
     remedy = "it was typed when the run began: the --config-dir that has it has to be typed again"
-    return Mistake(mistake.key, mistake.given, mistake.allowed, remedy)
+    return ConfigError(mistake.key, mistake.value, mistake.problem, remedy)
 
 
 def _refuse_changes(folder: Path, new: Mapping[str, Any], typed: Sequence[str]) -> None:
@@ -154,28 +160,28 @@ def _refuse_changes(folder: Path, new: Mapping[str, Any], typed: Sequence[str]) 
     done = journal.read_bytes().count(b"\n") if journal.is_file() else 0
     if isinstance(rounds, int) and rounds < done and rounds != (old.get("schedule") or {}).get("rounds"):
         found.append(
-            Mistake("schedule.rounds", rounds, f"is less than the {done} rounds done", "take more, or leave it out")
+            ConfigError("schedule.rounds", rounds, f"is less than the {done} rounds done", "take more, or leave it out")
         )
     if found:
-        raise Mistakes(found)
-    named = [unquoted(text) for text in typed if _key(text).endswith("_target_")]
-    refused = distrust(new, [*named, *(target.rpartition(".")[0] for target in named)])
-    remedy = f"if you trust it: type it again, or {VARIABLE}=MODULE"
+        raise ConfigErrors(found)
+    named = [unquote(text) for text in typed if _key(text).endswith("_target_")]
+    refused = untrusted_targets(new, [*named, *(target.rpartition(".")[0] for target in named)])
+    remedy = f"if you trust it: type it again, or {ALLOW_VARIABLE}=MODULE"
     if refused:
-        raise Mistakes(Mistake(mistake.key, mistake.given, mistake.allowed, remedy) for mistake in refused)
+        raise ConfigErrors(ConfigError(mistake.key, mistake.value, mistake.problem, remedy) for mistake in refused)
 
 
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Mistake]:
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[ConfigError]:
     """Every value that is not the run's and may not change."""
     found = [
-        Mistake(key, now, f"was {was} when the run began", "leave it out, or begin another run")
+        ConfigError(key, now, f"was {was} when the run began", "leave it out, or begin another run")
         for key, (was, now) in _differences(old, new).items()
         if not may_change(key)
     ]
     schedule, rounds = old.get("schedule") or {}, new["schedule"]["rounds"]
     if schedule.get("rounds") != rounds and schedule.get("lr") == "cosine":
         why = f"was {schedule.get('rounds')}, and with schedule.lr=cosine the rates of the rounds done depend on it"
-        found.append(Mistake("schedule.rounds", rounds, why, "leave it out"))
+        found.append(ConfigError("schedule.rounds", rounds, why, "leave it out"))
     return found
 
 
@@ -185,7 +191,7 @@ def _config(folder: Path) -> Mapping[str, Any]:
         config = yaml.safe_load((folder / "config.yaml").read_bytes())
         if isinstance(config, Mapping):
             return config
-    raise Mistakes([Mistake("resume", folder, "has a config.yaml that is not one of ours")])
+    raise ConfigErrors([ConfigError("resume", folder, "has a config.yaml that is not one of ours")])
 
 
 def may_change(key: str) -> bool:
@@ -197,7 +203,7 @@ def _newest(config: Mapping[str, Any]) -> Path | None:
     """The newest unfinished run of a configuration that no process is at; None if there is none."""
     places = Path("outputs/runs").glob("*/*/config.yaml")
     for path in sorted(filter(Path.is_file, places), key=lambda path: path.stat().st_mtime, reverse=True):
-        with suppress(Mistakes):  # no run's
+        with suppress(ConfigErrors):  # no run's
             if (path.parent / "summary.json").exists() or _changes(_config(path.parent), config):
                 continue
             with (
@@ -210,7 +216,7 @@ def _newest(config: Mapping[str, Any]) -> Path | None:
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Keys whose values are not the same, with both; a key that is missing counts as null."""
-    flat_old, flat_new = flat(old), flat(new)
+    flat_old, flat_new = flatten(old), flatten(new)
     return {
         key: (flat_old.get(key), flat_new.get(key))
         for key in {**flat_old, **flat_new}
@@ -225,8 +231,8 @@ def _key(text: str) -> str:
 
 def resume_command(folder: Path, config: Mapping[str, Any], flags: Sequence[str] = ()) -> str:
     """What to type to go on with a run: with leave to import what is the user's own, and the flags of `command_line.flags`."""
-    own = {str(mistake.given).partition(".")[0] for mistake in distrust(config)}
-    own |= {*filter(None, os.environ.get(VARIABLE, "").split(","))}
-    allow = f"{VARIABLE}={','.join(sorted(own))} " if own else ""
+    own = {str(mistake.value).partition(".")[0] for mistake in untrusted_targets(config)}
+    own |= {*filter(None, os.environ.get(ALLOW_VARIABLE, "").split(","))}
+    allow = f"{ALLOW_VARIABLE}={','.join(sorted(own))} " if own else ""
     words = shlex.join(["python", "-m", "fedlit.train", *flags])
     return f"{allow}{words} resume={shlex.quote(str(folder))}"

@@ -9,17 +9,17 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
-from fedlit.client.displacement import Odometer
-from fedlit.client.metrics import Log
-from fedlit.core.errors import Mistake
-from fedlit.core.messages import Term
+from fedlit.client.displacement import DisplacementTracker
+from fedlit.client.metrics import MetricAccumulator
+from fedlit.core.errors import ConfigError
+from fedlit.core.messages import GradientTerm
 from fedlit.core.tensors import Groups, Tensors
 
-KEPT = "optimizer/"
+OPTIMIZER_PREFIX = "optimizer/"
 """Beginning of the names under which an optimizer's state is in a client's memory: optimizer/NUMBER/PARAMETER."""
 
 
-class Watch(Callback):
+class LocalTrainingCallback(Callback):
     """Follows one run of a Trainer: counts the steps that happened, adds terms to gradients, scales rates, closes epochs.
 
     Args:
@@ -32,14 +32,18 @@ class Watch(Callback):
     """
 
     def __init__(
-        self, log: Log, terms: Sequence[Term] = (), rate: float | None = None, memory: Groups | None = None
+        self,
+        log: MetricAccumulator,
+        terms: Sequence[GradientTerm] = (),
+        rate: float | None = None,
+        memory: Groups | None = None,
     ) -> None:
         self._log, self._rate, self._memory = log, rate, memory
         self._terms = [term for term in terms if term.mu or term.offset]
         self._served = self.steps = self._batches = 0
         self._share = 1.0  # of the batches that a step is to accumulate, those that it has
-        self.odometer = Odometer(self._terms, keep=memory is not None)
-        self.kept: dict[str, Tensors] = {}
+        self.displacement = DisplacementTracker(self._terms, keep=memory is not None)
+        self.optimizer_state: dict[str, Tensors] = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._log.callback_metrics = trainer.callback_metrics
@@ -57,11 +61,13 @@ class Watch(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._terms and self._served < self.steps:
             why = f"steps {self.steps} times, {self._served} of them where Lightning lets a term be added"
-            raise Mistake(
+            raise ConfigError(
                 "model", type(pl_module).__name__, why, "step by self.optimizers(), not by torch's own optimizer"
             )
         if self._memory is not None:
-            self.kept = {name: state for n, o in enumerate(trainer.optimizers) for name, state in _saved(o, n)}
+            self.optimizer_state = {
+                name: state for n, o in enumerate(trainer.optimizers) for name, state in _saved(o, n)
+            }
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._log.batch(batch)
@@ -93,10 +99,10 @@ class Watch(Callback):
 
     def _stepped(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         self.steps += 1
-        self.odometer.step(optimizer, self._share)
+        self.displacement.step(optimizer, self._share)
 
 
-class Cut(Callback):
+class StopAfterSteps(Callback):
     """Ends a fit after so many steps. The module has seen the whole fit's plan: its own schedules are those of a whole fit."""
 
     def __init__(self, steps: int) -> None:
@@ -106,14 +112,14 @@ class Cut(Callback):
         trainer.fit_loop.epoch_loop.max_steps = self._steps
 
 
-def kept(memory: Groups) -> dict[str, Tensors]:
+def optimizer_state(memory: Groups) -> dict[str, Tensors]:
     """The part of a client's memory that is its optimizer's."""
-    return {name: state for name, state in memory.items() if name.startswith(KEPT)}
+    return {name: state for name, state in memory.items() if name.startswith(OPTIMIZER_PREFIX)}
 
 
-def without_kept(memory: Groups) -> Groups:
+def algorithm_state(memory: Groups) -> Groups:
     """The part of a client's memory that is the algorithm's."""
-    return {name: state for name, state in memory.items() if not name.startswith(KEPT)}
+    return {name: state for name, state in memory.items() if not name.startswith(OPTIMIZER_PREFIX)}
 
 
 def _saved(optimizer: torch.optim.Optimizer, number: int) -> Iterator[tuple[str, Tensors]]:
@@ -126,13 +132,16 @@ def _saved(optimizer: torch.optim.Optimizer, number: int) -> Iterator[tuple[str,
         tensors = {key: value for key, value in state.items() if value is not None}
         if odd := [key for key, value in tensors.items() if not isinstance(value, torch.Tensor)]:
             why = f"cannot keep {', '.join(odd)} of {type(optimizer).__name__}: not tensors"
-            raise Mistake("schedule.client_state", "keep", why, "take reset")
+            raise ConfigError("schedule.client_state", "keep", why, "take reset")
         if tensors:
-            yield f"{KEPT}{number}/{parameter}", {key: value.detach().cpu().clone() for key, value in tensors.items()}
+            yield (
+                f"{OPTIMIZER_PREFIX}{number}/{parameter}",
+                {key: value.detach().cpu().clone() for key, value in tensors.items()},
+            )
 
 
 def _load(optimizer: torch.optim.Optimizer, number: int, memory: Groups) -> None:
-    begin = f"{KEPT}{number}/"
+    begin = f"{OPTIMIZER_PREFIX}{number}/"
     state = {int(name.removeprefix(begin)): dict(tensors) for name, tensors in memory.items() if name.startswith(begin)}
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
@@ -150,7 +159,9 @@ def _scale(trainer: Trainer, rate: float) -> None:
         for part in (scheduler, *getattr(scheduler, "_schedulers", ())):  # SequentialLR and ChainedScheduler have parts
             if isinstance(part, OneCycleLR | CyclicLR):
                 why = f"cannot scale the rates of {type(part).__name__}, which sets them itself"
-                raise Mistake("schedule.lr", "", why, "take schedule.lr=constant, or another scheduler in the module")
+                raise ConfigError(
+                    "schedule.lr", "", why, "take schedule.lr=constant, or another scheduler in the module"
+                )
             if (rates := getattr(part, "base_lrs", None)) is not None:
                 part.base_lrs = [base * rate for base in rates]
 
@@ -159,7 +170,7 @@ def _refuse_fused_under_a_scaler(trainer: Trainer) -> None:
     """Raises Mistake: nothing is unscaled before a fused step, and it happens even when the scaler means to skip it."""
     scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
     if scaled and any(group.get("fused") for optimizer in trainer.optimizers for group in optimizer.param_groups):
-        raise Mistake(
+        raise ConfigError(
             "trainer.precision",
             trainer.precision,
             "scales gradients, which a fused optimizer does not let be unscaled in time",
@@ -167,15 +178,15 @@ def _refuse_fused_under_a_scaler(trainer: Trainer) -> None:
         )
 
 
-def _moved(term: Term, device: torch.device) -> Term:
+def _moved(term: GradientTerm, device: torch.device) -> GradientTerm:
     def move(tensors: Tensors | None) -> Tensors | None:
         return None if tensors is None else {name: tensor.to(device) for name, tensor in tensors.items()}
 
-    return Term(term.mu, move(term.center), move(term.offset))
+    return GradientTerm(term.mu, move(term.center), move(term.offset))
 
 
 @torch.no_grad()
-def _add(term: Term, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+def _add(term: GradientTerm, parameters: Mapping[str, torch.nn.Parameter]) -> None:
     """Adds mu * (w - center) + offset to the gradients of the parameters that the term names; one that the loss did not reach
     has a gradient of 0."""
     if term.mu and term.center is not None:

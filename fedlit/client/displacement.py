@@ -8,14 +8,14 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from fedlit.core.errors import Mistake
-from fedlit.core.messages import Term
+from fedlit.core.errors import ConfigError
+from fedlit.core.messages import GradientTerm
 
 OPTIMIZER = "model.optimizer"
 UNIT = "its steps make of a gradient of 1"
 
 
-class Stride(NamedTuple):
+class SGDStep(NamedTuple):
     """What torch's SGD made of a gradient in one step; weight decay counts as part of the gradient.
 
     Args:
@@ -30,7 +30,7 @@ class Stride(NamedTuple):
     scale: float = 1.0
 
 
-def displacement(strides: Iterable[Stride], mu: float = 0.0) -> float:
+def displacement(strides: Iterable[SGDStep], mu: float = 0.0) -> float:
     """x - y of one number x whose gradient at y is 1 + mu * (y - x), after these steps of torch's SGD from a fresh start.
 
     With plain steps and mu = 0 it is the sum of the rates, and a client's x - y divided by it is the mean of the gradients
@@ -47,10 +47,10 @@ def displacement(strides: Iterable[Stride], mu: float = 0.0) -> float:
     return moved
 
 
-STRIDE = Stride._fields[:-1]
+SGD_KEYS = SGDStep._fields[:-1]
 
 
-class Odometer:
+class DisplacementTracker:
     """Notes the strides of a fit's optimizers.
 
     Args:
@@ -58,9 +58,9 @@ class Odometer:
         keep: whether an optimizer goes on where it was in an earlier round.
     """
 
-    def __init__(self, terms: Sequence[Term] = (), keep: bool = False) -> None:
+    def __init__(self, terms: Sequence[GradientTerm] = (), keep: bool = False) -> None:
         self._terms, self._keep = terms, keep
-        self._strides: dict[torch.optim.Optimizer, list[list[Stride]]] = {}
+        self._strides: dict[torch.optim.Optimizer, list[list[SGDStep]]] = {}
 
     def step(self, optimizer: torch.optim.Optimizer, scale: float = 1.0) -> None:
         """Notes that an optimizer stepped."""
@@ -70,7 +70,7 @@ class Odometer:
         groups = self._strides.setdefault(optimizer, [])
         groups += [[] for _ in optimizer.param_groups[len(groups) :]]
         for strides, group in zip(groups, optimizer.param_groups, strict=True):
-            strides.append(Stride(**{key: group[key] for key in STRIDE}, scale=scale))
+            strides.append(SGDStep(**{key: group[key] for key in SGD_KEYS}, scale=scale))
 
     def read(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, float]:
         """How far each of the parameters would have moved; those that no optimizer has are left out.
@@ -78,22 +78,24 @@ class Odometer:
         Raises:
             Mistake: if an optimizer is not torch's SGD, two have the same parameter, or one had momentum to begin with.
         """
-        taken: dict[int, list[Stride]] = {}
+        taken: dict[int, list[SGDStep]] = {}
         for optimizer, groups in self._strides.items():
             if not isinstance(optimizer, torch.optim.SGD):
                 why = f"steps without a common measure, and the algorithm divides by what {UNIT}"
-                raise Mistake(OPTIMIZER, type(optimizer).__name__, why, "take SGD, or another algorithm")
+                raise ConfigError(OPTIMIZER, type(optimizer).__name__, why, "take SGD, or another algorithm")
             for strides, group in zip(groups, optimizer.param_groups, strict=True):
                 if any(id(parameter) in taken for parameter in group["params"]):
                     why = f"steps a parameter by two optimizers, and the algorithm divides by what {UNIT}"
-                    raise Mistake(OPTIMIZER, type(optimizer).__name__, why, "give each parameter one optimizer")
+                    raise ConfigError(OPTIMIZER, type(optimizer).__name__, why, "give each parameter one optimizer")
                 if self._keep and any(stride.momentum for stride in strides):
                     why = f"goes on with the momentum of an earlier round, and the algorithm divides by what {UNIT}"
-                    raise Mistake("schedule.client_state", "keep", why, "take reset, or an optimizer without momentum")
+                    raise ConfigError(
+                        "schedule.client_state", "keep", why, "take reset, or an optimizer without momentum"
+                    )
                 taken |= {id(parameter): strides for parameter in group["params"]}
         return self._read(parameters, taken)
 
-    def _read(self, parameters: Mapping[str, nn.Parameter], taken: Mapping[int, list[Stride]]) -> dict[str, float]:
+    def _read(self, parameters: Mapping[str, nn.Parameter], taken: Mapping[int, list[SGDStep]]) -> dict[str, float]:
         known: dict[tuple[int, float], float] = {}
         found = {}
         for name, parameter in parameters.items():

@@ -6,24 +6,24 @@ import traceback
 
 import torch
 
-from fedlit.core.errors import Mistake, Mistakes
-from fedlit.core.messages import Failure
-from fedlit.simulation.faults import Planned
+from fedlit.core.errors import ConfigError, ConfigErrors
+from fedlit.core.messages import ClientFailure
+from fedlit.simulation.faults import PlannedFailure
 
 
-def failure_of(client: int, error: Exception) -> Failure:
+def classify_failure(client: int, error: Exception) -> ClientFailure:
     """What has become of a client in whose code an error arose. Only an Exception is its own: a signal that ends the run is
     none, nor is what is wrong with the configuration."""
-    if isinstance(error, Mistake | Mistakes):
+    if isinstance(error, ConfigError | ConfigErrors):
         raise error
-    if isinstance(error, Planned):
-        return Failure(client, "planned", str(error))
+    if isinstance(error, PlannedFailure):
+        return ClientFailure(client, "planned", str(error))
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         torch.cuda.empty_cache()
-        return Failure(client, "out_of_memory", _told(error))
+        return ClientFailure(client, "out_of_memory", _told(error))
     if (stop := _stop_behind(error)) is not None:
         raise stop from error
-    return Failure(client, "exception", _told(error))
+    return ClientFailure(client, "exception", _told(error))
 
 
 def _stop_behind(error: BaseException | None) -> BaseException | None:

@@ -15,12 +15,12 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from fedlit.algorithms.layers import last_layer
-from fedlit.client.metrics import size
-from fedlit.core.errors import Mistake, nearest
-from fedlit.core.messages import Contrast, Model
+from fedlit.client.metrics import batch_size
+from fedlit.core.errors import ConfigError, did_you_mean
+from fedlit.core.messages import ContrastiveTerm, Model
 
 
-class Losses(LightningModule):
+class ShardLoss(LightningModule):
     """Stands around a module in a validation, and asks its `training_step` instead, for gradients too if they are wanted."""
 
     def __init__(self, module: LightningModule, gradients: bool = False) -> None:
@@ -42,13 +42,13 @@ class Losses(LightningModule):
         with torch.set_grad_enabled(self._wanted or torch.is_grad_enabled()):
             output: Any = self.module.training_step(*(batch, batch_idx)[: self._takes])
         loss = output["loss"] if isinstance(output, Mapping) else output
-        self._losses.append((loss.detach(), size(batch)))
+        self._losses.append((loss.detach(), batch_size(batch)))
         if self._wanted:
             reached = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
             found = torch.autograd.grad(loss, list(reached.values()), allow_unused=True)
             for name, gradient in zip(reached, found, strict=True):
                 if gradient is not None:
-                    self._sums[name] = self._sums.get(name, 0.0) + gradient * size(batch)
+                    self._sums[name] = self._sums.get(name, 0.0) + gradient * batch_size(batch)
 
     @property
     def loss(self) -> float:
@@ -66,7 +66,7 @@ class Losses(LightningModule):
 
 
 @contextmanager
-def contrasted(module: LightningModule, start: Model, contrast: Contrast) -> Iterator[None]:
+def contrastive_loss(module: LightningModule, start: Model, contrast: ContrastiveTerm) -> Iterator[None]:
     """Within, the module's training steps return their loss with the contrast added.
 
     Args:
@@ -79,13 +79,15 @@ def contrasted(module: LightningModule, start: Model, contrast: Contrast) -> Ite
     """
     if not module.automatic_optimization:
         why = "optimises by hand: there is no one loss to which a contrast could be added"
-        raise Mistake("model", type(module).__name__, why, "take an algorithm without")
+        raise ConfigError("model", type(module).__name__, why, "take an algorithm without")
     if contrast.away is None:
-        listened(module, contrast.layer)[1]()
+        capture_features(module, contrast.layer)[1]()
         yield
         return
-    near, far = (_Frozen(module, model.over(start), contrast.layer) for model in (contrast.towards, contrast.away))
-    seen, detach = listened(module, contrast.layer)  # only now: what listens would be copied with the module
+    near, far = (
+        FrozenModel(module, model.fill_from(start), contrast.layer) for model in (contrast.towards, contrast.away)
+    )
+    seen, detach = capture_features(module, contrast.layer)  # only now: what listens would be copied with the module
     plain = module.training_step
 
     @wraps(plain)
@@ -93,7 +95,7 @@ def contrasted(module: LightningModule, start: Model, contrast: Contrast) -> Ite
         output: Any = plain(*given)
         with torch.no_grad(), torch.random.fork_rng([]):
             towards, away = near.features(module, given), far.features(module, given)
-        term = contrast.mu * contrastive(seen(), towards, away, contrast.temperature)
+        term = contrast.mu * contrast_value(seen(), towards, away, contrast.temperature)
         return {**output, "loss": output["loss"] + term} if isinstance(output, Mapping) else output + term
 
     module.training_step = training_step  # type: ignore[method-assign]
@@ -104,7 +106,7 @@ def contrasted(module: LightningModule, start: Model, contrast: Contrast) -> Ite
         detach()
 
 
-class _Frozen:
+class FrozenModel:
     """A copy of a module with other weights, in eval mode, whose features are asked for."""
 
     def __init__(self, module: LightningModule, model: Model, layer: str | None) -> None:
@@ -115,7 +117,7 @@ class _Frozen:
             module._trainer = trainer
         self._twin.load_state_dict(model.state_dict(), strict=False)  # metrics are none of the model's
         self._twin.log = self._twin.log_dict = _silent  # type: ignore[method-assign]
-        self._seen, _ = listened(self._twin, layer)
+        self._seen, _ = capture_features(self._twin, layer)
 
     def features(self, module: LightningModule, given: tuple[Any, ...]) -> Tensor:
         """What it makes of what a module's training step is given."""
@@ -124,14 +126,14 @@ class _Frozen:
         return self._seen()
 
 
-def contrastive(z: Tensor, near: Tensor, far: Tensor, temperature: float) -> Tensor:
+def contrast_value(z: Tensor, near: Tensor, far: Tensor, temperature: float) -> Tensor:
     """-log(exp(sim(z, near) / T) / (exp(sim(z, near) / T) + exp(sim(z, far) / T))), the mean over a batch of features, the
     first axis of all three, with the cosine similarity of the rest."""
     similar = [F.cosine_similarity(z.flatten(1), other.flatten(1), dim=1) / temperature for other in (near, far)]
     return -F.log_softmax(torch.stack(similar), dim=0)[0].mean()
 
 
-def listened(module: nn.Module, layer: str | None) -> tuple[Callable[[], Tensor], Callable[[], None]]:
+def capture_features(module: nn.Module, layer: str | None) -> tuple[Callable[[], Tensor], Callable[[], None]]:
     """What a layer put out when it was last run, or, without a layer, what the last one took in; and how to stop listening.
 
     Raises:
@@ -143,13 +145,13 @@ def listened(module: nn.Module, layer: str | None) -> tuple[Callable[[], Tensor]
     else:
         named = dict(module.named_modules())
         if layer not in named or not layer:
-            raise Mistake("algorithm.layer", layer, "is not a layer of the module", nearest(layer, named))
+            raise ConfigError("algorithm.layer", layer, "is not a layer of the module", did_you_mean(layer, named))
         hook = named[layer].register_forward_hook(lambda _, __, output: heard.append(output))
 
     def last() -> Tensor:
         if not heard or not isinstance(heard[-1], Tensor):
             what = type(heard[-1]).__name__ if heard else "nothing: training_step does not run it"
-            raise Mistake("algorithm.layer", layer, f"gives {what}", "name a layer whose output is one tensor")
+            raise ConfigError("algorithm.layer", layer, f"gives {what}", "name a layer whose output is one tensor")
         found = heard[-1]
         heard.clear()
         return found

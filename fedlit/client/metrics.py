@@ -13,7 +13,7 @@ from torchmetrics import Metric
 Value = Tensor | float
 
 
-class Log:
+class MetricAccumulator:
     """Stands in the place of `LightningModule.log` while a Trainer runs.
 
     Values logged in steps are averaged over an epoch, weighted by batch size (or reduced as `reduce_fx` says); torchmetrics
@@ -35,7 +35,7 @@ class Log:
 
     def size(self) -> int:
         """Samples in the batch of the step that is under way."""
-        return size(self._batch)
+        return batch_size(self._batch)
 
     def log(
         self,
@@ -84,7 +84,7 @@ class Log:
         self.callback_metrics[name] = value if isinstance(value, Tensor) else torch.tensor(number)
 
 
-def size(batch: Any) -> int:
+def batch_size(batch: Any) -> int:
     """Samples in a batch."""
     if isinstance(batch, tuple | list) and isinstance(batch[0], Tensor):
         return len(batch[0])

@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
-from fedlit.client.metrics import Log
-from fedlit.client.snapshot import Snapshot
-from fedlit.core.errors import Mistake
+from fedlit.client.metrics import MetricAccumulator
+from fedlit.client.snapshot import ModuleSnapshot
+from fedlit.core.errors import ConfigError
 from fedlit.core.messages import Model
 
 
-class Bench:
+class ModuleReplica:
     """One module, used by one fit after the other: its weights are loaded, its optimizer is built anew.
 
     Raises:
@@ -28,13 +28,13 @@ class Bench:
 
     def __init__(self, module: LightningModule) -> None:
         _remember_that_there_is_no_gpu()
-        self.module = configured(module)
-        for mistake in unfit(module):
+        self.module = configure_module(module)
+        for mistake in unsupported_module(module):
             raise mistake
         persistent = set(module.state_dict())
         own = [part for part in module.modules() if not isinstance(part, Metric)]
         self._metrics = [part for part in module.modules() if isinstance(part, Metric)]
-        self._snapshot = Snapshot(own, [*module.parameters(), *module.buffers()])
+        self._snapshot = ModuleSnapshot(own, [*module.parameters(), *module.buffers()])
         self._trained = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
         self._scratch = [
             (part, name, buffer.detach().clone())
@@ -62,7 +62,7 @@ class Bench:
             if metric.update_count:
                 metric.reset()
 
-    def strays(self) -> list[str]:
+    def new_parameters(self) -> list[str]:
         """Parameters that the module has now and did not have, or has anew: those of layers that a fit made."""
         return [name for name, p in self.module.named_parameters() if self._parameters.get(name) is not p]
 
@@ -93,7 +93,7 @@ class Bench:
             yield path, getattr(part, name)
 
     @contextmanager
-    def logging_to(self, log: Log) -> Iterator[None]:
+    def redirect_log(self, log: MetricAccumulator) -> Iterator[None]:
         """What the module logs goes to `log`."""
         self.module.log = log.log  # type: ignore[method-assign]
         try:
@@ -113,26 +113,26 @@ def _remember_that_there_is_no_gpu() -> None:
         torch.cuda._cached_device_count = 0
 
 
-def configured(module: LightningModule) -> LightningModule:
+def configure_module(module: LightningModule) -> LightningModule:
     """The module with the layers of its `configure_model`, which Lightning calls again in each fit."""
     if is_overridden("configure_model", module):
         module.configure_model()
     return module
 
 
-def unfit(module: LightningModule) -> list[Mistake]:
+def unsupported_module(module: LightningModule) -> list[ConfigError]:
     """Why the module cannot be federated."""
     name, tensors = type(module).__name__, {**dict(module.named_parameters()), **dict(module.named_buffers())}
     if lazy := [path for path, tensor in tensors.items() if is_lazy(tensor)]:
         why = f"has a shape only after a first batch: {', '.join(lazy[:3])}"
         remedy = "give its layers the sizes of their inputs, or run a batch through them in __init__"
-        return [Mistake("model", name, why, remedy)]
+        return [ConfigError("model", name, why, remedy)]
     if unreal := [path for path, tensor in tensors.items() if tensor.is_complex()]:
         why = f"has complex numbers, of which an update takes the real part alone: {', '.join(unreal[:3])}"
-        return [Mistake("model", name, why, "keep real and imaginary part as two real tensors")]
+        return [ConfigError("model", name, why, "keep real and imaginary part as two real tensors")]
     if not any(parameter.requires_grad for parameter in module.parameters()):
         why = "has no parameter to train"
-        return [Mistake("model", name, why, "make its layers in __init__ or configure_model, not in setup")]
+        return [ConfigError("model", name, why, "make its layers in __init__ or configure_model, not in setup")]
     return []
 
 

@@ -11,11 +11,11 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-LIGHTNINGS = {name for name in vars(LightningModule()) if name.startswith("_")} | {"log"}
+LIGHTNING_ATTRIBUTES = {name for name in vars(LightningModule()) if name.startswith("_")} | {"log"}
 """Attributes of a module that are not its author's; `log` is stood in for while a Trainer runs."""
 
 
-class Snapshot:
+class ModuleSnapshot:
     """The attributes of a module's parts as they are now: which there are, and what is in those that can be put back, which
     are numbers and words, tensors, arrays, generators of random numbers, and lists, tuples, dicts, sets and deques of them.
 
@@ -40,9 +40,9 @@ class Snapshot:
             )  # whose own notes are the library's to keep
             self._attributes.append((part, library, {n: v for n, v in vars(part).items() if _is_own(n, library)}))
             for value in self._attributes[-1][2].values():
-                self._look(value, seen)
+                self._capture(value, seen)
 
-    def _look(self, value: Any, seen: set[int]) -> None:
+    def _capture(self, value: Any, seen: set[int]) -> None:
         """Notes what is in a value, and in the values in it."""
         if value is None or isinstance(value, bool | int | float | complex | str | bytes) or id(value) in seen:
             return
@@ -59,7 +59,7 @@ class Snapshot:
             self._containers.append((value, dict(value) if isinstance(value, dict) else list(value)))
         if isinstance(value, dict | list | tuple | set | deque):
             for inner in value.values() if isinstance(value, dict) else value:
-                self._look(inner, seen)
+                self._capture(inner, seen)
 
     def restore(self) -> None:
         """Puts all of it back; an attribute that was not there is removed."""
@@ -86,7 +86,7 @@ class Snapshot:
 
 
 def _is_own(name: str, library: bool) -> bool:
-    return name not in LIGHTNINGS and not (library and name.startswith("_"))
+    return name not in LIGHTNING_ATTRIBUTES and not (library and name.startswith("_"))
 
 
 def _can_be_written(tensor: Tensor) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
-class Mistake(ValueError):
+class ConfigError(ValueError):
     """One wrong value. Raised by the constructor that owns the rule; collected before round 1.
 
     Args:
@@ -19,33 +19,33 @@ class Mistake(ValueError):
     """
 
     def __init__(self, key: str, given: object, allowed: str, remedy: str = "", *, warning: bool = False) -> None:
-        self.key, self.given, self.allowed, self.remedy, self.warning = key, given, allowed, remedy, warning
+        self.key, self.value, self.problem, self.hint, self.warning = key, given, allowed, remedy, warning
         super().__init__(f"{key}={given}: {allowed}" + (f"; {remedy}" if remedy else ""))
 
     @property
-    def found(self) -> list[Mistake]:
+    def errors(self) -> list[ConfigError]:
         """This one, as Mistakes have several."""
         return [self]
 
-    def within(self, group: str) -> Mistake:
+    def prefixed(self, group: str) -> ConfigError:
         """The same mistake under its full name in the configuration."""
         key = f"{group}.{self.key}" if self.key else group
-        return Mistake(key, self.given, self.allowed, self.remedy, warning=self.warning)
+        return ConfigError(key, self.value, self.problem, self.hint, warning=self.warning)
 
 
-class Mistakes(ValueError):
+class ConfigErrors(ValueError):
     """Everything that is wrong with a configuration, found in one go."""
 
-    def __init__(self, found: Iterable[Mistake]) -> None:
-        self.found = list(found)
-        super().__init__("\n".join(str(mistake) for mistake in self.found))
+    def __init__(self, found: Iterable[ConfigError]) -> None:
+        self.errors = list(found)
+        super().__init__("\n".join(str(mistake) for mistake in self.errors))
 
-    def within(self, group: str) -> Mistakes:
+    def prefixed(self, group: str) -> ConfigErrors:
         """The same mistakes under their full names in the configuration."""
-        return Mistakes(mistake.within(group) for mistake in self.found)
+        return ConfigErrors(mistake.prefixed(group) for mistake in self.errors)
 
 
-def tell(mistakes: Sequence[Mistake], said: str) -> None:
+def print_errors(mistakes: Sequence[ConfigError], said: str) -> None:
     """Prints mistakes, a paragraph each, to the standard error.
 
     Args:
@@ -54,48 +54,48 @@ def tell(mistakes: Sequence[Mistake], said: str) -> None:
     """
     print(f"fedlit: {len(mistakes)} mistake{'s' if len(mistakes) != 1 else ''}{said}", file=sys.stderr)
     for mistake in mistakes:
-        named = mistake.key and mistake.given != ""
-        print(f"  {f'{mistake.key}={mistake.given}' if named else mistake.key or mistake.given}", file=sys.stderr)
-        print(f"      {mistake.allowed}", file=sys.stderr)
-        if mistake.remedy:
-            print(f"      {mistake.remedy}", file=sys.stderr)
+        named = mistake.key and mistake.value != ""
+        print(f"  {f'{mistake.key}={mistake.value}' if named else mistake.key or mistake.value}", file=sys.stderr)
+        print(f"      {mistake.problem}", file=sys.stderr)
+        if mistake.hint:
+            print(f"      {mistake.hint}", file=sys.stderr)
 
 
-def nearest(word: object, names: Iterable[str]) -> str:
+def did_you_mean(word: object, names: Iterable[str]) -> str:
     """`did you mean ...?` with the most similar of the names, or an empty string."""
     close = get_close_matches(str(word).lower(), [*names], n=1, cutoff=0.6)
     return f"did you mean {close[0]}?" if close else ""
 
 
-def refuse(*found: Mistake | None) -> None:
+def raise_errors(*found: ConfigError | None) -> None:
     """Ends a constructor's look at its arguments: raises the mistake that was found, or Mistakes if there are several. None is
     an argument that is right."""
     wrong = [mistake for mistake in found if mistake is not None]
     if len(wrong) > 1:
-        raise Mistakes(wrong)
+        raise ConfigErrors(wrong)
     if wrong:
         raise wrong[0]
 
 
-def unless(holds: bool, key: str, given: object, allowed: str, remedy: str = "") -> Mistake | None:
+def require(holds: bool, key: str, given: object, allowed: str, remedy: str = "") -> ConfigError | None:
     """The mistake, unless what is asked of the value holds."""
-    return None if holds else Mistake(key, given, allowed, remedy)
+    return None if holds else ConfigError(key, given, allowed, remedy)
 
 
-def one_of(key: str, given: object, names: Iterable[str]) -> Mistake | None:
+def require_choice(key: str, given: object, names: Iterable[str]) -> ConfigError | None:
     """A mistake unless `given` is one of the names."""
     names = list(names)
-    return unless(given in names, key, given, f"must be one of {', '.join(names)}", nearest(given, names))
+    return require(given in names, key, given, f"must be one of {', '.join(names)}", did_you_mean(given, names))
 
 
-def positive(key: str, given: float, remedy: str = "") -> Mistake | None:
+def require_positive(key: str, given: float, remedy: str = "") -> ConfigError | None:
     """A mistake unless `given` is a finite number above zero."""
-    return unless(0 < given < float("inf"), key, given, "must be a number above 0", remedy)
+    return require(0 < given < float("inf"), key, given, "must be a number above 0", remedy)
 
 
-def whole(key: str, given: float, least: int = 1) -> Mistake | None:
+def require_at_least(key: str, given: float, least: int = 1) -> ConfigError | None:
     """A mistake unless `given` is at least `least`."""
-    return unless(given >= least, key, given, f"must be a whole number of at least {least}")
+    return require(given >= least, key, given, f"must be a whole number of at least {least}")
 
 
 class LostRounds(RuntimeError):
@@ -106,6 +106,6 @@ class LostWorkers(RuntimeError):
     """Worker processes were lost so often that the run cannot go on."""
 
 
-def report(mistakes: Sequence[Mistake], of: str = "") -> None:
+def print_config_errors(mistakes: Sequence[ConfigError], of: str = "") -> None:
     """Prints what is wrong with a configuration, or a job's, to the standard error."""
-    tell(mistakes, f" in the configuration{' of ' + of if of else ''}; nothing was trained")
+    print_errors(mistakes, f" in the configuration{' of ' + of if of else ''}; nothing was trained")

@@ -8,11 +8,11 @@ from typing import Protocol
 
 import numpy as np
 
-from fedlit.core.errors import Mistake
+from fedlit.core.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Facts:
+class FederationFacts:
     """A federation in figures.
 
     Args:
@@ -34,23 +34,23 @@ class Facts:
     """
 
     sizes: np.ndarray
-    cohort: int
+    cohort_size: int
     splits: tuple[str, ...]
-    own_test: bool
+    has_client_tests: bool
     classes: tuple[str, ...] = ()
     val_counts: np.ndarray | None = None
-    clock: bool = False
+    has_clock: bool = False
     rounds: int = 1
-    workers: bool = False
+    has_worker_processes: bool = False
     wall_timeout_s: float | None = None
     over_select: float = 1.0
     quorum: int = 1
-    most: int | None = None
+    max_cohort: int | None = None
     module: str = ""
     manual_optimization: bool = False
 
 
-def rules_of(part: object, told: Facts) -> Iterable[Mistake]:
+def check_part(part: object, told: FederationFacts) -> Iterable[ConfigError]:
     """What a part says that it does not go together with; a user's own need not have rules."""
     check = getattr(part, "check", None)
     return () if check is None else check(told)
@@ -59,6 +59,6 @@ def rules_of(part: object, told: Facts) -> Iterable[Mistake]:
 class Checked(Protocol):
     """A part that has rules about others. The rule lives with the part that it protects."""
 
-    def check(self, facts: Facts) -> Iterator[Mistake]:
+    def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
         """What is wrong, under full names; a mistake whose `warning` is set lets the run begin."""
         ...

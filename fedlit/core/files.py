@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 
-class Disk(Protocol):
+class Filesystem(Protocol):
     """What a commit asks of a disk. What was written survives a crash of the process; a loss of power only once it is
     synced, and a file's or a folder's name only once the folder that holds it is."""
 
@@ -28,7 +28,7 @@ class Disk(Protocol):
     def remove(self, path: Path) -> None: ...
 
 
-class LocalDisk:
+class LocalFilesystem:
     """The file system. Every method raises OSError as the system does."""
 
     def mkdir(self, path: Path) -> None:
@@ -64,7 +64,7 @@ class LocalDisk:
             path.unlink(missing_ok=True)
 
 
-def sync_above(folder: Path, disk: Disk) -> None:
+def sync_parents(folder: Path, disk: Filesystem) -> None:
     """Waits until the names of a folder and of those above it are on the disk, as far up as this user may make any."""
     for above in folder.absolute().parents:
         if not os.access(above, os.R_OK | os.W_OK):
@@ -72,21 +72,21 @@ def sync_above(folder: Path, disk: Disk) -> None:
         disk.sync(above)
 
 
-def replace_file(path: Path, content: bytes, disk: Disk | None = None) -> None:
+def write_atomic(path: Path, content: bytes, disk: Filesystem | None = None) -> None:
     """Writes a file that is there as a whole or as it was, whatever happens."""
-    disk, partial = disk or LocalDisk(), path.with_name(path.name + ".tmp")
+    disk, partial = disk or LocalFilesystem(), path.with_name(path.name + ".tmp")
     disk.write(partial, content)
     disk.sync(partial)
     disk.rename(partial, path)
     disk.sync(path.parent)
 
 
-def json_line(value: Any, indent: int | None = None) -> str:
+def to_json(value: Any, indent: int | None = None) -> str:
     """The value as JSON text; numbers that are NaN or infinite are null."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 
-def json_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
+def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
     """The records of a file, one a line, and whether a last line was cut off, which a killed process may leave.
 
     Raises:
@@ -104,12 +104,12 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """Nested mappings as one, by dotted keys; an empty mapping is a value."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{above}{key}.")
+            found |= flatten(value, f"{above}{key}.")
         else:
             found[f"{above}{key}"] = value
     return found

@@ -8,28 +8,28 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from fedlit.core.model import Contrast, Fit, Model, Term
+from fedlit.core.model import ContrastiveTerm, FitResult, GradientTerm, Model
 from fedlit.core.tensors import Groups, Layout, Tensors
 
 __all__ = [
-    "ASKED",
+    "LOSS_QUERY",
     "OUTCOMES",
-    "Chunk",
-    "Contrast",
-    "Evaluation",
-    "Failure",
-    "Fit",
+    "Aggregate",
+    "ClientFailure",
+    "ContrastiveTerm",
+    "EvalResult",
+    "EvaluateJob",
+    "FitResult",
+    "GradientTerm",
     "Job",
-    "Loss",
-    "Mean",
+    "LossJob",
+    "LossResult",
     "Model",
     "Outcome",
-    "Partial",
-    "Probe",
+    "PartialAggregate",
     "Result",
-    "Scores",
-    "State",
-    "Term",
+    "ServerState",
+    "TrainJob",
     "Update",
 ]
 
@@ -44,13 +44,13 @@ class Update:
         remember: what the client is given as its memory when it next takes part.
     """
 
-    send: Groups
+    groups: Groups
     weight: float
-    remember: Groups = field(default_factory=dict)
+    client_state: Groups = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class State:
+class ServerState:
     """All that the server knows.
 
     Args:
@@ -70,17 +70,17 @@ class State:
         assert isinstance(model, Model)
         return model
 
-    def set(self, **shared: Model | Tensors) -> State:
+    def with_shared(self, **shared: Model | Tensors) -> ServerState:
         """The state with some of the shared entries replaced or added."""
         return replace(self, shared={**self.shared, **shared})
 
-    def keep(self, **private: Model | Tensors) -> State:
+    def with_private(self, **private: Model | Tensors) -> ServerState:
         """The state with some of the private entries replaced or added."""
         return replace(self, private={**self.private, **private})
 
 
 @dataclass(frozen=True)
-class Chunk:
+class TrainJob:
     """Clients whose updates one worker adds up, left to right.
 
     Args:
@@ -95,31 +95,31 @@ class Chunk:
     round: int
     index: int
     clients: tuple[int, ...]
-    memories: Mapping[int, Groups] = field(default_factory=dict)
+    client_states: Mapping[int, Groups] = field(default_factory=dict)
     budgets: Mapping[int, int] = field(default_factory=dict)
     attempt: int | None = None
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluateJob:
     """One split of the data (`val`, `test`) for one model; with a client, its own part of it, and what it remembers where its
     own model hangs on that."""
 
     round: int
     split: str
     client: int | None = None
-    memory: Groups = field(default_factory=dict)
+    client_state: Groups = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Probe:
+class LossJob:
     """A candidate for a round's cohort, asked for its mean training loss of the global model."""
 
     round: int
     client: int
 
 
-Job = Chunk | Evaluation | Probe
+Job = TrainJob | EvaluateJob | LossJob
 
 Outcome = Literal[
     "exception", "out_of_memory", "not_finite", "bad_shape", "deadline", "surplus", "lost_worker", "planned"
@@ -128,7 +128,7 @@ OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 @dataclass(frozen=True)
-class Failure:
+class ClientFailure:
     """A client whose update is not in the sum, and why."""
 
     client: int
@@ -137,7 +137,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Partial:
+class PartialAggregate:
     """A chunk's sum: weight times update, in float64, of the clients that came through.
 
     Args:
@@ -159,16 +159,16 @@ class Partial:
     total: Tensor | None = None
     weight: float = 0.0
     members: tuple[int, ...] = ()
-    failures: tuple[Failure, ...] = ()
+    failures: tuple[ClientFailure, ...] = ()
     metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    bytes: int = 0
+    up_bytes: int = 0
     steps: int = 0
-    memories: Mapping[int, Groups] = field(default_factory=dict)
-    square: float = 0.0
+    client_states: Mapping[int, Groups] = field(default_factory=dict)
+    sum_of_squares: float = 0.0
 
 
 @dataclass(frozen=True)
-class Scores:
+class EvalResult:
     """What the module logged on one split, or on one client's part of it."""
 
     split: str
@@ -176,24 +176,24 @@ class Scores:
     client: int | None = None
 
 
-ASKED = "asked for its loss"
+LOSS_QUERY = "asked for its loss"
 """How the reason of a candidate's failure ends."""
 
 
 @dataclass(frozen=True)
-class Loss:
+class LossResult:
     """What a candidate answers: its mean training loss, or NaN and what it failed of."""
 
     client: int
     value: float
-    failure: Failure | None = None
+    failure: ClientFailure | None = None
 
 
-Result = Partial | Scores | Loss
+Result = PartialAggregate | EvalResult | LossResult
 
 
 @dataclass(frozen=True)
-class Mean:
+class Aggregate:
     """The weighted mean of a round's updates.
 
     Args:

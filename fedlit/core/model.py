@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from fedlit.core.tensors import Groups, Tensors, change, moved, sub
+from fedlit.core.tensors import Groups, Tensors, apply_step, difference, sub
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,16 @@ class Model:
         """Parameters and buffers under their names in the module."""
         return {**self.parameters, **self.buffers}
 
-    def plus(self, step: Groups) -> Model:
+    def add(self, step: Groups) -> Model:
         """The model moved by a step, added in float64; names that are not in the step stay, integers move by whole numbers."""
         return Model(
             *(
-                {name: moved(old, step.get(group, {}).get(name)) for name, old in tensors.items()}
+                {name: apply_step(old, step.get(group, {}).get(name)) for name, old in tensors.items()}
                 for group, tensors in self.groups().items()
             )
         )
 
-    def over(self, rest: Model) -> Model:
+    def fill_from(self, rest: Model) -> Model:
         """This model, with the names that it lacks from another, in that one's order."""
         mine = self.groups()
         return Model(
@@ -43,7 +43,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Term:
+class GradientTerm:
     """Adds mu * (w - center) + offset to the gradient at w in every local step. Data, so it crosses to workers."""
 
     mu: float = 0.0
@@ -52,7 +52,7 @@ class Term:
 
 
 @dataclass(frozen=True)
-class Contrast:
+class ContrastiveTerm:
     """Adds mu * -log(e^(sim(z, g) / T) / (e^(sim(z, g) / T) + e^(sim(z, b) / T))) to the loss of every local step, the mean
     over its batch: z are features of the model in training, g those of `towards`, b those of `away`, sim is their cosine.
 
@@ -72,7 +72,7 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Fit:
+class FitResult:
     """What a client's local training came to.
 
     Args:
@@ -87,7 +87,7 @@ class Fit:
     steps: int
     examples: int
     metrics: Mapping[str, float]
-    measure: Callable[[], Mapping[str, float]] = field(default=dict, repr=False, compare=False)
+    displacement_fn: Callable[[], Mapping[str, float]] = field(default=dict, repr=False, compare=False)
 
     @property
     def displacement(self) -> Mapping[str, float]:
@@ -97,7 +97,7 @@ class Fit:
         Raises:
             Mistake: if the optimizer is not torch's SGD, or did not begin anew.
         """
-        return self.measure()
+        return self.displacement_fn()
 
     def delta(self, start: Model, buffers: bool = True) -> dict[str, Tensors]:
         """How far parameters moved from `start`, and buffers unless they are not asked for. In the dtypes that they have: an
@@ -109,5 +109,5 @@ class Fit:
         delta: dict[str, Tensors] = {"parameters": sub(self.model.parameters, start.parameters)}
         if buffers:
             of = self.model.buffers.items()
-            delta["buffers"] = {name: change(name, new, start.buffers[name]) for name, new in of}
+            delta["buffers"] = {name: difference(name, new, start.buffers[name]) for name, new in of}
         return delta

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from fedlit.core.messages import Model, State
+from fedlit.core.messages import Model, ServerState
 from fedlit.core.tensors import Groups, Tensors
 
 if sys.byteorder != "little":
@@ -25,7 +25,7 @@ if sys.byteorder != "little":
 Tree = Mapping[str, "Model | Tensors"]
 
 
-def paths(tree: Tree) -> Iterator[tuple[str, Tensor]]:
+def named_paths(tree: Tree) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of a state with its path, sorted by path."""
     flat: dict[str, Tensor] = {}
     for key, value in tree.items():
@@ -38,17 +38,19 @@ def paths(tree: Tree) -> Iterator[tuple[str, Tensor]]:
     yield from sorted(flat.items())
 
 
-def dump(tree: Tree) -> bytes:
+def state_bytes(tree: Tree) -> bytes:
     """A state as bytes: for every tensor a line with path, dtype and shape, then its numbers."""
-    return b"".join(part for path, tensor in paths(tree) for part in _parts(path, tensor))
+    return b"".join(part for path, tensor in named_paths(tree) for part in _parts(path, tensor))
 
 
-def length(tree: Tree) -> int:
+def state_nbytes(tree: Tree) -> int:
     """Bytes that `dump` gives, without making them."""
-    return sum(len(_header(path, tensor)) + tensor.numel() * tensor.element_size() for path, tensor in paths(tree))
+    return sum(
+        len(_header(path, tensor)) + tensor.numel() * tensor.element_size() for path, tensor in named_paths(tree)
+    )
 
 
-def whole(state: State) -> Tree:
+def state_tree(state: ServerState) -> Tree:
     """All that the server knows but the round's number, as one tree."""
     return {
         f"{part}/{name}": value
@@ -57,15 +59,15 @@ def whole(state: State) -> Tree:
     }
 
 
-def layout(tree: Tree) -> str:
+def layout_sha256(tree: Tree) -> str:
     """Digest of what a state's tensors are called, and of their dtypes and shapes."""
-    return hashlib.sha256(b"".join(_header(path, tensor) for path, tensor in paths(tree))).hexdigest()
+    return hashlib.sha256(b"".join(_header(path, tensor) for path, tensor in named_paths(tree))).hexdigest()
 
 
-def sha256(tree: Tree) -> str:
+def state_sha256(tree: Tree) -> str:
     """Digest of a state: of the bytes that `dump` gives."""
     digest = hashlib.sha256()
-    for path, tensor in paths(tree):
+    for path, tensor in named_paths(tree):
         for part in _parts(path, tensor):
             digest.update(part)
     return digest.hexdigest()
@@ -79,7 +81,7 @@ def _header(path: str, tensor: Tensor) -> bytes:
     return f"{path} {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}\n".encode()
 
 
-def freeze(tree: Mapping[tuple[str, ...], Tensor]) -> bytes:
+def to_safetensors(tree: Mapping[tuple[str, ...], Tensor]) -> bytes:
     """Named tensors as the bytes of a safetensors file, in the dtypes and the order that they have; a name is a path."""
     plain: dict[str, Tensor] = {}
     seen: set[int] = set()
@@ -91,7 +93,7 @@ def freeze(tree: Mapping[tuple[str, ...], Tensor]) -> bytes:
     return save(plain)
 
 
-def thaw(content: bytes) -> dict[tuple[str, ...], Tensor]:
+def from_safetensors(content: bytes) -> dict[tuple[str, ...], Tensor]:
     """What was frozen. Nothing in the bytes is executed.
 
     Raises:
@@ -106,7 +108,7 @@ def thaw(content: bytes) -> dict[tuple[str, ...], Tensor]:
         raise ValueError(f"no safetensors file of ours: {error}") from error
 
 
-def freeze_state(state: State) -> dict[tuple[str, ...], Tensor]:
+def flatten_state(state: ServerState) -> dict[tuple[str, ...], Tensor]:
     """All that the server knows but the round's number, as named tensors; an entry's own path says whether it is a model."""
     flat: dict[tuple[str, ...], Tensor] = {}
     for part, tree in (("shared", state.shared), ("private", state.private)):
@@ -117,7 +119,7 @@ def freeze_state(state: State) -> dict[tuple[str, ...], Tensor]:
     return flat
 
 
-def thaw_state(flat: Mapping[tuple[str, ...], Tensor], round: int) -> State:
+def unflatten_state(flat: Mapping[tuple[str, ...], Tensor], round: int) -> ServerState:
     """The state after so many rounds."""
     trees: dict[str, dict[str, Model | Tensors]] = {"shared": {}, "private": {}}
     groups: dict[tuple[str, str, str], dict[str, Tensor]] = {}
@@ -132,10 +134,10 @@ def thaw_state(flat: Mapping[tuple[str, ...], Tensor], round: int) -> State:
                 trees[part][key] = value
             else:
                 trees[part][key] = groups.get((part, key, ""), {})
-    return State(round, trees["shared"], trees["private"])
+    return ServerState(round, trees["shared"], trees["private"])
 
 
-def freeze_memories(memories: Mapping[int, Groups]) -> dict[tuple[str, ...], Tensor]:
+def flatten_client_states(memories: Mapping[int, Groups]) -> dict[tuple[str, ...], Tensor]:
     """What clients remember, as named tensors; a group without tensors has a path of its own."""
     flat: dict[tuple[str, ...], Tensor] = {}
     for client, groups in memories.items():
@@ -145,7 +147,7 @@ def freeze_memories(memories: Mapping[int, Groups]) -> dict[tuple[str, ...], Ten
     return flat
 
 
-def thaw_memories(flat: Mapping[tuple[str, ...], Tensor]) -> dict[int, dict[str, dict[str, Tensor]]]:
+def unflatten_client_states(flat: Mapping[tuple[str, ...], Tensor]) -> dict[int, dict[str, dict[str, Tensor]]]:
     """The memories by client."""
     memories: dict[int, dict[str, dict[str, Tensor]]] = {}
     for path, tensor in flat.items():

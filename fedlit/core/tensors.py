@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedlit.core.errors import Mistake
+from fedlit.core.errors import ConfigError
 
 Tensors = Mapping[str, Tensor]
 Groups = Mapping[str, Tensors]
 
-EXACT = 2**24
+MAX_EXACT_INTEGER = 2**24
 """Up to here float32 has every whole number."""
 
 
@@ -47,7 +47,7 @@ def norm(a: Tensors) -> float:
     return sum(float(tensor.double().square().sum()) for tensor in a.values()) ** 0.5
 
 
-def change(name: str, new: Tensor, old: Tensor) -> Tensor:
+def difference(name: str, new: Tensor, old: Tensor) -> Tensor:
     """new - old, 0 where nothing changed (an infinity less itself is no number), and of truth values as of 0 and 1.
 
     Raises:
@@ -56,15 +56,17 @@ def change(name: str, new: Tensor, old: Tensor) -> Tensor:
     if new.is_floating_point():
         return torch.where(new == old, torch.zeros_like(new), new - old)
     step = new.to(torch.int64) - old.to(torch.int64)  # small types would wrap around
-    if step.numel() and max(int(step.max()), -int(step.min())) > EXACT:
-        why = f"cannot average {name}, whose whole numbers moved by more than {EXACT:,}: an update is float32"
-        raise Mistake(
+    if step.numel() and max(int(step.max()), -int(step.min())) > MAX_EXACT_INTEGER:
+        why = (
+            f"cannot average {name}, whose whole numbers moved by more than {MAX_EXACT_INTEGER:,}: an update is float32"
+        )
+        raise ConfigError(
             "algorithm.buffers", "mean", why, "algorithm.buffers=server leaves them, or make it a float buffer"
         )
     return step
 
 
-def moved(old: Tensor, step: Tensor | None) -> Tensor:
+def apply_step(old: Tensor, step: Tensor | None) -> Tensor:
     """old + step, added in float64 and integers by whole numbers; `old` itself without a step."""
     if step is None:
         return old

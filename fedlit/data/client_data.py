@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedlit.core.errors import Mistake, Mistakes
+from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.streams import Purpose, stream, torch_stream
 from fedlit.data.population import Population
 from fedlit.data.protocols import Batches, Partitioner, Samples
-from fedlit.data.samples import Data, Loading, Owned
+from fedlit.data.samples import ClientTestSet, Data, Loading
 
 
 @dataclass(frozen=True)
-class Holdings:
+class ClientData:
     """Samples and whose they are.
 
     Args:
@@ -35,11 +35,11 @@ class Holdings:
     splits: Mapping[str, Samples]
     loading: Loading
     seed: int
-    own_test: Owned | None = None
-    pooled: bool = False
+    client_tests: ClientTestSet | None = None
+    is_pooled: bool = False
 
     @classmethod
-    def of(cls, data: Data, partition: Partitioner, loading: Loading, seed: int, pooled: bool = False) -> Holdings:
+    def of(cls, data: Data, partition: Partitioner, loading: Loading, seed: int, pooled: bool = False) -> ClientData:
         """The data dealt out by the partition; `loading.client_test_fraction` of each shard becomes its client's own test
         set. If it is `pooled`, one client has the training samples of all; the test sets stay with those whose they are.
 
@@ -48,70 +48,80 @@ class Holdings:
         """
         try:
             population = partition(data.train, stream(seed, Purpose.PARTITION))
-        except (Mistake, Mistakes) as wrong:
-            raise wrong.within("partition") from wrong
-        own = data.own_test if data.own_test is not None and _same(population, data.train.natural()) else None
+        except (ConfigError, ConfigErrors) as wrong:
+            raise wrong.prefixed("partition") from wrong
+        own = data.client_tests if data.client_tests is not None and _same(population, data.train.natural()) else None
         if loading.client_test_fraction > 0:
-            population, held = population.split(loading.client_test_fraction, stream(seed, Purpose.SPLIT, key=1))
-            own = Owned(data.train, held)
+            population, held = population.split_shards(loading.client_test_fraction, stream(seed, Purpose.SPLIT, key=1))
+            own = ClientTestSet(data.train, held)
         splits = {name: samples for name, samples in (("val", data.val), ("test", data.test)) if samples is not None}
-        return cls(data.train, population.pooled() if pooled else population, splits, loading, seed, own, pooled)
+        return cls(data.train, population.merge_clients() if pooled else population, splits, loading, seed, own, pooled)
 
-    def training(self, round: int, client: int, key: int = 0) -> Batches:
+    def train_batches(self, round: int, client: int, key: int = 0) -> Batches:
         """The batches of a client's local training, in an order of this round's and client's own; `key` tells a second
         training in the same round from the first."""
         loading, shard = self.loading, self.population.shard(client)
-        batches = self.train.batches(shard, loading.local, self.order(round, client, key), drop_last=loading.drop_last)
+        batches = self.train.batches(
+            shard, loading.local_batch_size, self.batch_order(round, client, key), drop_last=loading.drop_last
+        )
         noise = self.population.noise
         if noise is None or not noise[client]:
             return batches
-        return Noisy(batches, float(noise[client]), torch_stream(self.seed, Purpose.NOISE, round, client, key))
+        return NoisyBatches(batches, float(noise[client]), torch_stream(self.seed, Purpose.NOISE, round, client, key))
 
-    def order(self, round: int, client: int, key: int = 0) -> torch.Generator:
+    def batch_order(self, round: int, client: int, key: int = 0) -> torch.Generator:
         """The generator that decides the order of a client's samples in a round."""
         return torch_stream(self.seed, Purpose.LOADER, round, client, key)
 
-    def shard(self, client: int) -> Batches:
+    def shard_batches(self, client: int) -> Batches:
         """A client's samples in their order, as they are."""
         return self.train.batches(self.population.shard(client), self.loading.eval_batch_size)
 
-    def split(self, name: str) -> Batches:
+    def split_batches(self, name: str) -> Batches:
         """The samples of one of the server's splits."""
         return self.splits[name].batches(None, self.loading.eval_batch_size)
 
     @property
-    def own_clients(self) -> int:
+    def num_client_tests(self) -> int:
         """How many clients have test samples of their own; 0 where there are none."""
-        return 0 if self.own_test is None else len(self.own_test.population)
+        return 0 if self.client_tests is None else len(self.client_tests.population)
 
-    def looked_at(self, cohort: Sequence[int]) -> Sequence[int]:
+    def clients_to_evaluate(self, cohort: Sequence[int]) -> Sequence[int]:
         """Whose own test samples go with a cohort: theirs, or everybody's where all train in one place."""
-        return range(self.own_clients) if self.pooled else cohort
+        return range(self.num_client_tests) if self.is_pooled else cohort
 
-    def own(self, client: int) -> Batches:
+    def client_test(self, client: int) -> Batches:
         """A client's own test samples."""
-        assert self.own_test is not None
-        return self.own_test.samples.batches(self.own_test.population.shard(client), self.loading.eval_batch_size)
+        assert self.client_tests is not None
+        return self.client_tests.samples.batches(
+            self.client_tests.population.shard(client), self.loading.eval_batch_size
+        )
 
-    def to(self, device: torch.device) -> Holdings:
+    def to(self, device: torch.device) -> ClientData:
         """The same samples on a device."""
-        own = None if self.own_test is None else replace(self.own_test, samples=self.own_test.samples.to(device))
+        own = (
+            None
+            if self.client_tests is None
+            else replace(self.client_tests, samples=self.client_tests.samples.to(device))
+        )
         splits = {name: samples.to(device) for name, samples in self.splits.items()}
-        return replace(self, train=self.train.to(device), splits=splits, own_test=own)
+        return replace(self, train=self.train.to(device), splits=splits, client_tests=own)
 
 
-def left_out(data: Data, holdings: Holdings) -> list[Mistake]:
+def warn_unused_client_tests(data: Data, holdings: ClientData) -> list[ConfigError]:
     """A warning if clients are not evaluated on the test sets that the data has for them."""
-    if data.own_test is None:
+    if data.client_tests is None:
         return []
     if (fraction := holdings.loading.client_test_fraction) > 0:
         why = f"takes the place of the test sets that {data.name} has for its clients"
         return [
-            Mistake("data.client_test_fraction", fraction, why, "0 keeps them, with partition=natural", warning=True)
+            ConfigError(
+                "data.client_test_fraction", fraction, why, "0 keeps them, with partition=natural", warning=True
+            )
         ]
-    if holdings.own_test is None:
+    if holdings.client_tests is None:
         why = f"has other clients than {data.name}, whose test sets for each of its own are left out"
-        return [Mistake("partition", "", why, "partition=natural has them", warning=True)]
+        return [ConfigError("partition", "", why, "partition=natural has them", warning=True)]
     return []
 
 
@@ -122,7 +132,7 @@ def _same(population: Population, natural: Population | None) -> bool:
     return np.array_equal(population.offsets, natural.offsets) and np.array_equal(population.index, natural.index)
 
 
-class Noisy:
+class NoisyBatches:
     """Batches whose inputs get Gaussian noise, drawn anew for each."""
 
     def __init__(self, batches: Batches, std: float, generator: torch.Generator) -> None:

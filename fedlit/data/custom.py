@@ -11,14 +11,14 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from fedlit.core.errors import Mistake
-from fedlit.data.datamodule import data_module
+from fedlit.core.errors import ConfigError
+from fedlit.data.datamodule import read_loaders
 from fedlit.data.population import Population
 from fedlit.data.protocols import Batches
 from fedlit.data.samples import Data
 
 
-def as_data(given: Any, num_workers: int) -> Data:
+def to_data(given: Any, num_workers: int) -> Data:
     """Data of what a user's `_target_` made.
 
     Args:
@@ -34,14 +34,14 @@ def as_data(given: Any, num_workers: int) -> Data:
         return given
     name = type(given).__name__
     if isinstance(given, LightningDataModule):
-        given = data_module(given)
+        given = read_loaders(given)
     if not isinstance(given, tuple | list) or len(given) not in (2, 3):
-        raise Mistake(
+        raise ConfigError(
             "_target_", name, "must make a pair of map-style datasets, a LightningDataModule or fedlit.data.Data"
         )
-    train, *more = (None if part is None else MapSamples.of(part, num_workers) for part in given)
+    train, *more = (None if part is None else DatasetSamples.of(part, num_workers) for part in given)
     if train is None or not len(train):
-        raise Mistake("_target_", name, "gives no training sample")
+        raise ConfigError("_target_", name, "gives no training sample")
     classes = _classes([part.targets for part in (train, *more) if part is not None])
     name = "your data" if name in ("tuple", "list") else name
     return Data(name, train, more[-1], _shape(train), classes, more[0] if len(more) == 2 else None)
@@ -58,7 +58,7 @@ def _classes(targets: Sequence[np.ndarray | None]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class MapSamples:
+class DatasetSamples:
     """A map-style dataset, read by a DataLoader.
 
     Args:
@@ -78,7 +78,7 @@ class MapSamples:
     collate: Callable[[list[Any]], Any] | None = None
 
     @classmethod
-    def of(cls, given: Any, num_workers: int) -> MapSamples:
+    def of(cls, given: Any, num_workers: int) -> DatasetSamples:
         """A dataset, or the one of a loader, with what its attributes `targets` or `labels`, and `clients`, say of it.
 
         Raises:
@@ -91,17 +91,17 @@ class MapSamples:
             or not isinstance(dataset, Sized)
             or not hasattr(dataset, "__getitem__")
         ):
-            raise Mistake("_target_", what, "is not map-style: a dataset needs len() and items by number")
+            raise ConfigError("_target_", what, "is not map-style: a dataset needs len() and items by number")
         targets, keys = _attribute(dataset, ("targets", "labels")), _attribute(dataset, ("clients",))
         if targets is not None and targets.dtype.kind not in "biuf":
             why = f"has labels that are no numbers, such as {targets.flat[0]!r}" if targets.size else "has no label"
-            raise Mistake("_target_", what, why, "number the classes from 0, in `targets` and in the items")
+            raise ConfigError("_target_", what, why, "number the classes from 0, in `targets` and in the items")
         if targets is not None and targets.dtype.kind == "b":
             targets = targets.astype(np.int64)
         for values, named in ((targets, "labels"), (keys, "client keys")):
             if values is not None and (values.ndim == 0 or len(values) != len(dataset)):
                 count = len(values) if values.ndim else "no list of"
-                raise Mistake("_target_", what, f"has {len(dataset)} samples but {count} {named}")
+                raise ConfigError("_target_", what, f"has {len(dataset)} samples but {count} {named}")
         names, owner = (None, None) if keys is None else _numbered(keys, what)
         return cls(dataset, targets, owner, 0 if names is None else len(names), num_workers, collate)  # type: ignore[arg-type]
 
@@ -116,7 +116,7 @@ class MapSamples:
         """The population that the dataset's `clients` describe."""
         return None if self.owner is None else Population.of(self.owner, self.clients)
 
-    def subset(self, index: np.ndarray) -> MapSamples:
+    def subset(self, index: np.ndarray) -> DatasetSamples:
         """The samples in `index`."""
         return replace(
             self,
@@ -125,7 +125,7 @@ class MapSamples:
             owner=None if self.owner is None else self.owner[index],
         )
 
-    def to(self, device: torch.device) -> MapSamples:
+    def to(self, device: torch.device) -> DatasetSamples:
         """Itself: a Trainer moves the batches."""
         return self
 
@@ -166,26 +166,26 @@ def _array(dataset: Any, name: str, values: Any) -> np.ndarray:
         return np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
     except (TypeError, ValueError, RuntimeError) as error:  # lists of different lengths, dtypes that NumPy has not
         why = f"has {name} of which there is no array: {error}".splitlines()[0]
-        raise Mistake("_target_", type(dataset).__name__, why, "give a number for each sample") from error
+        raise ConfigError("_target_", type(dataset).__name__, why, "give a number for each sample") from error
 
 
 def _numbered(keys: np.ndarray, what: str) -> tuple[np.ndarray, np.ndarray]:
     """The different keys, and for each sample the number of its own."""
     if keys.ndim != 1:
-        raise Mistake("_target_", what, f"has client keys of shape {list(keys.shape)}", "give one for each sample")
+        raise ConfigError("_target_", what, f"has client keys of shape {list(keys.shape)}", "give one for each sample")
     try:
         return np.unique(keys, return_inverse=True)
     except TypeError as error:  # None among words
-        raise Mistake("_target_", what, f"has client keys that have no order: {error}", "give words") from error
+        raise ConfigError("_target_", what, f"has client keys that have no order: {error}", "give words") from error
 
 
-def _shape(samples: MapSamples) -> tuple[int, ...]:
+def _shape(samples: DatasetSamples) -> tuple[int, ...]:
     """Of the first part of the first sample, if that is a tensor or an array."""
     try:
         item, batch = samples.dataset[0], samples.collate is not None
         item = samples.collate([item]) if samples.collate is not None else item
     except Exception as error:  # foreign code
         why = f"does not give its first sample: {type(error).__name__}: {error}".splitlines()[0]
-        raise Mistake("_target_", type(samples.dataset).__name__, why) from error
+        raise ConfigError("_target_", type(samples.dataset).__name__, why) from error
     first = item[0] if isinstance(item, tuple | list) and item else item
     return tuple(first.shape)[int(batch) :] if isinstance(first, torch.Tensor | np.ndarray) else ()

@@ -9,12 +9,12 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
-from fedlit.core.errors import Mistake
+from fedlit.core.errors import ConfigError
 
 STAGES = {"train_dataloader": "fit", "val_dataloader": "validate", "test_dataloader": "test"}
 
 
-def data_module(module: LightningDataModule) -> tuple[Any, ...]:
+def read_loaders(module: LightningDataModule) -> tuple[Any, ...]:
     """The three loaders of a data module, None where it has none. It is set up as a Trainer would: each loader is asked for
     when its stage was set up, since a later stage may replace what an earlier one made.
 
@@ -31,7 +31,7 @@ def data_module(module: LightningDataModule) -> tuple[Any, ...]:
             _check(name, hook, loader)
         given.append(loader)
     if given[0] is None:
-        raise Mistake("_target_", name, "has no train_dataloader over a map-style dataset")
+        raise ConfigError("_target_", name, "has no train_dataloader over a map-style dataset")
     return tuple(given)
 
 
@@ -40,7 +40,7 @@ def _called(module: LightningDataModule, hook: str, *arguments: str) -> Any:
         return getattr(module, hook)(*arguments)
     except Exception as error:  # foreign code
         why = f"fails in {hook}({', '.join(arguments)}): {type(error).__name__}: {error}".splitlines()[0]
-        raise Mistake("_target_", type(module).__name__, why, "traceback=true shows where") from error
+        raise ConfigError("_target_", type(module).__name__, why, "traceback=true shows where") from error
 
 
 def _only(name: str, hook: str, loaders: Any) -> Any:
@@ -53,7 +53,7 @@ def _only(name: str, hook: str, loaders: Any) -> Any:
         return loaders
     if len(loaders) > 1:
         why = f"gives {len(loaders)} loaders in {hook}"
-        raise Mistake(
+        raise ConfigError(
             "_target_", name, why, "give one, over a torch.utils.data.ConcatDataset of theirs if all are meant"
         )
     return _only(name, hook, loaders[0]) if loaders else None
@@ -63,19 +63,19 @@ def _check(name: str, hook: str, loader: Any) -> None:
     """Raises Mistake if a loader does what shards and `data.batch_size` would undo."""
     if not isinstance(loader, DataLoader):
         why = f"gives a {type(loader).__name__} in {hook}"
-        raise Mistake("_target_", name, why, "it must be a torch.utils.data.DataLoader over a map-style dataset")
+        raise ConfigError("_target_", name, why, "it must be a torch.utils.data.DataLoader over a map-style dataset")
     if isinstance(loader.dataset, IterableDataset):
-        raise Mistake(
+        raise ConfigError(
             "_target_", name, f"has an IterableDataset in {hook}", "a dataset needs len() and items by number"
         )
     if loader.batch_size is None and loader.batch_sampler is None:
         why = f"makes its batches itself in {hook}: its batch_size is None"
-        raise Mistake("_target_", name, why, "give a dataset of samples; data.batch_size says how many are a batch")
+        raise ConfigError("_target_", name, why, "give a dataset of samples; data.batch_size says how many are a batch")
     if type(loader.batch_sampler) is BatchSampler and _plain(loader.sampler):
         return
     own = loader.sampler if type(loader.batch_sampler) is BatchSampler else loader.batch_sampler
     remedy = "leave it out: each client goes through its own shard in random order, data.batch_size samples at a time"
-    raise Mistake("_target_", name, f"has a {type(own).__name__} in {hook}, which would be ignored", remedy)
+    raise ConfigError("_target_", name, f"has a {type(own).__name__} in {hook}, which would be ignored", remedy)
 
 
 def _plain(sampler: Any) -> bool:

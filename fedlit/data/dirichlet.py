@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedlit.core.errors import Mistake, positive, whole
+from fedlit.core.errors import ConfigError, require_at_least, require_positive
 from fedlit.data.population import Population
 from fedlit.data.protocols import Samples
 
 
-def skewed(num_clients: int, alpha: float, min_samples: int) -> tuple[Mistake | None, ...]:
+def check_dirichlet_args(num_clients: int, alpha: float, min_samples: int) -> tuple[ConfigError | None, ...]:
     """Mistakes unless the arguments of a partition by Dirichlet shares are in their ranges."""
     return (
-        whole("num_clients", num_clients),
-        positive("alpha", alpha, "0.1 is very uneven, 0.5 usual, 100 nearly IID"),
-        whole("min_samples", min_samples, 0),
+        require_at_least("num_clients", num_clients),
+        require_positive("alpha", alpha, "0.1 is very uneven, 0.5 usual, 100 nearly IID"),
+        require_at_least("min_samples", min_samples, 0),
     )
 
 
@@ -26,7 +26,7 @@ def labels_of(samples: Samples, name: str) -> np.ndarray:
     """
     labels = samples.labels()
     if labels is None or labels.ndim != 1:
-        raise Mistake("", name, "needs a label for each sample", "take partition=iid, quantity or natural")
+        raise ConfigError("", name, "needs a label for each sample", "take partition=iid, quantity or natural")
     return labels
 
 
@@ -46,7 +46,7 @@ def classes_of(samples: Samples, name: str, bins: int | None = None) -> list[np.
     if np.issubdtype(labels.dtype, np.floating):
         if bins is None:
             remedy = "take partition=dirichlet, which bins them, shards, iid, quantity or natural"
-            raise Mistake("", name, "needs labels that are classes, and these are floating point", remedy)
+            raise ConfigError("", name, "needs labels that are classes, and these are floating point", remedy)
         labels = np.searchsorted(np.sort(labels)[np.arange(1, bins) * len(labels) // bins], labels, side="right")
     order = np.argsort(labels, kind="stable")
     ordered = labels[order]
@@ -64,7 +64,7 @@ def log_dirichlet(alpha: np.ndarray, generator: np.random.Generator) -> np.ndarr
     return gammas + np.log1p(-generator.random(alpha.shape)) / np.maximum(alpha, 1e-300)
 
 
-def normalised(logs: np.ndarray) -> np.ndarray:
+def normalize(logs: np.ndarray) -> np.ndarray:
     """Shares that sum to 1 and are proportional to exp(logs)."""
     shares = np.exp(np.maximum(logs - logs.max(), -800.0))
     return shares / shares.sum()
@@ -72,7 +72,7 @@ def normalised(logs: np.ndarray) -> np.ndarray:
 
 def dirichlet(alpha: float, size: int, generator: np.random.Generator) -> np.ndarray:
     """Shares of a symmetric Dirichlet(alpha), shape (size,), that sum to 1 for any alpha > 0."""
-    return normalised(log_dirichlet(np.full(size, float(alpha)), generator))
+    return normalize(log_dirichlet(np.full(size, float(alpha)), generator))
 
 
 def apportion(shares: np.ndarray, total: int) -> np.ndarray:
@@ -82,7 +82,7 @@ def apportion(shares: np.ndarray, total: int) -> np.ndarray:
     return np.diff(np.minimum(cuts, total), prepend=0)
 
 
-def drawn(alpha: np.ndarray, sizes: np.ndarray, stock: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def allocate(alpha: np.ndarray, sizes: np.ndarray, stock: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """How many samples of each class each client draws without replacement, shape (clients, classes): each draw is by the
     client's own Dirichlet(alpha) shares, of the classes that have samples left.
 
@@ -100,12 +100,12 @@ def drawn(alpha: np.ndarray, sizes: np.ndarray, stock: np.ndarray, generator: np
         logs = log_dirichlet(alpha, generator)
         while missing := size - taken.sum():
             left = np.flatnonzero(taken < stock)
-            taken[left] += np.minimum(generator.multinomial(missing, normalised(logs[left])), (stock - taken)[left])
+            taken[left] += np.minimum(generator.multinomial(missing, normalize(logs[left])), (stock - taken)[left])
         stock = stock - taken
     return counts
 
 
-def spread(clients: int, classes: int, each: int, generator: np.random.Generator) -> np.ndarray:
+def assign_classes(clients: int, classes: int, each: int, generator: np.random.Generator) -> np.ndarray:
     """Which client has which class, shape (clients, classes): `each` classes a client, at random but that client i has class
     i mod classes, and class j client j mod clients. No more than `each` are given so if clients * each >= classes."""
     place = generator.random((clients, classes))  # a client has the classes with its lowest places
@@ -116,7 +116,9 @@ def spread(clients: int, classes: int, each: int, generator: np.random.Generator
     return has
 
 
-def enough(owner: np.ndarray, num_clients: int, min_samples: int, generator: np.random.Generator) -> Population:
+def ensure_min_samples(
+    owner: np.ndarray, num_clients: int, min_samples: int, generator: np.random.Generator
+) -> Population:
     """The population of these owners, after samples were moved to clients with fewer than `min_samples`.
 
     Samples leave one at a time, a random one of the client that is then the largest, the first of equals. That levels the
@@ -127,7 +129,7 @@ def enough(owner: np.ndarray, num_clients: int, min_samples: int, generator: np.
     """
     if num_clients * min_samples > len(owner):
         most = f"must be at most {len(owner) // num_clients}: there are {len(owner)} samples for {num_clients} clients"
-        raise Mistake("min_samples", min_samples, most, "take fewer clients")
+        raise ConfigError("min_samples", min_samples, most, "take fewer clients")
     population = Population.of(owner, num_clients)
     lacking = np.maximum(min_samples - population.sizes, 0)
     moved = int(lacking.sum())
@@ -141,7 +143,7 @@ def enough(owner: np.ndarray, num_clients: int, min_samples: int, generator: np.
     owner = owner.copy()
     owner[generator.permutation(np.concatenate(leaving))] = np.repeat(np.arange(num_clients), lacking)
     levelled = Population.of(owner, num_clients)
-    return Population(levelled.index, levelled.offsets, moved=moved)
+    return Population(levelled.index, levelled.offsets, moved_samples=moved)
 
 
 def _levelled(sizes: np.ndarray, count: int) -> np.ndarray:

@@ -12,8 +12,17 @@ from typing import Literal
 
 import numpy as np
 
-from fedlit.core.errors import Mistake, one_of, refuse, unless, whole
-from fedlit.data.dirichlet import apportion, classes_of, dirichlet, drawn, enough, labels_of, skewed, spread
+from fedlit.core.errors import ConfigError, raise_errors, require, require_at_least, require_choice
+from fedlit.data.dirichlet import (
+    allocate,
+    apportion,
+    assign_classes,
+    check_dirichlet_args,
+    classes_of,
+    dirichlet,
+    ensure_min_samples,
+    labels_of,
+)
 from fedlit.data.population import Population
 from fedlit.data.protocols import Samples
 
@@ -29,7 +38,7 @@ class Iid:
     num_clients: int
 
     def __post_init__(self) -> None:
-        refuse(whole("num_clients", self.num_clients))
+        raise_errors(require_at_least("num_clients", self.num_clients))
 
     def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
         """The clients and their shards."""
@@ -64,7 +73,9 @@ class Dirichlet:
     bins: int = 10
 
     def __post_init__(self) -> None:
-        refuse(*skewed(self.num_clients, self.alpha, self.min_samples), whole("bins", self.bins))
+        raise_errors(
+            *check_dirichlet_args(self.num_clients, self.alpha, self.min_samples), require_at_least("bins", self.bins)
+        )
 
     def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
         """The clients and their shards."""
@@ -77,7 +88,7 @@ class Dirichlet:
             counts = apportion(dirichlet(self.alpha, len(takers), generator), len(members))
             owner[generator.permutation(members)] = np.repeat(takers, counts)
             sizes[takers] += counts
-        return enough(owner, self.num_clients, self.min_samples, generator)
+        return ensure_min_samples(owner, self.num_clients, self.min_samples, generator)
 
 
 @dataclass(frozen=True)
@@ -103,9 +114,9 @@ class DirichletClient:
     min_samples: int = 0
 
     def __post_init__(self) -> None:
-        refuse(
-            *skewed(self.num_clients, self.alpha, self.min_samples),
-            one_of("concentration", self.concentration, ("class", "total")),
+        raise_errors(
+            *check_dirichlet_args(self.num_clients, self.alpha, self.min_samples),
+            require_choice("concentration", self.concentration, ("class", "total")),
         )
 
     def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
@@ -115,9 +126,9 @@ class DirichletClient:
         alpha = self.alpha * (stock / stock.sum() if self.concentration == "total" else np.ones(len(stock)))
         sizes = len(samples) // self.num_clients + (clients < len(samples) % self.num_clients)
         owner = np.empty(len(samples), dtype=np.int64)
-        for members, dealt in zip(classes, drawn(alpha, sizes, stock, generator).T, strict=True):
+        for members, dealt in zip(classes, allocate(alpha, sizes, stock, generator).T, strict=True):
             owner[generator.permutation(members)] = np.repeat(clients, dealt)
-        return enough(owner, self.num_clients, self.min_samples, generator)
+        return ensure_min_samples(owner, self.num_clients, self.min_samples, generator)
 
 
 @dataclass(frozen=True)
@@ -136,7 +147,10 @@ class Shards:
     shards_per_client: int = 2
 
     def __post_init__(self) -> None:
-        refuse(whole("num_clients", self.num_clients), whole("shards_per_client", self.shards_per_client))
+        raise_errors(
+            require_at_least("num_clients", self.num_clients),
+            require_at_least("shards_per_client", self.shards_per_client),
+        )
 
     def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
         """The clients and their shards."""
@@ -144,7 +158,7 @@ class Shards:
         dealt = generator.permutation(np.repeat(np.arange(self.num_clients), self.shards_per_client))
         if len(dealt) > len(order):
             most = f"makes {len(dealt)} shards of {len(order)} samples, and a shard needs one"
-            raise Mistake("shards_per_client", self.shards_per_client, most, "take fewer, or fewer clients")
+            raise ConfigError("shards_per_client", self.shards_per_client, most, "take fewer, or fewer clients")
         owner = np.empty(len(order), dtype=np.int64)
         owner[order] = dealt[np.arange(len(order)) * len(dealt) // len(order)]
         return Population.of(owner, self.num_clients)
@@ -166,7 +180,10 @@ class Classes:
     classes_per_client: int = 2
 
     def __post_init__(self) -> None:
-        refuse(whole("num_clients", self.num_clients), whole("classes_per_client", self.classes_per_client))
+        raise_errors(
+            require_at_least("num_clients", self.num_clients),
+            require_at_least("classes_per_client", self.classes_per_client),
+        )
 
     def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
         """The clients and their shards."""
@@ -174,8 +191,8 @@ class Classes:
         most, least = len(classes), -(-len(classes) // self.num_clients)
         if not least <= self.classes_per_client <= most:
             allowed = f"must be {least} to {most} for {self.num_clients} clients to own {most} classes"
-            raise Mistake("classes_per_client", self.classes_per_client, allowed)
-        holds = spread(self.num_clients, len(classes), self.classes_per_client, generator)
+            raise ConfigError("classes_per_client", self.classes_per_client, allowed)
+        holds = assign_classes(self.num_clients, len(classes), self.classes_per_client, generator)
         for members, holders in zip(classes, holds.T, strict=True):
             owners = generator.permutation(np.flatnonzero(holders))
             owner[generator.permutation(members)] = owners[np.arange(len(members)) % len(owners)]
@@ -197,13 +214,13 @@ class Quantity:
     min_samples: int = 0
 
     def __post_init__(self) -> None:
-        refuse(*skewed(self.num_clients, self.alpha, self.min_samples))
+        raise_errors(*check_dirichlet_args(self.num_clients, self.alpha, self.min_samples))
 
     def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
         """The clients and their shards."""
         sizes = apportion(dirichlet(self.alpha, self.num_clients, generator), len(samples))
         owner = generator.permutation(np.repeat(np.arange(self.num_clients), sizes))
-        return enough(owner, self.num_clients, self.min_samples, generator)
+        return ensure_min_samples(owner, self.num_clients, self.min_samples, generator)
 
 
 @dataclass(frozen=True)
@@ -222,9 +239,9 @@ class Noise:
     sigma: float
 
     def __post_init__(self) -> None:
-        refuse(
-            whole("num_clients", self.num_clients),
-            unless(0 <= self.sigma < float("inf"), "sigma", self.sigma, "must be a number of at least 0"),
+        raise_errors(
+            require_at_least("num_clients", self.num_clients),
+            require(0 <= self.sigma < float("inf"), "sigma", self.sigma, "must be a number of at least 0"),
         )
 
     def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
@@ -241,5 +258,7 @@ class Natural:
         """The clients and their shards."""
         population = samples.natural()
         if population is None:
-            raise Mistake("", "natural", "needs data that says whose each sample is", "take partition=iid or dirichlet")
+            raise ConfigError(
+                "", "natural", "needs data that says whose each sample is", "take partition=iid or dirichlet"
+            )
         return population

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from fedlit.core.errors import Mistake
+from fedlit.core.errors import ConfigError
 
-MOST_LISTED = 1000
+MAX_LISTED = 1000
 """Clients whose sizes and labels are listed one by one in `partition.json`; of more, a sample of so many."""
 
 
@@ -29,7 +29,7 @@ class Population:
     index: np.ndarray | range
     offsets: np.ndarray
     noise: np.ndarray | None = None
-    moved: int = 0
+    moved_samples: int = 0
 
     @classmethod
     def of(cls, owner: np.ndarray, clients: int) -> Population:
@@ -66,7 +66,7 @@ class Population:
         """The samples of one client."""
         return np.asarray(self.index[self.offsets[client] : self.offsets[client + 1]], dtype=np.int64)
 
-    def split(self, fraction: float, generator: np.random.Generator) -> tuple[Population, Population]:
+    def split_shards(self, fraction: float, generator: np.random.Generator) -> tuple[Population, Population]:
         """Two populations of the same clients: of each client's samples a random part, rounded down, is in the second."""
         owner = np.repeat(np.arange(len(self)), self.sizes)
         order = np.lexsort((generator.random(self.samples), owner))  # at random within each client
@@ -78,7 +78,7 @@ class Population:
             parts.append(replace(self, index=index[chosen], offsets=np.concatenate([[0], np.cumsum(sizes)])))
         return parts[0], parts[1]
 
-    def pooled(self) -> Population:
+    def merge_clients(self) -> Population:
         """One client that has all samples, in their order.
 
         Raises:
@@ -86,7 +86,7 @@ class Population:
         """
         if self.noise is not None:
             why = "adds noise to each client's inputs, and all samples in one place have one owner"
-            raise Mistake("", "noise", why, "take another partition")
+            raise ConfigError("", "noise", why, "take another partition")
         index = self.index if isinstance(self.index, range) else np.sort(self.index)
         return Population(index, np.asarray([0, self.samples]))
 
@@ -104,7 +104,7 @@ class Population:
             spaced, whose numbers are `listed`.
         """
         sizes = self.sizes
-        shown = np.unique(np.linspace(0, len(self) - 1, min(len(self), MOST_LISTED)).astype(np.int64))
+        shown = np.unique(np.linspace(0, len(self) - 1, min(len(self), MAX_LISTED)).astype(np.int64))
         marks = np.quantile(sizes, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1])
         found: dict[str, Any] = {
             "clients": len(self),
@@ -112,7 +112,7 @@ class Population:
             "sizes": sizes[shown].tolist(),
             "empty_clients": int((sizes == 0).sum()),
             "gini_of_sizes": gini(sizes),
-            "moved_samples": self.moved,
+            "moved_samples": self.moved_samples,
             "quantiles_of_sizes": dict(
                 zip(("0", "0.05", "0.25", "0.5", "0.75", "0.95", "1"), marks.tolist(), strict=True)
             ),

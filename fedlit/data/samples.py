@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlit.core.errors import Mistake, nearest, refuse, unless, whole
-from fedlit.core.facts import Facts
+from fedlit.core.errors import ConfigError, did_you_mean, raise_errors, require, require_at_least
+from fedlit.core.facts import FederationFacts
 from fedlit.data.population import Population
 from fedlit.data.protocols import Samples
 
 Transform = Callable[[Tensor], Tensor]
 
-HELD_OUT = 0.1
+DEFAULT_VAL_FRACTION = 0.1
 """Part of the training set for validation where nobody says how much."""
 
 
@@ -137,7 +137,7 @@ class TensorBatches:
 
 
 @dataclass(frozen=True)
-class Owned:
+class ClientTestSet:
     """Samples that belong to clients: what each client's own test set is."""
 
     samples: Samples
@@ -164,16 +164,16 @@ class Data:
     shape: tuple[int, ...]
     classes: tuple[str, ...]
     val: Samples | None = None
-    own_test: Owned | None = None
+    client_tests: ClientTestSet | None = None
 
     def hold_out(self, fraction: float | None, generator: np.random.Generator) -> Data:
         """The data with a random part of the training set, rounded down, held out for validation; with None a tenth, unless
         the data brings a validation set."""
         if self.val is not None and fraction:
-            raise Mistake(
+            raise ConfigError(
                 "val_fraction", fraction, f"{self.name} brings its own validation set", "leave it out, or take 0"
             )
-        fraction = fraction if fraction is not None else HELD_OUT if self.val is None else 0.0
+        fraction = fraction if fraction is not None else DEFAULT_VAL_FRACTION if self.val is None else 0.0
         count = int(fraction * len(self.train))
         if count == 0:
             return self
@@ -207,32 +207,34 @@ class Loading:
         size, val, own = self.batch_size, self.val_fraction, self.client_test_fraction
         some = size == "full" if isinstance(size, str) else size >= 1
         share, remedy = "must be at least 0 and below 1", "0 holds nothing out: then the last round counts"
-        refuse(
-            unless(some, "batch_size", size, "must be a whole number of at least 1, or full", nearest(size, ["full"])),
-            whole("num_workers", self.num_workers, 0),
-            whole("eval_batch_size", self.eval_batch_size),
-            unless(0 <= (val or 0) < 1, "val_fraction", val, share, remedy),
-            unless(0 <= own < 1, "client_test_fraction", own, share),
+        raise_errors(
+            require(
+                some, "batch_size", size, "must be a whole number of at least 1, or full", did_you_mean(size, ["full"])
+            ),
+            require_at_least("num_workers", self.num_workers, 0),
+            require_at_least("eval_batch_size", self.eval_batch_size),
+            require(0 <= (val or 0) < 1, "val_fraction", val, share, remedy),
+            require(0 <= own < 1, "client_test_fraction", own, share),
         )
 
-    def check(self, facts: Facts) -> Iterator[Mistake]:
+    def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
         """Batches that can be filled, and a validation split that has everything."""
-        size, largest = self.local, int(facts.sizes.max(initial=0))
+        size, largest = self.local_batch_size, int(facts.sizes.max(initial=0))
         if self.drop_last and size is not None and size > largest:
             why = f"is more than the {largest} samples of the largest client, and data.drop_last leaves out what is not full"
-            yield Mistake("data.batch_size", size, why, "take smaller batches, or data.drop_last=false")
-        fraction = HELD_OUT if self.val_fraction is None else self.val_fraction
+            yield ConfigError("data.batch_size", size, why, "take smaller batches, or data.drop_last=false")
+        fraction = DEFAULT_VAL_FRACTION if self.val_fraction is None else self.val_fraction
         if fraction > 0 and "val" not in facts.splits:
             why = "holds out less than one sample: the last round counts"
-            yield Mistake("data.val_fraction", fraction, why, "take more", warning=True)
+            yield ConfigError("data.val_fraction", fraction, why, "take more", warning=True)
         if facts.val_counts is not None and not facts.val_counts.all():
             names = [facts.classes[label] for label in np.flatnonzero(facts.val_counts == 0)]
             why = f"leaves validation without class {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"
             remedy = "take more, or judge the best round with care"
             given = self.val_fraction or ""  # else the data may have brought them
-            yield Mistake("data.val_fraction" if given else "data", given, why, remedy, warning=True)
+            yield ConfigError("data.val_fraction" if given else "data", given, why, remedy, warning=True)
 
     @property
-    def local(self) -> int | None:
+    def local_batch_size(self) -> int | None:
         """Samples in a local batch; None for the whole shard."""
         return None if isinstance(self.batch_size, str) else self.batch_size

@@ -10,19 +10,19 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from fedlit.core.errors import refuse, unless
-from fedlit.core.messages import Chunk, Job, Result, State
+from fedlit.core.errors import raise_errors, require
+from fedlit.core.messages import Job, Result, ServerState, TrainJob
 from fedlit.executors.executor import Execute, Worker
 from fedlit.executors.inline import torch_threads
 from fedlit.executors.processes import Processes
-from fedlit.executors.resources import cores
+from fedlit.executors.resources import available_cores
 
 log = logging.getLogger("fedlit")
 
 START_S = 6.0
 """Seconds in which a process imports torch and Lightning on a core of its own: 5 to 7 where it was measured."""
 
-CLEARLY = 2.0
+MIN_GAIN = 2.0
 """What is saved must be so many times what the start costs: the work of later rounds is a guess."""
 
 
@@ -43,7 +43,7 @@ class Auto:
 
     def __post_init__(self) -> None:
         self._processes()
-        refuse(unless(self.start_s >= 0, "start_s", self.start_s, "must be a number of at least 0"))
+        raise_errors(require(self.start_s >= 0, "start_s", self.start_s, "must be a number of at least 0"))
 
     def _processes(self) -> Processes:
         return Processes(self.workers, self.threads, self.per_gpu, self.wall_timeout_s)
@@ -63,13 +63,13 @@ class _Choice:
         self._start_s = start_s
         device = worker.device
         self._count = len(processes.gpus(device))
-        self._parallel = min(self._count, cores()) if device.type == "cpu" else self._count
+        self._parallel = min(self._count, available_cores()) if device.type == "cpu" else self._count
         self._there: Execute | None = None
         self._told = self._settled = False
         self._took: list[list[float]] = []  # seconds of each job, for each time that jobs were given
         self._done, self._round = 0, -1  # rounds that were done here, and the number of the last one
 
-    def execute(self, jobs: Iterable[Job], state: State) -> Iterator[Result]:
+    def execute(self, jobs: Iterable[Job], state: ServerState) -> Iterator[Result]:
         """The results in the order of the jobs."""
         jobs = list(jobs)
         if not self._settled and jobs and jobs[0].round > self._round:
@@ -80,7 +80,7 @@ class _Choice:
             self._round = jobs[0].round
         return self._here(jobs, state) if self._there is None else self._there(jobs, state)
 
-    def _here(self, jobs: Sequence[Job], state: State) -> Iterator[Result]:
+    def _here(self, jobs: Sequence[Job], state: ServerState) -> Iterator[Result]:
         took: list[float] = []
         if not self._settled:
             self._took.append(took)
@@ -91,7 +91,7 @@ class _Choice:
             yield result
 
     def _think_before_the_first(self, jobs: Sequence[Job]) -> None:
-        clients = sum(len(job.clients) for job in jobs if isinstance(job, Chunk))
+        clients = sum(len(job.clients) for job in jobs if isinstance(job, TrainJob))
         nothing = {
             "there is one core": self._parallel == 1,
             "there is one round": self._rounds <= 1,
@@ -103,10 +103,10 @@ class _Choice:
 
     def _think(self) -> None:
         self._done += 1
-        left, start = self._rounds - self._done, self._start_s * -(-self._count // cores())
+        left, start = self._rounds - self._done, self._start_s * -(-self._count // available_cores())
         here = left * sum(map(sum, self._took)) / self._done
-        there = left * sum(longest(took, self._parallel) for took in self._took) / self._done
-        pays = here - there > CLEARLY * start
+        there = left * sum(makespan(took, self._parallel) for took in self._took) / self._done
+        pays = here - there > MIN_GAIN * start
         if pays or not self._told:
             where = f"{self._count} processes" if pays else "this process"
             self._tell(
@@ -122,7 +122,7 @@ class _Choice:
         log.info("executor=auto takes %s", what)
 
 
-def longest(seconds: Sequence[float], workers: int) -> float:
+def makespan(seconds: Sequence[float], workers: int) -> float:
     """Seconds until all jobs are done by so many workers, each of which takes the next one when it is free."""
     free = [0.0] * workers
     for job in seconds:

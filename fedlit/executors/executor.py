@@ -8,9 +8,9 @@ from typing import Protocol
 
 import torch
 
-from fedlit.core.messages import Job, Result, State
+from fedlit.core.messages import Job, Result, ServerState
 
-Execute = Callable[[Iterable[Job], State], Iterator[Result]]
+Execute = Callable[[Iterable[Job], ServerState], Iterator[Result]]
 
 
 class Worker(Protocol):
@@ -21,11 +21,11 @@ class Worker(Protocol):
         """Where it trains."""
         ...
 
-    def placed(self, device: torch.device) -> Worker:
+    def on_device(self, device: torch.device) -> Worker:
         """The same worker with its samples on a device."""
         ...
 
-    def __call__(self, job: Job, state: State) -> Result: ...
+    def __call__(self, job: Job, state: ServerState) -> Result: ...
 
 
 class Executor(Protocol):

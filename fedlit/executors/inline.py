@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fedlit.core.errors import refuse, whole
+from fedlit.core.errors import raise_errors, require_at_least
 from fedlit.executors.executor import Execute, Worker
 
 
@@ -24,7 +24,7 @@ class Inline:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        refuse(whole("threads", self.threads))
+        raise_errors(require_at_least("threads", self.threads))
 
     @contextmanager
     def open(self, worker: Worker, rounds: int) -> Iterator[Execute]:

@@ -12,12 +12,12 @@ from typing import IO, Literal
 
 import torch
 
-from fedlit.core.errors import nearest, refuse, unless, whole
+from fedlit.core.errors import did_you_mean, raise_errors, require, require_at_least
 from fedlit.executors.executor import Execute, Worker
 from fedlit.executors.inline import torch_threads
-from fedlit.executors.resources import _visible_gpus, cores
-from fedlit.executors.transport import encode, pack
-from fedlit.executors.worker_pool import CannotStart, Pool
+from fedlit.executors.resources import available_cores, visible_gpus
+from fedlit.executors.transport import encode_message, serialize_worker
+from fedlit.executors.worker_pool import WorkerPool, WorkerStartError
 
 log = logging.getLogger(__name__)
 
@@ -42,19 +42,19 @@ class Processes:
 
     def __post_init__(self) -> None:
         given, timeout = self.workers, self.wall_timeout_s
-        word = unless(given == "auto", "workers", given, "must be auto or a number", nearest(given, ["auto"]))
-        refuse(
-            word if isinstance(given, str) else whole("workers", given),
-            whole("threads", self.threads),
-            whole("per_gpu", self.per_gpu),
-            unless(timeout is None or timeout > 0, "wall_timeout_s", timeout, "must be a number above 0, or null"),
+        word = require(given == "auto", "workers", given, "must be auto or a number", did_you_mean(given, ["auto"]))
+        raise_errors(
+            word if isinstance(given, str) else require_at_least("workers", given),
+            require_at_least("threads", self.threads),
+            require_at_least("per_gpu", self.per_gpu),
+            require(timeout is None or timeout > 0, "wall_timeout_s", timeout, "must be a number above 0, or null"),
         )
 
     def gpus(self, device: torch.device) -> list[str | None]:
         """For each process the GPU that it is to see, as CUDA_VISIBLE_DEVICES names it; None where clients train on another
         kind of device."""
-        gpus = _visible_gpus() if device.type == "cuda" else [None]
-        count = cores() if device.type == "cpu" else self.per_gpu * len(gpus)
+        gpus = visible_gpus() if device.type == "cuda" else [None]
+        count = available_cores() if device.type == "cpu" else self.per_gpu * len(gpus)
         count = count if isinstance(self.workers, str) else self.workers
         return [gpus[number % len(gpus)] for number in range(count)]
 
@@ -67,18 +67,18 @@ class Processes:
             file = stack.enter_context(
                 TemporaryFile(prefix="fedlit-")
             )  # has no name: it is gone when nobody has it open
-            pool = Pool(file.fileno(), self.wall_timeout_s)
+            pool = WorkerPool(file.fileno(), self.wall_timeout_s)
             stack.callback(pool.end)
             yield self._begun(pool, worker, file)
 
-    def _begun(self, pool: Pool, worker: Worker, file: IO[bytes]) -> Execute:
+    def _begun(self, pool: WorkerPool, worker: Worker, file: IO[bytes]) -> Execute:
         try:
-            content = pack(worker.placed(CPU), file)
+            content = serialize_worker(worker.on_device(CPU), file)
         except (pickle.PicklingError, AttributeError, TypeError, OSError) as error:
             return _inline(worker, error)
         try:
-            pool.begin(encode((self._settings(), content)), self.gpus(worker.device))
-        except (CannotStart, OSError) as error:
+            pool.begin(encode_message((self._settings(), content)), self.gpus(worker.device))
+        except (WorkerStartError, OSError) as error:
             pool.end()
             return _inline(worker, error)
         return pool.execute

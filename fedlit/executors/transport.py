@@ -21,11 +21,11 @@ LARGE = 1 << 20
 RAW = 1 << 14
 """Bytes from which a tensor of a message is sent as it lies in memory, without a copy."""
 
-Parts = Sequence[bytes | bytearray | memoryview]
+Buffers = Sequence[bytes | bytearray | memoryview]
 Reduced = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-def pack(thing: Any, file: IO[bytes]) -> bytes:
+def serialize_worker(thing: Any, file: IO[bytes]) -> bytes:
     """The thing as bytes; its large tensors and arrays in the file, for processes that inherit it.
 
     Raises:
@@ -37,19 +37,19 @@ def pack(thing: Any, file: IO[bytes]) -> bytes:
     return stream.getvalue()
 
 
-def unpack(content: bytes) -> Any:
+def deserialize_worker(content: bytes) -> Any:
     """What was packed. Its large tensors are the file's own memory, shared by all who unpack, copied where written to."""
     return pickle.loads(content)  # our own bytes, from our own parent
 
 
-class _Shelf:
+class MappedFile:
     """A file that was inherited; it is mapped once."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
 
     def __reduce__(self) -> Reduced:
-        return _Shelf, (self.descriptor,)
+        return MappedFile, (self.descriptor,)
 
     @cached_property
     def content(self) -> mmap.mmap:
@@ -60,7 +60,7 @@ class _Shelf:
 class _Packer(pickle.Pickler):
     def __init__(self, stream: io.BytesIO, file: IO[bytes]) -> None:
         super().__init__(stream, protocol=5)
-        self._file, self._shelf = file, _Shelf(file.fileno())
+        self._file, self._shelf = file, MappedFile(file.fileno())
 
     def reducer_override(self, obj: Any) -> Reduced | Any:
         """Places in the file for large plain tensors and arrays; NotImplemented, which means the usual way, for all else."""
@@ -80,12 +80,12 @@ class _Packer(pickle.Pickler):
         return begin
 
 
-def _tensor(shelf: _Shelf, begin: int, dtype: str, shape: tuple[int, ...]) -> Tensor:
+def _tensor(shelf: MappedFile, begin: int, dtype: str, shape: tuple[int, ...]) -> Tensor:
     count = int(np.prod(shape))
     return torch.frombuffer(shelf.content, dtype=getattr(torch, dtype), count=count, offset=begin).view(shape)
 
 
-def _array(shelf: _Shelf, begin: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+def _array(shelf: MappedFile, begin: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
     return np.frombuffer(shelf.content, dtype, int(np.prod(shape)), begin).reshape(shape)
 
 
@@ -99,7 +99,7 @@ def _bytes(tensor: Tensor) -> np.ndarray:
     return tensor.reshape(-1).view(torch.uint8).numpy()
 
 
-def encode(thing: Any) -> Parts:
+def encode_message(thing: Any) -> Buffers:
     """A message: the thing pickled, then its large tensors as they lie in memory, which must not change until it is sent."""
     stream, buffers = io.BytesIO(), []
 
@@ -113,7 +113,7 @@ def encode(thing: Any) -> Parts:
     return [stream.getvalue(), *buffers]
 
 
-def decode(parts: Parts) -> Any:
+def decode_message(parts: Buffers) -> Any:
     """What was encoded. Its large tensors are the parts' own memory."""
     return pickle.loads(parts[0], buffers=parts[1:])  # our own bytes, from our own processes
 
@@ -130,7 +130,7 @@ def _of_buffer(buffer: Any, dtype: str, shape: tuple[int, ...]) -> Tensor:
     return torch.frombuffer(buffer, dtype=getattr(torch, dtype)).view(shape)
 
 
-def send(line: socket.socket, parts: Parts) -> None:
+def send(line: socket.socket, parts: Buffers) -> None:
     """Sends a message.
 
     Raises:
@@ -142,7 +142,7 @@ def send(line: socket.socket, parts: Parts) -> None:
         line.sendall(part)
 
 
-def receive(line: socket.socket) -> Parts:
+def receive(line: socket.socket) -> Buffers:
     """The next message, as `encode` made it.
 
     Raises:

@@ -17,28 +17,28 @@ from pathlib import Path
 from socket import socket, socketpair
 
 from fedlit.core.errors import LostWorkers
-from fedlit.core.messages import Job, Result, State
-from fedlit.executors.dispatch import Call, Task
-from fedlit.executors.transport import Parts, decode, encode, receive, send
+from fedlit.core.messages import Job, Result, ServerState
+from fedlit.executors.dispatch import JobBatch, Task
+from fedlit.executors.transport import Buffers, decode_message, encode_message, receive, send
 
 log = logging.getLogger(__name__)
 
-STARTS = 3
+MAX_FAILED_STARTS = 3
 """How many processes may end one after the other while they start."""
 
-IGNORED = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+BLOCKED_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
 """Signals that are the parent's to act on, whoever they were sent to."""
 
-KEPT = {"MALLOC_TRIM_THRESHOLD_": str(1 << 28), "MALLOC_MMAP_THRESHOLD_": str(1 << 25)}
+MALLOC_SETTINGS = {"MALLOC_TRIM_THRESHOLD_": str(1 << 28), "MALLOC_MMAP_THRESHOLD_": str(1 << 25)}
 """What glibc is told in a worker: it otherwise gives memory back after each client, and faults it in anew for the next, which
 took a quarter of the time of small clients."""
 
 
-class CannotStart(Exception):
+class WorkerStartError(Exception):
     """A process that could not make its worker."""
 
 
-class _Child:
+class WorkerProcess:
     """One worker process, and the job it is at.
 
     Args:
@@ -47,15 +47,15 @@ class _Child:
         gpu: the GPU that it sees; None for what this process sees.
     """
 
-    def __init__(self, first: Parts, shelf: int, gpu: str | None) -> None:
+    def __init__(self, first: Buffers, shelf: int, gpu: str | None) -> None:
         self.gpu = gpu
         self.line, theirs = socketpair()
         program, path = str(Path(__file__).with_name("worker_process.py")), json.dumps(sys.path)
         command = [sys.executable, "-P", program, str(theirs.fileno()), str(os.getpid()), path]
-        environment = {**KEPT, **os.environ, **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})}
+        environment = {**MALLOC_SETTINGS, **os.environ, **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})}
         with (
             theirs,
-            _blocked(IGNORED),
+            _blocked(BLOCKED_SIGNALS),
         ):  # it inherits what is blocked: Lightning would put handlers in place of ignoring
             self.process = subprocess.Popen(
                 command,
@@ -70,29 +70,29 @@ class _Child:
 
     def give(self, task: Task) -> None:
         """Sends a job, and the state if the process does not have it yet."""
-        call, self.at, self.since = task.call, task, time.monotonic()
+        call, self.at, self.since = task.batch, task, time.monotonic()
         fresh = self._state != call.number
-        self._send(encode((call.job(task), fresh)))
+        self._send(encode_message((call.job(task), fresh)))
         if fresh:
             self._send(call.state)
             self._state = call.number
 
-    def answer(self) -> Parts | None:
+    def answer(self) -> Buffers | None:
         """What it says; None if it is gone."""
         try:
             return receive(self.line)
         except (EOFError, OSError):
             return None
 
-    def begin(self, parts: Parts | None) -> None:
+    def begin(self, parts: Buffers | None) -> None:
         """Takes in its first answer.
 
         Raises:
             CannotStart: with what it says, or that it is gone.
         """
-        said, what = ("failed", "a process ended while it started") if parts is None else decode(parts)
+        said, what = ("failed", "a process ended while it started") if parts is None else decode_message(parts)
         if said != "ready":
-            raise CannotStart(what)
+            raise WorkerStartError(what)
         self.ready = True
 
     def end(self) -> None:
@@ -102,12 +102,12 @@ class _Child:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
-    def _send(self, parts: Parts) -> None:
+    def _send(self, parts: Buffers) -> None:
         with suppress(OSError):  # it is gone, which its closed end tells next
             send(self.line, parts)
 
 
-class Pool:
+class WorkerPool:
     """The processes of a run.
 
     Args:
@@ -117,12 +117,16 @@ class Pool:
 
     def __init__(self, shelf: int, timeout: float | None) -> None:
         self._shelf, self._timeout = shelf, timeout
-        self._first: Parts = ()
-        self._children: list[_Child] = []
-        self._state: tuple[State | None, Parts, int] = (None, (), 0)  # the last one, as it is sent, and its number
+        self._first: Buffers = ()
+        self._children: list[WorkerProcess] = []
+        self._state: tuple[ServerState | None, Buffers, int] = (
+            None,
+            (),
+            0,
+        )  # the last one, as it is sent, and its number
         self._failed_starts = 0
 
-    def begin(self, first: Parts, gpus: Sequence[str | None]) -> None:
+    def begin(self, first: Buffers, gpus: Sequence[str | None]) -> None:
         """Starts a process for each of the GPUs, and waits until all are ready.
 
         Raises:
@@ -130,7 +134,7 @@ class Pool:
         """
         self._first = first
         for gpu in gpus:
-            self._children.append(_Child(first, self._shelf, gpu))
+            self._children.append(WorkerProcess(first, self._shelf, gpu))
         for child in self._children:
             child.begin(child.answer())
 
@@ -139,15 +143,15 @@ class Pool:
         while self._children:
             self._children.pop().end()
 
-    def execute(self, jobs: Iterable[Job], state: State) -> Iterator[Result]:
+    def execute(self, jobs: Iterable[Job], state: ServerState) -> Iterator[Result]:
         """The results in the order of the jobs; at most twice as many jobs as processes are out or wait to be taken.
 
         Raises:
             Exception: what a job raised.
         """
         if self._state[0] is not state:  # the one of a round's evaluation is the next round's: it is sent once
-            self._state = (state, encode(replace(state, private={})), self._state[2] + 1)
-        call = Call(jobs, *self._state[1:])
+            self._state = (state, encode_message(replace(state, private={})), self._state[2] + 1)
+        call = JobBatch(jobs, *self._state[1:])
         for index in range(call.total):
             call.next = index
             while index not in call.done:
@@ -157,14 +161,14 @@ class Pool:
                     raise call.error
             yield call.done.pop(index)
 
-    def _dispatch(self, call: Call) -> None:
+    def _dispatch(self, call: JobBatch) -> None:
         for child in self._children:
             if child.ready and child.at is None and call.tasks:
                 if call.tasks[0].index >= call.next + 2 * len(self._children):
                     return
                 child.give(call.tasks.popleft())
 
-    def _listen(self, call: Call) -> None:
+    def _listen(self, call: JobBatch) -> None:
         """Takes in what has come, at least one answer; whoever gave it has its next job before it is unpacked."""
         for child, parts in self._heard():
             task, child.at = child.at, None
@@ -174,19 +178,19 @@ class Pool:
                 child.begin(parts)
                 self._failed_starts = 0
             if task is not None and parts is None:
-                task.call.lose(task)
+                task.batch.lose(task)
             self._dispatch(call)
             if task is not None and parts is not None:
-                task.call.take(task, parts)
+                task.batch.take(task, parts)
 
-    def _heard(self) -> list[tuple[_Child, Parts | None]]:
+    def _heard(self) -> list[tuple[WorkerProcess, Buffers | None]]:
         """Who answered, and what; None of a process that is gone, or that has been at its job for too long."""
         waited = {child.line: child for child in self._children if child.at is not None or not child.ready}
         oldest = min((child for child in waited.values() if child.at is not None), key=_since, default=None)
         left = None
         if self._timeout is not None and oldest is not None:
             left = max(0.0, oldest.since + self._timeout - time.monotonic())
-        came: list[tuple[_Child, Parts | None]] = []
+        came: list[tuple[WorkerProcess, Buffers | None]] = []
         for line in wait(list(waited), left):
             assert isinstance(line, socket)
             came.append((waited[line], waited[line].answer()))
@@ -195,17 +199,19 @@ class Pool:
             came.append((oldest, None))
         return came
 
-    def _replace(self, child: _Child) -> None:
+    def _replace(self, child: WorkerProcess) -> None:
         child.end()
         status = child.process.returncode
         self._failed_starts += not child.ready
-        if self._failed_starts >= STARTS:
-            raise LostWorkers(f"{STARTS} worker processes ended while they started, the last with status {status}")
+        if self._failed_starts >= MAX_FAILED_STARTS:
+            raise LostWorkers(
+                f"{MAX_FAILED_STARTS} worker processes ended while they started, the last with status {status}"
+            )
         log.warning("worker process %d is lost, with status %s; another takes its place", child.process.pid, status)
-        self._children[self._children.index(child)] = _Child(self._first, self._shelf, child.gpu)
+        self._children[self._children.index(child)] = WorkerProcess(self._first, self._shelf, child.gpu)
 
 
-def _since(child: _Child) -> float:
+def _since(child: WorkerProcess) -> float:
     return child.since
 
 

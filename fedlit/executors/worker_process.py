@@ -22,21 +22,21 @@ def main() -> None:
     os.register_at_fork(after_in_child=lambda: _of_a_loader(line, me))
     sys.path[:] = path
     gc.disable()  # while all is imported
-    from fedlit.executors.transport import decode, encode, receive, send
+    from fedlit.executors.transport import decode_message, encode_message, receive, send
 
     try:
-        settings, content = decode(receive(line))
+        settings, content = decode_message(receive(line))
         try:
             worker, state = _worker(settings, content), None
         except Exception as error:  # what cannot be found here, such as a class of the script that was run
-            send(line, encode(("failed", f"{type(error).__name__}: {error}")))
+            send(line, encode_message(("failed", f"{type(error).__name__}: {error}")))
             return
         gc.freeze()
         gc.enable()
-        send(line, encode(("ready", None)))
+        send(line, encode_message(("ready", None)))
         while True:
-            job, has_state = decode(receive(line))
-            state = decode(receive(line)) if has_state else state
+            job, has_state = decode_message(receive(line))
+            state = decode_message(receive(line)) if has_state else state
             send(line, _answer(worker, job, state))
     except (EOFError, OSError):
         return  # the parent has no more jobs, or is gone
@@ -45,27 +45,27 @@ def main() -> None:
 def _worker(settings: dict[str, Any], content: bytes) -> Any:
     import torch
 
-    from fedlit.executors.transport import unpack
+    from fedlit.executors.transport import deserialize_worker
 
     for name, value in settings.items():
         getattr(torch, name)(value)
-    worker = unpack(content)
+    worker = deserialize_worker(content)
     return worker.placed(worker.device)
 
 
 def _answer(worker: Any, job: Any, state: Any) -> Any:
-    from fedlit.executors.transport import decode, encode
+    from fedlit.executors.transport import decode_message, encode_message
 
     try:
-        return encode(("done", worker(job, state)))
+        return encode_message(("done", worker(job, state)))
     except Exception as error:
         shown = traceback.format_exc()
         try:
-            raised = encode(("raised", (error, shown)))
-            decode(raised)
+            raised = encode_message(("raised", (error, shown)))
+            decode_message(raised)
             return raised
         except Exception:  # an error that cannot be pickled, or not be made again
-            return encode(("raised", (RuntimeError(f"{type(error).__name__}: {error}"), shown)))
+            return encode_message(("raised", (RuntimeError(f"{type(error).__name__}: {error}"), shown)))
 
 
 def _of_a_loader(line: socket.socket, parent: int) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def resting() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """In the block nothing is collected: importing torch and Lightning makes half a million objects and next to no cycles, and
     looking for them took an eighth of the time."""
     was = gc.isenabled()
@@ -21,7 +21,7 @@ def resting() -> Iterator[None]:
 
 
 @contextmanager
-def settled() -> Iterator[None]:
+def gc_frozen() -> Iterator[None]:
     """In the block the collector leaves alone what was there before. A fit leaves cycles, which are collected when they are a
     quarter as many as all else, and all else is half a million objects: megabytes of cycles."""
     gc.freeze()

@@ -8,12 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fedlit.core.errors import Mistake
+from fedlit.core.errors import ConfigError
 from fedlit.data.samples import Data
-from fedlit.runs.record import Round
-from fedlit.server.checkpoint.disk import Keeping
+from fedlit.runs.record import RoundRecord
+from fedlit.server.checkpoint.disk import Retention
 from fedlit.server.federation import Federation
-from fedlit.simulation.server_crash import CrashServer
+from fedlit.simulation.server_crash import ServerCrash
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Run:
     federation: Federation
     data: Data
     names: Mapping[str, str]
-    warnings: tuple[Mistake, ...] = ()
-    done: tuple[Round, ...] = ()
-    keeping: Keeping = field(default_factory=Keeping)
-    crash: CrashServer | None = None
+    warnings: tuple[ConfigError, ...] = ()
+    finished_rounds: tuple[RoundRecord, ...] = ()
+    retention: Retention = field(default_factory=Retention)
+    crash: ServerCrash | None = None
 
     @cached_property
     def partition(self) -> dict[str, Any]:
         """Statistics of the partition: see `Population.statistics`."""
-        holdings = self.federation.worker.holdings
+        holdings = self.federation.worker.data
         return holdings.population.statistics(holdings.train.labels, len(self.data.classes))

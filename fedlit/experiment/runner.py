@@ -14,38 +14,38 @@ from typing import Any
 
 from rich.console import Console
 
-from fedlit.client.worker import ClientFailed
-from fedlit.core.errors import LostRounds, LostWorkers, Mistake, Mistakes
-from fedlit.core.files import LocalDisk, replace_file
-from fedlit.experiment.config.build import build
-from fedlit.experiment.config.estimate import memory_of_a_client, refuse_small_disk, room_for_memories
-from fedlit.experiment.config.plan import memories_line, plan, plan_table
-from fedlit.experiment.digests import Digests
-from fedlit.experiment.observers import Run, RunFolder, Watchers
+from fedlit.client.worker import FatalClientFailure
+from fedlit.core.errors import ConfigError, ConfigErrors, LostRounds, LostWorkers
+from fedlit.core.files import LocalFilesystem, write_atomic
+from fedlit.experiment.config.build import build_run
+from fedlit.experiment.config.estimate import check_disk_space, client_state_nbytes, estimate_client_state
+from fedlit.experiment.config.plan import client_state_line, estimate_run, plan_table
+from fedlit.experiment.digests import PairingDigests
+from fedlit.experiment.observers import ObserverGroup, Run, RunFolder
 from fedlit.experiment.observers.observer import Observer
-from fedlit.experiment.performance import settled
-from fedlit.experiment.signals import stoppable
-from fedlit.experiment.summary import Standing
+from fedlit.experiment.performance import gc_frozen
+from fedlit.experiment.signals import handle_signals
+from fedlit.experiment.summary import RunTracker
 from fedlit.runs.layout import COMMAND, FOLDER
-from fedlit.runs.record import Round
-from fedlit.server.checkpoint.checkpointer import Saved
-from fedlit.server.checkpoint.disk import JOURNAL, Checkpoints
+from fedlit.runs.record import RoundRecord
+from fedlit.server.checkpoint.checkpointer import Checkpoint
+from fedlit.server.checkpoint.disk import JOURNAL, DiskCheckpointer
 from fedlit.server.fingerprint import fingerprint
 
 log = logging.getLogger("fedlit")
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
-class NoRoom(RuntimeError):
+class DiskFull(RuntimeError):
     """The run's folder cannot be written any more; the last round that was kept is whole."""
 
 
-ENDS = (NoRoom, ClientFailed, LostRounds, LostWorkers)
+FATAL = (DiskFull, FatalClientFailure, LostRounds, LostWorkers)
 """What ends a run that cannot go on before something is mended."""
 
 
-def train(
+def run_experiment(
     config: Mapping[str, Any],
     folder: Path,
     names: Mapping[str, str],
@@ -73,40 +73,42 @@ def train(
         NoRoom: when the disk takes no more.
         Stopped: when a signal came.
     """
-    with stoppable() as wish:
+    with handle_signals() as wish:
         if config["check"]:
             _show_plan(config, folder, names)
             return None
-        commits = Checkpoints(folder)
-        with _locked(commits), _room(folder):
+        commits = DiskCheckpointer(folder)
+        with _locked(commits), _translate_disk_errors(folder):
             if not config["resume"]:
                 _refuse_used(folder)
             run, observers = _built(config, folder, names)
             _refuse_vain_search(run, searched)
-            commits.keeping = run.keeping
-            commits.disk = LocalDisk() if run.crash is None or config["resume"] else run.crash.disk(LocalDisk())
-            refuse_small_disk(run)
-            run = replace(run, federation=replace(run.federation, commits=commits))
+            commits.retention = run.retention
+            commits.filesystem = (
+                LocalFilesystem() if run.crash is None or config["resume"] else run.crash.filesystem(LocalFilesystem())
+            )
+            check_disk_space(run)
+            run = replace(run, federation=replace(run.federation, checkpointer=commits))
             with commits.open(fingerprint(run.federation)):
-                saved = _told(commits.load) if config["resume"] else None
-                run = replace(run, done=_done(run, saved))
+                saved = _load_or_fail(commits.load) if config["resume"] else None
+                run = replace(run, finished_rounds=_done(run, saved))
                 if _is_finished(run):
                     return None
-                if line := memories_line(room_for_memories(run, memory_of_a_client(run))):
+                if line := client_state_line(estimate_client_state(run, client_state_nbytes(run))):
                     log.info("clients' memories: %s", line)
-                wish.heed()
+                wish.raise_if_set()
                 first = RunFolder()
                 first.start(run)
                 command = {"overrides": list(overrides), "flags": list(flags)}
-                replace_file(folder / COMMAND, (json.dumps(command) + "\n").encode())
+                write_atomic(folder / COMMAND, (json.dumps(command) + "\n").encode())
                 return _rounds(run, first, observers, saved, started)
 
 
 def _built(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> tuple[Run, list[Observer]]:
     if config["resume"] and Path(config["resume"]).resolve() != folder.resolve():
         remedy = "it has to be typed, not to stand in a file"
-        raise Mistakes([Mistake("resume", config["resume"], f"is not {folder}, where this run is", remedy)])
-    run, observers = build(config, folder, names)
+        raise ConfigErrors([ConfigError("resume", config["resume"], f"is not {folder}, where this run is", remedy)])
+    run, observers = build_run(config, folder, names)
     for warning in run.warnings:
         log.warning("%s", warning)
     return run, observers
@@ -116,46 +118,46 @@ def _show_plan(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]
     """Prints what would happen; of a run that would be gone on with, what is left of it."""
     run, _ = _built(config, folder, names)
     if config["resume"]:
-        commits, experiment = Checkpoints(folder), fingerprint(run.federation)
-        run = replace(run, done=_done(run, _told(lambda: commits.peek(experiment))))
+        commits, experiment = DiskCheckpointer(folder), fingerprint(run.federation)
+        run = replace(run, finished_rounds=_done(run, _load_or_fail(lambda: commits.peek(experiment))))
     if not _is_finished(run):
-        Console().print(plan_table(run, plan(run)))
+        Console().print(plan_table(run, estimate_run(run)))
 
 
 def _refuse_vain_search(run: Run, searched: bool) -> None:
     if searched and run.federation.monitor.name is None:
         given, why = run.config["data"].get("val_fraction"), "leaves no validation split, whose metric is searched for"
-        raise Mistakes([Mistake("data.val_fraction", given, why, "hold some out")])
+        raise ConfigErrors([ConfigError("data.val_fraction", given, why, "hold some out")])
 
 
 def _rounds(
-    run: Run, first: RunFolder, observers: Sequence[Observer], saved: Saved | None, started: float
+    run: Run, first: RunFolder, observers: Sequence[Observer], saved: Checkpoint | None, started: float
 ) -> float | None:
     """Runs the rounds that are left, told to who watches, and leaves the summary."""
-    standing, digests = Standing(run.federation.monitor), Digests(run.federation)
-    for record in run.done:
+    standing, digests = RunTracker(run.federation.monitor), PairingDigests(run.federation)
+    for record in run.finished_rounds:
         standing.add(record)
         digests.add(record)
-    earlier, watchers = sum(record.metrics["time/round_s"] for record in run.done), Watchers(observers)
-    with settled(), stoppable() as wish, watchers:
-        watchers.tell(lambda observer: observer.start(run))
+    earlier, watchers = sum(record.metrics["time/round_s"] for record in run.finished_rounds), ObserverGroup(observers)
+    with gc_frozen(), handle_signals() as wish, watchers:
+        watchers.notify(lambda observer: observer.start(run))
         for record in run.federation.run(saved):
             standing.add(record)
             digests.add(record)
             _log(record, run.federation.schedule.rounds)
             first.round(record)
-            watchers.tell(lambda observer, record=record: observer.round(record))
-            wish.heed()
+            watchers.notify(lambda observer, record=record: observer.round(record))
+            wish.raise_if_set()
         summary = standing.summary(earlier + time.time() - started, run.federation.seed)
         summary |= {"digest": digests.summary(), "observers_failed": watchers.failed}
-        watchers.tell(lambda observer: observer.end(summary))
+        watchers.notify(lambda observer: observer.end(summary))
         watchers.close()  # before the summary, which counts who fails at it
         first.end(summary)  # last: a folder with a summary is of a finished run
     name = standing.monitor.name
     return None if name is None or standing.best is None else standing.best.metrics.get(name)
 
 
-def _log(record: Round, rounds: int) -> None:
+def _log(record: RoundRecord, rounds: int) -> None:
     """A line for the round, and one for what went wrong in it."""
     shown = {name: value for name, value in record.metrics.items() if name.startswith(("train/loss", "val/", "test/"))}
     figures = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
@@ -171,29 +173,29 @@ def _log(record: Round, rounds: int) -> None:
         )
 
 
-def _told(load: Callable[[], Saved | None]) -> Saved | None:
+def _load_or_fail(load: Callable[[], Checkpoint | None]) -> Checkpoint | None:
     """Where the run goes on; None if it was killed in its first round. Raises Mistakes where `load` raises a Mistake."""
     try:
         return load()
-    except Mistake as mistake:
-        raise Mistakes([mistake]) from mistake
+    except ConfigError as mistake:
+        raise ConfigErrors([mistake]) from mistake
 
 
-def _done(run: Run, saved: Saved | None) -> tuple[Round, ...]:
+def _done(run: Run, saved: Checkpoint | None) -> tuple[RoundRecord, ...]:
     """The rounds that are done, the last of them with its model."""
     if saved is None:
         return ()
-    done = [Round.of(record) for record in saved.records]
+    done = [RoundRecord.from_dict(record) for record in saved.records]
     done[-1] = replace(done[-1], model=run.federation.algorithm.model(saved.state.shared))
     return tuple(done)
 
 
 def _is_finished(run: Run) -> bool:
     """Whether nothing is left to do, which is told."""
-    if not run.done or not (run.folder / "summary.json").is_file():
+    if not run.finished_rounds or not (run.folder / "summary.json").is_file():
         return False
-    schedule, last = run.federation.schedule, run.done[-1]
-    if last.number < schedule.rounds and not run.federation.monitor.reached(last, schedule.stop_at):
+    schedule, last = run.federation.schedule, run.finished_rounds[-1]
+    if last.number < schedule.rounds and not run.federation.monitor.has_reached(last, schedule.stop_at):
         return False
     said = f"{run.folder} is finished after {last.number} rounds; schedule.rounds=NUMBER goes further"
     Console().print(said, soft_wrap=True, highlight=False)
@@ -203,11 +205,11 @@ def _is_finished(run: Run) -> bool:
 def _refuse_used(folder: Path) -> None:
     if (folder / JOURNAL).exists() or (folder / FOLDER).exists():
         remedy = f"resume={folder} goes on with it; hydra.run.dir=OTHER begins another"
-        raise Mistakes([Mistake("hydra.run.dir", folder, "holds a run already", remedy)])
+        raise ConfigErrors([ConfigError("hydra.run.dir", folder, "holds a run already", remedy)])
 
 
 @contextmanager
-def _locked(commits: Checkpoints) -> Iterator[None]:
+def _locked(commits: DiskCheckpointer) -> Iterator[None]:
     """Keeps other processes from the folder.
 
     Raises:
@@ -215,18 +217,20 @@ def _locked(commits: Checkpoints) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
-            stack.enter_context(commits.held())
-        except Mistake as mistake:
-            raise Mistakes([Mistake("hydra.run.dir", mistake.given, mistake.allowed, mistake.remedy)]) from mistake
+            stack.enter_context(commits.lock())
+        except ConfigError as mistake:
+            raise ConfigErrors(
+                [ConfigError("hydra.run.dir", mistake.value, mistake.problem, mistake.hint)]
+            ) from mistake
         yield
 
 
 @contextmanager
-def _room(folder: Path) -> Iterator[None]:
+def _translate_disk_errors(folder: Path) -> Iterator[None]:
     """Turns what a disk says that takes no more into NoRoom."""
     try:
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in DISK_FULL_ERRNOS:
             raise
-        raise NoRoom(f"{folder} cannot be written any more: {error.strerror}") from error
+        raise DiskFull(f"{folder} cannot be written any more: {error.strerror}") from error

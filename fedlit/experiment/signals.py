@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 """A scheduler's wish, the user's, and SLURM's warning that time is up."""
 
 
-class Stopped(BaseException):
+class Interrupted(BaseException):
     """The run was asked to stop. No Exception, so that nothing takes it for a client's failure.
 
     Args:
@@ -37,13 +37,13 @@ class Stopped(BaseException):
         return 128 + (signal.SIGINT if self.number == signal.SIGINT else signal.SIGTERM)
 
 
-class Wish:
+class StopRequest:
     """Whether a signal came; `heed` raises Stopped if one did."""
 
     def __init__(self) -> None:
-        self.stopped: Stopped | None = None
+        self.stopped: Interrupted | None = None
 
-    def heed(self) -> None:
+    def raise_if_set(self) -> None:
         """To be called between rounds: what a handler raises is lost where Python ignores exceptions, as in a destructor."""
         if self.stopped is not None:
             raise self.stopped
@@ -52,34 +52,34 @@ class Wish:
 class _Stop:
     """The handler of a block."""
 
-    def __init__(self, wish: Wish) -> None:
+    def __init__(self, wish: StopRequest) -> None:
         self.wish, self.owner = wish, os.getpid()
-        self.found = {number: signal.getsignal(number) for number in ASKING}
+        self.found = {number: signal.getsignal(number) for number in STOP_SIGNALS}
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self.owner:  # a forked process, such as a DataLoader's: it does as it would without us
             raise KeyboardInterrupt
         if self.wish.stopped is not None:
             os._exit(self.wish.stopped.status)
-        self.wish.stopped = Stopped(number, self.found[signal.Signals(number)])
+        self.wish.stopped = Interrupted(number, self.found[signal.Signals(number)])
         raise self.wish.stopped
 
 
 @contextmanager
-def stoppable() -> Iterator[Wish]:
+def handle_signals() -> Iterator[StopRequest]:
     """In the block the first signal raises Stopped wherever the program is, and a second one ends the process at once. The
     block ends with Stopped, whatever was made of it on its way. The handlers that were found are put back. A block inside
     another has its handlers and its wish. Outside the main thread signals are left alone."""
     if threading.current_thread() is not threading.main_thread():
-        yield Wish()
+        yield StopRequest()
         return
-    stop = signal.getsignal(ASKING[0])
+    stop = signal.getsignal(STOP_SIGNALS[0])
     if isinstance(stop, _Stop) and stop.owner == os.getpid():
         with _stopped_by(stop.wish):
             yield stop.wish
         return
-    stop = _Stop(Wish())
-    for number in ASKING:
+    stop = _Stop(StopRequest())
+    for number in STOP_SIGNALS:
         signal.signal(number, stop)
     try:
         with _stopped_by(stop.wish):
@@ -90,7 +90,7 @@ def stoppable() -> Iterator[Wish]:
 
 
 @contextmanager
-def _stopped_by(wish: Wish) -> Iterator[None]:
+def _stopped_by(wish: StopRequest) -> Iterator[None]:
     """Whatever ends the block once a signal came, it ends with Stopped."""
     try:
         yield
@@ -100,7 +100,7 @@ def _stopped_by(wish: Wish) -> Iterator[None]:
         raise wish.stopped from error  # such as Lightning's own SystemExit after code that caught ours
 
 
-def let_go(error: BaseException | None) -> None:
+def clear_frames(error: BaseException | None) -> None:
     """Frees what an error's frames hold: what torch made of another's memory crashes if it outlives the interpreter."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)

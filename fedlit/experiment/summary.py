@@ -6,28 +6,28 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
-from fedlit.runs.record import Round
+from fedlit.runs.record import RoundRecord
 from fedlit.server.monitor import Monitor
 
 PACKAGES = ("fedlit", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy")
 
 
-class Standing:
+class RunTracker:
     """Follows the rounds of a run: which is the best, which the last, what was sent."""
 
     def __init__(self, monitor: Monitor) -> None:
         self.monitor = monitor
-        self.best: Round | None = None
-        self.last: Round | None = None
+        self.best: RoundRecord | None = None
+        self.last: RoundRecord | None = None
         self._lost = self._up = self._down = 0
 
-    def add(self, record: Round) -> None:
+    def add(self, record: RoundRecord) -> None:
         """Takes in the next round."""
         self.last = record
         self._lost += record.lost is not None
         self._up += int(record.metrics["comm/up_bytes"])
         self._down += int(record.metrics["comm/down_bytes"])
-        if self.monitor.improves(record, self.best):
+        if self.monitor.is_better(record, self.best):
             self.best = record
 
     def summary(self, seconds: float, seed: int) -> dict[str, Any]:

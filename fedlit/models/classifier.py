@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from fedlit.core.errors import Mistake, nearest
+from fedlit.core.errors import ConfigError, did_you_mean
 
 
 class Classifier(LightningModule):
@@ -42,10 +42,10 @@ class Classifier(LightningModule):
         super().__init__()
         for key, node in (("optimizer", optimizer), ("scheduler", scheduler or {})):
             if not isinstance(node, Mapping):
-                raise Mistake(key, node, "must be keys with values", "such as {name: sgd, lr: 0.01}")
+                raise ConfigError(key, node, "must be keys with values", "such as {name: sgd, lr: 0.01}")
         if classes < 2:
             remedy = "data whose labels are whole numbers from 0, or model=custom for another task than classification"
-            raise Mistake("classes", classes, "must be at least 2", remedy)
+            raise ConfigError("classes", classes, "must be at least 2", remedy)
         self.save_hyperparameters()
         module, _, name = network.rpartition(".")
         self.network: nn.Module = getattr(import_module(module), name)(shape=shape, classes=classes, **arguments)
@@ -110,11 +110,11 @@ def _made(module: Any, key: str, node: Mapping[str, Any], first: Any) -> Any:
         key.lower(): value for key, value in vars(module).items() if isinstance(value, type) and not key.startswith("_")
     }
     if str(name).lower() not in classes:
-        raise Mistake(f"{key}.name", name, f"is not a class of {module.__name__}", nearest(name, classes))
+        raise ConfigError(f"{key}.name", name, f"is not a class of {module.__name__}", did_you_mean(name, classes))
     target = classes[str(name).lower()]
     for option, value in options.items():
         if option not in signature(target).parameters:
-            raise Mistake(
+            raise ConfigError(
                 f"{key}.{option}",
                 value,
                 f"is not an argument of {target.__name__}",
@@ -123,4 +123,4 @@ def _made(module: Any, key: str, node: Mapping[str, Any], first: Any) -> Any:
     try:
         return target(first, **options)
     except (TypeError, ValueError) as error:
-        raise Mistake(key, dict(node), f"{target.__name__} refuses it: {error}") from error
+        raise ConfigError(key, dict(node), f"{target.__name__} refuses it: {error}") from error

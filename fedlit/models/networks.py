@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fedlit.core.errors import Mistake, one_of, refuse
+from fedlit.core.errors import ConfigError, raise_errors, require_choice
 
 Norm = Literal["none", "batch", "group"]
 
@@ -22,7 +22,7 @@ def image(shape: Sequence[int], least: int) -> tuple[int, int, int]:
         Mistake: if it is no such shape, or a side is below `least`.
     """
     if len(shape) != 3 or min(shape[1:]) < least:
-        raise Mistake(
+        raise ConfigError(
             "shape",
             list(shape),
             f"must be channels, height and width, with sides of at least {least}",
@@ -48,7 +48,7 @@ class SimpleCNN(nn.Module):
         super().__init__()
         channels, height, width = image(shape, least=4)
         if not 0 <= dropout < 1:
-            raise Mistake("dropout", dropout, "must be at least 0 and below 1")
+            raise ConfigError("dropout", dropout, "must be at least 0 and below 1")
         self.features = nn.Sequential(*_block(channels, 32, norm), *_block(32, 64, norm))
         self.classifier = nn.Sequential(
             nn.Flatten(),
@@ -69,7 +69,7 @@ def _block(before: int, after: int, norm: Norm) -> list[nn.Module]:
 
 
 def _norm(norm: Norm, channels: int) -> list[nn.Module]:
-    refuse(one_of("norm", norm, ["none", "batch", "group"]))
+    raise_errors(require_choice("norm", norm, ["none", "batch", "group"]))
     return {"none": [], "batch": [nn.BatchNorm2d(channels)], "group": [nn.GroupNorm(8, channels)]}[norm]
 
 
@@ -163,7 +163,7 @@ class MLP(nn.Module):
     def __init__(self, shape: Sequence[int], classes: int, hidden: Sequence[int] = (200, 200)) -> None:
         super().__init__()
         if any(units < 1 for units in hidden):
-            raise Mistake("hidden", list(hidden), "must be whole numbers of at least 1")
+            raise ConfigError("hidden", list(hidden), "must be whole numbers of at least 1")
         widths = [math.prod(shape), *hidden]
         layers = [layer for pair in pairwise(widths) for layer in (nn.Linear(*pair), nn.ReLU())]
         self.layers = nn.Sequential(nn.Flatten(), *layers, nn.Linear(widths[-1], classes))

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
-from fedlit.core.errors import one_of, refuse, unless
+from fedlit.core.errors import raise_errors, require, require_choice
 from fedlit.models.networks import image
 
 
@@ -37,9 +37,9 @@ class ResNet18(nn.Module):
         super().__init__()
         divides = groups >= 1 and not 64 % groups
         why = "must divide 64, the channels of the first layers"
-        refuse(
-            one_of("norm", norm, ["batch", "group"]),
-            unless(divides, "groups", groups, why, "the literature takes 2"),
+        raise_errors(
+            require_choice("norm", norm, ["batch", "group"]),
+            require(divides, "groups", groups, why, "the literature takes 2"),
         )
         # three strides of 2 leave one pixel of 8: batch statistics of a batch of one image would be those of one value
         channels, _, _ = image(shape, least=9 if norm == "batch" else 8)

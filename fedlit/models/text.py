@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from fedlit.core.errors import Mistake, positive, refuse
+from fedlit.core.errors import ConfigError, raise_errors, require_positive
 
 
 class CharLSTM(nn.Module):
@@ -33,8 +33,12 @@ class CharLSTM(nn.Module):
     ) -> None:
         super().__init__()
         if len(shape) != 1 or shape[0] < 1:
-            raise Mistake("shape", list(shape), "must be the length of a text", "choose data of character ids")
-        refuse(positive("embedding", embedding), positive("hidden", hidden), positive("layers", layers))
+            raise ConfigError("shape", list(shape), "must be the length of a text", "choose data of character ids")
+        raise_errors(
+            require_positive("embedding", embedding),
+            require_positive("hidden", hidden),
+            require_positive("layers", layers),
+        )
         self.embedding = nn.Embedding(classes, embedding)
         self.lstm = nn.LSTM(embedding, hidden, layers, batch_first=True)
         self.output = nn.Linear(hidden, classes)

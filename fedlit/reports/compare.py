@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedlit.core.errors import Mistake, Mistakes, tell
-from fedlit.core.files import flat
-from fedlit.reports.grouping import ABSENT, shown
-from fedlit.reports.runs import BROKEN, configuration, records
+from fedlit.core.errors import ConfigError, ConfigErrors, print_errors
+from fedlit.core.files import flatten
+from fedlit.reports.grouping import ABSENT, format_value
+from fedlit.reports.runs import BROKEN, read_config, read_records
 
 ASIDE = ("platform", "versions", "digest")
 """Of the summary: what may be why two runs of one configuration differ."""
@@ -30,14 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("b", type=Path, metavar="RUN_B", help="that of the other")
     typed = parser.parse_args(arguments)
     try:
-        found = compare(typed.a, typed.b)
-    except Mistakes as mistakes:
-        tell(mistakes.found, "; nothing was compared")
+        found = compare_runs(typed.a, typed.b)
+    except ConfigErrors as mistakes:
+        print_errors(mistakes.errors, "; nothing was compared")
         sys.exit(2)
     _show(found, Console())
 
 
-def compare(a: Path, b: Path) -> dict[str, Any]:
+def compare_runs(a: Path, b: Path) -> dict[str, Any]:
     """What differs between two runs.
 
     Returns:
@@ -48,25 +48,25 @@ def compare(a: Path, b: Path) -> dict[str, Any]:
     Raises:
         Mistakes: if a folder is not a run's.
     """
-    wrong: list[Mistake] = []
+    wrong: list[ConfigError] = []
     configs, rounds, cut, summaries = [], [], [], []
     for name, folder in (("RUN_A", a), ("RUN_B", b)):
         read = "config.yaml"
         try:
-            configs.append(configuration(folder / read))
+            configs.append(read_config(folder / read))
             read = "rounds.jsonl"
-            done, torn = records(folder)
+            done, torn = read_records(folder)
             rounds.append([(one["state_sha256"], one["cohort"], one["failures"]) for one in done])
             cut += [name] if torn else []
             read = "summary.json"
             there = (folder / read).is_file()
             summary = json.loads((folder / read).read_bytes()) if there else {}
-            summaries.append(flat({key: summary[key] for key in ASIDE if key in summary}))
+            summaries.append(flatten({key: summary[key] for key in ASIDE if key in summary}))
         except BROKEN as error:
             text = "is not there" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
-            wrong.append(Mistake(name, folder, f"{read}: {text}", "name the folder of a run that has done a round"))
+            wrong.append(ConfigError(name, folder, f"{read}: {text}", "name the folder of a run that has done a round"))
     if wrong:
-        raise Mistakes(wrong)
+        raise ConfigErrors(wrong)
     common = min(map(len, rounds))
     first = [
         next((i + 1 for i in range(common) if rounds[0][i][part] != rounds[1][i][part]), None) for part in range(3)
@@ -88,7 +88,7 @@ def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[st
 
 
 def _shown(values: Mapping[str, Any], key: str) -> str:
-    return shown(values[key]) if key in values else ABSENT
+    return format_value(values[key]) if key in values else ABSENT
 
 
 def _show(found: Mapping[str, Any], console: Console) -> None:
@@ -103,11 +103,11 @@ def _show(found: Mapping[str, Any], console: Console) -> None:
         console.print(table)
     if not found["configuration"]:
         console.print("the configurations are the same")
-    for line in told(found):
+    for line in difference_lines(found):
         console.print(Text(line))
 
 
-def told(found: Mapping[str, Any]) -> list[str]:
+def difference_lines(found: Mapping[str, Any]) -> list[str]:
     """What is to be said of the rounds."""
     common = found["common"]
     lines = [f"RUN_A has {found['rounds'][0]} rounds, RUN_B {found['rounds'][1]}"]

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from fedlit.core.errors import Mistake, Mistakes, nearest
-from fedlit.reports.runs import BROKEN, LOADER, LeftOut, Ran
+from fedlit.core.errors import ConfigError, ConfigErrors, did_you_mean
+from fedlit.reports.runs import BROKEN, LOADER, FinishedRun, SkippedRun
 
 SAME = (
     "seed",
@@ -42,7 +42,7 @@ class Group:
     """
 
     settings: Mapping[str, str]
-    runs: Mapping[int, Ran]
+    runs: Mapping[int, FinishedRun]
     failed: Sequence[Path] = ()
 
     @property
@@ -51,26 +51,28 @@ class Group:
         return " ".join(f"{key}={value}" for key, value in self.settings.items())
 
 
-def signature(config: Mapping[str, Any]) -> Hashable:
+def config_signature(config: Mapping[str, Any]) -> Hashable:
     """What the runs of a group have in common."""
     return frozenset((key, _frozen(value)) for key, value in config.items() if not _is_same(key))
 
 
-def group(runs: Sequence[Ran], left: Sequence[LeftOut]) -> tuple[list[Group], list[LeftOut]]:
+def group_runs(runs: Sequence[FinishedRun], left: Sequence[SkippedRun]) -> tuple[list[Group], list[SkippedRun]]:
     """The groups, in the order of their settings, and the runs that are there again: the first of a seed is taken."""
-    by: dict[Hashable, dict[int, Ran]] = {}
+    by: dict[Hashable, dict[int, FinishedRun]] = {}
     again = []
     for run in runs:
-        seeds = by.setdefault(signature(run.config), {})
+        seeds = by.setdefault(config_signature(run.config), {})
         first = seeds.setdefault(run.seed, run)
         if first is not run:
             same = first.rounds[-1].get("state_sha256") == run.rounds[-1].get("state_sha256")
             result = "the same result" if same else "ANOTHER RESULT"
-            again.append(LeftOut(run.folder, "again", f"seed {run.seed} with {result} is {first.folder}", run.config))
+            again.append(
+                SkippedRun(run.folder, "again", f"seed {run.seed} with {result} is {first.folder}", run.config)
+            )
     failed: dict[Hashable, list[Path]] = {key: [] for key in by}
     for one in left:
         if one.what == "failed":
-            failed.get(signature(one.config), []).append(one.folder)
+            failed.get(config_signature(one.config), []).append(one.folder)
     settings = _settings([next(iter(seeds.values())) for seeds in by.values()])
     groups = [
         Group(named, dict(sorted(seeds.items())), failed[key])
@@ -79,7 +81,7 @@ def group(runs: Sequence[Ran], left: Sequence[LeftOut]) -> tuple[list[Group], li
     return sorted(groups, key=lambda one: [_order(value) for value in one.settings.values()]), again
 
 
-def _settings(runs: Sequence[Ran]) -> list[dict[str, str]]:
+def _settings(runs: Sequence[FinishedRun]) -> list[dict[str, str]]:
     """For one run of each group: the keys that tell the groups apart, and their values."""
     keys = sorted({key for run in runs for key in run.config if not _is_same(key)})
     differ = [key for key in keys if len({_frozen(run.config.get(key, ABSENT)) for run in runs}) > 1]
@@ -93,14 +95,14 @@ def _settings(runs: Sequence[Ran]) -> list[dict[str, str]]:
                 settings[top] = name
             below = [key for key in below if not _follows(key, runs, names)]
         for settings, run in zip(found, runs, strict=True):
-            settings |= {key: shown(run.config[key]) for key in below if key in run.config}
+            settings |= {key: format_value(run.config[key]) for key in below if key in run.config}
     keys = list(dict.fromkeys(key for settings in found for key in settings))
     if not keys:  # one group: what it is, though nothing else is there
         return [{top: name for top in ("algorithm", "data", "model") if (name := _name(top, runs[0], choices[0]))}]
     return [{key: settings.get(key, ABSENT) for key in keys} for settings in found]
 
 
-def _names(top: str, runs: Sequence[Ran], choices: Sequence[Mapping[str, str]]) -> list[str] | None:
+def _names(top: str, runs: Sequence[FinishedRun], choices: Sequence[Mapping[str, str]]) -> list[str] | None:
     """What each run chose in a group of the configuration, where that differs; by class where choices are not known."""
     for names in ([chosen.get(top) for chosen in choices], [_class(top, run) for run in runs]):
         if None not in names:
@@ -108,22 +110,22 @@ def _names(top: str, runs: Sequence[Ran], choices: Sequence[Mapping[str, str]]) 
     return None
 
 
-def _name(top: str, run: Ran, choices: Mapping[str, str]) -> str | None:
+def _name(top: str, run: FinishedRun, choices: Mapping[str, str]) -> str | None:
     return choices.get(top) or _class(top, run)
 
 
-def _class(top: str, run: Ran) -> str | None:
+def _class(top: str, run: FinishedRun) -> str | None:
     target = run.config.get(f"{top}._target_")
     return None if target is None else str(target).rpartition(".")[2]
 
 
-def _follows(key: str, runs: Sequence[Ran], names: Sequence[str]) -> bool:
+def _follows(key: str, runs: Sequence[FinishedRun], names: Sequence[str]) -> bool:
     """Whether a key's value is the same wherever the choice is."""
     pairs = {(name, _frozen(run.config.get(key, ABSENT))) for run, name in zip(runs, names, strict=True)}
     return len(pairs) == len(set(names))
 
 
-def _choices(run: Ran) -> dict[str, str]:
+def _choices(run: FinishedRun) -> dict[str, str]:
     """The choices in the configuration's groups, as Hydra recorded them, or as they were typed."""
     try:
         content = yaml.load((run.folder / ".hydra" / "hydra.yaml").read_bytes(), LOADER)
@@ -139,7 +141,7 @@ def _choices(run: Ran) -> dict[str, str]:
     return {key: value for key, _, value in parts if key in tops}
 
 
-def baselines(groups: Sequence[Group], typed: str | None) -> tuple[str | None, dict[int, int]]:
+def choose_baselines(groups: Sequence[Group], typed: str | None) -> tuple[str | None, dict[int, int]]:
     """The baseline as it is typed, and for each group's index that of the group which it is compared with: the one that has
     the baseline's settings and all other settings of its own, or the one group that is meant by what was typed, whatever its
     other settings. Without one typed, the first value of the first setting.
@@ -150,8 +152,8 @@ def baselines(groups: Sequence[Group], typed: str | None) -> tuple[str | None, d
     if len(groups) < 2:
         if typed is None:
             return None, {}
-        raise Mistakes(
-            [Mistake("--baseline", typed, "has nothing to be compared with: there is one group", "leave it out")]
+        raise ConfigErrors(
+            [ConfigError("--baseline", typed, "has nothing to be compared with: there is one group", "leave it out")]
         )
     first, value = next(iter(groups[0].settings.items()))
     text = typed if typed is not None else f"{first}={value}"
@@ -160,7 +162,7 @@ def baselines(groups: Sequence[Group], typed: str | None) -> tuple[str | None, d
     for key, value in asked.items() or [("", "")]:
         if not any(_equal(one.settings.get(key), value) for one in groups):
             why = f"must be of what differs: {', '.join(offered)}"
-            raise Mistakes([Mistake("--baseline", text, why, nearest(f"{key}={value}", offered))])
+            raise ConfigErrors([ConfigError("--baseline", text, why, did_you_mean(f"{key}={value}", offered))])
     base = [i for i, one in enumerate(groups) if all(_equal(one.settings[key], asked[key]) for key in asked)]
     found = {}
     for i, one in enumerate(groups):
@@ -168,9 +170,9 @@ def baselines(groups: Sequence[Group], typed: str | None) -> tuple[str | None, d
         partners = [] if i in base else list(base) if alone else _partners(groups, base, i, asked)
         if len(partners) > 1 and typed is not None:
             several = "; ".join(groups[j].label for j in partners)
-            raise Mistakes(
+            raise ConfigErrors(
                 [
-                    Mistake(
+                    ConfigError(
                         "--baseline", text, f"is several groups for {one.label}: {several}", "add what tells them apart"
                     )
                 ]
@@ -205,7 +207,7 @@ def _frozen(value: Any) -> Hashable:
     return value if plain else (json.dumps(value, default=str),)
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value of a configuration as it is typed."""
     return value if isinstance(value, str) else json.dumps(value, default=str)
 

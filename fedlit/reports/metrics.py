@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from fedlit.core.errors import Mistake, Mistakes, nearest
-from fedlit.reports.runs import Ran, number
-from fedlit.reports.statistics import area
+from fedlit.core.errors import ConfigError, ConfigErrors, did_you_mean
+from fedlit.reports.runs import FinishedRun, to_float
+from fedlit.reports.statistics import area_under_curve
 
 SPREAD = ("std", "lowest_tenth", "highest_tenth", "gini")
 COSTS = ("rounds", "bytes", "wall_s", "simulated_s")
 
 
 @dataclass(frozen=True)
-class Judged:
+class Criterion:
     """By what runs are compared.
 
     Args:
@@ -48,7 +48,9 @@ def _bare(name: str) -> str:
     return name.removeprefix("own/").removeprefix("test").lstrip("/_")
 
 
-def judged(runs: Sequence[Ran], metric: str | None, mode: str | None, target: float | None) -> Judged:
+def make_criterion(
+    runs: Sequence[FinishedRun], metric: str | None, mode: str | None, target: float | None
+) -> Criterion:
     """By what the runs are compared: the metric that is asked for; otherwise the monitored metric's counterpart on the test
     set or, where no run has that, on the clients' own test samples: the one that the most runs have.
 
@@ -56,7 +58,7 @@ def judged(runs: Sequence[Ran], metric: str | None, mode: str | None, target: fl
         Mistakes: if no run has the metric, or the target needs a mode that cannot be had.
     """
     if target is not None and not math.isfinite(target):
-        raise Mistakes([Mistake("--target", target, "must be a number")])
+        raise ConfigErrors([ConfigError("--target", target, "must be a number")])
     names = {name for run in runs for name in run.summary["last"]["metrics"]}
     asked = Counter[tuple[str, str]]()
     for run in runs:
@@ -64,14 +66,17 @@ def judged(runs: Sequence[Ran], metric: str | None, mode: str | None, target: fl
         asked.update((name, str(run.config.get("monitor.mode"))) for name in found[:1])
     if metric is None and asked:
         (metric, told), _ = asked.most_common(1)[0]
-        return Judged(metric, mode or told, target)
+        return Criterion(metric, mode or told, target)
     if metric is None or metric not in names:
         measured = sorted(name for name in names if name.startswith(("test", "own/", "val")))
         why = f"is in no run's records; {', '.join(measured) or 'no metric of an evaluation'} are"
-        raise Mistakes(
+        raise ConfigErrors(
             [
-                Mistake(
-                    "--metric", metric or "the monitored metric's on test samples", why, nearest(metric or "", measured)
+                ConfigError(
+                    "--metric",
+                    metric or "the monitored metric's on test samples",
+                    why,
+                    did_you_mean(metric or "", measured),
                 )
             ]
         )
@@ -79,11 +84,11 @@ def judged(runs: Sequence[Ran], metric: str | None, mode: str | None, target: fl
     mode = mode or (modes.pop() if len(modes) == 1 else None)
     if target is not None and mode is None:
         why = f"needs to know which values of {metric} are the better ones"
-        raise Mistakes([Mistake("--target", target, why, "add --mode max or --mode min")])
-    return Judged(metric, mode, target)
+        raise ConfigErrors([ConfigError("--target", target, why, "add --mode max or --mode min")])
+    return Criterion(metric, mode, target)
 
 
-def why_not(run: Ran, by: Judged, asked: bool) -> str | None:
+def skip_reason(run: FinishedRun, by: Criterion, asked: bool) -> str | None:
     """Why a run cannot be compared by that metric with the others, or None.
 
     Args:
@@ -101,7 +106,7 @@ def why_not(run: Ran, by: Judged, asked: bool) -> str | None:
     return None
 
 
-def measure(run: Ran, by: Judged) -> dict[str, Any]:
+def measure_run(run: FinishedRun, by: Criterion) -> dict[str, Any]:
     """The run in numbers; None where there is none.
 
     Returns:
@@ -112,17 +117,17 @@ def measure(run: Ran, by: Judged) -> dict[str, Any]:
     best, last = run.summary["best"], run.summary["last"]
     curve = np.array(run.values(by.metric))
     there = np.flatnonzero(np.isfinite(curve))
-    spent = costs(run)
-    spread = {part: finite(best["metrics"].get(f"own/{_bare(by.metric)}_{part}")) for part in SPREAD}
+    spent = cumulative_costs(run)
+    spread = {part: finite_or_none(best["metrics"].get(f"own/{_bare(by.metric)}_{part}")) for part in SPREAD}
     outcomes = Counter(str(failure["outcome"]) for record in run.rounds for failure in record["failures"])
     found = {
         "best_round": best["round"],
-        "best": finite(best["metrics"].get(by.metric)),
+        "best": finite_or_none(best["metrics"].get(by.metric)),
         "last_round": last["round"],
-        "last": finite(last["metrics"].get(by.metric)),
-        "area": area(there + 1.0, curve[there]) if len(there) else None,
-        **{name: finite(values[-1]) for name, values in spent.items()},
-        "seconds": finite(run.summary.get("seconds")),
+        "last": finite_or_none(last["metrics"].get(by.metric)),
+        "area": area_under_curve(there + 1.0, curve[there]) if len(there) else None,
+        **{name: finite_or_none(values[-1]) for name, values in spent.items()},
+        "seconds": finite_or_none(run.summary.get("seconds")),
         "spread": spread if spread["std"] is not None else None,
         "failures": dict(sorted(outcomes.items())),
         "lost_rounds": sum(record.get("lost") is not None for record in run.rounds),
@@ -130,10 +135,10 @@ def measure(run: Ran, by: Judged) -> dict[str, Any]:
     if by.target is None:
         return found
     first = next((i for i in there if by.reaches(curve[i])), None)
-    return found | {"target": None if first is None else {name: finite(v[first]) for name, v in spent.items()}}
+    return found | {"target": None if first is None else {name: finite_or_none(v[first]) for name, v in spent.items()}}
 
 
-def costs(run: Ran) -> dict[str, np.ndarray]:
+def cumulative_costs(run: FinishedRun) -> dict[str, np.ndarray]:
     """What had been spent after each round: `rounds`, `bytes` in both directions, `wall_s` in rounds, `simulated_s`."""
     sent = np.array(run.values("comm/up_bytes")) + np.array(run.values("comm/down_bytes"))
     return {
@@ -144,12 +149,12 @@ def costs(run: Ran) -> dict[str, np.ndarray]:
     }
 
 
-def curve(runs: Mapping[int, Ran], metric: str, over: str) -> dict[str, list[float]]:
+def mean_curve(runs: Mapping[int, FinishedRun], metric: str, over: str) -> dict[str, list[float]]:
     """The metric of each seed over `rounds` or `bytes`, where all of them have a value: `x`, and `seed N` for each. Where
     runs have spent different amounts, lines between their values."""
     lines = {}
     for seed, run in runs.items():
-        y, x = np.array(run.values(metric)), costs(run)[over]
+        y, x = np.array(run.values(metric)), cumulative_costs(run)[over]
         there = np.isfinite(y) & np.isfinite(x)
         if not there.any():
             return {"x": []}
@@ -162,6 +167,6 @@ def curve(runs: Mapping[int, Ran], metric: str, over: str) -> dict[str, list[flo
     return {"x": grid.tolist(), **{f"seed {seed}": np.interp(grid, x, y).tolist() for seed, (x, y) in lines.items()}}
 
 
-def finite(value: Any) -> float | None:
+def finite_or_none(value: Any) -> float | None:
     """The value, or None where it is no finite number."""
-    return None if math.isnan(number(value)) else number(value)
+    return None if math.isnan(to_float(value)) else to_float(value)

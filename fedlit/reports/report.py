@@ -12,12 +12,12 @@ from typing import Any
 
 from rich.console import Console
 
-from fedlit.core.errors import Mistake, Mistakes, tell
-from fedlit.core.files import json_line, replace_file
+from fedlit.core.errors import ConfigError, ConfigErrors, print_errors
+from fedlit.core.files import to_json, write_atomic
 from fedlit.reports.render.tables import markdown, rows_of_runs
-from fedlit.reports.render.terminal import show
-from fedlit.reports.result import result
-from fedlit.reports.runs import find, is_run
+from fedlit.reports.render.terminal import print_report
+from fedlit.reports.result import make_result
+from fedlit.reports.runs import find_runs, is_run
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -32,16 +32,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     typed = parser.parse_args(arguments)
     try:
         out = typed.out or sweep_of(typed.path)
-        found = result(typed.path, typed.baseline, typed.target, typed.metric, typed.mode)
+        found = make_result(typed.path, typed.baseline, typed.target, typed.metric, typed.mode)
         if out is not None:
             _save(found, out, shlex.join(["python", "-m", "fedlit.report", *(arguments or sys.argv[1:])]))
-    except Mistakes as mistakes:
-        tell(mistakes.found, "; nothing was reported")
+    except ConfigErrors as mistakes:
+        print_errors(mistakes.errors, "; nothing was reported")
         sys.exit(2)
-    show(found, out, Console())
+    print_report(found, out, Console())
 
 
-def write(paths: Sequence[Path], out: Path, baseline: str | None = None, target: float | None = None) -> dict[str, Any]:
+def write_report(
+    paths: Sequence[Path], out: Path, baseline: str | None = None, target: float | None = None
+) -> dict[str, Any]:
     """The report of the runs at and below the paths, written as report.md, report.csv, report.json and figures.
 
     Args:
@@ -53,7 +55,7 @@ def write(paths: Sequence[Path], out: Path, baseline: str | None = None, target:
     Raises:
         Mistakes: if there is no finished run, or the baseline or the target cannot be had.
     """
-    found = result(paths, baseline, target)
+    found = make_result(paths, baseline, target)
     _save(found, out, "")
     return found
 
@@ -71,22 +73,22 @@ def sweep_of(paths: Sequence[Path]) -> Path | None:
     if len(above) != 1 or not (next(iter(above)) / "multirun.yaml").is_file():
         return None
     (sweep,) = above
-    here, all_of_it = ({folder.resolve() for folder in find(part)} for part in (paths, [sweep]))
+    here, all_of_it = ({folder.resolve() for folder in find_runs(part)} for part in (paths, [sweep]))
     return sweep if here == all_of_it else None
 
 
 def _save(found: Mapping[str, Any], out: Path, command: str) -> None:
     from fedlit.reports.render.figures import (
-        save,
+        save_figures,
     )  # here: matplotlib takes half a second, and a mistake is told at once
 
     try:
         out.mkdir(parents=True, exist_ok=True)
-        figures = save(found, out)
+        figures = save_figures(found, out)
         pictures = [name for name in figures if name.endswith(".png")]
-        replace_file(out / "report.csv", rows_of_runs(found).encode())
-        replace_file(out / "report.json", (json_line(found, indent=2) + "\n").encode())
-        replace_file(out / "report.md", markdown(found, command, pictures).encode())
+        write_atomic(out / "report.csv", rows_of_runs(found).encode())
+        write_atomic(out / "report.json", (to_json(found, indent=2) + "\n").encode())
+        write_atomic(out / "report.md", markdown(found, command, pictures).encode())
     except OSError as error:
         why = f"cannot be written: {os.strerror(error.errno) if error.errno else error}"
-        raise Mistakes([Mistake("--out", out, why, "--out FOLDER puts the report elsewhere")]) from error
+        raise ConfigErrors([ConfigError("--out", out, why, "--out FOLDER puts the report elsewhere")]) from error

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from fedlit.core.errors import Mistake, Mistakes
-from fedlit.reports.grouping import Group, baselines, group
-from fedlit.reports.metrics import COSTS, SPREAD, Judged, curve, judged, measure, why_not
+from fedlit.core.errors import ConfigError, ConfigErrors
+from fedlit.reports.grouping import Group, choose_baselines, group_runs
+from fedlit.reports.metrics import COSTS, SPREAD, Criterion, make_criterion, mean_curve, measure_run, skip_reason
 from fedlit.reports.render.terminal import MOST_TOLD
-from fedlit.reports.runs import LeftOut, Ran, find, read
-from fedlit.reports.statistics import LEVEL, Estimate, student, unpaired
+from fedlit.reports.runs import FinishedRun, SkippedRun, find_runs, read_run
+from fedlit.reports.statistics import LEVEL, Estimate, student_interval, unpaired
 
 SCALARS = ("best", "last", "area", "rounds", "bytes", "wall_s", "simulated_s", "seconds")
 COMPARED = ("best", "last", "area")
@@ -22,7 +22,7 @@ COMPARED = ("best", "last", "area")
 Measured = Mapping[int, Mapping[str, Any]]
 
 
-def result(
+def make_result(
     paths: Sequence[Path | str],
     baseline: str | None = None,
     target: float | None = None,
@@ -39,8 +39,8 @@ def result(
         Mistakes: if there is nothing to report on, or the target, metric or baseline cannot be had.
     """
     groups, left, by = _grouped(paths, metric, mode, target)
-    typed, compared = baselines(groups, baseline)
-    measured = [{seed: measure(run, by) for seed, run in one.runs.items()} for one in groups]
+    typed, compared = choose_baselines(groups, baseline)
+    measured = [{seed: measure_run(run, by) for seed, run in one.runs.items()} for one in groups]
     return {
         "metric": by.metric,
         "mode": by.mode,
@@ -69,30 +69,35 @@ def result(
 
 def _grouped(
     paths: Sequence[Path | str], metric: str | None, mode: str | None, target: float | None
-) -> tuple[list[Group], list[LeftOut], Judged]:
-    here = [read(folder) for folder in find(paths)]
-    runs, left = [one for one in here if isinstance(one, Ran)], [one for one in here if isinstance(one, LeftOut)]
+) -> tuple[list[Group], list[SkippedRun], Criterion]:
+    here = [read_run(folder) for folder in find_runs(paths)]
+    runs, left = (
+        [one for one in here if isinstance(one, FinishedRun)],
+        [one for one in here if isinstance(one, SkippedRun)],
+    )
     if not runs:
-        raise Mistakes(_nothing(left))
-    by = judged(runs, metric, mode, target)
-    other = {run.folder: why for run in runs if (why := why_not(run, by, metric is not None))}
-    left += [LeftOut(run.folder, "other metric", other[run.folder], run.config) for run in runs if run.folder in other]
+        raise ConfigErrors(_nothing(left))
+    by = make_criterion(runs, metric, mode, target)
+    other = {run.folder: why for run in runs if (why := skip_reason(run, by, metric is not None))}
+    left += [
+        SkippedRun(run.folder, "other metric", other[run.folder], run.config) for run in runs if run.folder in other
+    ]
     if len(other) == len(runs):
-        raise Mistakes(_nothing(left))
-    groups, again = group([run for run in runs if run.folder not in other], left)
+        raise ConfigErrors(_nothing(left))
+    groups, again = group_runs([run for run in runs if run.folder not in other], left)
     return groups, [*left, *again], by
 
 
-def _nothing(left: Sequence[LeftOut]) -> list[Mistake]:
+def _nothing(left: Sequence[SkippedRun]) -> list[ConfigError]:
     """What there was instead of finished runs."""
-    told = [Mistake("PATH", one.folder, f"is left out: {one.what}: {one.why}") for one in left[:MOST_TOLD]]
+    told = [ConfigError("PATH", one.folder, f"is left out: {one.what}: {one.why}") for one in left[:MOST_TOLD]]
     more = f" and {len(left) - MOST_TOLD} more" if len(left) > MOST_TOLD else ""
     remedy = "a report needs one finished run, with a summary.json"
     last = told[-1]
-    return [*told[:-1], Mistake(last.key, f"{last.given}{more}", last.allowed, remedy)]
+    return [*told[:-1], ConfigError(last.key, f"{last.value}{more}", last.problem, remedy)]
 
 
-def _group(one: Group, measured: Measured, by: Judged) -> dict[str, Any]:
+def _group(one: Group, measured: Measured, by: Criterion) -> dict[str, Any]:
     found = {name: _estimate(measured, lambda run, name=name: run[name]) for name in SCALARS}
     spread = {part: _estimate(measured, lambda run, part=part: (run["spread"] or {}).get(part)) for part in SPREAD}
     outcomes: Counter[str] = Counter()
@@ -161,10 +166,10 @@ def _not_compared(groups: Sequence[Group], compared: Mapping[int, int]) -> list[
 
 def _band(one: Group, metric: str, over: str) -> dict[str, Any]:
     """The mean over the seeds at each point, and its interval's ends; none for one seed."""
-    found = curve(one.runs, metric, over)
+    found = mean_curve(one.runs, metric, over)
     x = found.pop("x")
     if not x:
         return {"x": [], "mean": [], "low": None, "high": None}
-    mean, half = student(np.array([*found.values()]).T)
+    mean, half = student_interval(np.array([*found.values()]).T)
     ends = (None, None) if len(found) < 2 else ((mean - half).tolist(), (mean + half).tolist())
     return {"x": x, "mean": mean.tolist(), "low": ends[0], "high": ends[1]}

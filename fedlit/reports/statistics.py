@@ -19,7 +19,7 @@ LEVEL = 0.95
 Array = np.ndarray | np.floating
 
 
-def student(values: np.ndarray) -> tuple[Array, Array]:
+def student_interval(values: np.ndarray) -> tuple[Array, Array]:
     """Mean over the last axis, and half the width of its interval, which is NaN for one value.
 
     Source: Student, Biometrika 6 (1908), https://doi.org/10.1093/biomet/6.1.1
@@ -31,7 +31,7 @@ def student(values: np.ndarray) -> tuple[Array, Array]:
     return mean, _quantile(count - 1) * values.std(-1, ddof=1) / math.sqrt(count)
 
 
-def welch(a: np.ndarray, b: np.ndarray) -> tuple[Array, Array]:
+def welch_interval(a: np.ndarray, b: np.ndarray) -> tuple[Array, Array]:
     """Difference of the means over the last axis, a's less b's, as if nothing paired them, and half the width of its
     interval, which is NaN if there is one value of either.
 
@@ -50,7 +50,7 @@ def welch(a: np.ndarray, b: np.ndarray) -> tuple[Array, Array]:
     return difference, np.where(variance > 0, half, 0.0)
 
 
-def area(x: np.ndarray, y: np.ndarray) -> float:
+def area_under_curve(x: np.ndarray, y: np.ndarray) -> float:
     """Area under the line through the points, by trapezoids, divided by its length: the line's mean height."""
     return float(np.sum((y[1:] + y[:-1]) / 2 * np.diff(x)) / (x[-1] - x[0])) if len(x) > 1 else float(y[0])
 
@@ -81,7 +81,7 @@ class Estimate:
         if not values:
             return None
         array = np.array([*values.values()], dtype=np.float64)
-        mean, half = student(array)
+        mean, half = student_interval(array)
         return cls(float(mean), _number(half), float(array.std(ddof=1)) if len(array) > 1 else None, dict(values))
 
     @classmethod
@@ -99,7 +99,7 @@ def unpaired(a: Mapping[int, float], b: Mapping[int, float]) -> dict[str, Any] |
     """The difference of the means with Welch's interval, as JSON values; None where one has no values."""
     if not a or not b:
         return None
-    mean, half = map(float, welch(np.array([*a.values()]), np.array([*b.values()])))
+    mean, half = map(float, welch_interval(np.array([*a.values()]), np.array([*b.values()])))
     ends = (mean - half, mean + half) if math.isfinite(half) else (None, None)
     return {"n": [len(a), len(b)], "mean": mean, "half": _number(half), "low": ends[0], "high": ends[1]}
 

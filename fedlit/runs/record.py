@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedlit.core.messages import Failure, Model
+from fedlit.core.messages import ClientFailure, Model
 
 
 @dataclass(frozen=True)
-class Round:
+class RoundRecord:
     """The record of one round; `number` counts from 1.
 
     Args:
@@ -25,28 +25,28 @@ class Round:
     number: int
     cohort: tuple[int, ...]
     metrics: Mapping[str, float]
-    failures: tuple[Failure, ...]
+    failures: tuple[ClientFailure, ...]
     lost: str | None
     sha256: str
     model: Model | None = field(repr=False)
 
     @property
-    def tried(self) -> bool:
+    def attempted(self) -> bool:
         """Whether there was anybody to ask: nothing went wrong in a round without."""
         return bool(self.cohort or self.failures)
 
     @classmethod
-    def of(cls, record: Mapping[str, Any], model: Model | None = None) -> Round:
+    def from_dict(cls, record: Mapping[str, Any], model: Model | None = None) -> RoundRecord:
         """The round of a record that was read back."""
         named = {"round", "cohort", "lost", "failures", "state_sha256"}
         metrics = {
             name: float("nan") if value is None else value for name, value in record.items() if name not in named
         }
-        failures = tuple(Failure(f["client"], f["outcome"], f["reason"]) for f in record["failures"])
+        failures = tuple(ClientFailure(f["client"], f["outcome"], f["reason"]) for f in record["failures"])
         cohort = tuple(record["cohort"])
         return cls(record["round"], cohort, metrics, failures, record["lost"], record["state_sha256"], model)
 
-    def record(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The round as one flat mapping of JSON values."""
         failures = [{"client": f.client, "outcome": f.outcome, "reason": f.reason} for f in self.failures]
         return {

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedlit.core.errors import Mistake
-from fedlit.core.facts import Facts, rules_of
+from fedlit.core.errors import ConfigError
+from fedlit.core.facts import FederationFacts, check_part
 from fedlit.data import Data
 from fedlit.server.sampling.sampler import Sampler
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
     from fedlit.server.federation import Federation
 
 
-def facts(federation: Federation, data: Data) -> Facts:
+def federation_facts(federation: Federation, data: Data) -> FederationFacts:
     """What the parts are told of each other."""
-    holdings, labels = federation.worker.holdings, None if data.val is None else data.val.labels()
+    holdings, labels = federation.worker.data, None if data.val is None else data.val.labels()
     are_classes = labels is not None and bool(data.classes) and labels.ndim == 1 and labels.dtype.kind in "iu"
     counts = np.bincount(labels, minlength=len(data.classes)) if are_classes and labels is not None else None
     clients, schedule = len(federation.population), federation.schedule
     most = getattr(federation.sampler, "most", None)  # most samplers draw the schedule's size
-    return Facts(
+    return FederationFacts(
         federation.population.sizes,
-        schedule.cohort(clients),
+        schedule.cohort_size(clients),
         federation.splits,
-        holdings.own_test is not None,
+        holdings.client_tests is not None,
         data.classes,
         counts,
         federation.clock is not None,
@@ -36,15 +36,15 @@ def facts(federation: Federation, data: Data) -> Facts:
         schedule.over_select,
         schedule.quorum,
         None if most is None else most(clients),
-        type(federation.worker.bench.module).__name__,
-        not federation.worker.bench.module.automatic_optimization,
+        type(federation.worker.replica.module).__name__,
+        not federation.worker.replica.module.automatic_optimization,
     )
 
 
-def cross_rules(federation: Federation, data: Data) -> list[Mistake]:
+def check_compatibility(federation: Federation, data: Data) -> list[ConfigError]:
     """What does not go together, as each part says, and warnings of what may not be meant."""
-    told = facts(federation, data)
-    holdings, recipe, found = federation.worker.holdings, federation.worker.recipe, []
+    told = federation_facts(federation, data)
+    holdings, recipe, found = federation.worker.data, federation.worker.trainer_config, []
     parts = (
         federation.schedule,
         holdings.loading,
@@ -56,19 +56,19 @@ def cross_rules(federation: Federation, data: Data) -> list[Mistake]:
         federation.worker.faults,
     )
     for part in parts:
-        found += rules_of(part, told)
+        found += check_part(part, told)
     try:
-        speaks(federation.sampler, Sampler, "sampler._target_", type(federation.sampler).__name__)
-    except Mistake as mistake:
+        require_methods(federation.sampler, Sampler, "sampler._target_", type(federation.sampler).__name__)
+    except ConfigError as mistake:
         found.append(mistake)
     empty = int((told.sizes == 0).sum())
     if empty:
         why = f"{empty} of {len(told.sizes)} clients have no sample: they are sampled, but weigh nothing"
-        found.append(Mistake("partition", "", why, "take fewer clients, or partition.min_samples=1", warning=True))
+        found.append(ConfigError("partition", "", why, "take fewer clients, or partition.min_samples=1", warning=True))
     return found
 
 
-def speaks(made: Any, protocol: type, key: str, target: Any) -> Any:
+def require_methods(made: Any, protocol: type, key: str, target: Any) -> Any:
     """What was made, if it has the protocol's methods.
 
     Raises:
@@ -77,7 +77,7 @@ def speaks(made: Any, protocol: type, key: str, target: Any) -> Any:
     methods = [name for name in vars(protocol) if name == "__call__" or not name.startswith("_")]
     if missing := [name for name in methods if not callable(getattr(made, name, None))]:
         why = f"makes a {type(made).__name__}, which has no {' and no '.join(missing)}"
-        raise Mistake(
+        raise ConfigError(
             key, target, why, f"it needs {', '.join(methods)}: see {protocol.__name__} in fedlit.algorithms.algorithm"
         )
     return made

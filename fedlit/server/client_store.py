@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from fedlit.core.tensors import Groups
 
 
-class ClientStore:
+class ClientStateStore:
     """The memory of each client that has one. Read for a round's jobs, written once at its end: a client whose update was
     left out remembers what it did before.
 
@@ -18,13 +18,13 @@ class ClientStore:
 
     def __init__(self, memories: Mapping[int, Groups] | None = None, since: Mapping[int, int] | None = None) -> None:
         self._memories: dict[int, Groups] = dict(memories or {})
-        self.since: dict[int, int] = dict(since or {})
+        self.last_update: dict[int, int] = dict(since or {})
 
     def read(self, clients: Iterable[int]) -> dict[int, Groups]:
         """The memories of those of the clients that have one."""
         return {client: self._memories[client] for client in clients if client in self._memories}
 
-    def put(self, round: int, memories: Mapping[int, Groups]) -> None:
+    def update(self, round: int, memories: Mapping[int, Groups]) -> None:
         """Takes the place of what the clients remembered before; an empty memory is none.
 
         Args:
@@ -33,13 +33,13 @@ class ClientStore:
         """
         for client, memory in memories.items():
             if memory:
-                self._memories[client], self.since[client] = memory, round
+                self._memories[client], self.last_update[client] = memory, round
             elif client in self._memories:
-                del self._memories[client], self.since[client]
+                del self._memories[client], self.last_update[client]
 
-    def of_round(self, round: int) -> dict[int, Groups]:
+    def changed_in(self, round: int) -> dict[int, Groups]:
         """The memories that changed in a round."""
-        return {client: self._memories[client] for client, since in self.since.items() if since == round}
+        return {client: self._memories[client] for client, since in self.last_update.items() if since == round}
 
     def __len__(self) -> int:
         return len(self._memories)

@@ -8,9 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from fedlit.core.errors import Mistake, nearest
-from fedlit.core.facts import Facts
-from fedlit.core.messages import Evaluation, Scores
+from fedlit.core.errors import ConfigError, did_you_mean
+from fedlit.core.facts import FederationFacts
+from fedlit.core.messages import EvalResult, EvaluateJob
 from fedlit.core.streams import Purpose, stream
 from fedlit.core.tensors import Groups
 from fedlit.data.population import gini
@@ -29,19 +29,22 @@ class Evaluations:
 
     def __post_init__(self) -> None:
         if isinstance(self.clients, str) and self.clients not in ("cohort", "all"):
-            raise Mistake(
-                "clients", self.clients, "must be cohort, all or a number", nearest(self.clients, ["cohort", "all"])
+            raise ConfigError(
+                "clients",
+                self.clients,
+                "must be cohort, all or a number",
+                did_you_mean(self.clients, ["cohort", "all"]),
             )
         if not isinstance(self.clients, str) and self.clients < 1:
-            raise Mistake("clients", self.clients, "must be cohort, all or a number of at least 1")
+            raise ConfigError("clients", self.clients, "must be cohort, all or a number of at least 1")
 
-    def check(self, facts: Facts) -> Iterator[Mistake]:
+    def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
         """Not a million evaluations by accident."""
-        if self.clients == "all" and facts.own_test and len(facts.sizes) > 10_000:
+        if self.clients == "all" and facts.has_client_tests and len(facts.sizes) > 10_000:
             why = f"evaluates {len(facts.sizes):,} clients one by one"
-            yield Mistake("eval.clients", "all", why, "eval.clients=1000 takes so many of them", warning=True)
+            yield ConfigError("eval.clients", "all", why, "eval.clients=1000 takes so many of them", warning=True)
 
-    def jobs(
+    def make_jobs(
         self,
         round: int,
         splits: Iterable[str],
@@ -49,13 +52,13 @@ class Evaluations:
         cohort: Sequence[int],
         seed: int,
         memories: Callable[[Sequence[int]], Mapping[int, Groups]] | None = None,
-    ) -> list[Evaluation]:
+    ) -> list[EvaluateJob]:
         """A job for each split, and for each client that is to be looked at if `own`, the number of clients, is not 0; with
         what it remembers, if that is asked for."""
         chosen = self._chosen(own, cohort, seed) if own else []
         known = {} if memories is None else memories(chosen)
-        return [Evaluation(round, split) for split in splits] + [
-            Evaluation(round, "test", client, known.get(client, {})) for client in chosen
+        return [EvaluateJob(round, split) for split in splits] + [
+            EvaluateJob(round, "test", client, known.get(client, {})) for client in chosen
         ]
 
     def _chosen(self, clients: int, cohort: Sequence[int], seed: int) -> list[int]:
@@ -67,7 +70,7 @@ class Evaluations:
         return sorted(drawn.tolist())
 
 
-def combined(scores: Iterable[Scores]) -> dict[str, float]:
+def combine_results(scores: Iterable[EvalResult]) -> dict[str, float]:
     """The splits' metrics under their names, and those of the clients' own test samples as `own/NAME`: their unweighted
     mean, standard deviation, lowest and highest tenth (means over a tenth of the clients, at least one) and Gini."""
     metrics: dict[str, float] = {}
@@ -79,11 +82,11 @@ def combined(scores: Iterable[Scores]) -> dict[str, float]:
             for name, value in score.metrics.items():
                 own.setdefault(name.removeprefix("test").lstrip("/_"), []).append(value)
     for name, values in own.items():
-        metrics |= {f"own/{key}": value for key, value in spread(name, values).items()}
+        metrics |= {f"own/{key}": value for key, value in spread_over_clients(name, values).items()}
     return metrics
 
 
-def spread(name: str, values: Sequence[float]) -> dict[str, float]:
+def spread_over_clients(name: str, values: Sequence[float]) -> dict[str, float]:
     """Mean, population standard deviation, means of the lowest and of the highest tenth, and Gini coefficient. Which tenth is
     the worst depends on what the values are: the lowest of an accuracy, the highest of a loss."""
     array = np.sort(np.asarray(values, dtype=np.float64))

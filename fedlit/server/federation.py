@@ -8,36 +8,36 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from fedlit.aggregation.mean import Tally, chunks
-from fedlit.algorithms.algorithm import Algorithm, settled
-from fedlit.client.trainer import Bench, Module, Recipe, planned_steps
+from fedlit.aggregation.mean import ReductionTree, make_train_jobs
+from fedlit.algorithms.algorithm import Algorithm, bind
+from fedlit.client.trainer import Module, ModuleReplica, TrainerConfig, planned_steps
 from fedlit.client.worker import ClientWorker
 from fedlit.core import serialization as wire
-from fedlit.core.errors import Mistake, Mistakes
-from fedlit.core.messages import Model, Partial, Scores, State
+from fedlit.core.errors import ConfigError, ConfigErrors
+from fedlit.core.messages import EvalResult, Model, PartialAggregate, ServerState
 from fedlit.core.streams import Purpose, seeded, stream
 from fedlit.core.tensors import Layout
 from fedlit.data import Data
-from fedlit.data.client_data import Holdings
+from fedlit.data.client_data import ClientData
 from fedlit.data.population import Population
 from fedlit.data.protocols import Partitioner
 from fedlit.data.samples import Loading
 from fedlit.executors import Inline
 from fedlit.executors.executor import Execute, Executor
-from fedlit.runs.record import Round
-from fedlit.server.checkpoint.checkpointer import Commits, Nowhere, Saved
-from fedlit.server.checks import cross_rules
-from fedlit.server.client_store import ClientStore
-from fedlit.server.evaluation import Evaluations, combined
+from fedlit.runs.record import RoundRecord
+from fedlit.server.checkpoint.checkpointer import Checkpoint, Checkpointer, NoCheckpoints
+from fedlit.server.checks import check_compatibility
+from fedlit.server.client_store import ClientStateStore
+from fedlit.server.evaluation import Evaluations, combine_results
 from fedlit.server.fingerprint import fingerprint
 from fedlit.server.monitor import Monitor
-from fedlit.server.rounds import recorded
+from fedlit.server.rounds import make_record
 from fedlit.server.sampling import Uniform
-from fedlit.server.sampling.cohort import Call, drawn
+from fedlit.server.sampling.cohort import RoundPlan, drawn
 from fedlit.server.sampling.sampler import Sampler
 from fedlit.server.schedule import Schedule
-from fedlit.simulation.clock import Clock, RoundWork
-from fedlit.simulation.faults import Faults
+from fedlit.simulation.clock import RoundWork, VirtualClock
+from fedlit.simulation.faults import FailurePolicy
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Federation:
     evaluations: Evaluations = field(default_factory=Evaluations)
     monitor: Monitor = field(default_factory=Monitor)
     executor: Executor = field(default_factory=Inline)
-    commits: Commits = field(default_factory=Nowhere)
-    clock: Clock | None = None
+    checkpointer: Checkpointer = field(default_factory=NoCheckpoints)
+    clock: VirtualClock | None = None
 
     @classmethod
     def of(
@@ -79,14 +79,14 @@ class Federation:
         *,
         seed: int = 42,
         loading: Loading | None = None,
-        recipe: Recipe | None = None,
+        recipe: TrainerConfig | None = None,
         sampler: Callable[[int], Sampler] = Uniform,
         evaluations: Evaluations | None = None,
         monitor: Monitor | None = None,
         executor: Executor | None = None,
-        commits: Commits | None = None,
-        faults: Faults | None = None,
-        clock: Clock | None = None,
+        commits: Checkpointer | None = None,
+        faults: FailurePolicy | None = None,
+        clock: VirtualClock | None = None,
     ) -> Federation:
         """A federation of its parts.
 
@@ -113,24 +113,24 @@ class Federation:
         """
         loading, monitor = loading or Loading(), monitor or Monitor()
         with seeded(seed, Purpose.INIT):
-            bench = Bench(model())
+            bench = ModuleReplica(model())
         if data.val is None:
             data = data.hold_out(loading.val_fraction, stream(seed, Purpose.SPLIT))
         initial, pooled = bench.read(), bool(getattr(algorithm, "pooled", False))
-        schedule = schedule.alone() if pooled else schedule
+        schedule = schedule.for_one_client() if pooled else schedule
         algorithm = _settled(algorithm, bench, initial)
-        recipe = (recipe or Recipe()).following(schedule)
-        holdings = Holdings.of(data, partition, loading, seed, pooled).to(recipe.trainer().strategy.root_device)
+        recipe = (recipe or TrainerConfig()).with_schedule(schedule)
+        holdings = ClientData.of(data, partition, loading, seed, pooled).to(recipe.make_trainer().strategy.root_device)
         made = cls(
             initial,
-            ClientWorker(algorithm, bench, recipe, holdings, faults or Faults()),
-            Uniform(1) if pooled else sampler(schedule.sampled(len(holdings.population))),
+            ClientWorker(algorithm, bench, recipe, holdings, faults or FailurePolicy()),
+            Uniform(1) if pooled else sampler(schedule.num_sampled(len(holdings.population))),
             schedule,
             seed,
             evaluations or Evaluations(),
             monitor if "val" in holdings.splits else replace(monitor, name=None),
             executor or Inline(),
-            commits or Nowhere(),
+            commits or NoCheckpoints(),
             clock,
         )
         return _checked(made, data)
@@ -143,14 +143,14 @@ class Federation:
     @property
     def population(self) -> Population:
         """The clients and their shards."""
-        return self.worker.holdings.population
+        return self.worker.data.population
 
     @property
     def splits(self) -> tuple[str, ...]:
         """What the server evaluates on."""
-        return tuple(self.worker.holdings.splits)
+        return tuple(self.worker.data.splits)
 
-    def run(self, saved: Saved | None = None) -> Iterator[Round]:
+    def run(self, saved: Checkpoint | None = None) -> Iterator[RoundRecord]:
         """Algorithm 1 of McMahan et al. (2017), a record a round; every draw is keyed by (seed, purpose, round, client).
 
         Args:
@@ -162,41 +162,43 @@ class Federation:
             Mistake: if another process is at the commits.
             Mistakes: if the commits are of another experiment.
         """
-        with self.commits.open(fingerprint(self)):
-            saved = saved or self.commits.load() or Saved(self.algorithm.init(self.initial), ClientStore())
+        with self.checkpointer.open(fingerprint(self)):
+            saved = (
+                saved or self.checkpointer.load() or Checkpoint(self.algorithm.init(self.initial), ClientStateStore())
+            )
             yield from self._rounds(saved)
-            self.commits.finish()
+            self.checkpointer.finish()
 
-    def _rounds(self, saved: Saved) -> Iterator[Round]:
+    def _rounds(self, saved: Checkpoint) -> Iterator[RoundRecord]:
         """The rounds that are left."""
-        state, store, last = saved.state, saved.store, saved.last
-        lost = self.worker.faults.counted(saved.lost)
+        state, store, last = saved.state, saved.client_states, saved.last
+        lost = self.worker.faults.carried_over(saved.lost_in_a_row)
         with self.executor.open(self.worker, self.schedule.rounds - state.round) as execute:  # for the whole run
-            while state.round < self.schedule.rounds and not self.monitor.reached(last, self.schedule.stop_at):
-                self.worker.faults.bear(lost)
+            while state.round < self.schedule.rounds and not self.monitor.has_reached(last, self.schedule.stop_at):
+                self.worker.faults.raise_if_too_many_lost(lost)
                 begin, t = time.perf_counter(), state.round
                 call = self.call(t, state, execute)
-                tally = Tally(call.failures, call.bytes)  # starts from zeros
-                for partial in execute(chunks(t, call.clients, store.read(call.clients), call.budgets), state):
-                    assert isinstance(partial, Partial)
+                tally = ReductionTree(call.failures, call.bytes)  # starts from zeros
+                for partial in execute(make_train_jobs(t, call.clients, store.read(call.clients), call.budgets), state):
+                    assert isinstance(partial, PartialAggregate)
                     tally.add(partial)  # in index order
-                mean, why = tally.close(self.schedule.quorum, len(self.population))
+                mean, why = tally.finish(self.schedule.quorum, len(self.population))
                 why = why if call.cohort else "nobody was sampled"
                 if mean is not None:  # else a lost round: the model stays
                     state = self.algorithm.server(state, mean)
-                    store.put(t + 1, tally.memories)
+                    store.update(t + 1, tally.client_states)
                 state = replace(state, round=t + 1)
                 trained = {"time/train_s": time.perf_counter() - begin}
                 scores = self.evaluate(t, state, store, call.cohort, execute)
                 took = {**call.metrics, **trained, "time/round_s": time.perf_counter() - begin}
-                more = {**tally.drift(mean), **scores, **took, "schedule/lr_factor": self.schedule.rate(t)}
-                last = recorded(self.algorithm, call.cohort, tally, state, more, why)
-                lost = (lost + 1 if last.lost else 0) if last.tried else lost
-                self.commits.commit(state, store, last)  # all of the round or none of it
+                more = {**tally.drift(mean), **scores, **took, "schedule/lr_factor": self.schedule.lr_factor(t)}
+                last = make_record(self.algorithm, call.cohort, tally, state, more, why)
+                lost = (lost + 1 if last.lost else 0) if last.attempted else lost
+                self.checkpointer.commit(state, store, last)  # all of the round or none of it
                 yield last
-            self.worker.faults.bear(lost)
+            self.worker.faults.raise_if_too_many_lost(lost)
 
-    def call(self, round: int, state: State, execute: Execute | None = None) -> Call:
+    def call(self, round: int, state: ServerState, execute: Execute | None = None) -> RoundPlan:
         """Who is asked in a round, counted from 0.
 
         Args:
@@ -209,51 +211,51 @@ class Federation:
         """
         asked = execute or (lambda jobs, state: (self.worker(job, state) for job in jobs))
         drew = drawn(self.sampler, self.population.sizes, self.seed, state, round, asked)
-        down, over = wire.length(state.shared), self.schedule.over_select
-        call = Call(drew.cohort, failures=drew.failures, bytes=drew.bytes)
+        down, over = wire.state_nbytes(state.shared), self.schedule.over_select
+        call = RoundPlan(drew.cohort, failures=drew.failures, bytes=drew.bytes)
         sent = {**drew.metrics, "comm/down_bytes": down * drew.sent}
         if self.clock is None:
             if over > 1:
-                raise Mistake("schedule.over_select", over, "needs a clock", "Federation.of(..., clock=Clock(...))")
+                raise ConfigError("schedule.over_select", over, "needs a clock", "Federation.of(..., clock=Clock(...))")
             return replace(call, metrics=sent)
-        first = self.schedule.cohort(len(self.population)) if over > 1 else None
-        timed = self.clock.call(self.work(drew.cohort, state), first)
+        first = self.schedule.cohort_size(len(self.population)) if over > 1 else None
+        timed = self.clock.time_cohort(self.work(drew.cohort, state), first)
         failures, metrics = (*call.failures, *timed.failures), {**sent, **timed.metrics}
         return replace(call, asked=timed.clients, budgets=timed.budgets, failures=failures, metrics=metrics)
 
-    def work(self, clients: Sequence[int], state: State) -> RoundWork:
+    def work(self, clients: Sequence[int], state: ServerState) -> RoundWork:
         """The work of some clients in the round after a state."""
         sizes = np.asarray([self.population.size(client) for client in clients], dtype=np.int64)
         return RoundWork(
             clients=clients,
-            steps=planned_steps(self.worker.recipe, self.worker.holdings.loading, sizes),
-            down_bytes=wire.length(state.shared),
-            up_bytes=8 + 4 * Layout.of(self.worker.expected(state)).size,
+            steps=planned_steps(self.worker.trainer_config, self.worker.data.loading, sizes),
+            down_bytes=wire.state_nbytes(state.shared),
+            up_bytes=8 + 4 * Layout.of(self.worker.update_template(state)).size,
             seed=self.seed,
         )
 
     def evaluate(
-        self, round: int, state: State, store: ClientStore, cohort: Sequence[int], execute: Execute
+        self, round: int, state: ServerState, store: ClientStateStore, cohort: Sequence[int], execute: Execute
     ) -> dict[str, float]:
         """The global model's metrics on every split, and on clients' own test samples those of the model that each uses, in
         the rounds in which there is an evaluation."""
-        if not self.schedule.evaluates(round):
+        if not self.schedule.is_evaluated(round):
             return {}
-        held, memories = self.worker.holdings, store.read if hasattr(self.algorithm, "personal") else None
-        those = held.looked_at(cohort)
-        jobs = self.evaluations.jobs(round, self.splits, held.own_clients, those, self.seed, memories)
-        return combined(scores for scores in execute(jobs, state) if isinstance(scores, Scores))
+        held, memories = self.worker.data, store.read if hasattr(self.algorithm, "personal") else None
+        those = held.clients_to_evaluate(cohort)
+        jobs = self.evaluations.make_jobs(round, self.splits, held.num_client_tests, those, self.seed, memories)
+        return combine_results(scores for scores in execute(jobs, state) if isinstance(scores, EvalResult))
 
 
 def _checked(made: Federation, data: Data) -> Federation:
-    if wrong := [mistake for mistake in cross_rules(made, data) if not mistake.warning]:
-        raise Mistakes(wrong)
+    if wrong := [mistake for mistake in check_compatibility(made, data) if not mistake.warning]:
+        raise ConfigErrors(wrong)
     return made
 
 
-def _settled(algorithm: Algorithm, bench: Bench, initial: Model) -> Algorithm:
+def _settled(algorithm: Algorithm, bench: ModuleReplica, initial: Model) -> Algorithm:
     """The algorithm as it is for a module. Raises Mistakes under its own name, wherever it is made."""
     try:
-        return settled(algorithm, bench.module, initial)
-    except Mistake as mistake:
-        raise Mistakes([mistake.within("algorithm")]) from mistake
+        return bind(algorithm, bench.module, initial)
+    except ConfigError as mistake:
+        raise ConfigErrors([mistake.prefixed("algorithm")]) from mistake

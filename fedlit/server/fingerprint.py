@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedlit.core import serialization as wire
-from fedlit.data.client_data import Holdings
+from fedlit.data.client_data import ClientData
 from fedlit.data.population import Population
 
 if TYPE_CHECKING:
@@ -33,16 +33,16 @@ SCHEDULED = (
 def fingerprint(federation: Federation) -> dict[str, Any]:
     """What makes an experiment, as plain values by name: two federations with the same one may go on with each other's
     rounds, as far as can be told. Of the number of rounds it says only what the rates of a cosine need."""
-    holdings, schedule, algorithm = federation.worker.holdings, federation.schedule, federation.algorithm
+    holdings, schedule, algorithm = federation.worker.data, federation.schedule, federation.algorithm
     state, clients = algorithm.init(federation.initial), len(federation.population)
-    sent = sum(tensor.numel() for _, tensor in wire.paths(state.shared))
+    sent = sum(tensor.numel() for _, tensor in wire.named_paths(state.shared))
     made = {
         "seed": federation.seed,
         "partition": f"{clients:,} clients, sha256 {_partition(holdings)[:16]}",
-        "layout": f"{sent:,} numbers, sha256 {wire.layout(wire.whole(state))[:16]}",
+        "layout": f"{sent:,} numbers, sha256 {wire.layout_sha256(wire.state_tree(state))[:16]}",
         "loading.batch_size": holdings.loading.batch_size,
         "loading.drop_last": holdings.loading.drop_last,
-        "schedule.cohort": schedule.cohort(clients),
+        "schedule.cohort": schedule.cohort_size(clients),
         **{f"schedule.{name}": getattr(schedule, name) for name in SCHEDULED},
         **dict(_plain("algorithm", algorithm)),
         **dict(_plain("clock", federation.clock)),
@@ -60,9 +60,9 @@ def _plain(key: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield from _plain(f"{key}.{field.name}", getattr(value, field.name))
 
 
-def _partition(holdings: Holdings) -> str:
+def _partition(holdings: ClientData) -> str:
     digest = hashlib.sha256()
-    own = holdings.own_test
+    own = holdings.client_tests
     for population in (holdings.population, *(() if own is None else (own.population,))):
         for part in _parts(population):
             digest.update(part)

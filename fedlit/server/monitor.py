@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from fedlit.core.errors import one_of, refuse, unless
-from fedlit.runs.record import Round
+from fedlit.core.errors import raise_errors, require, require_choice
+from fedlit.runs.record import RoundRecord
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,11 @@ class Monitor:
         why = "is measured on test samples, which choose nothing: neither the best round nor when to stop"
         remedy = "take a name that begins with val; what the test set says of the best round is in the summary"
         chooses = self.name is None or not self.name.startswith(("test", "own/"))
-        refuse(one_of("mode", self.mode, ["max", "min"]), unless(chooses, "name", self.name, why, remedy))
+        raise_errors(
+            require_choice("mode", self.mode, ["max", "min"]), require(chooses, "name", self.name, why, remedy)
+        )
 
-    def improves(self, new: Round, best: Round | None) -> bool:
+    def is_better(self, new: RoundRecord, best: RoundRecord | None) -> bool:
         """Whether the new round is better than the best before it; of equal rounds the first is the best."""
         if self.name is None:
             return True
@@ -41,7 +43,7 @@ class Monitor:
         gain = new.metrics[self.name] - best.metrics[self.name]
         return gain > 0 if self.mode == "max" else gain < 0
 
-    def reached(self, record: Round | None, target: float | None) -> bool:
+    def has_reached(self, record: RoundRecord | None, target: float | None) -> bool:
         """Whether the round has come to the target."""
         value = None if record is None else record.metrics.get(self.name or "")
         if target is None or value is None:

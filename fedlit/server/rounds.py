@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from fedlit.aggregation.mean import Tally
+from fedlit.aggregation.mean import ReductionTree
 from fedlit.algorithms.algorithm import Algorithm
 from fedlit.core import serialization as wire
-from fedlit.core.messages import Model, State
+from fedlit.core.messages import Model, ServerState
 from fedlit.core.tensors import Tensors
-from fedlit.runs.record import Round
+from fedlit.runs.record import RoundRecord
 
 
-def recorded(
+def make_record(
     algorithm: Algorithm,
     cohort: Sequence[int],
-    tally: Tally,
-    state: State,
+    tally: ReductionTree,
+    state: ServerState,
     more: Mapping[str, float],
     lost: str | None,
-) -> Round:
+) -> RoundRecord:
     """What a round leaves behind.
 
     Args:
@@ -36,15 +36,15 @@ def recorded(
         "clients/trained": len(tally.members),
         "clients/failed": len(tally.failures),
         "clients/steps": tally.steps,
-        "comm/up_bytes": tally.bytes,
+        "comm/up_bytes": tally.up_bytes,
     }
-    return Round(
+    return RoundRecord(
         state.round,
         tuple(sorted(cohort)),
         {**train, **(metrics(state) if metrics is not None else {}), **more, **rest},
         tuple(tally.failures),
         lost,
-        wire.sha256({**_under("shared", state.shared), **_under("private", state.private)}),
+        wire.state_sha256({**_under("shared", state.shared), **_under("private", state.private)}),
         algorithm.model(state.shared),
     )
 

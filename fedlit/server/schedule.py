@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from fedlit.core.errors import Mistake, one_of, refuse, unless, whole
-from fedlit.core.facts import Facts
+from fedlit.core.errors import ConfigError, raise_errors, require, require_at_least, require_choice
+from fedlit.core.facts import FederationFacts
 
 
 @dataclass(frozen=True)
@@ -54,58 +54,60 @@ class Schedule:
         counts = ("rounds", "local_epochs", "eval_every", "quorum", "lr_every", "clients_per_round", "local_steps")
         share, over = self.client_fraction, self.over_select
         remedy = "1 is full participation; clients_per_round takes a number of clients"
-        refuse(
-            *(whole(key, getattr(self, key)) for key in counts if getattr(self, key) is not None),
-            unless(0 < share <= 1, "client_fraction", share, "must be above 0 and at most 1", remedy),
-            unless(1 <= over < math.inf, "over_select", over, "must be a number of at least 1", "1 samples no more"),
-            one_of("client_state", self.client_state, ["reset", "keep"]),
-            one_of("lr", self.lr, ["constant", "step", "cosine"]),
-            unless(0 < self.lr_gamma <= 1, "lr_gamma", self.lr_gamma, "must be above 0 and at most 1"),
-            unless(0 <= self.lr_floor <= 1, "lr_floor", self.lr_floor, "must be from 0 to 1"),
+        raise_errors(
+            *(require_at_least(key, getattr(self, key)) for key in counts if getattr(self, key) is not None),
+            require(0 < share <= 1, "client_fraction", share, "must be above 0 and at most 1", remedy),
+            require(1 <= over < math.inf, "over_select", over, "must be a number of at least 1", "1 samples no more"),
+            require_choice("client_state", self.client_state, ["reset", "keep"]),
+            require_choice("lr", self.lr, ["constant", "step", "cosine"]),
+            require(0 < self.lr_gamma <= 1, "lr_gamma", self.lr_gamma, "must be above 0 and at most 1"),
+            require(0 <= self.lr_floor <= 1, "lr_floor", self.lr_floor, "must be from 0 to 1"),
         )
 
-    def check(self, facts: Facts) -> Iterator[Mistake]:
+    def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
         """A cohort of clients that there are, and something to judge the model by."""
         clients = len(facts.sizes)
-        if facts.cohort > clients:
+        if facts.cohort_size > clients:
             why = f"is more than the {clients} clients there are"
-            yield Mistake("schedule.clients_per_round", self.clients_per_round, why, "take fewer clients a round")
-        if self.quorum > (most := facts.most or facts.cohort):
+            yield ConfigError("schedule.clients_per_round", self.clients_per_round, why, "take fewer clients a round")
+        if self.quorum > (most := facts.max_cohort or facts.cohort_size):
             why = f"is more than the {most} clients of a round: every round would be lost"
-            yield Mistake("schedule.quorum", self.quorum, why, "take less, or more clients a round")
-        if self.over_select > 1 and not facts.clock:
+            yield ConfigError("schedule.quorum", self.quorum, why, "take less, or more clients a round")
+        if self.over_select > 1 and not facts.has_clock:
             why = "takes those that finish first, and without a clock nobody knows who that is"
-            yield Mistake("schedule.over_select", self.over_select, why, "take clock=lognormal, or 1")
-        elif self.over_select > 1 and self.sampled(clients) == facts.cohort:
-            why = f"samples no more than the {facts.cohort} clients of a round"
-            yield Mistake("schedule.over_select", self.over_select, why, "take more, or fewer a round", warning=True)
+            yield ConfigError("schedule.over_select", self.over_select, why, "take clock=lognormal, or 1")
+        elif self.over_select > 1 and self.num_sampled(clients) == facts.cohort_size:
+            why = f"samples no more than the {facts.cohort_size} clients of a round"
+            yield ConfigError(
+                "schedule.over_select", self.over_select, why, "take more, or fewer a round", warning=True
+            )
         if self.stop_at is not None and "val" not in facts.splits:
             remedy = "data.val_fraction=0.1 holds some out"
-            yield Mistake("schedule.stop_at", self.stop_at, "needs validation samples to be measured on", remedy)
-        if not facts.splits and not facts.own_test:
+            yield ConfigError("schedule.stop_at", self.stop_at, "needs validation samples to be measured on", remedy)
+        if not facts.splits and not facts.has_client_tests:
             why = "is of no use: there is nothing to evaluate on"
             remedy = "data.val_fraction=0.1 or data.client_test_fraction=0.1 holds some out"
-            yield Mistake("schedule.eval_every", self.eval_every, why, remedy, warning=True)
+            yield ConfigError("schedule.eval_every", self.eval_every, why, remedy, warning=True)
         elif self.eval_every > self.rounds:
             why = f"is more than schedule.rounds={self.rounds}: only the last round is evaluated"
-            yield Mistake("schedule.eval_every", self.eval_every, why, "take a smaller number", warning=True)
+            yield ConfigError("schedule.eval_every", self.eval_every, why, "take a smaller number", warning=True)
 
-    def alone(self) -> Schedule:
+    def for_one_client(self) -> Schedule:
         """The same for one client that takes part in every round."""
         return replace(self, client_fraction=1.0, clients_per_round=None, over_select=1.0, quorum=1)
 
-    def cohort(self, clients: int) -> int:
+    def cohort_size(self, clients: int) -> int:
         """How many of `clients` take part in a round."""
         if self.clients_per_round is not None:
             return self.clients_per_round
         return max(1, round(self.client_fraction * clients))
 
-    def sampled(self, clients: int) -> int:
+    def num_sampled(self, clients: int) -> int:
         """How many of `clients` are sampled for a round: at least its cohort, at most all."""
-        wanted = self.cohort(clients) * self.over_select
+        wanted = self.cohort_size(clients) * self.over_select
         return min(math.ceil(wanted * (1 - 1e-12)), clients)  # 100 * 1.1 is 110
 
-    def rate(self, round: int) -> float:
+    def lr_factor(self, round: int) -> float:
         """Factor on the local learning rate in a round, counted from 0."""
         if self.lr == "step":
             return self.lr_gamma ** (round // self.lr_every)
@@ -113,6 +115,6 @@ class Schedule:
             return self.lr_floor + (1 - self.lr_floor) * (1 + math.cos(math.pi * round / self.rounds)) / 2
         return 1.0
 
-    def evaluates(self, round: int) -> bool:
+    def is_evaluated(self, round: int) -> bool:
         """Whether the model is evaluated after this round, counted from 0."""
         return (round + 1) % self.eval_every == 0 or round + 1 == self.rounds

@@ -1,7 +1,17 @@
 """Slow devices, failures and crashes, as a real federation has them."""
 
-from fedlit.simulation.clock import Clock
-from fedlit.simulation.faults import Corrupt, CrashWorker, Drop, Faults, Hang, Plan, Raise
-from fedlit.simulation.server_crash import CrashServer
+from fedlit.simulation.clock import VirtualClock
+from fedlit.simulation.faults import Corrupt, CrashWorker, Drop, FailurePolicy, FaultPlan, Hang, Raise
+from fedlit.simulation.server_crash import ServerCrash
 
-__all__ = ["Clock", "Corrupt", "CrashServer", "CrashWorker", "Drop", "Faults", "Hang", "Plan", "Raise"]
+__all__ = [
+    "Corrupt",
+    "CrashWorker",
+    "Drop",
+    "FailurePolicy",
+    "FaultPlan",
+    "Hang",
+    "Raise",
+    "ServerCrash",
+    "VirtualClock",
+]

@@ -16,20 +16,20 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from fedlit.core.errors import Mistake, one_of, positive, refuse, unless
-from fedlit.core.facts import Facts
-from fedlit.core.messages import Failure
+from fedlit.core.errors import ConfigError, raise_errors, require, require_choice, require_positive
+from fedlit.core.facts import FederationFacts
+from fedlit.core.messages import ClientFailure
 from fedlit.core.streams import Purpose, stream
-from fedlit.simulation.speeds import Speed, read_table
+from fedlit.simulation.speeds import DeviceSpeed, read_table
 
-MOST_FORESEEN = 1000
+MAX_TIMED_CLIENTS = 1000
 """Clients whose times are looked at before round 1; of more, so many evenly spaced ones."""
 
-SLACK = 1e-9
+STEP_TOLERANCE = 1e-9
 """Part of a step by which a client may be late, for sums of seconds are rounded."""
 
 
-class Stint(NamedTuple):
+class ClientTiming(NamedTuple):
     """What a client has to do in a round, and what it comes to.
 
     Args:
@@ -76,12 +76,12 @@ class TimedCohort(NamedTuple):
 
     clients: tuple[int, ...]
     budgets: dict[int, int]
-    failures: tuple[Failure, ...]
+    failures: tuple[ClientFailure, ...]
     metrics: dict[str, float]
 
 
 @dataclass(frozen=True)
-class Clock:
+class VirtualClock:
     """A client takes (bytes down) / down_bytes_s + steps * step_s + (bytes up) / up_bytes_s seconds in a round.
 
     Steps are those that the schedule plans for its samples; what ends a fit sooner (a callback, `trainer.max_time`) is not
@@ -109,43 +109,47 @@ class Clock:
     late: Literal["drop", "cut"] = "drop"
 
     def __post_init__(self) -> None:
-        refuse(
-            *(self._odd_median(key, getattr(self, key)) for key in Speed._fields),
+        raise_errors(
+            *(self._odd_median(key, getattr(self, key)) for key in DeviceSpeed._fields),
             *(self._odd_sigma(key, getattr(self, key)) for key in ("step_sigma", "bandwidth_sigma")),
-            one_of("late", self.late, ("drop", "cut")),
-            Mistake("late", "cut", "needs a deadline to cut at", "clock.deadline_s=SECONDS")
+            require_choice("late", self.late, ("drop", "cut")),
+            ConfigError("late", "cut", "needs a deadline to cut at", "clock.deadline_s=SECONDS")
             if self.late == "cut" and self.deadline_s is None
             else None,
-            None if self.deadline_s is None else positive("deadline_s", self.deadline_s, "null waits for everybody"),
+            None
+            if self.deadline_s is None
+            else require_positive("deadline_s", self.deadline_s, "null waits for everybody"),
             self._unreadable(),
         )
 
-    def _odd_median(self, key: str, given: float | None) -> Mistake | None:
+    def _odd_median(self, key: str, given: float | None) -> ConfigError | None:
         if self.table is not None:
-            return unless(given is None, key, given, "is in clock.table for each client", "leave one of the two out")
+            return require(given is None, key, given, "is in clock.table for each client", "leave one of the two out")
         if given is None:
-            return Mistake(key, given, "must be a number above 0", "clock=lognormal has one, clock=table needs none")
-        return positive(key, given)
+            return ConfigError(
+                key, given, "must be a number above 0", "clock=lognormal has one, clock=table needs none"
+            )
+        return require_positive(key, given)
 
-    def _odd_sigma(self, key: str, given: float) -> Mistake | None:
+    def _odd_sigma(self, key: str, given: float) -> ConfigError | None:
         if self.table is not None and given:
-            return Mistake(key, given, "is for speeds that are drawn", "leave clock.table out, or this")
-        return unless(0 <= given <= 10, key, given, "must be from 0 to 10", "0 makes all clients alike")
+            return ConfigError(key, given, "is for speeds that are drawn", "leave clock.table out, or this")
+        return require(0 <= given <= 10, key, given, "must be from 0 to 10", "0 makes all clients alike")
 
-    def _unreadable(self) -> Mistake | None:
+    def _unreadable(self) -> ConfigError | None:
         """What is wrong with the table, which is read now, to be told with the rest."""
         if self.table is not None:
             try:
                 _ = self._rows
-            except Mistake as mistake:
+            except ConfigError as mistake:
                 return mistake
         return None
 
     @cached_property
-    def _rows(self) -> dict[int, Speed]:
+    def _rows(self) -> dict[int, DeviceSpeed]:
         return read_table(self.table or "")
 
-    def speed(self, seed: int, client: int) -> Speed:
+    def speed(self, seed: int, client: int) -> DeviceSpeed:
         """How fast a client is, in every round and with every algorithm.
 
         Raises:
@@ -153,7 +157,7 @@ class Clock:
         """
         if self.table is not None:
             if client not in self._rows:
-                raise Mistake("clock.table", self.table, f"has no row for client {client}", "it needs one for each")
+                raise ConfigError("clock.table", self.table, f"has no row for client {client}", "it needs one for each")
             return self._rows[client]
         assert self.step_s is not None
         assert self.up_bytes_s is not None
@@ -161,9 +165,9 @@ class Clock:
         step, link = np.exp(
             stream(seed, Purpose.CLOCK, client=client).standard_normal(2) * (self.step_sigma, self.bandwidth_sigma)
         ).tolist()
-        return Speed(self.step_s * step, self.up_bytes_s * link, self.down_bytes_s * link)
+        return DeviceSpeed(self.step_s * step, self.up_bytes_s * link, self.down_bytes_s * link)
 
-    def call(self, work: RoundWork, first: int | None = None) -> TimedCohort:
+    def time_cohort(self, work: RoundWork, first: int | None = None) -> TimedCohort:
         """Time a round's cohort, and choose the clients that the server waits for.
 
         Args:
@@ -179,9 +183,9 @@ class Clock:
         asked = tuple(client for client in work.clients if client in soonest)
         budgets = {client: there[client].done for client in asked if there[client].done < there[client].planned}
         failures = tuple(
-            Failure(client, "surplus", f"came after the first {first}")
+            ClientFailure(client, "surplus", f"came after the first {first}")
             if client in there
-            else Failure(client, "deadline", self._told(stint))
+            else ClientFailure(client, "deadline", self._told(stint))
             for client, stint in stints.items()
             if client not in soonest
         )
@@ -191,22 +195,26 @@ class Clock:
             waited = self.deadline_s
         return TimedCohort(asked, budgets, failures, {"time/simulated_s": waited, "clients/cut": len(budgets)})
 
-    def check(self, facts: Facts) -> Iterator[Mistake]:
+    def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
         """Yield errors: a client without a row in the table, and local training that cannot be cut short.
 
         Lightning counts the steps of all optimizers under manual optimization, and compares them after a batch only.
         """
         if self.late == "cut" and facts.manual_optimization:
             why = f"cannot cut {facts.module}, which optimises by hand"
-            yield Mistake("clock.late", "cut", why, "clock.late=drop")
+            yield ConfigError("clock.late", "cut", why, "clock.late=drop")
         if self.table is None:
             return
         missing = [client for client in range(len(facts.sizes)) if client not in self._rows]
         if missing:
             which = ", ".join(map(str, missing[:5])) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-            yield Mistake("clock.table", self.table, f"has no row for client {which}", "clients are numbered from 0")
+            yield ConfigError(
+                "clock.table", self.table, f"has no row for client {which}", "clients are numbered from 0"
+            )
 
-    def foresee(self, work: RoundWork, clients: int, rounds: int, sampled: int, quorum: int) -> Iterator[Mistake]:
+    def check_deadline(
+        self, work: RoundWork, clients: int, rounds: int, sampled: int, quorum: int
+    ) -> Iterator[ConfigError]:
         """Yield an error or a warning if too few clients meet the deadline in many rounds.
 
         Args:
@@ -221,37 +229,37 @@ class Clock:
         stints, looked = list(self._stints(work)), len(work.clients)
         late = sum(map(self._missed, stints))
         there = round(clients * (1 - late / looked))
-        lost = rounds * too_few(clients, there, sampled, quorum)
+        lost = rounds * prob_below_quorum(clients, there, sampled, quorum)
         marks = np.quantile([stint.needed_s for stint in stints], [0, 0.5, 1]).tolist()
         seconds = "a client's round takes min {:.4g}, median {:.4g}, max {:.4g} s".format(*marks)
         if lost >= 0.5:
             why = f"is too short for {late / looked:.0%} of the clients: {seconds}"
             all_lost = late == looked == clients
             why += "; every round would be lost" if all_lost else f"; about {lost:.0f} rounds would be lost"
-            yield Mistake("clock.deadline_s", self.deadline_s, why, "take more", warning=not all_lost)
+            yield ConfigError("clock.deadline_s", self.deadline_s, why, "take more", warning=not all_lost)
 
-    def _stints(self, work: RoundWork) -> Iterator[Stint]:
+    def _stints(self, work: RoundWork) -> Iterator[ClientTiming]:
         for client, planned in zip(work.clients, work.steps.tolist(), strict=True):
             speed = self.speed(work.seed, client)
             transfers, done = work.down_bytes / speed.down_bytes_s + work.up_bytes / speed.up_bytes_s, planned
             if self.deadline_s is not None:
-                room = (self.deadline_s - transfers) / speed.step_s + SLACK
+                room = (self.deadline_s - transfers) / speed.step_s + STEP_TOLERANCE
                 done = -1 if room < 0 else int(min(room, planned))
-            yield Stint(planned, done, transfers + planned * speed.step_s, transfers + done * speed.step_s)
+            yield ClientTiming(planned, done, transfers + planned * speed.step_s, transfers + done * speed.step_s)
 
-    def _missed(self, stint: Stint) -> bool:
+    def _missed(self, stint: ClientTiming) -> bool:
         return stint.done < stint.planned and (self.late == "drop" or stint.done < 1)
 
-    def _told(self, stint: Stint) -> str:
+    def _told(self, stint: ClientTiming) -> str:
         return f"would have taken {stint.needed_s:.6g} s, and clock.deadline_s={self.deadline_s:g}"
 
 
-def spaced(clients: int) -> list[int]:
+def evenly_spaced_clients(clients: int) -> list[int]:
     """Ids of at most MOST_FORESEEN clients, evenly spaced."""
-    return np.unique(np.linspace(0, clients - 1, min(clients, MOST_FORESEEN)).astype(np.int64)).tolist()
+    return np.unique(np.linspace(0, clients - 1, min(clients, MAX_TIMED_CLIENTS)).astype(np.int64)).tolist()
 
 
-def too_few(clients: int, there: int, cohort: int, quorum: int) -> float:
+def prob_below_quorum(clients: int, there: int, cohort: int, quorum: int) -> float:
     """Probability that less than `quorum` of a cohort, drawn without replacement, are of the `there` clients in time."""
     late, total = clients - there, _log_choices(clients, cohort)
     lucky = range(max(0, cohort - late), min(quorum, there + 1, cohort + 1))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-def is_real(tensor: Tensor) -> bool:
+def is_corruptible(tensor: Tensor) -> bool:
     """Whether it has numbers that can be spoilt."""
     return tensor.is_floating_point() and tensor.numel() > 0
 
@@ -25,7 +25,7 @@ def _bit_flip(tensor: Tensor, generator: np.random.Generator) -> Tensor:
     return tensor
 
 
-RUBBISH: dict[str, Callable[[Tensor, np.random.Generator], Tensor]] = {
+CORRUPTIONS: dict[str, Callable[[Tensor, np.random.Generator], Tensor]] = {
     "nan": lambda tensor, generator: _put(tensor, generator, float("nan")),
     "inf": lambda tensor, generator: _put(tensor, generator, float("inf")),
     "huge": lambda tensor, generator: _put(tensor, generator, 1e30),

@@ -16,14 +16,14 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from fedlit.core.errors import LostRounds, Mistake, one_of, refuse, unless, whole
-from fedlit.core.facts import Facts, rules_of
+from fedlit.core.errors import ConfigError, LostRounds, raise_errors, require, require_at_least, require_choice
+from fedlit.core.facts import FederationFacts, check_part
 from fedlit.core.messages import Update
 from fedlit.core.streams import Purpose, stream
-from fedlit.simulation.corruption import RUBBISH, is_real
+from fedlit.simulation.corruption import CORRUPTIONS, is_corruptible
 
 
-class Planned(Exception):
+class PlannedFailure(Exception):
     """Raised by a fault that takes a client out of a round."""
 
 
@@ -41,7 +41,7 @@ class Fault(Protocol):
 
 
 @dataclass(frozen=True)
-class Plan:
+class FaultPlan:
     """A fault that strikes some clients in some rounds.
 
     Args:
@@ -57,24 +57,24 @@ class Plan:
     rounds: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        refuse(unless(0 <= self.probability <= 1, "probability", self.probability, "must be from 0 to 1"))
+        raise_errors(require(0 <= self.probability <= 1, "probability", self.probability, "must be from 0 to 1"))
 
-    def check(self, facts: Facts) -> Iterator[Mistake]:
+    def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
         """What keeps it from ever striking."""
         there, rounds = range(len(facts.sizes)), self.rounds or ()
         if self.probability == 0:
-            yield Mistake("probability", 0, "strikes nobody", "take more, or leave the plan out", warning=True)
+            yield ConfigError("probability", 0, "strikes nobody", "take more, or leave the plan out", warning=True)
         if self.clients is not None and not (self.clients and all(client in there for client in self.clients)):
             why = f"must be of the clients 0 to {len(there) - 1}"
-            yield Mistake("clients", list(self.clients), why, "null is all of them")
+            yield ConfigError("clients", list(self.clients), why, "null is all of them")
         due = [round for round in rounds if round in range(1, facts.rounds + 1)]
         if self.rounds is not None and (not due or any(round not in range(1, sys.maxsize) for round in rounds)):
             why = f"must be of the rounds 1 to {facts.rounds}"
-            yield Mistake("rounds", list(rounds), why, "null is all of them")
+            yield ConfigError("rounds", list(rounds), why, "null is all of them")
         elif len(due) < len(rounds):
             why = f"are partly after the last of the {facts.rounds} rounds"
-            yield Mistake("rounds", list(rounds), why, "take more rounds, or leave those out", warning=True)
-        yield from (mistake.within("fault") for mistake in rules_of(self.fault, facts))
+            yield ConfigError("rounds", list(rounds), why, "take more rounds, or leave those out", warning=True)
+        yield from (mistake.prefixed("fault") for mistake in check_part(self.fault, facts))
 
     def strikes(self, round: int, client: int, generator: np.random.Generator) -> bool:
         """Whether it strikes a client in a round, counted from 0; takes one number from the generator."""
@@ -84,7 +84,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Faults:
+class FailurePolicy:
     """What is done about clients that fail, and which are made to.
 
     Args:
@@ -100,33 +100,33 @@ class Faults:
     retries: int = 1
     max_lost_rounds: int = 3
     max_norm: float | None = None
-    plans: Sequence[Plan] = ()
+    plans: Sequence[FaultPlan] = ()
     names: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         any_norm = self.max_norm is None or self.max_norm > 0
-        refuse(
-            one_of("on_error", self.on_error, ("drop", "retry", "fail")),
-            whole("retries", self.retries),
-            whole("max_lost_rounds", self.max_lost_rounds),
-            unless(any_norm, "max_norm", self.max_norm, "must be a number above 0, or null"),
+        raise_errors(
+            require_choice("on_error", self.on_error, ("drop", "retry", "fail")),
+            require_at_least("retries", self.retries),
+            require_at_least("max_lost_rounds", self.max_lost_rounds),
+            require(any_norm, "max_norm", self.max_norm, "must be a number above 0, or null"),
         )
 
-    def check(self, facts: Facts) -> Iterator[Mistake]:
+    def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
         """Plans that cannot strike."""
         for name, plan in zip(self.names or map(str, range(len(self.plans))), self.plans, strict=True):
-            yield from (mistake.within(f"faults.plans.{name}") for mistake in rules_of(plan, facts))
+            yield from (mistake.prefixed(f"faults.plans.{name}") for mistake in check_part(plan, facts))
 
-    def bear(self, lost: int) -> None:
+    def raise_if_too_many_lost(self, lost: int) -> None:
         """Raises LostRounds if so many rounds in a row were lost that the run is to end."""
         if lost >= self.max_lost_rounds:
             raise LostRounds(f"{lost} rounds in a row were lost, and faults.max_lost_rounds={self.max_lost_rounds}")
 
-    def counted(self, lost: int) -> int:
+    def carried_over(self, lost: int) -> int:
         """Those of the rounds lost in a row that count when a run is gone on with: after an end by too many, none."""
         return lost % self.max_lost_rounds
 
-    def striking(self, seed: int, round: int, client: int) -> list[tuple[Fault, np.random.Generator]]:
+    def active_faults(self, seed: int, round: int, client: int) -> list[tuple[Fault, np.random.Generator]]:
         """The faults that strike a client in a round, counted from 0, each with a generator for what it does."""
         drawn = [(plan, stream(seed, Purpose.FAULTS, round, client, number)) for number, plan in enumerate(self.plans)]
         return [(plan.fault, generator) for plan, generator in drawn if plan.strikes(round, client, generator)]
@@ -154,16 +154,16 @@ class Drop:
     when: Literal["before", "after"] = "before"
 
     def __post_init__(self) -> None:
-        refuse(one_of("when", self.when, ("before", "after")))
+        raise_errors(require_choice("when", self.when, ("before", "after")))
 
     def before(self, attempt: int | None) -> None:
         """Raises Planned."""
         if self.when == "before":
-            raise Planned("dropped before it trained")
+            raise PlannedFailure("dropped before it trained")
 
     def after(self, update: Update, generator: np.random.Generator) -> Update:
         """Raises Planned."""
-        raise Planned("dropped after it trained")
+        raise PlannedFailure("dropped after it trained")
 
 
 @dataclass(frozen=True)
@@ -178,16 +178,18 @@ class Corrupt(_Silent):
     how: Literal["nan", "inf", "huge", "bit_flip", "wrong_shape"] = "nan"
 
     def __post_init__(self) -> None:
-        refuse(one_of("how", self.how, RUBBISH))
+        raise_errors(require_choice("how", self.how, CORRUPTIONS))
 
     def after(self, update: Update, generator: np.random.Generator) -> Update:
         """One tensor of the update is not what it was."""
-        tensors = [(group, name) for group, named in update.send.items() for name in named if is_real(named[name])]
+        tensors = [
+            (group, name) for group, named in update.groups.items() for name in named if is_corruptible(named[name])
+        ]
         if not tensors:  # of an algorithm that sends nothing
             return update
         group, name = tensors[int(generator.integers(len(tensors)))]
-        spoilt = RUBBISH[self.how](update.send[group][name].clone(), generator)
-        return replace(update, send={**update.send, group: {**update.send[group], name: spoilt}})
+        spoilt = CORRUPTIONS[self.how](update.groups[group][name].clone(), generator)
+        return replace(update, send={**update.groups, group: {**update.groups[group], name: spoilt}})
 
 
 @dataclass(frozen=True)
@@ -209,12 +211,12 @@ class Hang(_Silent):
 
     seconds: float = 1e6
 
-    def check(self, facts: Facts) -> Iterator[Mistake]:
+    def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
         """Worker processes, and somebody who gives up the one that hangs."""
         yield from _without_workers(self, facts)
-        if facts.workers and facts.wall_timeout_s is None:
+        if facts.has_worker_processes and facts.wall_timeout_s is None:
             why = "only makes the run slow: nobody gives up a worker process that hangs"
-            yield Mistake("seconds", self.seconds, why, "executor.wall_timeout_s=SECONDS gives it up")
+            yield ConfigError("seconds", self.seconds, why, "executor.wall_timeout_s=SECONDS gives it up")
 
     def before(self, attempt: int | None) -> None:
         """Sleeps."""
@@ -226,7 +228,7 @@ class Hang(_Silent):
 class CrashWorker(_Silent):
     """A worker process that is killed with a client, the first time; without worker processes nothing happens."""
 
-    def check(self, facts: Facts) -> Iterator[Mistake]:
+    def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
         """Worker processes."""
         return _without_workers(self, facts)
 
@@ -236,7 +238,7 @@ class CrashWorker(_Silent):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _without_workers(fault: Fault, facts: Facts) -> Iterator[Mistake]:
-    if not facts.workers:
+def _without_workers(fault: Fault, facts: FederationFacts) -> Iterator[ConfigError]:
+    if not facts.has_worker_processes:
         why = "strikes worker processes, and the executor has none"
-        yield Mistake("", type(fault).__name__, why, "executor=processes has some", warning=True)
+        yield ConfigError("", type(fault).__name__, why, "executor=processes has some", warning=True)

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
-from fedlit.core.errors import Mistake, one_of, refuse, whole
-from fedlit.core.files import Disk
+from fedlit.core.errors import ConfigError, raise_errors, require_at_least, require_choice
+from fedlit.core.files import Filesystem
 
 
 @dataclass(frozen=True)
-class CrashServer:
+class ServerCrash:
     """The server is killed while it commits a round; a resumed run takes no notice.
 
     Args:
@@ -27,23 +27,26 @@ class CrashServer:
     step: Literal["mkdir", "write", "sync", "rename", "append"] = "mkdir"
 
     def __post_init__(self) -> None:
-        refuse(one_of("step", self.step, ("mkdir", "write", "sync", "rename", "append")), whole("round", self.round))
+        raise_errors(
+            require_choice("step", self.step, ("mkdir", "write", "sync", "rename", "append")),
+            require_at_least("round", self.round),
+        )
 
-    def check(self, rounds: int) -> Iterator[Mistake]:
+    def check(self, rounds: int) -> Iterator[ConfigError]:
         """A round that the run has."""
         if self.round > rounds:
             why = f"is after the last of the {rounds} rounds"
-            yield Mistake("faults.server.round", self.round, why, "take an earlier one, or more rounds")
+            yield ConfigError("faults.server.round", self.round, why, "take an earlier one, or more rounds")
 
-    def disk(self, disk: Disk) -> Disk:
+    def filesystem(self, disk: Filesystem) -> Filesystem:
         """The disk that kills this process."""
-        return cast(Disk, _Crashing(disk, self))
+        return cast(Filesystem, CrashingFilesystem(disk, self))
 
 
-class _Crashing:
+class CrashingFilesystem:
     """A disk that kills its process at a step of a round's commit, which is recognised by its folder's name."""
 
-    def __init__(self, disk: Disk, crash: CrashServer) -> None:
+    def __init__(self, disk: Filesystem, crash: ServerCrash) -> None:
         self._disk, self._crash, self._due = disk, crash, False
 
     def __getattr__(self, step: str) -> Callable[..., None]:

@@ -11,20 +11,22 @@ import numpy as np
 import torch
 
 from fedlit import FedAvg
-from fedlit.client.worker import ClientFailed
+from fedlit.client.worker import FatalClientFailure
 from fedlit.core.errors import LostRounds
 from fedlit.data import Population
-from fedlit.server.checkpoint.disk import Checkpoints
-from fedlit.simulation.faults import Corrupt, Drop, Faults, Plan, Raise
+from fedlit.server.checkpoint.disk import DiskCheckpointer
+from fedlit.simulation.faults import Corrupt, Drop, FailurePolicy, FaultPlan, Raise
 from matrix.commit_rows import unbroken
 from matrix.lab import Broken, Quick, Rows, must, run, same
 
 ROWS = Rows()
 
 
-def struck(fault: Any, **options: Any) -> Faults:
+def struck(fault: Any, **options: Any) -> FailurePolicy:
     """A fault that strikes clients 1 and 2 whenever they take part in rounds 2 and 3."""
-    return Faults(**{"max_lost_rounds": 9, **options}, plans=(Plan(fault, 1.0, clients=(1, 2), rounds=(2, 3)),))
+    return FailurePolicy(
+        **{"max_lost_rounds": 9, **options}, plans=(FaultPlan(fault, 1.0, clients=(1, 2), rounds=(2, 3)),)
+    )
 
 
 def left_out(folder: Path, fault: Any, outcome: str, **options: Any) -> str:
@@ -46,13 +48,13 @@ def booked(folder: Path, outcome: str) -> None:
 
 
 def _records(folder: Path) -> list[Any]:
-    saved = Checkpoints(folder).load()
+    saved = DiskCheckpointer(folder).load()
     assert saved is not None
     return list(saved.records)
 
 
 def _model(folder: Path) -> list[torch.Tensor]:
-    saved = Checkpoints(folder).load()
+    saved = DiskCheckpointer(folder).load()
     assert saved is not None
     return list(saved.state.model.parameters.values())
 
@@ -126,7 +128,7 @@ def raising(folder: Path) -> str:
 
 @ROWS("clients that raise once, on_error=retry", "same seeds, same bits as without")
 def retried(folder: Path) -> str:
-    same(run(folder / "run", algorithm=Failing(path=folder), faults=Faults("retry")), unbroken())
+    same(run(folder / "run", algorithm=Failing(path=folder), faults=FailurePolicy("retry")), unbroken())
     must(len(list(folder.glob("*-*"))) > 1, "nobody was struck")
     return ""
 
@@ -134,8 +136,8 @@ def retried(folder: Path) -> str:
 @ROWS("clients that raise, on_error=fail", "the run ends, last round whole")
 def failing(folder: Path) -> str:
     try:
-        run(folder / "run", algorithm=Failing(), faults=Faults("fail"))
-    except ClientFailed as error:
+        run(folder / "run", algorithm=Failing(), faults=FailurePolicy("fail"))
+    except FatalClientFailure as error:
         must("exception: ValueError: went wrong" in str(error), f"said {error}")
     else:
         raise Broken("the run went on")
@@ -174,7 +176,7 @@ def weightless(folder: Path) -> str:
         return Population.of(np.zeros(len(train), dtype=np.int64), 4)  # client 0 has all
 
     found = run(folder / "run", partition=shares, algorithm=FedAvg(), clients_per_round=1, rounds=6,
-                faults=Faults(max_lost_rounds=9))  # fmt: skip
+                faults=FailurePolicy(max_lost_rounds=9))  # fmt: skip
     lost = [record["lost"] for record in found["records"]]
     must({"'no update weighs anything'", "None"} == set(lost), f"said {lost}")
     return f"{6 - lost.count('None')} of 6 rounds"
@@ -182,7 +184,7 @@ def weightless(folder: Path) -> str:
 
 @ROWS("fewer survivors than schedule.quorum", "lost, model and memories stay")
 def quorum(folder: Path) -> str:
-    faults = Faults(plans=(Plan(Drop(), 1.0, rounds=(2, 3)),))
+    faults = FailurePolicy(plans=(FaultPlan(Drop(), 1.0, rounds=(2, 3)),))
     found = run(folder / "run", faults=faults, quorum=2)
     digests = [record["state_sha256"] for record in found["records"]]
     must(digests[0] == digests[1] == digests[2] != digests[3], "the model did not stay")
@@ -194,7 +196,7 @@ def quorum(folder: Path) -> str:
 
 @ROWS("more lost rounds than max_lost_rounds", "the run ends; resumed, it bears as many again")
 def all_lost(folder: Path) -> str:
-    faults = Faults(max_lost_rounds=2, plans=(Plan(Drop(), 1.0, rounds=(2, 3, 4, 5)),))
+    faults = FailurePolicy(max_lost_rounds=2, plans=(FaultPlan(Drop(), 1.0, rounds=(2, 3, 4, 5)),))
     for again, rounds in (("", 3), (" resumed", 5)):
         try:
             run(folder / "run", faults=faults, rounds=6)

@@ -14,10 +14,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fedlit.cli import train
-from fedlit.experiment.runner import NoRoom
-from fedlit.experiment.runner import train as begin
-from fedlit.experiment.signals import Stopped
-from fedlit.server.checkpoint.disk import Checkpoints
+from fedlit.experiment.runner import DiskFull
+from fedlit.experiment.runner import run_experiment as begin
+from fedlit.experiment.signals import Interrupted
+from fedlit.server.checkpoint.disk import DiskCheckpointer
 from matrix.forks import End, forked
 from matrix.lab import left, must, same
 
@@ -51,11 +51,11 @@ def composed(*more: str) -> dict[str, Any]:
     """The configuration of TYPED and more."""
     from hydra import compose, initialize_config_dir
 
-    from fedlit.cli.command_line import conf
-    from fedlit.experiment.config.build import plain
+    from fedlit.cli.command_line import config_dir
+    from fedlit.experiment.config.build import to_plain
 
-    with initialize_config_dir(str(conf()), version_base="1.3"):
-        return plain(compose("config", [*TYPED, *more]))
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        return to_plain(compose("config", [*TYPED, *more]))
 
 
 def started(folder: Path, *more: str, resume: bool = False) -> Callable[[], None]:
@@ -66,9 +66,9 @@ def started(folder: Path, *more: str, resume: bool = False) -> Callable[[], None
         config = {**composed(*more), "resume": str(folder) if resume else None}
         try:
             begin(config, folder, {}, time.time(), [*TYPED, *more])
-        except Stopped as stopped:
+        except Interrupted as stopped:
             sys.exit(stopped.status)
-        except NoRoom as error:
+        except DiskFull as error:
             print(error)
             sys.exit(1)
 
@@ -93,7 +93,7 @@ def ended(status: int, task: Callable[[], Any], quiet: bool = True, seconds: int
 
 def goes_on(folder: Path, kept: int) -> None:
     """Raises Broken if a run that stopped has not so many rounds, a failure in them, or ends with other bits."""
-    saved = Checkpoints(folder).load()
+    saved = DiskCheckpointer(folder).load()
     must(
         saved is not None and saved.state.round == kept, f"{0 if saved is None else saved.state.round} rounds were kept"
     )

@@ -13,8 +13,8 @@ from typing import Any
 
 from fedlit import FedAvg
 from fedlit.runs.layout import FOLDER
-from fedlit.server.checkpoint.disk import JOURNAL, Checkpoints, Keeping
-from fedlit.server.checkpoint.format import STATE, committed, place, read
+from fedlit.server.checkpoint.disk import JOURNAL, DiskCheckpointer, Retention
+from fedlit.server.checkpoint.format import STATE, committed_rounds, read_checkpoint, round_dir
 from matrix.disks import CUTS, Killing, Platter, Recording, laid, points
 from matrix.forks import forked, striking
 from matrix.lab import Broken, Rows, bits, federation, must, run, same
@@ -61,7 +61,7 @@ def between(folder: Path) -> str:
 
     (folder / "run").mkdir()
     killed(go)
-    must(committed(folder / "run") == [1, 2], "two rounds were kept")
+    must(committed_rounds(folder / "run") == [1, 2], "two rounds were kept")
     same(run(folder / "run"), unbroken())
     return ""
 
@@ -75,7 +75,7 @@ def within(folder: Path) -> str:
             run(folder / "run", **options)
 
     killed(go)
-    must(committed(folder / "run") == [1, 2], "two rounds were kept")
+    must(committed_rounds(folder / "run") == [1, 2], "two rounds were kept")
     same(run(folder / "run", **options), unbroken(**options))
     return "BatchNorm, kept momentum"
 
@@ -115,17 +115,19 @@ def _next(folder: Path, disk: Recording) -> None:
 @ROWS("SIGKILL while a crash is mended", "resumes to the same bits", slow=True)
 def mending(folder: Path) -> str:
     before = until(folder / "before", 3)
-    flip(place(before, 3) / STATE)
+    flip(round_dir(before, 3) / STATE)
     (before / FOLDER / ".round-000004").mkdir()
     (before / FOLDER / ".round-000004" / STATE).write_bytes(b"half of")
     with (before / JOURNAL).open("ab") as journal:
         journal.write(b'{"round": 4, "coh')
     disk = Recording()
-    Checkpoints(shutil.copytree(before, folder / "recorded"), disk=disk).load()
+    DiskCheckpointer(shutil.copytree(before, folder / "recorded"), filesystem=disk).load()
     every = list(points(disk.steps))
     for number, half in every:
         here = shutil.copytree(before, folder / f"{number}-{half}")
-        killed(lambda here=here, number=number, half=half: Checkpoints(here, disk=Killing(number, half)).load())
+        killed(
+            lambda here=here, number=number, half=half: DiskCheckpointer(here, filesystem=Killing(number, half)).load()
+        )
         same(run(here), unbroken(), f"at {disk.steps[number][0]} {number}")
     return f"{len(every)} points"
 
@@ -154,9 +156,9 @@ def power(folder: Path) -> str:
 def _by_round(folder: Path) -> dict[int, tuple[Any, ...]]:
     """State and memories after each round of the unbroken run."""
     folder.mkdir()
-    for _ in federation(folder, keeping=Keeping(every=1)).run():
+    for _ in federation(folder, keeping=Retention(every=1)).run():
         pass
-    return {round: _known(*read(folder, round)[:2]) for round in committed(folder)}
+    return {round: _known(*read_checkpoint(folder, round)[:2]) for round in committed_rounds(folder)}
 
 
 def _known(state: Any, store: Any) -> tuple[Any, ...]:
@@ -166,13 +168,13 @@ def _known(state: Any, store: Any) -> tuple[Any, ...]:
 def _outlives(folder: Path, kept: int, wanted: dict[int, Any], finished: set[Any], where: str) -> None:
     """Raises Broken if a round that had been kept is lost, or what is there leads elsewhere."""
     try:
-        saved = Checkpoints(folder).load()
+        saved = DiskCheckpointer(folder).load()
     except Exception as error:
         raise Broken(f"{where}: {error}") from error
     round = 0 if saved is None else saved.state.round
     must(round >= kept, f"{where}: of {kept} rounds that were kept {round} are left")
     if saved is not None:
-        must(_known(saved.state, saved.store) == wanted[round], f"{where}: round {round} is not what it was")
+        must(_known(saved.state, saved.client_states) == wanted[round], f"{where}: round {round} is not what it was")
         must([r["round"] for r in saved.records] == [*range(1, round + 1)], f"{where}: {len(saved.records)} records")
     way = (round, *sorted(path.name for path in (folder / FOLDER).glob("*")))
     if way not in finished:  # from the same state, past the same names, the rest is the same

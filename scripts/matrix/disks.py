@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedlit.core.files import LocalDisk
+from fedlit.core.files import LocalFilesystem
 
 Step = tuple[str, tuple[Path | bytes, ...]]
 
 
-class Recording(LocalDisk):
+class Recording(LocalFilesystem):
     """A disk that remembers what was asked of it."""
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class Killing(Recording):
 
     def append(self, path: Path, content: bytes) -> None:
         if self._due(half=True):
-            LocalDisk().append(path, content[: len(content) // 2])
+            LocalFilesystem().append(path, content[: len(content) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
         super().append(path, content)
 

@@ -17,7 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 from fedlit.client.worker import ClientWorker
-from fedlit.core.messages import State
+from fedlit.core.messages import ServerState
 from matrix.lab import due, listening
 
 
@@ -83,7 +83,7 @@ def striking(round: int, place: int, *numbers: int) -> Iterator[None]:
     """In the block a client's fit is hit by signals: in a round, counted from 1, the client at a place in its cohort."""
     ask, seen = ClientWorker._try, []
 
-    def asked(self: ClientWorker, chunk: Any, client: int, state: State) -> Any:
+    def asked(self: ClientWorker, chunk: Any, client: int, state: ServerState) -> Any:
         if chunk.round + 1 == round:
             seen.append(client)
             if len(seen) == place + 1:

@@ -17,17 +17,17 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 
 from fedlit import FedAvg, Federation, Iid, Loading, Schedule, TensorSamples
-from fedlit.client.trainer import Recipe
+from fedlit.client.trainer import TrainerConfig
 from fedlit.core import serialization as wire
-from fedlit.core.files import Disk, LocalDisk
-from fedlit.core.messages import Mean, State, Update
+from fedlit.core.files import Filesystem, LocalFilesystem
+from fedlit.core.messages import Aggregate, ServerState, Update
 from fedlit.core.tensors import axpy, scale, zeros_like
 from fedlit.data import Data
 from fedlit.executors.executor import Executor
 from fedlit.runs.layout import FOLDER
-from fedlit.server.checkpoint.disk import JOURNAL, Checkpoints, Keeping
-from fedlit.server.checkpoint.format import MEMORIES, STATE, read
-from fedlit.simulation.faults import Faults
+from fedlit.server.checkpoint.disk import JOURNAL, DiskCheckpointer, Retention
+from fedlit.server.checkpoint.format import MEMORIES, STATE, read_checkpoint
+from fedlit.simulation.faults import FailurePolicy
 
 due: list[int] = []
 """Signals that this process sends itself in the next training step."""
@@ -99,21 +99,23 @@ class Tiny(LightningModule):
 class Quick(FedAvg):
     """Steps that only look like training, in no time; the server has a momentum, the clients remember one."""
 
-    def init(self, model: Any) -> State:
-        return super().init(model).keep(velocity=zeros_like(model.parameters))
+    def init(self, model: Any) -> ServerState:
+        return super().init(model).with_private(velocity=zeros_like(model.parameters))
 
     def client(self, local: Any, shared: Any, memory: Any) -> Update:
         x = self.model(shared).parameters
         slope = {name: torch.sin(17 * (local.client + 1) * tensor + local.round) for name, tensor in x.items()}
         momentum = axpy(0.9, memory["momentum"] if memory else zeros_like(x), slope)
-        return Update({"parameters": scale(-0.1, momentum)}, weight=local.client + 0.7, remember={"momentum": momentum})
+        return Update(
+            {"parameters": scale(-0.1, momentum)}, weight=local.client + 0.7, client_state={"momentum": momentum}
+        )
 
-    def server(self, state: State, mean: Mean) -> State:
+    def server(self, state: ServerState, mean: Aggregate) -> ServerState:
         velocity = axpy(0.5, state.private["velocity"], mean["parameters"])  # type: ignore[arg-type]
         return (
             super()
-            .server(state, Mean({"parameters": velocity}, mean.weight, mean.clients, mean.population))
-            .keep(velocity=velocity)
+            .server(state, Aggregate({"parameters": velocity}, mean.weight, mean.clients, mean.population))
+            .with_private(velocity=velocity)
         )
 
 
@@ -125,14 +127,14 @@ def samples(count: int = 60, seed: int = 0) -> TensorSamples:
 
 def federation(
     folder: Path,
-    disk: Disk | None = None,
+    disk: Filesystem | None = None,
     algorithm: FedAvg | None = None,
     executor: Executor | None = None,
-    faults: Faults | None = None,
+    faults: FailurePolicy | None = None,
     norm: bool = False,
     partition: Any = None,
     train: TensorSamples | None = None,
-    keeping: Keeping | None = None,
+    keeping: Retention | None = None,
     **schedule: Any,
 ) -> Federation:
     """A federation whose commits are in the folder."""
@@ -145,9 +147,9 @@ def federation(
         Schedule(**given),
         seed=1,
         loading=Loading(batch_size=5, val_fraction=0.0),
-        recipe=Recipe({"accelerator": "cpu"}),
+        recipe=TrainerConfig({"accelerator": "cpu"}),
         executor=executor,
-        commits=Checkpoints(folder, keeping or Keeping(), disk or LocalDisk()),
+        commits=DiskCheckpointer(folder, keeping or Retention(), disk or LocalFilesystem()),
         faults=faults,
     )
 
@@ -166,12 +168,14 @@ def left(folder: Path) -> dict[str, Any]:
     kept = folder / FOLDER
     records = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
     last = max(int(path.name.removeprefix("round-")) for path in kept.glob("round-*"))
-    state, store, _ = read(folder, last)
-    memories = {client: (since, store.read([client])[client]) for client, since in sorted(store.since.items())}
+    state, store, _ = read_checkpoint(folder, last)
+    memories = {client: (since, store.read([client])[client]) for client, since in sorted(store.last_update.items())}
     return {
         "records": [{k: repr(v) for k, v in record.items() if not k.startswith("time/")} for record in records],
         "state": bits(state),
-        "memories": {c: (since, wire.freeze(wire.freeze_memories({c: m}))) for c, (since, m) in memories.items()},
+        "memories": {
+            c: (since, wire.to_safetensors(wire.flatten_client_states({c: m}))) for c, (since, m) in memories.items()
+        },
         "names": sorted(path.name for path in kept.iterdir() if not path.name.startswith("bad-")),
         "files": {
             str(path.relative_to(kept)): path.read_bytes()
@@ -181,9 +185,9 @@ def left(folder: Path) -> dict[str, Any]:
     }
 
 
-def bits(state: State) -> bytes:
+def bits(state: ServerState) -> bytes:
     """All that a state is, byte by byte."""
-    return str(state.round).encode() + wire.freeze(wire.freeze_state(state))
+    return str(state.round).encode() + wire.to_safetensors(wire.flatten_state(state))
 
 
 def same(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str = "") -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from fedlit.server.checkpoint.disk import Checkpoints
+from fedlit.server.checkpoint.disk import DiskCheckpointer
 from matrix.commands import LEAVE, TYPED, ended, goes_on, split, started, typed, whole
 from matrix.forks import End, forked, striking
 from matrix.lab import Rows, left, must, same
@@ -60,9 +60,9 @@ def no_space(folder: Path) -> str:
 
 def _until_full(folder: Path, pages: int | None, mounted: bool) -> None:
     """A run whose disk is full but for so many pages when its third round is to be kept; None: when it was."""
-    commit = Checkpoints.commit
+    commit = DiskCheckpointer.commit
 
-    def full(self: Checkpoints, state: Any, *rest: Any) -> None:
+    def full(self: DiskCheckpointer, state: Any, *rest: Any) -> None:
         if state.round == 3 and not mounted:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if state.round == 3 and pages is not None:
@@ -71,7 +71,7 @@ def _until_full(folder: Path, pages: int | None, mounted: bool) -> None:
         if state.round == 3 and pages is None:
             _fill(folder.parent / "filler", 0)
 
-    with patch.object(Checkpoints, "commit", full):
+    with patch.object(DiskCheckpointer, "commit", full):
         (typed(*TYPED, f"hydra.run.dir={folder}") if pages == 0 else started(folder))()
 
 
@@ -114,7 +114,7 @@ def two(folder: Path) -> str:
     def go() -> None:
         from fedlit.experiment import runner as running
 
-        build = running.build
+        build = running.build_run
 
         def building(*given: Any) -> Any:  # while the first one prepares itself, and when it trains
             ends.append(forked(typed(*TYPED, f"hydra.run.dir={folder / 'run'}")))
@@ -164,15 +164,15 @@ def further(folder: Path) -> str:
 @ROWS("TensorBoard's folder is gone, or a file", "the run goes on, and says so", slow=True)
 def no_tensorboard(folder: Path) -> str:
     def go() -> None:
-        commit = Checkpoints.commit
+        commit = DiskCheckpointer.commit
 
-        def without(self: Checkpoints, state: Any, *rest: Any) -> None:
+        def without(self: DiskCheckpointer, state: Any, *rest: Any) -> None:
             if state.round == 2:
                 shutil.rmtree(folder / "run" / "tensorboard")
                 (folder / "run" / "tensorboard").touch()
             commit(self, state, *rest)
 
-        with patch.object(Checkpoints, "commit", without):
+        with patch.object(DiskCheckpointer, "commit", without):
             started(folder / "run", "+observers.tensorboard._target_=fedlit.experiment.observers.TensorBoard")()
 
     said = ended(0, go).said
@@ -215,14 +215,14 @@ def soak(folder: Path) -> str:
     held: list[tuple[float, int, int]] = []
 
     def go() -> None:
-        commit = Checkpoints.commit
+        commit = DiskCheckpointer.commit
 
-        def noting(self: Checkpoints, state: Any, *rest: Any) -> None:
+        def noting(self: DiskCheckpointer, state: Any, *rest: Any) -> None:
             commit(self, state, *rest)
             if state.round in (first, rounds):
                 held.append(_held())
 
-        with patch.object(Checkpoints, "commit", noting):
+        with patch.object(DiskCheckpointer, "commit", noting):
             started(folder / "run", *words.split(), f"schedule.rounds={rounds}")()
         before, after = held
         must(after[0] - before[0] <= 2.0, f"{after[0] - before[0]:.1f} MB more")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from fedlit.server.checkpoint.format import committed
+from fedlit.server.checkpoint.format import committed_rounds
 from matrix.commands import LEAVE, ROOT, TYPED, ended, goes_on, split, started, typed, whole
 from matrix.forks import forked, striking
 from matrix.lab import Rows, Tiny, left, must, same
@@ -30,7 +30,7 @@ def terminated(folder: Path) -> str:
     (command,) = re.findall(r"^  (.*resume=.*)$", said, re.MULTILINE)
     environment, (*_, resume) = split(command)
     must(environment == LEAVE, f"says to allow {environment}")
-    must(committed(folder / "run") == [1, 2], "two rounds were kept")
+    must(committed_rounds(folder / "run") == [1, 2], "two rounds were kept")
     ended(0, typed(resume, **LEAVE))
     same(left(folder / "run"), whole())
     end = ended(0, started(folder / "run", resume=True))
@@ -120,7 +120,7 @@ def elsewhere(folder: Path) -> str:
     (line,) = re.findall(r"^  (.*resume=.*)$", said, re.MULTILINE)
     environment, words = split(line)
     must(words[:3] == ["python", "-m", "fedlit.train"], f"says to type {line}")
-    rounds = f"schedule.rounds={committed(folder / 'run')[-1] + 2}"
+    rounds = f"schedule.rounds={committed_rounds(folder / 'run')[-1] + 2}"
     ended(0, typed(words[3], rounds, **environment))
     ended(0, started(folder / "here", rounds))
     same(left(folder / "run"), left(folder / "here"))

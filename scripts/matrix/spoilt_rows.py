@@ -9,10 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fedlit.core.errors import Mistake
+from fedlit.core.errors import ConfigError
 from fedlit.runs.layout import FOLDER
 from fedlit.server.checkpoint.disk import JOURNAL
-from fedlit.server.checkpoint.format import MANIFEST, MEMORIES, ROUND, STATE, measured, place
+from fedlit.server.checkpoint.format import MANIFEST, MEMORIES, ROUND, STATE, file_digest, round_dir
 from matrix.commit_rows import flip, unbroken, until
 from matrix.lab import Broken, Rows, must, run, same
 
@@ -22,7 +22,7 @@ ROWS = Rows()
 def _spoilt(folder: Path, spoil: Callable[[Path], Any]) -> str:
     for name in (STATE, MEMORIES, ROUND, MANIFEST):
         here = until(folder / name, 3)
-        spoil(place(here, 3) / name)
+        spoil(round_dir(here, 3) / name)
         same(run(here), unbroken(), name)
         must((here / FOLDER / "bad-round-000003").is_dir(), f"{name}: the bad round is not set aside")
     return "each of 4 files"
@@ -47,11 +47,11 @@ def missing(folder: Path) -> str:
 def all_bad(folder: Path) -> str:
     here = until(folder / "run", 3)
     for round in (2, 3):
-        flip(place(here, round) / STATE)
+        flip(round_dir(here, round) / STATE)
     before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
     try:
         run(here)
-    except Mistake as mistake:
+    except ConfigError as mistake:
         must("round-000003" in str(mistake) and "round-000002" in str(mistake), f"said {mistake}")
     else:
         raise Broken("the run went on")
@@ -83,11 +83,11 @@ def pickled(folder: Path) -> str:
     _Evil.mark = str(folder / "executed")
     for name in (STATE, MEMORIES, ROUND, MANIFEST):
         here = until(folder / name, 3)
-        (place(here, 3) / name).write_bytes(pickle.dumps(_Evil()))
+        (round_dir(here, 3) / name).write_bytes(pickle.dumps(_Evil()))
         if name != MANIFEST:
-            manifest = json.loads((place(here, 3) / MANIFEST).read_bytes())
-            manifest["files"][name] = measured(pickle.dumps(_Evil()))
-            (place(here, 3) / MANIFEST).write_text(json.dumps(manifest))
+            manifest = json.loads((round_dir(here, 3) / MANIFEST).read_bytes())
+            manifest["files"][name] = file_digest(pickle.dumps(_Evil()))
+            (round_dir(here, 3) / MANIFEST).write_text(json.dumps(manifest))
         same(run(here), unbroken(), name)
         must(not (folder / "executed").exists(), f"{name} was executed")
     return "with a manifest that fits"
@@ -96,11 +96,11 @@ def pickled(folder: Path) -> str:
 @ROWS("a checkpoint of another schema", "refused with its number")
 def schema(folder: Path) -> str:
     here = until(folder / "run", 1)
-    manifest = json.loads((place(here, 1) / MANIFEST).read_bytes())
-    (place(here, 1) / MANIFEST).write_text(json.dumps({**manifest, "schema": 99}))
+    manifest = json.loads((round_dir(here, 1) / MANIFEST).read_bytes())
+    (round_dir(here, 1) / MANIFEST).write_text(json.dumps({**manifest, "schema": 99}))
     try:
         run(here)
-    except Mistake as mistake:
+    except ConfigError as mistake:
         must("schema 99" in str(mistake), f"said {mistake}")
         return ""
     raise Broken("the run went on")

@@ -14,7 +14,7 @@ from typing import Any
 
 from fedlit.executors import Inline, Processes
 from fedlit.executors.executor import Execute, Worker
-from fedlit.simulation.faults import CrashWorker, Drop, Faults, Plan
+from fedlit.simulation.faults import CrashWorker, Drop, FailurePolicy, FaultPlan
 from matrix.client_rows import booked, struck
 from matrix.commit_rows import unbroken, until
 from matrix.forks import forked_workers
@@ -84,9 +84,9 @@ class Always:
 
 def _in_processes(folder: Path, fault: Any, **options: Any) -> None:
     """Raises Broken unless a fault costs a worker process in round 2, and the bits are the same."""
-    plan = Plan(fault, 1.0, rounds=(2,))
+    plan = FaultPlan(fault, 1.0, rounds=(2,))
     with forked_workers() as said:
-        found = run(folder / "run", executor=Processes(2, **options), faults=Faults(plans=(plan,)))
+        found = run(folder / "run", executor=Processes(2, **options), faults=FailurePolicy(plans=(plan,)))
     must(any("is lost" in line for line in said), f"no worker was lost: {said}")
     same(found, unbroken())
 
@@ -111,7 +111,7 @@ def worker_lost(folder: Path) -> str:
 @ROWS("SIGKILL of workers as planned, each first attempt", "same bits, inline takes no notice")
 def worker_crash(folder: Path) -> str:
     _in_processes(folder, CrashWorker())
-    same(run(folder / "inline", faults=Faults(plans=(Plan(CrashWorker(), 1.0),))), unbroken())
+    same(run(folder / "inline", faults=FailurePolicy(plans=(FaultPlan(CrashWorker(), 1.0),))), unbroken())
     return ""
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fedlit.algorithms import FedAvg
-from fedlit.core.errors import Mistake
-from fedlit.core.messages import Fit, Mean, Model
+from fedlit.core.errors import ConfigError
+from fedlit.core.messages import Aggregate, FitResult, Model
 
 X = Model({"w": torch.tensor([1.0, 2.0])}, {"mean": torch.tensor([0.0]), "count": torch.tensor(4)})
 
@@ -20,13 +20,13 @@ class FakeLocal:
 
     def fit(self, model, *terms):
         self.terms = terms
-        moved = model.plus(
+        moved = model.add(
             {
                 "parameters": {"w": torch.tensor(self.move)},
                 "buffers": {"mean": torch.tensor([1.0]), "count": torch.tensor(self.steps)},
             }
         )
-        return Fit(moved, self.steps, self.examples, {})
+        return FitResult(moved, self.steps, self.examples, {})
 
 
 def averaged(algorithm, *locals):
@@ -37,7 +37,7 @@ def averaged(algorithm, *locals):
         group: {name: sum(u.weight / total * u.send[group][name].double() for u in updates) for name in tensors}
         for group, tensors in updates[0].send.items()
     }
-    return algorithm.server(state, Mean(groups, total, len(updates), len(updates))).model
+    return algorithm.server(state, Aggregate(groups, total, len(updates), len(updates))).model
 
 
 def test_clients_count_by_their_examples():
@@ -70,7 +70,7 @@ def test_integer_buffers_move_by_the_rounded_mean():
 
 def test_buffers_of_the_server_are_not_sent_and_stay():
     algorithm = FedAvg(buffers="server")
-    assert set(algorithm.client(FakeLocal([1.0, 1.0], 1), algorithm.init(X).shared, {}).send) == {"parameters"}
+    assert set(algorithm.client(FakeLocal([1.0, 1.0], 1), algorithm.init(X).shared, {}).groups) == {"parameters"}
     assert averaged(algorithm, FakeLocal([1.0, 1.0], 1)).buffers == X.buffers
 
 
@@ -93,7 +93,7 @@ def test_fedprox_is_one_term_round_the_global_model_and_none_for_mu_0():
     [("weights", "exmaples"), ("buffers", "none"), ("lr", 0.0), ("proximal", -1.0), ("proximal", float("inf"))],
 )
 def test_wrong_values_are_named(key, value):
-    with pytest.raises(Mistake) as error:
+    with pytest.raises(ConfigError) as error:
         FedAvg(**{key: value})
     assert error.value.key == key
 

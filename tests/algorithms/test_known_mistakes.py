@@ -13,15 +13,15 @@ import fedlit.client.callbacks
 import fedlit.server.federation
 import fedlit.server.sampling.cohort
 from fedlit.algorithms import FedAvg, Scaffold
-from fedlit.core.messages import Mean, Model
+from fedlit.core.messages import Aggregate, Model
 
 
 def test_4_the_last_clients_update_in_place_of_the_sum_shows(monkeypatch):
     check(FedAvg(), fedavg)
     monkeypatch.setattr(
         fedlit.server.federation,
-        "Tally",
-        mutated("fedlit.aggregation.mean", ("return left + right", "return right")).Tally,
+        "ReductionTree",
+        mutated("fedlit.aggregation.mean", ("return left + right", "return right")).ReductionTree,
     )
     with pytest.raises(AssertionError):
         check(FedAvg(), fedavg)
@@ -31,7 +31,7 @@ def test_12_13_controls_by_the_rate_before_its_decay_show(monkeypatch):
     decayed = {"lr": "step", "lr_every": 1, "lr_gamma": 0.5}
     check(Scaffold(), lambda s, m: scaffold(s, m, decay=HALF), **decayed)
     undecayed = mutated("fedlit.client.displacement", ("moved += lr * step", "moved += 0.125 * step"))
-    monkeypatch.setattr(fedlit.client.callbacks, "Odometer", undecayed.Odometer)
+    monkeypatch.setattr(fedlit.client.callbacks, "DisplacementTracker", undecayed.Odometer)
     check(Scaffold(), scaffold)  # nothing decays here
     with pytest.raises(AssertionError):
         check(Scaffold(), lambda s, m: scaffold(s, m, decay=HALF), **decayed)
@@ -41,7 +41,7 @@ def buffers(algorithm):
     """The server's buffers after a mean that says by how much they are to move."""
     start = Model({"w": torch.zeros(1)}, {"mean": torch.tensor([1.0]), "count": torch.tensor(3)})
     step = {"mean": torch.tensor([0.5]).double(), "count": torch.tensor(2.0).double()}
-    mean = Mean({"parameters": {"w": torch.ones(1).double()}, "buffers": step}, 2.0, 2, 4)
+    mean = Aggregate({"parameters": {"w": torch.ones(1).double()}, "buffers": step}, 2.0, 2, 4)
     after = algorithm.server(algorithm.init(start), mean).model.buffers
     return [float(after["mean"]), int(after["count"])]
 
@@ -79,10 +79,10 @@ def test_28_cohorts_that_do_not_depend_on_the_seed_show(monkeypatch):
     assert cohorts(0) != cohorts(1)
     monkeypatch.setattr(
         fedlit.server.federation,
-        "drawn",
+        "allocate",
         mutated(
             "fedlit.server.sampling.cohort", ("stream(pool.seed, Purpose.COHORT", "stream(0, Purpose.COHORT")
-        ).drawn,
+        ).allocate,
     )
     with pytest.raises(AssertionError):
         assert cohorts(0) != cohorts(1)
@@ -91,7 +91,7 @@ def test_28_cohorts_that_do_not_depend_on_the_seed_show(monkeypatch):
 def first_batch(module, seed):
     held = holdings(pairs(*[(1.0, float(i)) for i in range(20)]), batch=20)
     made = module.Holdings(held.train, held.population, {}, held.loading, seed)
-    return next(iter(made.training(0, 0)))[0]
+    return next(iter(made.train_batches(0, 0)))[0]
 
 
 def test_29_batches_that_do_not_depend_on_the_seed_show():

@@ -10,7 +10,7 @@ from conftest import federation as images
 from quadratics import CENTERS, CURVES, SIZES, federation, trained
 
 from fedlit.algorithms import FedAvg, FedDyn, FedNova, QFedAvg, Scaffold
-from fedlit.core.errors import Mistake
+from fedlit.core.errors import ConfigError
 
 
 def digests(algorithm, **setting):
@@ -76,16 +76,16 @@ def test_fednova_tends_to_the_weighted_optimum_as_the_rate_goes_to_0_and_fedavg_
 @pytest.mark.parametrize("algorithm", [FedNova(), Scaffold(), Scaffold(option=1)])
 def test_an_adaptive_local_optimizer_is_refused(algorithm, monkeypatch):
     monkeypatch.setattr(Quadratic, "configure_optimizers", lambda module: torch.optim.Adam(module.parameters()))
-    with pytest.raises(Mistake) as error:
+    with pytest.raises(ConfigError) as error:
         next(federation(algorithm).run())
-    assert (error.value.key, error.value.given) == ("model.optimizer", "Adam")
+    assert (error.value.key, error.value.value) == ("model.optimizer", "Adam")
 
 
 @pytest.mark.parametrize("algorithm", [FedNova(), Scaffold()])
 def test_momentum_that_is_kept_is_refused(algorithm):
-    with pytest.raises(Mistake) as error:
+    with pytest.raises(ConfigError) as error:
         next(federation(algorithm, optimizer={"momentum": 0.5}, client_state="keep").run())
-    assert (error.value.key, error.value.given) == ("schedule.client_state", "keep")
+    assert (error.value.key, error.value.value) == ("schedule.client_state", "keep")
 
 
 @pytest.mark.parametrize("algorithm", [FedNova(), Scaffold(), FedDyn(), QFedAvg(lr=0.1)])

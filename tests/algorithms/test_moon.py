@@ -8,10 +8,10 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from fedlit.algorithms import FedAvg, Moon
-from fedlit.client.losses import contrastive
-from fedlit.client.trainer import Bench, LocalTraining, Recipe
-from fedlit.core.errors import Mistake
-from fedlit.core.messages import Contrast, Model
+from fedlit.client.losses import contrast_value
+from fedlit.client.trainer import LocalTrainer, ModuleReplica, TrainerConfig
+from fedlit.core.errors import ConfigError
+from fedlit.core.messages import ContrastiveTerm, Model
 
 
 class Net(LightningModule):
@@ -35,9 +35,14 @@ class Net(LightningModule):
 
 def setting(dropout=0.0, **more):
     torch.manual_seed(0)
-    bench, data = Bench(Net(dropout, **more)), holdings(pairs((1.0, 2.0), (0.5, -1.0), (2.0, 0.3)), batch=3)
+    bench, data = ModuleReplica(Net(dropout, **more)), holdings(pairs((1.0, 2.0), (0.5, -1.0), (2.0, 0.3)), batch=3)
     models = [Model({k: torch.randn(v.shape) for k, v in bench.read().parameters.items()}, {}) for _ in range(2)]
-    return LocalTraining(bench, Recipe({"accelerator": "cpu"}, steps=3), data, 3, 0, 0), bench.read(), *models, data
+    return (
+        LocalTrainer(bench, TrainerConfig({"accelerator": "cpu"}, steps=3), data, 3, 0, 0),
+        bench.read(),
+        *models,
+        data,
+    )
 
 
 def features(parameters, x):
@@ -60,27 +65,27 @@ def by_hand(start, near, far, x, mu, temperature):
 @pytest.mark.parametrize("more", [{}, {"dictionary": True}])
 def test_training_with_a_contrast_is_descent_on_the_papers_loss(more):
     local, start, near, far, data = setting(**more)
-    x = next(iter(data.training(0, 0)))[0]
-    fit = local.fit(start, Contrast(0.7, 0.5, near, far))
+    x = next(iter(data.train_batches(0, 0)))[0]
+    fit = local.fit(start, ContrastiveTerm(0.7, 0.5, near, far))
     for name, value in by_hand(start, near, far, x, 0.7, 0.5).items():
         assert torch.allclose(fit.model.parameters[name], value, atol=1e-6), name
-    assert "training_step" not in vars(local.bench.module)
+    assert "training_step" not in vars(local.replica.module)
     plain = local.fit(start)
     assert not torch.allclose(plain.model.parameters["body.weight"], fit.model.parameters["body.weight"], atol=1e-4)
 
 
 def test_neither_the_frozen_copies_nor_the_contrast_draw_random_numbers():
     local, start, near, far, _ = setting(dropout=0.5)
-    with_0 = local.fit(start, Contrast(0.0, 0.5, near, far)).model
+    with_0 = local.fit(start, ContrastiveTerm(0.0, 0.5, near, far)).model
     plain = local.fit(start).model
     assert all(torch.equal(value, plain.parameters[name]) for name, value in with_0.parameters.items())
 
 
 def test_a_named_layer_gives_its_output():
     local, start, near, far, _ = setting()
-    last = local.fit(start, Contrast(0.7, 0.5, near, far)).model
-    same = local.fit(start, Contrast(0.7, 0.5, near, far, layer="dropout")).model
-    other = local.fit(start, Contrast(0.7, 0.5, near, far, layer="body")).model
+    last = local.fit(start, ContrastiveTerm(0.7, 0.5, near, far)).model
+    same = local.fit(start, ContrastiveTerm(0.7, 0.5, near, far, layer="dropout")).model
+    other = local.fit(start, ContrastiveTerm(0.7, 0.5, near, far, layer="body")).model
     assert torch.equal(last.parameters["body.weight"], same.parameters["body.weight"])
     assert not torch.equal(last.parameters["body.weight"], other.parameters["body.weight"])
 
@@ -88,17 +93,17 @@ def test_a_named_layer_gives_its_output():
 @pytest.mark.parametrize("away", [True, False])
 def test_a_layer_that_is_not_there_is_a_mistake_in_the_first_round_too(away):
     local, start, near, far, _ = setting()
-    with pytest.raises(Mistake) as error:
-        local.fit(start, Contrast(0.7, 0.5, near, far if away else None, layer="heda"))
+    with pytest.raises(ConfigError) as error:
+        local.fit(start, ContrastiveTerm(0.7, 0.5, near, far if away else None, layer="heda"))
     assert error.value.key == "algorithm.layer"
-    assert "head" in error.value.remedy
+    assert "head" in error.value.hint
 
 
 def test_the_contrast_is_that_of_the_paper_and_holds_where_exponentials_do_not():
     z, near, far = torch.eye(3), torch.eye(3), -torch.eye(3)
-    assert contrastive(z, near, far, 0.001).item() == pytest.approx(0.0)
-    assert contrastive(z, far, near, 0.001).item() == pytest.approx(2000.0)
-    assert contrastive(z, near, near, 0.5).item() == pytest.approx(0.6931472)
+    assert contrast_value(z, near, far, 0.001).item() == pytest.approx(0.0)
+    assert contrast_value(z, far, near, 0.001).item() == pytest.approx(2000.0)
+    assert contrast_value(z, near, near, 0.5).item() == pytest.approx(0.6931472)
 
 
 def test_a_client_remembers_what_it_trained_and_starts_without_a_contrast():
@@ -114,6 +119,6 @@ def test_a_client_remembers_what_it_trained_and_starts_without_a_contrast():
     ("arguments", "key"), [({"mu": 0.0}, "mu"), ({"temperature": -1.0}, "temperature"), ({"layer": ""}, "layer")]
 )
 def test_wrong_values_are_named(arguments, key):
-    with pytest.raises(Mistake) as error:
+    with pytest.raises(ConfigError) as error:
         Moon(**arguments)
     assert error.value.key == key

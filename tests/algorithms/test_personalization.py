@@ -9,17 +9,17 @@ from conftest import federation as images
 from quadratics import CENTERS, CURVES, RATE, SIZES, START, clients, federation, mutated, trained
 from small import ready, with_own
 
-from fedlit.algorithms import Centralised, Ditto, FedAvg, FedRep, Finetune, Momentum, Personal, Scaffold
-from fedlit.algorithms.algorithm import own_model
-from fedlit.core.errors import Mistake
-from fedlit.core.facts import Facts
-from fedlit.server.checkpoint.checkpointer import Nowhere
-from fedlit.server.client_store import ClientStore
+from fedlit.algorithms import Centralised, Ditto, FedAvg, FedRep, Finetune, Momentum, PersonalLayers, Scaffold
+from fedlit.algorithms.algorithm import personal_model
+from fedlit.core.errors import ConfigError
+from fedlit.core.facts import FederationFacts
+from fedlit.server.checkpoint.checkpointer import NoCheckpoints
+from fedlit.server.client_store import ClientStateStore
 from fedlit.server.evaluation import Evaluations
 from fedlit.server.sampling import Uniform
 
 
-class Kept(Nowhere):
+class Kept(NoCheckpoints):
     """The last commit, in memory."""
 
     def commit(self, state, store, record):
@@ -28,7 +28,7 @@ class Kept(Nowhere):
 
 def run(algorithm, **setting):
     kept = Kept()
-    fed = replace(ready(algorithm, **setting), commits=kept)
+    fed = replace(ready(algorithm, **setting), checkpointer=kept)
     records = list(fed.run())
     assert not any(record.failures for record in records)
     return fed, kept, records
@@ -40,9 +40,12 @@ NORM = {"network.features.1", "network.features.5"}
 @pytest.mark.parametrize(
     ("algorithm", "kept"),
     [
-        (Personal(), NORM),
-        (Personal(layers="last"), {"network.classifier.4"}),
-        (Personal(layers="none", names=["network.classifier.*"]), {"network.classifier.1", "network.classifier.4"}),
+        (PersonalLayers(), NORM),
+        (PersonalLayers(layers="last"), {"network.classifier.4"}),
+        (
+            PersonalLayers(layers="none", names=["network.classifier.*"]),
+            {"network.classifier.1", "network.classifier.4"},
+        ),
         (FedRep(head_epochs=1), {"network.classifier.4"}),
     ],
 )
@@ -66,10 +69,10 @@ def test_what_is_kept_is_not_sent_and_not_averaged(algorithm, kept):
 
 
 def test_a_client_goes_on_with_its_own_part_and_is_evaluated_with_it():
-    fed, after, _ = run(Personal(layers="last"), cohort=4, rounds=2)
+    fed, after, _ = run(PersonalLayers(layers="last"), cohort=4, rounds=2)
     worker, memory = fed.worker, after.store.read([1])[1]
     local = worker.local(2, 1, memory)
-    mine = own_model(fed.algorithm, local, after.state.shared, memory)
+    mine = personal_model(fed.algorithm, local, after.state.shared, memory)
     for name, value in mine.state_dict().items():
         expected = memory["personal/parameters"].get(name, after.state.model.state_dict().get(name))
         assert torch.equal(value, expected), name
@@ -102,13 +105,13 @@ def test_fedrep_trains_the_head_first_and_the_body_to_it():
 
 def test_personal_models_under_momentum_and_scaffold():
     for inner in (FedAvg(optimizer=Momentum(momentum=0.5)), Scaffold()):
-        fed, after, records = run(Personal(inner=inner), rounds=2)
+        fed, after, records = run(PersonalLayers(inner=inner), rounds=2)
         assert records[-1].lost is None
         assert not set(after.state.shared.get("control", {})) & fed.algorithm.kept
 
 
 def test_all_that_is_kept_is_training_alone():
-    _, after, records = run(Personal(layers="all"), cohort=4, rounds=2)
+    _, after, records = run(PersonalLayers(layers="all"), cohort=4, rounds=2)
     assert [record.metrics["comm/up_bytes"] for record in records] == [0, 0]
     assert [record.metrics["comm/down_bytes"] for record in records] == [0, 0]
     fed = images(norm="batch", dropout=0.0)
@@ -123,10 +126,10 @@ def test_all_that_is_kept_is_training_alone():
 @pytest.mark.parametrize(
     ("algorithm", "key", "said"),
     [
-        (lambda: Personal(), "layers", "no layer for normalisation"),
-        (lambda: Personal(layers="none", names=["head.*"]), "names", "matches none"),
-        (lambda: Personal(layers="none"), "names", "keeps nothing"),
-        (lambda: Personal(layers="nrom"), "layers", "norm"),
+        (lambda: PersonalLayers(), "layers", "no layer for normalisation"),
+        (lambda: PersonalLayers(layers="none", names=["head.*"]), "names", "matches none"),
+        (lambda: PersonalLayers(layers="none"), "names", "keeps nothing"),
+        (lambda: PersonalLayers(layers="nrom"), "layers", "norm"),
         (lambda: FedRep(layers="all"), "layers", "no body"),
         (lambda: FedRep(head_epochs=0), "head_epochs", "at least 1"),
         (lambda: Ditto(pull=-1.0), "pull", "at least 0"),
@@ -134,20 +137,20 @@ def test_all_that_is_kept_is_training_alone():
     ],
 )
 def test_what_cannot_be_is_a_mistake(algorithm, key, said):
-    with pytest.raises(Mistake) as error:
+    with pytest.raises(ConfigError) as error:
         ready(algorithm(), norm="none")
     assert error.value.key == key
     assert said in str(error.value)
 
 
 def own_facts(**more):
-    return Facts(torch.ones(3).numpy(), 2, **{"splits": ("test",), "own_test": True, **more})
+    return FederationFacts(torch.ones(3).numpy(), 2, **{"splits": ("test",), "own_test": True, **more})
 
 
-@pytest.mark.parametrize("algorithm", [Personal(), Ditto(), Finetune()])
+@pytest.mark.parametrize("algorithm", [PersonalLayers(), Ditto(), Finetune()])
 def test_personal_models_that_nobody_sees_or_that_choose_no_round_are_warned_of(algorithm):
     assert [mistake.key for mistake in algorithm.check(own_facts())] == []
-    (unseen,) = algorithm.check(own_facts(own_test=False))
+    (unseen,) = algorithm.check(own_facts(client_tests=False))
     assert (unseen.key, unseen.warning) == ("data.client_test_fraction", True)
     (chosen,) = algorithm.check(own_facts(splits=("val", "test")))
     assert (chosen.key, chosen.warning) == ("data.val_fraction", True)
@@ -174,7 +177,7 @@ def local_fit(local, start, mu, center):
 
 def personal_ends(algorithm, cohort=2):
     kept = Kept()
-    fed = replace(federation(algorithm, cohort=cohort), commits=kept)
+    fed = replace(federation(algorithm, cohort=cohort), checkpointer=kept)
     records = list(fed.run())
     memories = kept.store.read(range(3))
     ends = {client: float(memory["ditto/parameters"]["w"]) for client, memory in memories.items()}
@@ -242,17 +245,19 @@ def test_centralised_training_has_everybodys_samples_in_one_place():
 
 def test_where_all_train_in_one_place_every_client_is_looked_at():
     fed = with_own(FedAvg(), rounds=1)
-    held = fed.worker.holdings
-    assert (held.own_clients, held.looked_at((2, 3))) == (4, (2, 3))
-    pooled = replace(held, population=held.population.pooled(), pooled=True)
-    worker, evaluations = replace(fed.worker, holdings=pooled), Evaluations("cohort")
-    fed = replace(fed, worker=worker, sampler=Uniform(1), schedule=fed.schedule.alone(), evaluations=evaluations)
+    held = fed.worker.data
+    assert (held.num_client_tests, held.clients_to_evaluate((2, 3))) == (4, (2, 3))
+    pooled = replace(held, population=held.population.merge_clients(), is_pooled=True)
+    worker, evaluations = replace(fed.worker, data=pooled), Evaluations("cohort")
+    fed = replace(
+        fed, worker=worker, sampler=Uniform(1), schedule=fed.schedule.for_one_client(), evaluations=evaluations
+    )
     (record,) = fed.run()
     assert record.cohort == (0,)
     assert record.metrics["own/loss_std"] > 0  # of more than one
 
 
 def test_an_empty_memory_is_no_memory():
-    store = ClientStore()
-    store.put(1, {0: {}})
+    store = ClientStateStore()
+    store.update(1, {0: {}})
     assert len(store) == 0

@@ -6,9 +6,9 @@ from decimal import Decimal, localcontext
 import pytest
 import torch
 
-from fedlit.algorithms import Adagrad, Adam, Adaptive, FedAvg, Momentum, Yogi
-from fedlit.core.errors import Mistake
-from fedlit.core.messages import Mean, Model
+from fedlit.algorithms import Adagrad, Adam, AdaptiveOptimizer, FedAvg, Momentum, Yogi
+from fedlit.core.errors import ConfigError
+from fedlit.core.messages import Aggregate, Model
 
 DELTAS = ("0.5", "-0.25", "0.125", "0.75")
 X = Model({"w": torch.tensor([1.0])}, {"var": torch.tensor([4.0]), "count": torch.tensor(3)})
@@ -21,7 +21,7 @@ def path(optimizer, deltas=DELTAS, **average):
     state, found = algorithm.init(X), []
     for delta in deltas:
         groups = {"parameters": {"w": torch.tensor([float(delta)], dtype=torch.float64)}, "buffers": BUFFERS}
-        state = algorithm.server(state, Mean(groups, 3.0, 2, 2))
+        state = algorithm.server(state, Aggregate(groups, 3.0, 2, 2))
         found.append(state.model.parameters["w"].item())
     return found
 
@@ -49,7 +49,7 @@ def exact(rule, lr, beta1, tau, beta2):
 @pytest.mark.parametrize(("name", "rule"), [("adam", Adam(0.99)), ("yogi", Yogi(0.99)), ("adagrad", Adagrad())])
 @pytest.mark.parametrize("tau", ["0.001", "0.6"])
 def test_adaptive_servers_equal_the_papers_algorithm_without_bias_correction(name, rule, tau):
-    found = path(Adaptive(rule, lr=0.1, beta1=0.9, tau=float(tau)))
+    found = path(AdaptiveOptimizer(rule, lr=0.1, beta1=0.9, tau=float(tau)))
     assert found == pytest.approx(exact(name, "0.1", "0.9", tau, "0.99"), abs=1e-6)
 
 
@@ -70,16 +70,18 @@ def test_yogi_is_adagrad_at_other_rates_while_v_is_small():
     lr, beta2, tau = 0.1, 0.9, 1e-3
     scale = (1 - beta2) ** 0.5
     growing = ("0.1", "0.3", "0.6", "1.2")  # v stays below D^2
-    yogi = path(Adaptive(Yogi(beta2), lr=lr, beta1=0.5, tau=tau), growing)
-    adagrad = path(Adaptive(Adagrad(), lr=lr / scale, beta1=0.5, tau=tau / scale), growing)
+    yogi = path(AdaptiveOptimizer(Yogi(beta2), lr=lr, beta1=0.5, tau=tau), growing)
+    adagrad = path(AdaptiveOptimizer(Adagrad(), lr=lr / scale, beta1=0.5, tau=tau / scale), growing)
     assert yogi == pytest.approx(adagrad, abs=1e-6)
 
 
-@pytest.mark.parametrize("optimizer", [Momentum(), Adaptive(Adam()), Adaptive(Yogi()), Adaptive(Adagrad())])
+@pytest.mark.parametrize(
+    "optimizer", [Momentum(), AdaptiveOptimizer(Adam()), AdaptiveOptimizer(Yogi()), AdaptiveOptimizer(Adagrad())]
+)
 def test_buffers_pass_by_the_servers_optimizer(optimizer):
     algorithm = FedAvg(optimizer=optimizer)
     groups = {"parameters": {"w": torch.tensor([0.5], dtype=torch.float64)}, "buffers": BUFFERS}
-    buffers = algorithm.server(algorithm.init(X), Mean(groups, 3.0, 2, 2)).model.buffers
+    buffers = algorithm.server(algorithm.init(X), Aggregate(groups, 3.0, 2, 2)).model.buffers
     assert buffers["var"].tolist() == [3.5]
     assert (int(buffers["count"]), buffers["count"].dtype) == (5, torch.int64)
 
@@ -89,20 +91,20 @@ def test_buffers_pass_by_the_servers_optimizer(optimizer):
     [
         (lambda: Momentum(lr=0.0), "lr"),
         (lambda: Momentum(momentum=1.0), "momentum"),
-        (lambda: Adaptive(Adam(), lr=-1.0), "lr"),
-        (lambda: Adaptive(Adam(), beta1=1.0), "beta1"),
-        (lambda: Adaptive(Adam(), tau=0.0), "tau"),
+        (lambda: AdaptiveOptimizer(Adam(), lr=-1.0), "lr"),
+        (lambda: AdaptiveOptimizer(Adam(), beta1=1.0), "beta1"),
+        (lambda: AdaptiveOptimizer(Adam(), tau=0.0), "tau"),
         (lambda: Adam(beta2=1.5), "beta2"),
         (lambda: Yogi(beta2=-0.1), "beta2"),
         (lambda: FedAvg(lr=0.5, optimizer=Momentum()), "lr"),
     ],
 )
 def test_wrong_values_are_named(make, key):
-    with pytest.raises(Mistake) as error:
+    with pytest.raises(ConfigError) as error:
         make()
     assert error.value.key == key
 
 
 def test_they_pickle():
-    algorithm = FedAvg(optimizer=Adaptive(Yogi(0.9)))
+    algorithm = FedAvg(optimizer=AdaptiveOptimizer(Yogi(0.9)))
     assert pickle.loads(pickle.dumps(algorithm)) == algorithm

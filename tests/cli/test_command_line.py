@@ -8,16 +8,16 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 import fedlit
-from fedlit.cli.command_line import check, conf, unwritable
-from fedlit.core.files import flat
-from fedlit.experiment.config.build import plain
+from fedlit.cli.command_line import config_dir, parse_command, write_error
+from fedlit.core.files import flatten
+from fedlit.experiment.config.build import to_plain
 
 ROOT = Path(fedlit.__file__).parent
 
 
 def found(*arguments):
-    mistakes = check(arguments).mistakes
-    return [(mistake.key, mistake.remedy) for mistake in mistakes]
+    mistakes = parse_command(arguments).errors
+    return [(mistake.key, mistake.hint) for mistake in mistakes]
 
 
 @pytest.mark.slow
@@ -79,8 +79,8 @@ def test_wrong_names_are_told_together_each_with_the_nearest(wrong):
 @pytest.mark.slow
 def test_a_key_of_other_choices_names_them_and_the_choice_that_is_there():
     known = ["clock.deadline_s=5", "faults.plans.drop.probability=0.3", "partition.alpha=0.1", "executor.workers=2"]
-    mistakes = check(["partition=shards", "executor=inline", *known, "clock.dedline_s=5"]).mistakes
-    assert [(mistake.allowed, mistake.remedy) for mistake in mistakes] == [
+    mistakes = parse_command(["partition=shards", "executor=inline", *known, "clock.dedline_s=5"]).errors
+    assert [(mistake.problem, mistake.hint) for mistake in mistakes] == [
         ("is not a key of clock=none", "clock=lognormal and clock=table have it"),
         ("is not a key of faults=none", "faults=drop has it"),
         (
@@ -127,17 +127,17 @@ def test_another_primary_configuration_needs_all_that_ours_has(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_known_and_nothing_is_left_behind(tmp_path):
     (tmp_path / "file").touch()
-    assert unwritable(tmp_path / "a" / "b") == ""
+    assert write_error(tmp_path / "a" / "b") == ""
     assert not (tmp_path / "a").exists()
-    assert "ot a directory" in unwritable(tmp_path / "file" / "below")
-    assert unwritable(tmp_path) == ""
+    assert "ot a directory" in write_error(tmp_path / "file" / "below")
+    assert write_error(tmp_path) == ""
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_the_help_names_keys_and_commands_that_there_are():
-    text = yaml.safe_load((conf() / "hydra" / "help" / "fedlit.yaml").read_text())["template"]
-    with initialize_config_dir(str(conf()), version_base="1.3"):
-        keys = set(flat(plain(compose("config", ["algorithm=fedprox", "data=mnist"]))))
+    text = yaml.safe_load((config_dir() / "hydra" / "help" / "fedlit.yaml").read_text())["template"]
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        keys = set(flatten(to_plain(compose("config", ["algorithm=fedprox", "data=mnist"]))))
     named = set(re.findall(r"^  ([a-z_.]+)  ", text, re.MULTILINE))
     assert named - {"hydra.run.dir"} <= keys
     assert {"resume", "check", "schedule.quorum", "faults.on_error", "executor.workers"} <= named

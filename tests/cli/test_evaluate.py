@@ -7,15 +7,15 @@ import yaml
 from test_build import MODULE, composed
 
 from fedlit.cli.evaluate import evaluate_run
-from fedlit.core.errors import Mistakes
-from fedlit.experiment.runner import train
+from fedlit.core.errors import ConfigErrors
+from fedlit.experiment.runner import run_experiment
 
 pytestmark = pytest.mark.slow  # whole runs
 
 
 def finished(folder, *overrides):
     """A run's folder, made without the command."""
-    train(composed("schedule.rounds=3", "schedule.local_steps=5", *overrides), folder, {}, time.time())
+    run_experiment(composed("schedule.rounds=3", "schedule.local_steps=5", *overrides), folder, {}, time.time())
     return folder
 
 
@@ -90,9 +90,9 @@ def test_nobody_needs_to_know_how_long_clients_took(folder, tmp_path):
 
 
 def refused(*arguments):
-    with pytest.raises(Mistakes) as error:
+    with pytest.raises(ConfigErrors) as error:
         evaluate_run(*arguments)
-    return [str(mistake) for mistake in error.value.found]
+    return [str(mistake) for mistake in error.value.errors]
 
 
 def test_mistakes_are_told(folder, tmp_path):

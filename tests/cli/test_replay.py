@@ -10,9 +10,9 @@ import yaml
 from test_build import composed
 
 from fedlit.algorithms import FedAvg
-from fedlit.cli.replay import main, replay
-from fedlit.core.errors import Mistakes
-from fedlit.experiment.runner import train
+from fedlit.cli.replay import main, replay_client
+from fedlit.core.errors import ConfigErrors
+from fedlit.experiment.runner import run_experiment
 from fedlit.server.federation import Federation
 
 pytestmark = pytest.mark.slow  # whole runs
@@ -27,13 +27,13 @@ def recorded(tmp_path_factory):
 
     def client(self, local, shared, memory):
         update = rule(self, local, shared, memory)
-        sent[local.round + 1, local.client] = update.send["parameters"]
+        sent[local.round + 1, local.client] = update.groups["parameters"]
         return update
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FedAvg, "client", client)
         optimizer = "model.optimizer.momentum=0.9"
-        train(composed(*SMALL, optimizer, "checkpoint.every=2", "schedule.lr=cosine"), folder, {}, time.time())
+        run_experiment(composed(*SMALL, optimizer, "checkpoint.every=2", "schedule.lr=cosine"), folder, {}, time.time())
     return folder, sent
 
 
@@ -45,25 +45,25 @@ def cohort(folder, round):
 def test_a_client_sends_the_same_bits_again(recorded, round, start, recomputed):
     folder, sent = recorded
     for client in cohort(folder, round)[:2]:
-        done = replay(folder, round, client)
+        done = replay_client(folder, round, client)
         assert (done.start, done.recomputed) == (start, recomputed)
         assert [fit.steps for fit in done.fits] == [3]
         for name, tensor in sent[round, client].items():
-            assert torch.equal(done.update.send["parameters"][name], tensor)
+            assert torch.equal(done.update.groups["parameters"][name], tensor)
 
 
 def test_the_whole_round_comes_to_its_digest_and_a_wrong_one_is_found(recorded, tmp_path):
     folder, _ = recorded
     client = cohort(folder, 3)[0]
-    assert replay(folder, 3, client, whole=True).recomputed == 1
+    assert replay_client(folder, 3, client, whole=True).recomputed == 1
     lines = (folder / "rounds.jsonl").read_text().splitlines()
     lines[2] = json.dumps({**json.loads(lines[2]), "state_sha256": "0" * 64})
     for name in ("config.yaml", "checkpoints"):
         (tmp_path / name).symlink_to(folder / name)
     (tmp_path / "rounds.jsonl").write_text("\n".join(lines) + "\n")
-    assert replay(tmp_path, 3, client).recomputed == 0
-    with pytest.raises(Mistakes, match="round 3 came out otherwise"):
-        replay(tmp_path, 3, client, whole=True)
+    assert replay_client(tmp_path, 3, client).recomputed == 0
+    with pytest.raises(ConfigErrors, match="round 3 came out otherwise"):
+        replay_client(tmp_path, 3, client, whole=True)
 
 
 def test_mistakes_are_told(recorded, tmp_path):
@@ -74,8 +74,8 @@ def test_mistakes_are_told(recorded, tmp_path):
         ((folder, 2, absent), f"was not in the cohort of round 2: {', '.join(map(str, cohort(folder, 2)))}"),
         ((tmp_path, 1, 0), "has no config.yaml"),
     ):
-        with pytest.raises(Mistakes, match=said):
-            replay(*arguments)
+        with pytest.raises(ConfigErrors, match=said):
+            replay_client(*arguments)
 
 
 def test_rounds_beyond_the_configurations_are_computed_and_looked_at_and_a_torn_line_is_no_record(recorded, tmp_path):
@@ -85,15 +85,15 @@ def test_rounds_beyond_the_configurations_are_computed_and_looked_at_and_a_torn_
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     (tmp_path / "rounds.jsonl").write_text((folder / "rounds.jsonl").read_text() + '{"rou')
     client = cohort(folder, 2)[0]
-    with pytest.raises(Mistakes, match="round 2 came out otherwise"):  # at another rate
-        replay(tmp_path, 2, client, whole=True)
+    with pytest.raises(ConfigErrors, match="round 2 came out otherwise"):  # at another rate
+        replay_client(tmp_path, 2, client, whole=True)
 
 
 def test_a_round_that_is_not_reached_is_told(recorded, monkeypatch):
     folder, _ = recorded
     monkeypatch.setattr(Federation, "run", lambda self: iter(()))
-    with pytest.raises(Mistakes, match="was not reached"):
-        replay(folder, 2, cohort(folder, 2)[0])
+    with pytest.raises(ConfigErrors, match="was not reached"):
+        replay_client(folder, 2, cohort(folder, 2)[0])
 
 
 def test_a_client_that_was_not_waited_for_does_not_train_and_one_that_was_cut_is_cut(tmp_path, capsys, monkeypatch):
@@ -104,10 +104,10 @@ def test_a_client_that_was_not_waited_for_does_not_train_and_one_that_was_cut_is
     whole = ["partition=iid", "partition.num_clients=3", "schedule.client_fraction=1", "schedule.rounds=1"]
     for late in ("drop", "cut"):
         folder = tmp_path / late
-        train(
+        run_experiment(
             composed(*SMALL[:1], "schedule.local_steps=3", *whole, *slow, f"clock.late={late}"), folder, {}, time.time()
         )
-        done, other = replay(folder, 1, 0, whole=True), replay(folder, 1, 1)
+        done, other = replay_client(folder, 1, 0, whole=True), replay_client(folder, 1, 1)
         assert (done.update is None, done.steps, [fit.steps for fit in done.fits]) == (
             (True, None, []) if late == "drop" else (False, 2, [2])
         )

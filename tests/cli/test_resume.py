@@ -17,23 +17,23 @@ from conftest import composed as chosen
 from filelock import FileLock
 
 from fedlit.cli import command_line, resume, train
-from fedlit.cli.command_line import conf, quoted, unquoted
-from fedlit.cli.resume import may_change, resume_command, rewritten
+from fedlit.cli.command_line import config_dir, quote, unquote
+from fedlit.cli.resume import may_change, resume_arguments, resume_command
 from fedlit.cli.sweep.jobs import remove_untrained
-from fedlit.core.errors import Mistake, Mistakes
-from fedlit.core.messages import State
+from fedlit.core.errors import ConfigError, ConfigErrors
+from fedlit.core.messages import ServerState
 from fedlit.experiment import runner as running
-from fedlit.experiment.config.build import plain
-from fedlit.experiment.performance import resting, settled
-from fedlit.experiment.runner import train as begin
-from fedlit.runs.record import Round
-from fedlit.server.checkpoint.disk import Checkpoints, Keeping
-from fedlit.server.client_store import ClientStore
+from fedlit.experiment.config.build import to_plain
+from fedlit.experiment.performance import gc_frozen, gc_paused
+from fedlit.experiment.runner import run_experiment as begin
+from fedlit.runs.record import RoundRecord
+from fedlit.server.checkpoint.disk import DiskCheckpointer, Retention
+from fedlit.server.client_store import ClientStateStore
 
 
 @cache
 def composed(*overrides):
-    return plain(chosen(*overrides))
+    return to_plain(chosen(*overrides))
 
 
 @pytest.fixture(autouse=True)
@@ -51,23 +51,23 @@ def a_run(folder, *overrides):
 
 
 def found(*arguments):
-    with pytest.raises(Mistakes) as error:
-        rewritten(arguments)
-    return {mistake.key: str(mistake) for mistake in error.value.found}
+    with pytest.raises(ConfigErrors) as error:
+        resume_arguments(arguments)
+    return {mistake.key: str(mistake) for mistake in error.value.errors}
 
 
 def test_a_command_that_resumes_nothing_stays_as_it_is():
     for arguments in (["seed=3", "-m"], ["resume=null", "seed=3"], []):
-        assert rewritten(arguments) == arguments
+        assert resume_arguments(arguments) == arguments
 
 
 def test_what_was_typed_is_typed_again_and_the_folder_is_the_runs(tmp_path):
     run = a_run(tmp_path / "it's", "seed=3", "model=mlp")
-    both = rewritten([f"resume={run}", "schedule.rounds=30", "--info"])
-    assert both == ["--info", "seed=3", "model=mlp", "schedule.rounds=30", f"resume={quoted(run)}",
-                    f"hydra.run.dir={quoted(run)}"]  # fmt: skip
+    both = resume_arguments([f"resume={run}", "schedule.rounds=30", "--info"])
+    assert both == ["--info", "seed=3", "model=mlp", "schedule.rounds=30", f"resume={quote(run)}",
+                    f"hydra.run.dir={quote(run)}"]  # fmt: skip
     assert composed(*both[1:-1])["resume"] == str(run)
-    assert unquoted(both[-1]) == str(run)
+    assert unquote(both[-1]) == str(run)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_what_was_typed_is_typed_again_and_the_folder_is_the_runs(tmp_path):
     ],
 )  # fmt: skip
 def test_rounds_executor_observers_and_device_may_change(tmp_path, before, typed):
-    assert rewritten([f"resume={a_run(tmp_path / 'run', *before)}", *typed])
+    assert resume_arguments([f"resume={a_run(tmp_path / 'run', *before)}", *typed])
 
 
 @pytest.mark.parametrize(
@@ -119,13 +119,13 @@ def test_a_run_whose_choices_are_not_there_any_more_is_refused(tmp_path):
 
 def test_flags_with_which_a_run_began_have_to_be_typed_again_and_are_printed(tmp_path):
     (tmp_path / "own" / "model").mkdir(parents=True)
-    (tmp_path / "own" / "model" / "mine.yaml").write_text((conf() / "model" / "mlp.yaml").read_text())
+    (tmp_path / "own" / "model" / "mine.yaml").write_text((config_dir() / "model" / "mlp.yaml").read_text())
     run, flag = a_run(tmp_path / "run", "model=mlp"), f"--config-dir={tmp_path / 'own'}"
     (run / "command.json").write_text(json.dumps({"overrides": ["model=mine"], "flags": [flag]}))
     said = found(f"resume={run}")
     assert said.keys() == {"--config-dir"}
     assert said["--config-dir"].endswith(f"was {tmp_path / 'own'} when the run began, and is not typed now; add {flag}")
-    assert rewritten([flag, f"resume={run}"])[:2] == [flag, "model=mine"]
+    assert resume_arguments([flag, f"resume={run}"])[:2] == [flag, "model=mine"]
     assert resume_command(run, composed(), [flag]) == f"python -m fedlit.train {flag} resume={run}"
 
 
@@ -136,14 +136,14 @@ def test_flags_are_those_that_hydra_was_given():
         settings = SimpleNamespace(
             runtime=SimpleNamespace(config_sources=sources), job=SimpleNamespace(config_name=name)
         )
-        assert command_line.flags(settings) == ["--config-dir=/own", *more]
+        assert command_line.config_flags(settings) == ["--config-dir=/own", *more]
 
 
 def test_fewer_rounds_than_are_done_are_refused(tmp_path):
     run = a_run(tmp_path / "run")
     (run / "rounds.jsonl").write_text("{}\n" * 5)
     assert "is less than the 5 rounds done" in found(f"resume={run}", "schedule.rounds=4")["schedule.rounds"]
-    assert rewritten([f"resume={run}", "schedule.rounds=5"])
+    assert resume_arguments([f"resume={run}", "schedule.rounds=5"])
 
 
 def test_keys_that_may_change():
@@ -203,8 +203,8 @@ def test_what_is_hydras_in_a_runs_folder_is_not_typed_again(tmp_path):
     sly = ["hydra.run.dir=/tmp/x", "hydra/launcher=joblib", "hydra/launcher", "+hydra.job.env_set.A=1", "++hydra.sweep.dir=x",
            "hydra/job_logging@hydra.job_logging=none", "resume=/other", "seed=42"]  # fmt: skip
     (run / "command.json").write_text(json.dumps({"overrides": sly}))
-    assert rewritten([f"resume={run}"])[0] == "seed=42"
-    assert len(rewritten([f"resume={run}"])) == 3
+    assert resume_arguments([f"resume={run}"])[0] == "seed=42"
+    assert len(resume_arguments([f"resume={run}"])) == 3
 
 
 OWN = ["model=custom", "model._target_=os.system"]
@@ -224,9 +224,9 @@ def test_a_name_of_ones_own_that_is_typed_again_is_trusted(tmp_path, monkeypatch
     own = ["model=custom", "model._target_=mine_to_trust.Model"]
     run = a_run(tmp_path / "run", *own)
     assert "model._target_" in found(f"resume={run}")
-    assert rewritten([f"resume={run}", *own])[:2] == own
+    assert resume_arguments([f"resume={run}", *own])[:2] == own
     monkeypatch.setenv("FEDLIT_ALLOW", "mine_to_trust")
-    assert rewritten([f"resume={run}"])[:2] == own
+    assert resume_arguments([f"resume={run}"])[:2] == own
 
 
 def test_the_printed_command_says_what_it_needs(tmp_path, monkeypatch):
@@ -253,27 +253,27 @@ def test_auto_takes_the_newest_unfinished_run_of_the_same_configuration(runs):
         os.utime(path, (number, number))
     (runs / "4" / "summary.json").touch()  # finished
     (runs / "6" / "config.yaml").write_text("a: b: c")  # of another program
-    assert rewritten(["resume=auto", "seed=3"])[-1] == f"hydra.run.dir={quoted(wanted)}"
-    assert rewritten(["resume=auto", "seed=3", "schedule.rounds=30"])[-1] == f"hydra.run.dir={quoted(wanted)}"
+    assert resume_arguments(["resume=auto", "seed=3"])[-1] == f"hydra.run.dir={quote(wanted)}"
+    assert resume_arguments(["resume=auto", "seed=3", "schedule.rounds=30"])[-1] == f"hydra.run.dir={quote(wanted)}"
     with FileLock(wanted / "lock"):
-        assert rewritten(["resume=auto", "seed=3"])[-1] == f"hydra.run.dir={quoted(runs / '1')}"
+        assert resume_arguments(["resume=auto", "seed=3"])[-1] == f"hydra.run.dir={quote(runs / '1')}"
 
 
 def test_auto_begins_where_there_is_nothing_to_go_on_with(runs):
-    assert rewritten(["resume=auto", "seed=3"]) == ["seed=3"]
+    assert resume_arguments(["resume=auto", "seed=3"]) == ["seed=3"]
     a_run(runs / "1", "schedule.lr=cosine")
     begun = ["schedule.lr=cosine", "schedule.rounds=30"]  # other rates: another run
-    assert rewritten(["resume=auto", *begun]) == begun
+    assert resume_arguments(["resume=auto", *begun]) == begun
 
 
 def test_auto_in_a_folder_that_is_named_looks_there_alone(runs, tmp_path):
     a_run(runs / "1")
     where = f"hydra.run.dir={tmp_path / 'mine'}"
-    assert rewritten(["resume=auto", where]) == [where]
+    assert resume_arguments(["resume=auto", where]) == [where]
     mine = a_run(tmp_path / "mine")
-    assert rewritten(["resume=auto", where])[-1] == f"hydra.run.dir={quoted(mine)}"
+    assert resume_arguments(["resume=auto", where])[-1] == f"hydra.run.dir={quote(mine)}"
     (mine / "summary.json").touch()  # finished, as the run will say
-    assert rewritten(["resume=auto", where])[-1] == f"hydra.run.dir={quoted(mine)}"
+    assert resume_arguments(["resume=auto", where])[-1] == f"hydra.run.dir={quote(mine)}"
     assert found("resume=auto", where, "seed=4")["seed"].startswith("seed=4: was 42 when the run began")
     a_run(tmp_path / "other", "seed=3")  # what is typed now is all of it
     assert found("resume=auto", f"hydra.run.dir={tmp_path / 'other'}")["seed"].startswith("seed=42: was 3 when")
@@ -285,20 +285,20 @@ def test_auto_tells_a_mistake_as_a_mistake(runs):
 
 def test_a_value_in_quotes_is_the_same_value():
     for value in ("a b", "it's", "/x/y", ""):
-        assert unquoted(f"k={quoted(value)}") == value
-    assert unquoted("k=a'b") == "a'b"
-    assert unquoted('k="a b"') == "a b"
+        assert unquote(f"k={quote(value)}") == value
+    assert unquote("k=a'b") == "a'b"
+    assert unquote('k="a b"') == "a b"
 
 
 def test_resume_that_stands_in_a_file_is_refused(tmp_path):
-    with pytest.raises(Mistakes, match="it has to be typed"):
+    with pytest.raises(ConfigErrors, match="it has to be typed"):
         begin({**composed(), "resume": "auto"}, tmp_path / "run", {}, 0.0)
 
 
 def test_a_run_folder_in_quotes_is_looked_at_before_round_1(tmp_path):
     (tmp_path / "file").touch()
-    (mistake,) = train._mistakes([f"hydra.run.dir='{tmp_path}/file/run'"], command_line.Checked([]))
-    assert (mistake.key, "cannot be written" in mistake.allowed) == ("hydra.run.dir", True)
+    (mistake,) = train._mistakes([f"hydra.run.dir='{tmp_path}/file/run'"], command_line.ParsedCommand([]))
+    assert (mistake.key, "cannot be written" in mistake.problem) == ("hydra.run.dir", True)
 
 
 def test_a_folder_that_another_process_is_at_is_not_removed(tmp_path, monkeypatch):
@@ -314,27 +314,29 @@ def test_a_folder_that_another_process_is_at_is_not_removed(tmp_path, monkeypatc
 
 def test_while_a_run_lasts_the_collector_leaves_alone_what_was_there_before():
     gc.unfreeze()
-    with settled():
+    with gc_frozen():
         assert gc.get_freeze_count() > 1000
         assert len(gc.get_objects()) < 1000
     assert gc.get_freeze_count() == 0
 
 
 def test_the_collector_rests_in_the_block_alone_whatever_happens_in_it():
-    with suppress(ImportError), resting(), resting():
+    with suppress(ImportError), gc_paused(), gc_paused():
         assert not gc.isenabled()
         raise ImportError
     assert gc.isenabled()
 
 
 def test_one_process_at_a_time(tmp_path):
-    with FileLock(tmp_path / "lock"), pytest.raises(Mistakes, match="another process's at the moment"):
+    with FileLock(tmp_path / "lock"), pytest.raises(ConfigErrors, match="another process's at the moment"):
         begin(composed(), tmp_path, {}, 0.0)
 
 
 def test_a_folder_that_holds_a_run_takes_no_new_one(tmp_path):
-    Checkpoints(tmp_path, Keeping()).commit(State(1, {}), ClientStore(), Round(1, (), {}, (), None, "", None))
-    with pytest.raises(Mistakes, match="holds a run already"):
+    DiskCheckpointer(tmp_path, Retention()).commit(
+        ServerState(1, {}), ClientStateStore(), RoundRecord(1, (), {}, (), None, "", None)
+    )
+    with pytest.raises(ConfigErrors, match="holds a run already"):
         begin(composed(), tmp_path, {}, 0.0)
 
 
@@ -342,9 +344,9 @@ def test_rounds_none_of_which_holds_are_a_mistake(tmp_path):
     run = a_run(tmp_path / "run")
     (run / "checkpoints" / "round-000001").mkdir(parents=True)
     quick = composed("data=synthetic", "partition=natural", "model=logistic", "observers=none", "data.clients=5")
-    with pytest.raises(Mistakes, match="has no round that holds") as error:
+    with pytest.raises(ConfigErrors, match="has no round that holds") as error:
         begin({**quick, "resume": str(run)}, run, {}, 0.0)
-    assert isinstance(error.value.found[0], Mistake)
+    assert isinstance(error.value.errors[0], ConfigError)
 
 
 QUICK = [
@@ -369,8 +371,8 @@ class Closing:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_run_gone_on_with_sums_its_seconds_and_says_what_is_left(tmp_path, monkeypatch, capsys):
-    config, build, folder = composed(*QUICK), running.build, tmp_path / "run"
-    monkeypatch.setattr(running, "build", lambda *given: (build(*given)[0], [Closing()]))
+    config, build, folder = composed(*QUICK), running.build_run, tmp_path / "run"
+    monkeypatch.setattr(running, "build_run", lambda *given: (build(*given)[0], [Closing()]))
     monkeypatch.setattr(running, "time", SimpleNamespace(time=lambda: 105.0))
 
     def summary():
@@ -445,7 +447,7 @@ def test_a_signal_before_round_1_ends_it_in_one_line_and_leaves_nothing(
 def test_what_a_stopped_run_prints_goes_on_by_copy_and_paste(typed, tmp_path, monkeypatch):
     own = tmp_path / "my own" / "model"
     own.mkdir(parents=True)
-    (own / "mine.yaml").write_text((conf() / "model" / "logistic.yaml").read_text())
+    (own / "mine.yaml").write_text((config_dir() / "model" / "logistic.yaml").read_text())
     with monkeypatch.context() as patch:
         patch.setattr(running, "_log", strike(signal.SIGTERM))
         ended, said = typed("--config-dir", "my own", *QUICK, "model=mine", "hydra.run.dir=run")

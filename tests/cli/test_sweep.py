@@ -13,16 +13,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from fedlit.cli import command_line, train
-from fedlit.cli.command_line import check
+from fedlit.cli.command_line import parse_command
 from fedlit.cli.sweep import jobs
 from fedlit.cli.sweep import plan as sweep
-from fedlit.cli.sweep.jobs import Outcome, job_name
-from fedlit.cli.sweep.plan import planned
-from fedlit.core.errors import Mistakes
+from fedlit.cli.sweep.jobs import JobStatus, job_name
+from fedlit.cli.sweep.plan import plan_sweep
+from fedlit.core.errors import ConfigErrors
 from fedlit.executors import processes
 from fedlit.experiment import runner as running
 from fedlit.reports.render import figures
-from fedlit.server.checkpoint.disk import Checkpoints
+from fedlit.server.checkpoint.disk import DiskCheckpointer
 
 QUICK = ["debug=quick", "observers=none", "executor=inline"]
 
@@ -31,7 +31,7 @@ QUICK = ["debug=quick", "observers=none", "executor=inline"]
 def sweeps(tmp_path, monkeypatch, capsys):
     """Types a command; its status, and what it said on the standard output and error. Reports have no pictures."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(figures, "save", lambda found, out: [])
+    monkeypatch.setattr(figures, "save_figures", lambda found, out: [])
     monkeypatch.setattr(sys, "path", list(sys.path))
 
     def typed(*arguments):
@@ -55,14 +55,14 @@ def commits(monkeypatch):
         def wrong(self, folder, round):
             pass
 
-    done, commit = Commits(), Checkpoints.commit
+    done, commit = Commits(), DiskCheckpointer.commit
 
     def spied(self, state, store, record):
         done.wrong(self.folder, state.round)
         commit(self, state, store, record)
         done.append((self.folder.name, state.round))
 
-    monkeypatch.setattr(Checkpoints, "commit", spied)
+    monkeypatch.setattr(DiskCheckpointer, "commit", spied)
     return done
 
 
@@ -154,7 +154,7 @@ def test_a_signal_stops_the_sweep_which_goes_on_when_it_is_typed_again(sweeps, c
     commits.wrong = lambda *_: None
     before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("the sweep did not heed the signal"))
     with monkeypatch.context() as patch:  # between the rounds of two jobs, when no run heeds it
-        patch.setattr(running, "refuse_small_disk", lambda run: os.kill(os.getpid(), signal.SIGTERM))
+        patch.setattr(running, "check_disk_space", lambda run: os.kill(os.getpid(), signal.SIGTERM))
         assert sweeps("-m", *QUICK, "seed=1,2")[0] == 143
     signal.signal(signal.SIGTERM, before)
     assert sweeps("-m", *QUICK, "seed=1,2")[0] == 0
@@ -194,7 +194,9 @@ def test_a_job_whose_configuration_cannot_be_resolved_has_a_folder_all_the_same(
 def named(*arguments):
     """The name of a sweep, from what was typed alone; `planned` composes too."""
     overrides = OverridesParser.create().parse_overrides(list(arguments))
-    return sweep.name_of(overrides, [override.key_or_group for override in overrides if override.is_sweep_override()])
+    return sweep.sweep_name(
+        overrides, [override.key_or_group for override in overrides if override.is_sweep_override()]
+    )
 
 
 def test_a_sweep_has_the_same_name_whatever_its_values():
@@ -219,7 +221,7 @@ def test_what_is_typed_takes_the_place_of_what_an_experiment_sweeps(monkeypatch)
     monkeypatch.setattr(sweep, "_shares", lambda config, jobs: counted.append(jobs) or [])
     names = []
     for typed in ("seed=range(1,6)", "partition=iid"):
-        made = planned(["-m", "experiment=noniid", typed])
+        made = plan_sweep(["-m", "experiment=noniid", typed])
         assert made is not None
         names.append(made.folder.name)
     assert [name.rpartition("-")[0] for name in names] == ["partition-seed", "seed"]
@@ -235,7 +237,7 @@ def test_what_is_typed_takes_the_place_of_what_an_experiment_sweeps(monkeypatch)
     ],
 )
 def test_a_sweeps_folder_is_its_name_or_what_was_typed(typed, folder):
-    made = planned(["-m", "seed=1,2", *typed])
+    made = plan_sweep(["-m", "seed=1,2", *typed])
     assert made is not None
     assert made.folder.as_posix() == folder
 
@@ -262,18 +264,18 @@ def test_a_sweeps_folder_is_its_name_or_what_was_typed(typed, folder):
     ],
 )
 def test_a_sweep_that_cannot_be_begun_is_a_mistake(arguments, wanted):
-    with pytest.raises(Mistakes) as wrong:
-        planned(arguments)
-    assert [mistake.key for mistake in wrong.value.found] == [key for key, _ in wanted]
-    assert all(said in mistake.allowed for mistake, (_, said) in zip(wrong.value.found, wanted, strict=True))
+    with pytest.raises(ConfigErrors) as wrong:
+        plan_sweep(arguments)
+    assert [mistake.key for mistake in wrong.value.errors] == [key for key, _ in wanted]
+    assert all(said in mistake.problem for mistake, (_, said) in zip(wrong.value.errors, wanted, strict=True))
 
 
 def test_an_experiment_that_sweeps_a_key_that_is_not_there_is_a_mistake(tmp_path):
     (tmp_path / "experiment").mkdir()
     content = "# @package _global_\nhydra: {sweeper: {params: {partition.alpa: '1,2'}}}\n"
     (tmp_path / "experiment" / "odd.yaml").write_text(content)
-    with pytest.raises(Mistakes, match=r"hydra\.sweeper\.params=: .*'partition\.alpa'"):
-        planned(["-m", f"--config-dir={tmp_path}", "experiment=odd"])
+    with pytest.raises(ConfigErrors, match=r"hydra\.sweeper\.params=: .*'partition\.alpa'"):
+        plan_sweep(["-m", f"--config-dir={tmp_path}", "experiment=odd"])
 
 
 def searching(**changes):
@@ -309,7 +311,7 @@ def test_a_search_is_for_the_validation_metric(changes, keys):
     ],
 )
 def test_jobs_that_run_at_the_same_time_share_the_cores(monkeypatch, given, asked, search, count, at_once, share):
-    monkeypatch.setattr(processes, "cores", lambda: given)
+    monkeypatch.setattr(processes, "available_cores", lambda: given)
     config = searching(hydra={"launcher": {"n_jobs": asked}, "sweeper": {"n_jobs": search}})
     told = sweep._shares(config, count)
     assert told == [f"hydra.launcher.n_jobs={at_once}", f"++hydra.job.env_set.FEDLIT_CORES='{share}'"]
@@ -317,23 +319,23 @@ def test_jobs_that_run_at_the_same_time_share_the_cores(monkeypatch, given, aske
 
 
 def test_a_share_of_the_cores_is_what_workers_auto_takes(monkeypatch):
-    all_of_them = processes.cores()
+    all_of_them = processes.available_cores()
     monkeypatch.setenv("FEDLIT_CORES", "1")
-    assert processes.cores() == len(processes.Processes().gpus(processes.CPU)) == 1
+    assert processes.available_cores() == len(processes.Processes().gpus(processes.CPU)) == 1
     monkeypatch.setenv("FEDLIT_CORES", "1000")
-    assert processes.cores() == all_of_them
+    assert processes.available_cores() == all_of_them
 
 
 @pytest.mark.parametrize("share", ["abc", "0", "-1", "1.5", ""])
 def test_a_share_that_is_no_number_is_a_mistake(monkeypatch, share):
     monkeypatch.setenv("FEDLIT_CORES", share)
-    with pytest.raises(Mistakes, match=f"FEDLIT_CORES={share}: must be a whole number of at least 1"):
-        processes.cores()
+    with pytest.raises(ConfigErrors, match=f"FEDLIT_CORES={share}: must be a whole number of at least 1"):
+        processes.available_cores()
 
 
 def test_each_gpu_has_one_job_at_a_time_unless_told(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(processes, "_visible_gpus", lambda: ["0", "GPU-b"])
+    monkeypatch.setattr(processes, "visible_gpus", lambda: ["0", "GPU-b"])
     monkeypatch.setattr(jobs, "POLL_S", 0.01)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,GPU-b")
     with jobs.one_gpu(1, 1):
@@ -360,7 +362,7 @@ def test_each_gpu_has_one_job_at_a_time_unless_told(monkeypatch, tmp_path):
 
 def test_the_command_of_a_job_alone_can_be_typed_as_it_is(tmp_path):
     folder = tmp_path / "a b"
-    job = Outcome(folder, ("data.mean=[0.1, 0.2]", "seed=1"), "x", "failed")
+    job = JobStatus(folder, ("data.mean=[0.1, 0.2]", "seed=1"), "x", "failed")
     words = shlex.split(job.command(["--config-dir=c d"]))
     assert words[:3] == ["python", "-m", "fedlit.train"]
     assert words[3:] == ["--config-dir=c d", "data.mean=[0.1, 0.2]", "seed=1", f"hydra.run.dir='{folder}'"]
@@ -384,13 +386,13 @@ def test_a_job_runs_alone_though_its_configuration_begins_a_sweep_by_itself(tmp_
     (tmp_path / "experiment").mkdir()
     content = "# @package _global_\nhydra: {mode: MULTIRUN, sweeper: {params: {seed: '1,2'}}}\n"
     (tmp_path / "experiment" / "many.yaml").write_text(content)
-    made = planned([f"--config-dir={tmp_path}", "experiment=many"])
+    made = plan_sweep([f"--config-dir={tmp_path}", "experiment=many"])
     assert made is not None
     assert made.flags == (f"--config-dir={tmp_path}", "hydra.mode=RUN")
     for typed in ([f"--config-dir={tmp_path}", "experiment=many", "seed=1,2"], ["hydra.mode=MULTIRUN", "seed=1,2"]):
-        assert planned(typed, check(typed).mode) is not None
+        assert plan_sweep(typed, parse_command(typed).mode) is not None
     job = [*made.flags, "experiment=many", "seed=2"]
-    assert planned(job) is None
+    assert plan_sweep(job) is None
     monkeypatch.setattr("fedlit.cli.resume.rewritten", lambda typed: [made.flags[0], "experiment=many", "seed=2"])
     monkeypatch.setattr(sys, "argv", ["fedlit", f"resume={tmp_path}"])
     assert train._understood() is None
@@ -398,7 +400,7 @@ def test_a_job_runs_alone_though_its_configuration_begins_a_sweep_by_itself(tmp_
 
 def test_the_example_of_a_search_is_composed_where_optuna_is():
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra sweep")
-    made = planned(["hparams_search=digits"])
+    made = plan_sweep(["hparams_search=digits"])
     assert made is not None
     assert made.folder.name.startswith("lr-local_epochs-")
 

@@ -7,10 +7,10 @@ from lightning.pytorch import LightningModule
 from quadratics import mutated
 from torch import nn
 
-from fedlit.client.displacement import Stride, displacement
-from fedlit.client.trainer import Bench, LocalTraining, Recipe
-from fedlit.core.errors import Mistake
-from fedlit.core.messages import Term
+from fedlit.client.displacement import SGDStep, displacement
+from fedlit.client.trainer import LocalTrainer, ModuleReplica, TrainerConfig
+from fedlit.core.errors import ConfigError
+from fedlit.core.messages import GradientTerm
 
 
 class Slope(LightningModule):
@@ -40,10 +40,10 @@ class Slope(LightningModule):
 
 
 def fit(module, *terms, epochs=2, rate=None, **options):
-    bench, samples = Bench(module), holdings(pairs(*[(1, 1)] * 5), batch=1)
-    recipe = Recipe({"accelerator": "cpu", **options}, epochs=epochs, rate=rate)
+    bench, samples = ModuleReplica(module), holdings(pairs(*[(1, 1)] * 5), batch=1)
+    recipe = TrainerConfig({"accelerator": "cpu", **options}, epochs=epochs, lr_factor=rate)
     x = bench.read()
-    return x, LocalTraining(bench, recipe, samples, 5, round=2, client=0).fit(x, *terms)
+    return x, LocalTrainer(bench, recipe, samples, 5, round=2, client=0).fit(x, *terms)
 
 
 CASES = {
@@ -72,14 +72,14 @@ def test_it_is_how_far_a_fit_goes_under_a_gradient_of_1(name):
 def test_a_proximal_term_pulls_it_back():
     x, y = fit(Slope(momentum=0.9))
     free = y.displacement["w"]
-    x, y = fit(Slope(momentum=0.9), Term(mu=0.7, center=x.parameters))
+    x, y = fit(Slope(momentum=0.9), GradientTerm(mu=0.7, center=x.parameters))
     assert y.displacement["w"] == pytest.approx(float(x.parameters["w"] - y.model.parameters["w"]), rel=1e-5)
     assert y.displacement["w"] < 0.8 * free
 
 
 def test_a_term_that_names_one_parameter_leaves_the_other():
     x, _ = fit(Slope())
-    _, y = fit(Slope(), Term(mu=0.7, center={"w": x.parameters["w"]}))
+    _, y = fit(Slope(), GradientTerm(mu=0.7, center={"w": x.parameters["w"]}))
     assert y.displacement["v"] == pytest.approx(1.0)
     assert y.displacement["w"] < 0.8
 
@@ -93,7 +93,7 @@ def test_weight_decay_is_left_out():
     [(0.9, 0.1, 20, 6.55), (0.9, 0.1, 5, 10.3), (0.9, 0.0, 5, 13.1441)],
 )
 def test_it_has_the_figures_that_were_worked_out_for_it(rho, alpha, steps, figure):
-    assert displacement([Stride(1.0, rho)] * steps, alpha) == pytest.approx(figure, rel=5e-3)
+    assert displacement([SGDStep(1.0, rho)] * steps, alpha) == pytest.approx(figure, rel=5e-3)
 
 
 def test_counting_the_proximal_term_twice_shows():
@@ -101,7 +101,7 @@ def test_counting_the_proximal_term_twice_shows():
         "fedlit.client.displacement",
         ("moved += lr * step", "moved = (1 - lr * mu) * (moved + lr * step)"),
     )
-    strides = [Stride(1.0, 0.9)] * 20
+    strides = [SGDStep(1.0, 0.9)] * 20
     assert twice.displacement(strides, 0.1) != pytest.approx(displacement(strides, 0.1), rel=0.05)
 
 
@@ -112,6 +112,6 @@ def test_parameters_that_no_optimizer_has_are_left_out(monkeypatch):
 
 def test_an_optimizer_without_a_measure_is_refused():
     _, y = fit(Slope(kind=torch.optim.Adam))
-    with pytest.raises(Mistake) as error:
+    with pytest.raises(ConfigError) as error:
         y.displacement  # noqa: B018
-    assert (error.value.key, error.value.given) == ("model.optimizer", "Adam")
+    assert (error.value.key, error.value.value) == ("model.optimizer", "Adam")

@@ -2,13 +2,13 @@ import pytest
 import torch
 from torchmetrics import MeanMetric
 
-from fedlit.client.metrics import Log
+from fedlit.client.metrics import MetricAccumulator
 
 TWO, SIX = (torch.zeros(2, 3),), (torch.zeros(6, 3),)
 
 
 def test_values_are_averaged_by_batch_size():
-    log = Log()
+    log = MetricAccumulator()
     for batch, value in ((TWO, 1.0), (SIX, torch.tensor(5.0))):
         log.batch(batch)
         log.log("loss", value, prog_bar=True, on_step=True)
@@ -18,7 +18,7 @@ def test_values_are_averaged_by_batch_size():
 
 
 def test_a_given_batch_size_wins():
-    log = Log()
+    log = MetricAccumulator()
     log.batch(TWO)
     log.log("loss", 1.0, batch_size=1)
     log.log("loss", 3.0, batch_size=3)
@@ -27,7 +27,7 @@ def test_a_given_batch_size_wins():
 
 
 def test_callback_metrics_are_the_last_epochs_and_averages_over_all():
-    log = Log()
+    log = MetricAccumulator()
     for value in (1.0, 3.0):
         log.batch(TWO)
         log.log("loss", value)
@@ -37,7 +37,7 @@ def test_callback_metrics_are_the_last_epochs_and_averages_over_all():
 
 
 def test_a_torchmetric_is_computed_and_reset_at_the_end_of_an_epoch():
-    log, metric = Log(), MeanMetric()
+    log, metric = MetricAccumulator(), MeanMetric()
     for value in (1.0, 2.0, 6.0):
         log.batch(TWO)
         metric.update(value)
@@ -48,7 +48,7 @@ def test_a_torchmetric_is_computed_and_reset_at_the_end_of_an_epoch():
 
 
 def test_what_is_logged_between_epochs_counts_as_it_is():
-    log = Log()
+    log = MetricAccumulator()
     log.batch(TWO)
     log.log("loss", 1.0)
     log.end_epoch()
@@ -61,7 +61,7 @@ def test_what_is_logged_between_epochs_counts_as_it_is():
     ("reduce_fx", "expected"), [("sum", 8.0), (torch.sum, 8.0), ("max", 5.0), (min, 3.0), ("mean", 4.0)]
 )
 def test_reductions(reduce_fx, expected):
-    log = Log()
+    log = MetricAccumulator()
     for value in (3.0, 5.0):
         log.batch(TWO)
         log.log("x", value, reduce_fx=reduce_fx)
@@ -70,7 +70,7 @@ def test_reductions(reduce_fx, expected):
 
 
 def test_what_cannot_be_served_is_refused():
-    log = Log()
+    log = MetricAccumulator()
     log.batch(TWO)
     with pytest.raises(ValueError, match="must be mean, sum, min or max"):
         log.log("x", 1.0, reduce_fx=lambda x: x)
@@ -79,7 +79,7 @@ def test_what_cannot_be_served_is_refused():
 
 
 def test_a_logged_loss_keeps_no_graph():
-    log = Log()
+    log = MetricAccumulator()
     log.batch(TWO)
     loss = torch.ones(1, requires_grad=True).sum()
     log.log("loss", loss)
@@ -87,7 +87,7 @@ def test_a_logged_loss_keeps_no_graph():
 
 
 def test_a_logged_value_is_what_it_was_when_it_was_logged():
-    log, total = Log(), torch.zeros(())
+    log, total = MetricAccumulator(), torch.zeros(())
     for _ in range(4):
         log.batch(TWO)
         total += 1

@@ -8,9 +8,9 @@ from conftest import holdings, pairs
 from lightning.pytorch import LightningModule
 from torch import nn
 
-from fedlit.client.trainer import Bench, LocalTraining, Recipe
-from fedlit.core.errors import Mistake
-from fedlit.core.messages import Contrast, Term
+from fedlit.client.trainer import LocalTrainer, ModuleReplica, TrainerConfig
+from fedlit.core.errors import ConfigError
+from fedlit.core.messages import ContrastiveTerm, GradientTerm
 
 ROUND, EPOCHS, LR, RATE = 2, 2, 0.1, 0.5
 
@@ -38,19 +38,19 @@ class Net(LightningModule):
 def setting():
     torch.manual_seed(3)
     data = holdings(pairs(*torch.randn(20, 2).tolist()), batch=5)
-    bench = Bench(Net())
+    bench = ModuleReplica(Net())
     start = bench.read()
     torch.manual_seed(4)
     terms = [
-        Term(mu=0.3, center={name: torch.randn(t.shape) for name, t in start.parameters.items()}),
-        Term(offset={name: 0.1 * torch.randn(t.shape) for name, t in start.parameters.items()}),
+        GradientTerm(mu=0.3, center={name: torch.randn(t.shape) for name, t in start.parameters.items()}),
+        GradientTerm(offset={name: 0.1 * torch.randn(t.shape) for name, t in start.parameters.items()}),
     ]
     return bench, data, start, terms
 
 
 def local(bench, data, **options):
-    recipe = Recipe({"accelerator": "cpu", **options}, epochs=EPOCHS, rate=lambda round: RATE**round)
-    return LocalTraining(bench, recipe, data, 20, ROUND, 0)
+    recipe = TrainerConfig({"accelerator": "cpu", **options}, epochs=EPOCHS, lr_factor=lambda round: RATE**round)
+    return LocalTrainer(bench, recipe, data, 20, ROUND, 0)
 
 
 @pytest.mark.parametrize("clip", [None, 0.3])
@@ -65,7 +65,7 @@ def test_a_fit_with_everything_is_the_loop_by_hand(clip):
     rate |= {"head.weight": 3 * LR, "head.bias": 3 * LR}
     momentum |= {"head.weight": 0.0, "head.bias": 0.0}
     velocity = {name: torch.zeros_like(p) for name, p in named.items()}
-    steps, order = 0, data.training(ROUND, 0)
+    steps, order = 0, data.train_batches(ROUND, 0)
     for epoch in range(EPOCHS):
         for number, batch in enumerate(order):
             (module.training_step(batch, 0) / 2).backward()
@@ -95,7 +95,7 @@ def test_only_some_names_are_trained_and_the_next_fit_trains_all_again():
     ]
     every = hands.fit(start).model
     assert not any(torch.equal(start.parameters[name], every.parameters[name]) for name in start.parameters)
-    assert [fit.steps for fit in hands.fits] == [4, 8]
+    assert [fit.steps for fit in hands.results] == [4, 8]
 
 
 def test_a_further_fit_has_random_numbers_of_its_own_and_does_not_log():
@@ -105,16 +105,16 @@ def test_a_further_fit_has_random_numbers_of_its_own_and_does_not_log():
     assert not torch.equal(first.parameters["body.weight"], other.parameters["body.weight"])
     hands = local(bench, data)
     assert hands.fit(start, key=1).metrics == hands.fit(start).metrics == {}  # this module logs nothing
-    kept = LocalTraining(bench, Recipe({"accelerator": "cpu"}, keep=True), data, 20, ROUND, 0)
-    with pytest.raises(Mistake) as error:
+    kept = LocalTrainer(bench, TrainerConfig({"accelerator": "cpu"}, keep_optimizer=True), data, 20, ROUND, 0)
+    with pytest.raises(ConfigError) as error:
         kept.fit(start, key=1)
-    assert (error.value.key, error.value.given) == ("schedule.client_state", "keep")
+    assert (error.value.key, error.value.value) == ("schedule.client_state", "keep")
 
 
 def test_a_budget_is_for_all_fits_of_a_round():
     bench, data, start, _ = setting()
-    recipe = Recipe({"accelerator": "cpu"}, epochs=2)
-    hands = LocalTraining(bench, recipe, data, 20, ROUND, 0, budget=5)
+    recipe = TrainerConfig({"accelerator": "cpu"}, epochs=2)
+    hands = LocalTrainer(bench, recipe, data, 20, ROUND, 0, step_budget=5)
     assert [hands.fit(start, epochs=1).steps, hands.fit(start, key=1).steps, hands.fit(start, key=2).steps] == [4, 1, 0]
 
 
@@ -136,7 +136,7 @@ def test_the_gradient_is_that_of_the_loss_over_the_whole_shard_in_eval_mode():
 
 def test_the_gradient_of_nothing_is_0():
     bench, data, start, _ = setting()
-    empty = LocalTraining(bench, Recipe({"accelerator": "cpu"}), data, 0, 0, 0)
+    empty = LocalTrainer(bench, TrainerConfig({"accelerator": "cpu"}), data, 0, 0, 0)
     assert all(not t.any() and t.shape == start.parameters[name].shape for name, t in empty.gradient(start).items())
 
 
@@ -146,7 +146,7 @@ def test_a_training_step_need_not_take_the_batchs_number(monkeypatch):
     bench, data, start, _ = setting()
     assert local(bench, data).loss(start) > 0
     before = local(bench, data).fit(start).model
-    contrast = Contrast(0.5, 0.5, start, before)
+    contrast = ContrastiveTerm(0.5, 0.5, start, before)
     assert not torch.equal(
         local(bench, data).fit(start, contrast).model.parameters["body.weight"], before.parameters["body.weight"]
     )

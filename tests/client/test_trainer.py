@@ -12,9 +12,9 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
 
-from fedlit.client.trainer import FIXED, Bench, LocalTraining, Recipe, evaluate
-from fedlit.core.errors import Mistake
-from fedlit.core.messages import Term
+from fedlit.client.trainer import FIXED_ARGS, LocalTrainer, ModuleReplica, TrainerConfig, evaluate_split
+from fedlit.core.errors import ConfigError
+from fedlit.core.messages import GradientTerm
 from fedlit.models import Classifier
 
 ROWS = ((1.0, 2.0), (3.0, -1.0), (2.0, 0.5), (0.5, 4.0))
@@ -23,9 +23,9 @@ ROWS = ((1.0, 2.0), (3.0, -1.0), (2.0, 0.5), (0.5, 4.0))
 def local(module, rows=ROWS, batch=None, round=0, client=0, **recipe):
     samples = rows if not isinstance(rows, tuple) else pairs(*rows)
     options = recipe.pop("options", {})
-    recipe = Recipe({"accelerator": "cpu", **options}, **recipe)
+    recipe = TrainerConfig({"accelerator": "cpu", **options}, **recipe)
     owned = holdings(samples, [client] * len(samples), clients=client + 1, batch=batch or "full")
-    return LocalTraining(Bench(module), recipe, owned, len(samples), round, client)
+    return LocalTrainer(ModuleReplica(module), recipe, owned, len(samples), round, client)
 
 
 def descend(w, steps, lr=0.1, mu=0.0, center=0.0, offset=0.0, rows=ROWS):
@@ -37,7 +37,7 @@ def descend(w, steps, lr=0.1, mu=0.0, center=0.0, offset=0.0, rows=ROWS):
 
 def fit(module, *terms, **more):
     hands = local(module, **more)
-    return hands.fit(hands.bench.read(), *terms)
+    return hands.fit(hands.replica.read(), *terms)
 
 
 def test_plain_descent_equals_the_loop_and_counts_steps():
@@ -55,19 +55,19 @@ def test_steps_win_over_epochs():
 )
 def test_a_term_is_added_to_every_gradient(term):
     tensors = {key: {"w": torch.tensor([value])} for key, value in term.items() if key != "mu"}
-    result = fit(Quadratic(1.0), Term(mu=term.get("mu", 0.0), **tensors), steps=4)
+    result = fit(Quadratic(1.0), GradientTerm(mu=term.get("mu", 0.0), **tensors), steps=4)
     assert result.model.parameters["w"].item() == pytest.approx(descend(1.0, 4, **term), abs=1e-6)
 
 
 def test_terms_add_up():
-    one = Term(offset={"w": torch.tensor([1.0])})
+    one = GradientTerm(offset={"w": torch.tensor([1.0])})
     assert fit(Quadratic(), one, one, steps=2).model.parameters["w"].item() == pytest.approx(
         descend(0.0, 2, offset=2.0), abs=1e-6
     )
 
 
 def test_a_term_acts_once_a_step_under_accumulation_and_before_clipping():
-    term = Term(offset={"w": torch.tensor([10.0])})
+    term = GradientTerm(offset={"w": torch.tensor([10.0])})
     result = fit(Quadratic(), term, batch=1, steps=2, options={"accumulate_grad_batches": 4})
     assert result.model.parameters["w"].item() == pytest.approx(descend(0.0, 2, offset=10.0), abs=1e-6)
     assert result.steps == 2
@@ -85,7 +85,7 @@ def test_a_term_reaches_parameters_that_the_loss_does_not():
             )
 
     tensors = {"w": torch.zeros(1), "idle": torch.tensor([2.0]), "frozen": torch.tensor([2.0])}
-    after = fit(Unused(), Term(offset=tensors), steps=1).model.parameters
+    after = fit(Unused(), GradientTerm(offset=tensors), steps=1).model.parameters
     assert after["idle"].item() == pytest.approx(1.0 - 0.1 * 2.0)
     assert after["frozen"].item() == 1.0
 
@@ -116,7 +116,7 @@ def test_schedulers_that_set_rates_themselves_are_refused_under_a_rate_over_roun
             return [optimizer], [getattr(torch.optim.lr_scheduler, name)(optimizer, *arguments)]
 
     assert fit(Cycles()).steps == 1
-    with pytest.raises(Mistake, match=name):
+    with pytest.raises(ConfigError, match=name):
         fit(Cycles(), rate=lambda t: 1.0)
 
 
@@ -133,8 +133,8 @@ def test_a_module_that_steps_past_lightning_is_refused_where_terms_are_to_be_add
             optimizer.step()
 
     assert fit(Past()).steps == 1
-    with pytest.raises(Mistake, match="steps 1 times, 0 of them"):
-        fit(Past(), Term(offset={"w": torch.ones(1)}))
+    with pytest.raises(ConfigError, match="steps 1 times, 0 of them"):
+        fit(Past(), GradientTerm(offset={"w": torch.ones(1)}))
 
 
 def test_what_the_module_logs_is_averaged_over_the_fit():
@@ -145,7 +145,7 @@ def test_what_the_module_logs_is_averaged_over_the_fit():
 
 def test_an_empty_shard_takes_no_step():
     hands = local(Quadratic(), rows=pairs())
-    model = hands.bench.read()
+    model = hands.replica.read()
     result = hands.fit(model)
     assert (result.model, result.steps, result.examples, result.metrics) == (model, 0, 0, {})
     assert hands.loss(model) == 0.0
@@ -153,11 +153,11 @@ def test_an_empty_shard_takes_no_step():
 
 def test_the_loss_is_the_mean_over_the_shard_in_eval_mode():
     hands = local(Quadratic(), batch=3)
-    model = hands.bench.read()
+    model = hands.replica.read()
     assert hands.loss(model) == pytest.approx(sum(a / 2 * b**2 for a, b in ROWS) / 4, abs=1e-6)
     cnn = Classifier("fedlit.models.SimpleCNN", [1, 8, 8], 3, {"name": "sgd", "lr": 0.1}, dropout=0.5)
     hands = local(cnn, rows=images(20), batch=7)
-    assert hands.loss(hands.bench.read()) == hands.loss(hands.bench.read())
+    assert hands.loss(hands.replica.read()) == hands.loss(hands.replica.read())
     assert cnn.training
     assert cnn.train_accuracy.update_count == 0
 
@@ -167,7 +167,7 @@ def test_the_loss_of_a_module_that_optimises_by_hand_is_refused():
     module.automatic_optimization = False
     hands = local(module)
     with pytest.raises(ValueError, match="optimises by hand"):
-        hands.loss(hands.bench.read())
+        hands.loss(hands.replica.read())
 
 
 def test_several_optimizers_under_manual_optimisation_work_with_terms():
@@ -186,7 +186,7 @@ def test_several_optimizers_under_manual_optimisation_work_with_terms():
         def configure_optimizers(self):
             return [torch.optim.SGD([self.w], lr=0.1), torch.optim.SGD([self.v], lr=0.2)]
 
-    result = fit(Two(), Term(offset={"w": torch.tensor([1.0]), "v": torch.tensor([1.0])}), epochs=1)
+    result = fit(Two(), GradientTerm(offset={"w": torch.tensor([1.0]), "v": torch.tensor([1.0])}), epochs=1)
     assert result.model.parameters["w"].item() == pytest.approx(0.1 * (2 - 1))
     assert result.model.parameters["v"].item() == pytest.approx(0.2 * (2 - 1))
     assert result.steps == 2
@@ -200,7 +200,7 @@ def test_callbacks_are_made_anew_for_each_fit():
         return made[-1:]
 
     hands = local(Quadratic(), epochs=10, callbacks=callbacks)
-    first, second = (hands.fit(hands.bench.read()) for _ in range(2))
+    first, second = (hands.fit(hands.replica.read()) for _ in range(2))
     assert (first.steps, second.steps) == (2, 2)
     assert made[0] is not made[1]
 
@@ -233,24 +233,24 @@ def test_foreign_random_numbers_are_keyed_by_seed_round_and_client():
 
 def test_one_module_serves_many_fits_and_leaves_no_trace_in_the_next():
     hands = local(Quadratic(momentum=0.9), epochs=2)
-    start = hands.bench.read()
+    start = hands.replica.read()
     first = hands.fit(start).model.parameters["w"].item()
     assert hands.fit(start).model.parameters["w"].item() == first
     assert start.parameters["w"].item() == 0.0
-    assert "log" not in vars(hands.bench.module)
+    assert "log" not in vars(hands.replica.module)
 
 
 def test_buffers_are_read_and_loaded_and_those_that_are_not_kept_are_not():
     module = Classifier("fedlit.models.SimpleCNN", [1, 8, 8], 3, {"name": "sgd", "lr": 0.1}, norm="batch")
     module.register_buffer("scratch", torch.zeros(1), persistent=False)
     hands = local(module, rows=images(20), batch=10)
-    before = hands.bench.read()
+    before = hands.replica.read()
     after = hands.fit(before).model
     assert set(before.buffers) == {
         f"network.features.{i}.{n}" for i in (1, 5) for n in ("running_mean", "running_var", "num_batches_tracked")
     }
     assert after.buffers["network.features.1.num_batches_tracked"] == 2
-    hands.bench.load(before)
+    hands.replica.load(before)
     assert module.network.features[1].num_batches_tracked == 0
     assert all(torch.equal(module.state_dict()[name], tensor) for name, tensor in before.state_dict().items())
 
@@ -269,8 +269,10 @@ def test_a_modules_own_names_become_those_of_the_split(split, logged, expected):
         def validation_step(self, batch, batch_idx):
             self.log(logged, self.training_loss(batch))
 
-    bench = Bench(Own(1.0))
-    scores = evaluate(bench, Recipe({"accelerator": "cpu"}), bench.read(), pairs(*ROWS).batches(None, 3), split, 0)
+    bench = ModuleReplica(Own(1.0))
+    scores = evaluate_split(
+        bench, TrainerConfig({"accelerator": "cpu"}), bench.read(), pairs(*ROWS).batches(None, 3), split, 0
+    )
     assert scores == {expected: pytest.approx(sum(a / 2 * (1 - b) ** 2 for a, b in ROWS) / 4, abs=1e-5)}
 
 
@@ -315,7 +317,7 @@ def test_a_fused_optimizer_under_a_scaler_is_refused():
         def setup(self, trainer, pl_module, stage):
             trainer.strategy.precision_plugin.scaler = object()
 
-    with pytest.raises(Mistake, match="fused=false"):
+    with pytest.raises(ConfigError, match="fused=false"):
         fit(Quadratic(fused=True), callbacks=lambda: [Swap()])
 
 
@@ -324,20 +326,22 @@ def test_what_a_fit_sets_itself_is_known_to_lightning():
 
     from lightning.pytorch import Trainer
 
-    assert set(FIXED) <= set(inspect.signature(Trainer.__init__).parameters)
+    assert set(FIXED_ARGS) <= set(inspect.signature(Trainer.__init__).parameters)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_on_a_gpu_a_fit_is_the_same_again_and_near_the_cpus():
     module = Classifier("fedlit.models.SimpleCNN", [1, 8, 8], 3, {"name": "sgd", "lr": 0.1}, dropout=0.0)
-    start = Bench(module).read()
+    start = ModuleReplica(module).read()
     samples = images(40)
     results = []
     for accelerator in ("gpu", "gpu", "cpu"):
         device = torch.device("cuda" if accelerator == "gpu" else "cpu")
         held = holdings(samples, batch=10).to(device)
-        hands = LocalTraining(Bench(module), Recipe({"accelerator": accelerator}, epochs=2), held, 40, 0, 0)
-        results.append(hands.fit(start, Term(mu=0.1, center=start.parameters)).model.parameters)
+        hands = LocalTrainer(
+            ModuleReplica(module), TrainerConfig({"accelerator": accelerator}, epochs=2), held, 40, 0, 0
+        )
+        results.append(hands.fit(start, GradientTerm(mu=0.1, center=start.parameters)).model.parameters)
         assert hands.loss(start) == pytest.approx(np.log(3), abs=0.5)
     for name in start.parameters:
         assert torch.equal(results[0][name], results[1][name])
@@ -367,11 +371,11 @@ class Leaves(Quadratic):
 
 def test_what_a_fit_leaves_in_the_module_does_not_reach_the_next():
     hands = local(Leaves(), epochs=2)
-    start = hands.bench.read()
+    start = hands.replica.read()
     first, second = (hands.fit(start).model.parameters for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    hands.bench.load(start)
-    module = hands.bench.module
+    hands.replica.load(start)
+    module = hands.replica.module
     assert (module.count, module.seen, module.scratch.item(), module.v.requires_grad) == (0, [], 0.0, True)
     assert not hasattr(module, "new")
 
@@ -409,11 +413,11 @@ class LeavesMore(Quadratic):
 
 def test_tensors_arrays_containers_and_generators_are_put_back_where_they_are():
     hands = local(LeavesMore(), epochs=2)
-    start = hands.bench.read()
+    start = hands.replica.read()
     first, second = (hands.fit(start).model.parameters["w"] for _ in range(2))
     assert torch.equal(first, second)
-    hands.bench.load(start)
-    module = hands.bench.module
+    hands.replica.load(start)
+    module = hands.replica.module
     assert (module._scale.item(), module.table.tolist(), list(module.recent)) == (1.0, [1.0, 1.0], [1.0])
     assert list(module.means) == ["a"]
     assert module.means["a"][0].item() == 1.0
@@ -423,7 +427,7 @@ def test_tensors_arrays_containers_and_generators_are_put_back_where_they_are():
 
 
 def test_a_snapshot_holds_on_in_another_process():
-    bench = pickle.loads(pickle.dumps(local(LeavesMore(), epochs=2).bench))
+    bench = pickle.loads(pickle.dumps(local(LeavesMore(), epochs=2).replica))
     bench.module._scale += 1
     bench.load(bench.read())
     assert bench.module.same.item() == 1.0
@@ -440,10 +444,10 @@ class Deferred(Quadratic):
 
 def test_layers_of_configure_model_are_federated():
     hands = local(Deferred())
-    before = hands.bench.read()
+    before = hands.replica.read()
     assert set(before.parameters) == {"w", "layer.weight", "layer.bias"}
     assert not torch.equal(hands.fit(before).model.parameters["layer.weight"], before.parameters["layer.weight"])
-    assert hands.bench.strays() == []
+    assert hands.replica.new_parameters() == []
 
 
 class Late(Quadratic):
@@ -453,8 +457,8 @@ class Late(Quadratic):
 
 def test_layers_that_a_fit_makes_are_noticed():
     hands = local(Late())
-    hands.fit(hands.bench.read())
-    assert hands.bench.strays() == ["late.weight", "late.bias"]
+    hands.fit(hands.replica.read())
+    assert hands.replica.new_parameters() == ["late.weight", "late.bias"]
 
 
 @pytest.mark.parametrize(
@@ -467,16 +471,16 @@ def test_layers_that_a_fit_makes_are_noticed():
 def test_layers_that_cannot_be_federated_are_a_mistake(layer, said):
     module = Quadratic()
     module.layer = layer
-    with pytest.raises(Mistake, match=said) as error:
-        Bench(module)
+    with pytest.raises(ConfigError, match=said) as error:
+        ModuleReplica(module)
     assert error.value.key == "model"
 
 
 def test_a_module_without_anything_to_train_is_a_mistake():
     module = Quadratic()
     module.w.requires_grad_(False)
-    with pytest.raises(Mistake, match="no parameter to train"):
-        Bench(module)
+    with pytest.raises(ConfigError, match="no parameter to train"):
+        ModuleReplica(module)
 
 
 class Strict(Quadratic):
@@ -500,17 +504,17 @@ class Strict(Quadratic):
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
 def test_the_loss_is_asked_in_the_precision_of_a_fit(precision):
     hands = local(Strict(), batch=3, options={"precision": precision})
-    model = hands.bench.read()
+    model = hands.replica.read()
     assert hands.loss(model) == pytest.approx(sum(a / 2 * b**2 for a, b in ROWS) / 4, abs=1e-2)
 
 
 def test_a_trainers_precision_leaves_the_federated_model_in_its_own():
     hands = local(Quadratic(1.0), options={"precision": "bf16-true"})
-    start = hands.bench.read()
+    start = hands.replica.read()
     hands.fit(start)
-    assert hands.bench.module.w.dtype == torch.bfloat16
-    hands.bench.load(start)
-    assert hands.bench.module.w.dtype == torch.float32
+    assert hands.replica.module.w.dtype == torch.bfloat16
+    hands.replica.load(start)
+    assert hands.replica.module.w.dtype == torch.float32
 
 
 def test_a_modules_scheduler_is_told_the_steps_of_a_fit_by_steps():
@@ -527,6 +531,6 @@ def test_a_modules_scheduler_is_told_the_steps_of_a_fit_by_steps():
 
 
 def test_a_classifier_of_less_than_two_classes_is_a_mistake():
-    with pytest.raises(Mistake, match="model=custom for another task") as error:
+    with pytest.raises(ConfigError, match="model=custom for another task") as error:
         Classifier("fedlit.models.MLP", [4], 0, {"name": "sgd", "lr": 0.1})
     assert error.value.key == "classes"

@@ -4,33 +4,33 @@ import torch
 from conftest import Quadratic, federation, holdings, pairs
 
 from fedlit.algorithms import FedAvg
-from fedlit.client.trainer import Bench, Recipe
-from fedlit.client.worker import ClientWorker, not_finite
-from fedlit.core.messages import Chunk, Evaluation, State
+from fedlit.client.trainer import ModuleReplica, TrainerConfig
+from fedlit.client.worker import ClientWorker, invalid_values
+from fedlit.core.messages import EvaluateJob, ServerState, TrainJob
 
 
 def worker(rows, owner, algorithm=None, **recipe):
-    bench = Bench(Quadratic(1.0))
-    recipe = Recipe({"accelerator": "cpu"}, **recipe)
+    bench = ModuleReplica(Quadratic(1.0))
+    recipe = TrainerConfig({"accelerator": "cpu"}, **recipe)
     worker = ClientWorker(algorithm or FedAvg(), bench, recipe, holdings(pairs(*rows), owner, clients=3))
-    return worker, State(0, {"model": bench.read()})
+    return worker, ServerState(0, {"model": bench.read()})
 
 
 def test_a_chunk_is_the_weighted_sum_of_its_clients_updates():
     work, state = worker([(1.0, 2.0), (1.0, 4.0), (1.0, -3.0)], [0, 0, 1])
-    partial = work(Chunk(0, 5, (0, 1)), state)
+    partial = work(TrainJob(0, 5, (0, 1)), state)
     moves = [0.1 * (3.0 - 1.0), 0.1 * (-3.0 - 1.0)]
     assert partial.total.item() == pytest.approx(2 * moves[0] + 1 * moves[1], abs=1e-6)
     assert partial.total.dtype == torch.float64
     assert (partial.index, partial.weight, partial.members, partial.failures, partial.steps) == (5, 3.0, (0, 1), (), 2)
-    assert partial.bytes == 2 * (8 + 4)
+    assert partial.up_bytes == 2 * (8 + 4)
     losses = [(0.5 * 1 + 0.5 * 9) / 2, 0.5 * 16]
     assert partial.metrics["train/loss"] == (pytest.approx(2 * losses[0] + losses[1], abs=1e-5), 3.0)
 
 
 def test_a_client_without_samples_is_a_member_that_weighs_nothing():
     work, state = worker([(1.0, 2.0)], [0])
-    partial = work(Chunk(0, 0, (2, 0)), state)
+    partial = work(TrainJob(0, 0, (2, 0)), state)
     assert (partial.members, partial.weight) == ((2, 0), 1.0)
     assert partial.total.item() == pytest.approx(0.1)
 
@@ -38,7 +38,7 @@ def test_a_client_without_samples_is_a_member_that_weighs_nothing():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_an_update_that_is_not_finite_is_a_failure_and_not_in_the_sum(bad):
     work, state = worker([(1.0, 2.0), (1.0, bad)], [0, 1])
-    partial = work(Chunk(0, 0, (1, 0)), state)
+    partial = work(TrainJob(0, 0, (1, 0)), state)
     assert partial.members == (0,)
     assert partial.total.item() == pytest.approx(0.1)
     (failure,) = partial.failures
@@ -48,10 +48,10 @@ def test_an_update_that_is_not_finite_is_a_failure_and_not_in_the_sum(bad):
 
 
 def test_a_large_but_finite_update_is_told_from_an_infinite_one():
-    assert not_finite(torch.full((4,), 3e38), 1.0) == ""
-    assert not_finite(torch.tensor([float("inf"), float("-inf")]), 1.0) == "2 of 2 numbers are NaN or infinite"
-    assert not_finite(torch.zeros(1), float("nan"))
-    assert not_finite(torch.zeros(1), -1.0)
+    assert invalid_values(torch.full((4,), 3e38), 1.0) == ""
+    assert invalid_values(torch.tensor([float("inf"), float("-inf")]), 1.0) == "2 of 2 numbers are NaN or infinite"
+    assert invalid_values(torch.zeros(1), float("nan"))
+    assert invalid_values(torch.zeros(1), -1.0)
 
 
 def test_the_proximal_term_crosses_the_worker():
@@ -60,14 +60,14 @@ def test_the_proximal_term_crosses_the_worker():
     w = 1.0
     for _ in range(5):
         w -= 0.1 * ((w - 2.0) + 5.0 * (w - 1.0))
-    assert pulled(Chunk(0, 0, (0,)), state).total.item() == pytest.approx(w - 1.0, abs=1e-6)
-    assert plain(Chunk(0, 0, (0,)), state).total.item() > w - 1.0
+    assert pulled(TrainJob(0, 0, (0,)), state).total.item() == pytest.approx(w - 1.0, abs=1e-6)
+    assert plain(TrainJob(0, 0, (0,)), state).total.item() > w - 1.0
 
 
 def test_evaluation_is_a_job_and_changes_nothing():
     fed = federation()
     state = fed.algorithm.init(fed.initial)
-    first, again = (fed.worker(Evaluation(0, "test"), state).metrics for _ in range(2))
+    first, again = (fed.worker(EvaluateJob(0, "test"), state).metrics for _ in range(2))
     assert first == again
     assert set(first) == {"test/loss", "test/accuracy"}
-    assert fed.worker(Evaluation(0, "val"), state).split == "val"
+    assert fed.worker(EvaluateJob(0, "val"), state).split == "val"

@@ -8,9 +8,9 @@ import pytest
 from conftest import composed
 
 from fedlit.cli import train
-from fedlit.core.errors import Mistakes
-from fedlit.experiment.config.build import plain
-from fedlit.experiment.runner import train as begin
+from fedlit.core.errors import ConfigErrors
+from fedlit.experiment.config.build import to_plain
+from fedlit.experiment.runner import run_experiment as begin
 
 pytestmark = pytest.mark.slow
 
@@ -29,9 +29,9 @@ def begun(monkeypatch, capsys, folder, *arguments):
     """What the command comes to once Hydra has composed, which takes most of its time."""
     # Those that Hydra made for an earlier command write where nobody looks any more.
     monkeypatch.setattr(logging.getLogger(), "handlers", [logging.NullHandler()])
-    with pytest.raises(Mistakes) as stop:
-        begin(plain(composed(*arguments)), folder, {}, 0.0)
-    train.report(stop.value.found)
+    with pytest.raises(ConfigErrors) as stop:
+        begin(to_plain(composed(*arguments)), folder, {}, 0.0)
+    train.print_config_errors(stop.value.errors)
     return 2, capsys.readouterr().err
 
 

@@ -2,26 +2,26 @@ import json
 
 import pytest
 
-from fedlit.core.files import json_line, json_lines
+from fedlit.core.files import read_json_lines, to_json
 
 
 def test_what_is_no_number_is_null_at_any_depth():
-    text = json_line({"a": float("nan"), "b": [1.5, (float("inf"),)], "c": {"d": -float("inf"), "e": True}})
+    text = to_json({"a": float("nan"), "b": [1.5, (float("inf"),)], "c": {"d": -float("inf"), "e": True}})
     assert json.loads(text, parse_constant=pytest.fail) == {"a": None, "b": [1.5, [None]], "c": {"d": None, "e": True}}
 
 
 def test_what_json_has_is_as_json_writes_it():
     value = {"round": 1, "loss": 0.1, "lost": False, "names": ["a"], "none": None}
-    assert json_line(value) == json.dumps(value)
-    assert json_line(value, indent=2) == json.dumps(value, indent=2)
+    assert to_json(value) == json.dumps(value)
+    assert to_json(value, indent=2) == json.dumps(value, indent=2)
 
 
 def test_lines_are_read_back_without_one_that_was_cut_off(tmp_path):
     path = tmp_path / "rounds.jsonl"
     path.write_text('{"round": 1}\n{"round": 2}\n')
-    assert json_lines(path) == ([{"round": 1}, {"round": 2}], False)
+    assert read_json_lines(path) == ([{"round": 1}, {"round": 2}], False)
     path.write_text('{"round": 1}\n{"rou')
-    assert json_lines(path) == ([{"round": 1}], True)
+    assert read_json_lines(path) == ([{"round": 1}], True)
     path.write_text('{"rou\n{"round": 2}\n')
     with pytest.raises(ValueError, match="line 1"):
-        json_lines(path)
+        read_json_lines(path)

@@ -4,15 +4,15 @@ import pickle
 import pytest
 import torch
 
-from fedlit.core.errors import Mistake
-from fedlit.core.messages import Failure, Fit, Model, State
-from fedlit.runs.record import Round
+from fedlit.core.errors import ConfigError
+from fedlit.core.messages import ClientFailure, FitResult, Model, ServerState
+from fedlit.runs.record import RoundRecord
 
 MODEL = Model({"w": torch.tensor([1.0, 2.0])}, {"mean": torch.tensor([0.5]), "count": torch.tensor(7)})
 
 
 def test_a_step_moves_floats_and_rounds_integers():
-    moved = MODEL.plus(
+    moved = MODEL.add(
         {
             "parameters": {"w": torch.tensor([0.5, -0.5], dtype=torch.float64)},
             "buffers": {"mean": torch.tensor([1.0]), "count": torch.tensor(2.6)},
@@ -26,25 +26,27 @@ def test_a_step_moves_floats_and_rounds_integers():
 
 
 def test_what_is_not_in_the_step_stays():
-    assert MODEL.plus({}).buffers["count"] is MODEL.buffers["count"]
-    assert MODEL.plus({"parameters": {}}).parameters["w"] is MODEL.parameters["w"]
+    assert MODEL.add({}).buffers["count"] is MODEL.buffers["count"]
+    assert MODEL.add({"parameters": {}}).parameters["w"] is MODEL.parameters["w"]
 
 
 def test_a_step_is_added_in_float64():
     big = Model({"w": torch.tensor([1.0])}, {})
     tiny = torch.tensor([2.0**-24], dtype=torch.float64)
-    assert big.plus({"parameters": {"w": tiny * 1.5}}).parameters["w"].item() == 1.0 + 2.0**-23
+    assert big.add({"parameters": {"w": tiny * 1.5}}).parameters["w"].item() == 1.0 + 2.0**-23
 
 
 def test_delta_is_model_less_start_for_both_groups():
-    after = MODEL.plus({"parameters": {"w": torch.tensor([1.0, 1.0])}, "buffers": {"count": torch.tensor(3)}})
-    delta = Fit(after, 1, 1, {}).delta(MODEL)
+    after = MODEL.add({"parameters": {"w": torch.tensor([1.0, 1.0])}, "buffers": {"count": torch.tensor(3)}})
+    delta = FitResult(after, 1, 1, {}).delta(MODEL)
     assert delta["parameters"]["w"].tolist() == [1.0, 1.0]
     assert delta["buffers"]["count"] == 3
 
 
 def test_a_record_is_json_and_a_state_pickles():
-    record = Round(1, (2, 5), {"train/loss": 0.5}, (Failure(5, "not_finite", "NaN"),), None, "abc", MODEL).record()
+    record = RoundRecord(
+        1, (2, 5), {"train/loss": 0.5}, (ClientFailure(5, "not_finite", "NaN"),), None, "abc", MODEL
+    ).to_dict()
     assert json.loads(json.dumps(record)) == {
         "round": 1,
         "cohort": [2, 5],
@@ -54,17 +56,17 @@ def test_a_record_is_json_and_a_state_pickles():
         "failures": [{"client": 5, "outcome": "not_finite", "reason": "NaN"}],
     }
     assert torch.equal(
-        pickle.loads(pickle.dumps(State(3, {"model": MODEL}))).model.parameters["w"], MODEL.parameters["w"]
+        pickle.loads(pickle.dumps(ServerState(3, {"model": MODEL}))).model.parameters["w"], MODEL.parameters["w"]
     )
 
 
 def test_infinities_that_stay_and_truth_values_can_be_sent():
     start = Model({}, {"mask": torch.tensor([0.0, float("-inf")]), "seen": torch.tensor([True, False])})
     after = Model({}, {"mask": torch.tensor([0.5, float("-inf")]), "seen": torch.tensor([True, True])})
-    delta = Fit(after, 1, 1, {}).delta(start)["buffers"]
+    delta = FitResult(after, 1, 1, {}).delta(start)["buffers"]
     assert delta["mask"].tolist() == [0.5, 0.0]
     assert delta["seen"].tolist() == [0, 1]
-    moved = start.plus({"buffers": {name: tensor.double() for name, tensor in delta.items()}}).buffers
+    moved = start.add({"buffers": {name: tensor.double() for name, tensor in delta.items()}}).buffers
     assert moved["mask"].tolist() == [0.5, float("-inf")]
     assert moved["seen"].tolist() == [True, True]
 
@@ -72,12 +74,12 @@ def test_infinities_that_stay_and_truth_values_can_be_sent():
 def test_whole_numbers_move_exactly_or_not_at_all():
     start = Model({}, {"far": torch.tensor([2**60, 5]), "small": torch.tensor([250], dtype=torch.uint8)})
     after = Model({}, {"far": torch.tensor([2**60 + 2**24, 4]), "small": torch.tensor([3], dtype=torch.uint8)})
-    delta = Fit(after, 1, 1, {}).delta(start)["buffers"]
+    delta = FitResult(after, 1, 1, {}).delta(start)["buffers"]
     assert delta["small"].tolist() == [-247]
-    moved = start.plus({"buffers": {name: tensor.double() for name, tensor in delta.items()}}).buffers
+    moved = start.add({"buffers": {name: tensor.double() for name, tensor in delta.items()}}).buffers
     assert all(torch.equal(moved[name], after.buffers[name]) for name in moved)
-    too_far = Fit(Model({}, {**after.buffers, "far": torch.tensor([2**60 + 2**24 + 1, 4])}), 1, 1, {})
-    with pytest.raises(Mistake, match="cannot average far") as error:
+    too_far = FitResult(Model({}, {**after.buffers, "far": torch.tensor([2**60 + 2**24 + 1, 4])}), 1, 1, {})
+    with pytest.raises(ConfigError, match="cannot average far") as error:
         too_far.delta(start)
     assert error.value.key == "algorithm.buffers"
     assert too_far.delta(start, buffers=False) == {"parameters": {}}

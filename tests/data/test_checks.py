@@ -8,14 +8,14 @@ from test_build import built, mistakes
 
 from fedlit.algorithms import FedAvg
 from fedlit.algorithms.algorithm import Algorithm
-from fedlit.core.errors import Mistake
+from fedlit.core.errors import ConfigError
 from fedlit.data import Data, Iid, TensorSamples
-from fedlit.data.checks import odd_labels
+from fedlit.data.checks import check_labels
 from fedlit.data.protocols import Partitioner
 from fedlit.executors import Inline
 from fedlit.executors.executor import Executor
 from fedlit.experiment.observers.observer import Observer
-from fedlit.server.checks import speaks
+from fedlit.server.checks import require_methods
 
 SYNTHETIC = ["data=synthetic", "partition=natural", "model=logistic"]
 HOSPITALS = ["data=heart_disease", "model=logistic"]
@@ -91,16 +91,16 @@ def labelled(train, test=(0, 1), classes=("0", "1")):
     ],
 )
 def test_labels_that_are_not_the_classes_are_a_mistake(data, said):
-    mistake = odd_labels(data)[0]
+    mistake = check_labels(data)[0]
     assert mistake.key == "data"
     assert said in str(mistake)
-    assert "number the classes from 0" in mistake.remedy
+    assert "number the classes from 0" in mistake.hint
 
 
 def test_labels_of_classes_and_of_none_are_no_mistake():
-    assert odd_labels(labelled([0, 1])) == []
-    assert odd_labels(labelled([-1.5, 1.0], [-2.0], classes=())) == []
-    assert odd_labels(replace(labelled([0, 1]), test=None)) == []
+    assert check_labels(labelled([0, 1])) == []
+    assert check_labels(labelled([-1.5, 1.0], [-2.0], classes=())) == []
+    assert check_labels(replace(labelled([0, 1]), test=None)) == []
 
 
 @pytest.mark.parametrize(
@@ -113,14 +113,14 @@ def test_labels_of_classes_and_of_none_are_no_mistake():
     ],
 )
 def test_what_does_not_have_its_protocols_methods_is_a_mistake(protocol, made, said):
-    with pytest.raises(Mistake, match=said) as error:
-        speaks(made, protocol, "_target_", "my.Thing")
+    with pytest.raises(ConfigError, match=said) as error:
+        require_methods(made, protocol, "_target_", "my.Thing")
     assert error.value.key == "_target_"
 
 
 def test_what_has_its_protocols_methods_goes_through():
     for made, protocol in ((FedAvg(), Algorithm), (Inline(), Executor), (Iid(2), Partitioner)):
-        assert speaks(made, protocol, "_target_", "") is made
+        assert require_methods(made, protocol, "_target_", "") is made
 
 
 def test_what_does_not_speak_is_found_where_it_is_made():

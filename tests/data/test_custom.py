@@ -13,8 +13,8 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from fedlit.core.errors import Mistake
-from fedlit.data.custom import MapSamples, as_data
+from fedlit.core.errors import ConfigError
+from fedlit.data.custom import DatasetSamples, to_data
 
 
 class Numbers(Dataset):
@@ -41,7 +41,7 @@ def seen(batches):
 
 
 def test_a_pair_of_datasets_becomes_data():
-    data = as_data((Numbers(30), Numbers(6)), 0)
+    data = to_data((Numbers(30), Numbers(6)), 0)
     assert (len(data.train), len(data.test), data.val) == (30, 6, None)
     assert (data.shape, data.classes) == ((1,), ("0", "1", "2"))
     assert data.train.labels().tolist() == Numbers(30).targets
@@ -49,7 +49,7 @@ def test_a_pair_of_datasets_becomes_data():
 
 
 def test_a_triple_brings_its_own_validation_set():
-    assert len(as_data((Numbers(30), Numbers(5), Numbers(6)), 0).val) == 5
+    assert len(to_data((Numbers(30), Numbers(5), Numbers(6)), 0).val) == 5
 
 
 def test_a_data_module_is_set_up_and_its_datasets_are_taken():
@@ -63,7 +63,7 @@ def test_a_data_module_is_set_up_and_its_datasets_are_taken():
         def test_dataloader(self):
             return DataLoader(self.sets["test"], batch_size=3)
 
-    data = as_data(Module(), 0)
+    data = to_data(Module(), 0)
     assert (len(data.train), len(data.test), data.val) == (12, 4, None)
 
 
@@ -84,21 +84,21 @@ class Loaders(LightningDataModule):
 
 
 def test_each_loader_is_asked_for_when_its_own_stage_was_set_up():
-    data = as_data(Loaders(), 0)
+    data = to_data(Loaders(), 0)
     assert (len(data.train), len(data.val), len(data.test)) == (12, 5, 4)
 
 
 def test_a_data_module_made_of_datasets_has_their_loaders():
-    data = as_data(LightningDataModule.from_datasets(Numbers(12), test_dataset=Numbers(4)), 0)
+    data = to_data(LightningDataModule.from_datasets(Numbers(12), test_dataset=Numbers(4)), 0)
     assert (len(data.train), len(data.test), data.val) == (12, 4, None)
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's own
 def test_one_loader_in_a_list_is_that_loader_and_an_empty_list_none():
     combined = CombinedLoader([DataLoader(Numbers(5))], "sequential")
-    data = as_data(Loaders(val=lambda: combined, test=lambda: [DataLoader(Numbers(4))]), 0)
+    data = to_data(Loaders(val=lambda: combined, test=lambda: [DataLoader(Numbers(4))]), 0)
     assert (len(data.val), len(data.test)) == (5, 4)
-    assert as_data(Loaders(val=list), 0).val is None
+    assert to_data(Loaders(val=list), 0).val is None
 
 
 def collate(samples):
@@ -106,7 +106,7 @@ def collate(samples):
 
 
 def test_a_loaders_collate_fn_makes_the_batches_and_the_shape():
-    data = as_data(Loaders(lambda: DataLoader(Numbers(12), collate_fn=collate)), 0)
+    data = to_data(Loaders(lambda: DataLoader(Numbers(12), collate_fn=collate)), 0)
     ((x, count),) = data.train.subset(np.array([4, 7])).batches(None, 2)
     assert (x.tolist(), count, data.shape) == ([[8, 4], [14, 7]], 2, (2,))
     ((x, _),) = data.test.batches(np.array([3]), 2)
@@ -142,30 +142,34 @@ def loading(**options):
     ],
 )
 def test_what_a_loader_does_is_not_lost_in_silence(module, said):
-    with pytest.raises(Mistake, match=said):
-        as_data(module, 0)
+    with pytest.raises(ConfigError, match=said):
+        to_data(module, 0)
 
 
 def test_classes_are_those_of_all_parts_and_truth_values_are_two():
-    assert as_data((Words([0, 1, 0, 1]), Words([0, 2, 0, 2])), 0).classes == ("0", "1", "2")
-    assert as_data((Words([True, False, True, True]), Words()), 0).classes == ("0", "1")
-    assert as_data((Words([-1, 1, 1, 1]), Words()), 0).classes == ()
+    assert to_data((Words([0, 1, 0, 1]), Words([0, 2, 0, 2])), 0).classes == ("0", "1", "2")
+    assert to_data((Words([True, False, True, True]), Words()), 0).classes == ("0", "1")
+    assert to_data((Words([-1, 1, 1, 1]), Words()), 0).classes == ()
 
 
 def test_labels_of_subsets_and_tensor_datasets_are_found():
-    assert MapSamples.of(Subset(Numbers(30), [4, 5]), 0).labels().tolist() == [1, 2]
-    assert MapSamples.of(TensorDataset(torch.zeros(3, 2), torch.tensor([2, 0, 1])), 0).labels().tolist() == [2, 0, 1]
-    assert MapSamples.of(Numbers(4, targets=False), 0).labels() is None
+    assert DatasetSamples.of(Subset(Numbers(30), [4, 5]), 0).labels().tolist() == [1, 2]
+    assert DatasetSamples.of(TensorDataset(torch.zeros(3, 2), torch.tensor([2, 0, 1])), 0).labels().tolist() == [
+        2,
+        0,
+        1,
+    ]
+    assert DatasetSamples.of(Numbers(4, targets=False), 0).labels() is None
 
 
 def test_regression_and_label_free_sets_have_no_classes():
     floats = TensorDataset(torch.zeros(3, 2), torch.tensor([0.5, 1.5, 2.5]))
-    assert as_data((floats, floats), 0).classes == ()
-    assert as_data((Numbers(5, targets=False), Numbers(5)), 0).classes == ()
+    assert to_data((floats, floats), 0).classes == ()
+    assert to_data((Numbers(5, targets=False), Numbers(5)), 0).classes == ()
 
 
 def test_batches_are_those_of_the_shard_in_an_order_that_the_generator_decides():
-    samples = MapSamples.of(Numbers(30), 0)
+    samples = DatasetSamples.of(Numbers(30), 0)
     shard = np.array([3, 9, 27, 14])
     assert seen(samples.batches(shard, 3)) == [3, 9, 27, 14]
     orders = [seen(samples.batches(shard, 3, torch.Generator().manual_seed(s))) for s in (1, 1, 2)]
@@ -179,7 +183,9 @@ def test_batches_are_those_of_the_shard_in_an_order_that_the_generator_decides()
 @pytest.mark.slow
 def test_worker_processes_load_the_same_batches():
     shard = np.arange(20)
-    one, two = (seen(MapSamples.of(Numbers(30), n).batches(shard, 4, torch.Generator().manual_seed(3))) for n in (0, 2))
+    one, two = (
+        seen(DatasetSamples.of(Numbers(30), n).batches(shard, 4, torch.Generator().manual_seed(3))) for n in (0, 2)
+    )
     assert one == two
 
 
@@ -217,5 +223,5 @@ class Wrong(Numbers):
     ],
 )
 def test_what_is_no_data_is_told(given, said):
-    with pytest.raises(Mistake, match=said):
-        as_data(given, 0)
+    with pytest.raises(ConfigError, match=said):
+        to_data(given, 0)

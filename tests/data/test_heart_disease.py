@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedlit.core.errors import Mistake
+from fedlit.core.errors import ConfigError
 from fedlit.data import Natural
-from fedlit.data.sources.heart_disease import heart_disease
-from fedlit.data.sources.heart_disease import HOSPITALS
+from fedlit.data.sources.heart_disease import HOSPITALS, heart_disease
 
 PATIENT = "50,1,1,120,200,0,0,150,0,1.0,?,?,?,0"
 
@@ -40,8 +39,8 @@ def test_the_hospitals_have_flambys_sizes(data):
 def test_a_hospital_is_a_client_with_its_own_test_set(data):
     population = Natural()(data.train, np.random.default_rng(0))
     assert population.sizes.tolist() == [199, 172, 30, 85]
-    assert data.own_test.population.sizes.tolist() == [104, 89, 16, 45]
-    assert data.own_test.samples is data.test
+    assert data.client_tests.population.sizes.tolist() == [104, 89, 16, 45]
+    assert data.client_tests.samples is data.test
 
 
 def test_the_sick_are_spread_evenly_where_there_are_enough_of_either_class(data):
@@ -126,12 +125,12 @@ def test_the_files_come_with_their_authors_and_licence():
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path, rows, said):
-    with pytest.raises(Mistake, match=said) as error:
+    with pytest.raises(ConfigError, match=said) as error:
         heart_disease(written(tmp_path, va=rows))
     assert error.value.key == "root"
     assert "processed.va.data" in str(error.value)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(Mistake, match=r"processed\.cleveland\.data"):
+    with pytest.raises(ConfigError, match=r"processed\.cleveland\.data"):
         heart_disease(str(tmp_path))

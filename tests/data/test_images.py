@@ -8,8 +8,8 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from fedlit.cli.command_line import conf
-from fedlit.core.errors import Mistake
+from fedlit.cli.command_line import config_dir
+from fedlit.core.errors import ConfigError
 from fedlit.data import Natural, digits, image_folder, torchvision_images
 
 
@@ -93,7 +93,7 @@ def test_another_cache_leaves_the_folder_alone(folder, tmp_path_factory):
 )
 def test_what_is_wrong_with_a_folder_is_said(folder, spoil, said):
     spoil(folder)
-    with pytest.raises(Mistake, match=said):
+    with pytest.raises(ConfigError, match=said):
         image_folder(str(folder))
     assert not list(folder.rglob("*.tmp"))
 
@@ -102,7 +102,7 @@ def test_a_coloured_image_among_grey_ones_is_refused(tmp_path):
     for split in ("train", "test"):
         write(tmp_path, split, "a", 1, 10, mode="L")
         write(tmp_path, split, "b", 1)
-    with pytest.raises(Mistake, match=r"data\.channels=3"):
+    with pytest.raises(ConfigError, match=r"data\.channels=3"):
         image_folder(str(tmp_path))
     assert image_folder(str(tmp_path), channels=3).shape == (3, 8, 8)
 
@@ -124,7 +124,7 @@ def test_folders_of_folders_with_images_are_clients(clients):
     assert data.train.owner.tolist() == [0, 0, 0, 0, 0, 1]
     assert data.train.x[:, 0, 0, 0].tolist() == [0, 0, 100, 100, 100, 200]
     assert Natural()(data.train, np.random.default_rng(0)).sizes.tolist() == [5, 1]
-    assert (data.own_test, data.test.natural()) == (None, None)
+    assert (data.client_tests, data.test.natural()) == (None, None)
 
 
 def test_a_clients_own_test_images_are_its_own(clients):
@@ -132,9 +132,9 @@ def test_a_clients_own_test_images_are_its_own(clients):
     write(clients, "test/bob", "blue", 1)
     data = image_folder(str(clients))
     assert len(data.test) == 3
-    assert data.own_test.samples is data.test
-    assert data.own_test.population.sizes.tolist() == [0, 3]
-    assert data.test.y[data.own_test.population.shard(1)].tolist() == [0, 1, 1]
+    assert data.client_tests.samples is data.test
+    assert data.client_tests.population.sizes.tolist() == [0, 3]
+    assert data.test.y[data.client_tests.population.shard(1)].tolist() == [0, 1, 1]
     assert data.test.prepare is data.train.prepare
 
 
@@ -185,7 +185,7 @@ def emnist(root, images):
 def test_emnists_letters_stand_upright(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (6, 28, 28), dtype=np.uint8)
     emnist(tmp_path, images)
-    config = OmegaConf.to_container(OmegaConf.load(conf() / "data" / "emnist.yaml"))
+    config = OmegaConf.to_container(OmegaConf.load(config_dir() / "data" / "emnist.yaml"))
     assert (config["options"], config["transpose"]) == ({"split": "balanced"}, True)
     data = torchvision_images("EMNIST", str(tmp_path), [0.5], [0.5], options={"split": "balanced"}, transpose=True)
     assert data.shape == (1, 28, 28)
@@ -199,7 +199,7 @@ def test_emnists_letters_stand_upright(tmp_path):
 
 @pytest.mark.parametrize("options", [{"split": "balance"}, {"part": "balanced"}, None])
 def test_options_that_the_class_does_not_take_are_named(tmp_path, options):
-    with pytest.raises(Mistake, match=r"split|part") as error:
+    with pytest.raises(ConfigError, match=r"split|part") as error:
         torchvision_images("EMNIST", str(tmp_path), [0.5], [0.5], download=False, options=options)
     assert error.value.key == "options"
 
@@ -221,7 +221,7 @@ def test_without_files_and_network_the_error_says_where_to_put_them(tmp_path, na
     for module in (sets.cifar, sets.mnist):
         for function in ("download_and_extract_archive",):
             monkeypatch.setattr(module, function, refuse)
-    with pytest.raises(Mistake) as error:
+    with pytest.raises(ConfigError) as error:
         torchvision_images(name, str(tmp_path), [0.5] * 3, [0.5] * 3, options=options)
     text = str(error.value)
     assert str(tmp_path / where) in text
@@ -230,6 +230,6 @@ def test_without_files_and_network_the_error_says_where_to_put_them(tmp_path, na
 
 
 def test_a_mean_for_each_channel_is_asked_for(folder):
-    with pytest.raises(Mistake, match="3 channels"):
+    with pytest.raises(ConfigError, match="3 channels"):
         image_folder(str(folder), mean=[0.5, 0.5])
     assert image_folder(str(folder), mean=[0.25]).train.prepare.mean == (0.25,) * 3

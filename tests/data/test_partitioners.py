@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedlit.core.errors import Mistake
+from fedlit.core.errors import ConfigError
 from fedlit.data import Classes, Dirichlet, DirichletClient, Iid, Natural, Noise, Quantity, Shards, TensorSamples
-from fedlit.data.dirichlet import apportion, dirichlet, enough, log_dirichlet, normalised
+from fedlit.data.dirichlet import apportion, dirichlet, ensure_min_samples, log_dirichlet, normalize
 
 LABELS = np.random.default_rng(0).integers(0, 10, 5000)
 EQUAL = np.repeat(np.arange(10), 200)
@@ -169,7 +169,7 @@ def test_shares_are_a_distribution_for_any_alpha(alpha):
 def test_shares_with_concentrations_of_their_own_have_the_expected_means(scale):
     alpha = scale * np.array([0.7, 0.2, 0.1])
     generator = rng(4)
-    shares = np.stack([normalised(log_dirichlet(alpha, generator)) for _ in range(4000)])
+    shares = np.stack([normalize(log_dirichlet(alpha, generator)) for _ in range(4000)])
     for column, expected in zip(shares.T, (0.7, 0.2, 0.1), strict=True):
         assert near(column, expected)
 
@@ -243,7 +243,7 @@ def test_each_client_has_so_many_classes_and_each_class_an_owner(clients, each):
     ("partition", "allowed"), [(Classes(4), "3 to 10"), (Classes(3, 3), "4 to 10"), (Classes(3, 11), "4")]
 )
 def test_too_few_or_too_many_classes_a_client_are_refused(partition, allowed):
-    with pytest.raises(Mistake, match=f"must be {allowed}") as error:
+    with pytest.raises(ConfigError, match=f"must be {allowed}") as error:
         owners(partition, LABELS, rng())
     assert error.value.key == "classes_per_client"
 
@@ -282,9 +282,9 @@ def test_noise_rises_evenly_from_none():
 def test_each_client_gets_so_many_samples_at_least_and_what_moved_is_told(make, least):
     before, after = make(0)(samples_of(LABELS), rng(1)), make(least)(samples_of(LABELS), rng(1))
     assert after.sizes.min() == least
-    assert before.moved == 0
-    assert after.moved == np.maximum(least - before.sizes, 0).sum() > 0
-    assert (owner_of(before) != owner_of(after)).sum() == after.moved
+    assert before.moved_samples == 0
+    assert after.moved_samples == np.maximum(least - before.sizes, 0).sum() > 0
+    assert (owner_of(before) != owner_of(after)).sum() == after.moved_samples
     assert sorted(after.index) == list(range(5000))
 
 
@@ -297,15 +297,15 @@ def test_samples_leave_the_largest_one_at_a_time():
             expected[expected.argmax()] -= 1
             expected[expected.argmin()] += 1
         given = owner.copy()
-        assert enough(owner, clients, least, rng()).sizes.tolist() == expected.tolist()
+        assert ensure_min_samples(owner, clients, least, rng()).sizes.tolist() == expected.tolist()
         assert np.array_equal(owner, given)
 
 
 def test_those_who_leave_and_where_they_go_are_drawn():
     owner = np.repeat([0, 1], [50, 0])
-    stayers = [enough(owner, 3, 10, rng(seed)).shard(0).tolist() for seed in (1, 2)]
+    stayers = [ensure_min_samples(owner, 3, 10, rng(seed)).shard(0).tolist() for seed in (1, 2)]
     assert stayers[0] != stayers[1]
-    mixed = enough(np.repeat([0, 1], [50, 50]), 4, 10, rng(1))
+    mixed = ensure_min_samples(np.repeat([0, 1], [50, 50]), 4, 10, rng(1))
     assert all(0 < (mixed.shard(client) < 50).sum() < 10 for client in (2, 3))
 
 
@@ -314,7 +314,7 @@ def test_those_who_leave_and_where_they_go_are_drawn():
     [Dirichlet(10, 0.5, min_samples=501), DirichletClient(10, 0.5, min_samples=501), Quantity(10, 0.5, 501)],
 )
 def test_more_than_there_are_for_each_client_is_refused(partition):
-    with pytest.raises(Mistake, match="must be at most 500: there are 5000 samples for 10 clients") as error:
+    with pytest.raises(ConfigError, match="must be at most 500: there are 5000 samples for 10 clients") as error:
         owners(partition, LABELS, rng())
     assert error.value.key == "min_samples"
 
@@ -337,7 +337,7 @@ def test_a_target_in_floating_point_has_shards_and_no_classes():
     assert sorted(np.ptp(np.sort(TARGETS).reshape(5, -1), 1)) == sorted(np.ptp(TARGETS[owner == k]) for k in range(5))
     for partition in (DirichletClient(5, 0.5), Classes(5)):
         with pytest.raises(
-            Mistake, match="classes, and these are floating point; take partition=dirichlet, which bins"
+            ConfigError, match="classes, and these are floating point; take partition=dirichlet, which bins"
         ):
             owners(partition, TARGETS, rng())
 
@@ -345,7 +345,7 @@ def test_a_target_in_floating_point_has_shards_and_no_classes():
 @pytest.mark.parametrize("partition", [Dirichlet(5, 0.5), DirichletClient(5, 0.5), Shards(5), Classes(5)], ids=str)
 @pytest.mark.parametrize("samples", [Unlabelled(), samples_of(np.zeros((8, 2), dtype=np.int64))], ids=["none", "two"])
 def test_without_a_label_for_each_sample_other_partitions_are_named(partition, samples):
-    with pytest.raises(Mistake, match="take partition=iid, quantity or natural"):
+    with pytest.raises(ConfigError, match="take partition=iid, quantity or natural"):
         partition(samples, rng())
 
 
@@ -377,7 +377,7 @@ def test_those_who_go_by_numbers_alone_ask_for_no_labels(partition):
     ],
 )
 def test_wrong_values_are_named(make, key):
-    with pytest.raises(Mistake) as error:
+    with pytest.raises(ConfigError) as error:
         make()
     assert error.value.key == key
 
@@ -386,5 +386,5 @@ def test_the_natural_partition_is_what_the_data_says():
     samples = TensorSamples(torch.zeros(4), torch.zeros(4), owner=np.array([1, 0, 1, 2]), clients=4)
     population = Natural()(samples, rng())
     assert [population.shard(client).tolist() for client in range(4)] == [[1], [0, 2], [3], []]
-    with pytest.raises(Mistake, match="whose each sample is"):
+    with pytest.raises(ConfigError, match="whose each sample is"):
         Natural()(TensorSamples(torch.zeros(4), torch.zeros(4)), rng())

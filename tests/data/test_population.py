@@ -48,8 +48,8 @@ def test_without_classes_sizes_alone_are_told():
 
 def test_a_part_of_each_shard_is_split_off_at_random_and_nothing_is_lost():
     population = Population.of(np.repeat([0, 1, 2], [10, 1, 7]), 4)
-    kept, held = population.split(0.3, np.random.default_rng(0))
+    kept, held = population.split_shards(0.3, np.random.default_rng(0))
     assert (kept.sizes.tolist(), held.sizes.tolist()) == ([7, 1, 5, 0], [3, 0, 2, 0])
     for client in range(4):
         assert sorted([*kept.shard(client), *held.shard(client)]) == sorted(population.shard(client))
-    assert not np.array_equal(held.shard(0), population.split(0.3, np.random.default_rng(1))[1].shard(0))
+    assert not np.array_equal(held.shard(0), population.split_shards(0.3, np.random.default_rng(1))[1].shard(0))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedlit.core.errors import Mistake
+from fedlit.core.errors import ConfigError
 from fedlit.data import Data, Normalise, TensorSamples
 from fedlit.data.samples import Loading
 
@@ -73,7 +73,7 @@ def test_a_tenth_is_held_out_unless_told_otherwise_or_the_data_brings_its_own():
     held = data().hold_out(None, np.random.default_rng(0))
     assert len(held.val) == 5
     assert held.hold_out(None, np.random.default_rng(0)) is held
-    with pytest.raises(Mistake, match="brings its own validation set"):
+    with pytest.raises(ConfigError, match="brings its own validation set"):
         held.hold_out(0.2, np.random.default_rng(0))
 
 
@@ -86,11 +86,11 @@ def test_nothing_is_held_out_for_0():
     [("batch_size", 0), ("batch_size", "ful"), ("eval_batch_size", 0), ("val_fraction", 1.0), ("val_fraction", -0.1)],
 )
 def test_wrong_values_are_named(key, value):
-    with pytest.raises(Mistake) as error:
+    with pytest.raises(ConfigError) as error:
         Loading(**{key: value})
     assert error.value.key == key
 
 
 def test_full_is_no_number():
-    assert Loading(batch_size="full").local is None
-    assert Loading(batch_size=7).local == 7
+    assert Loading(batch_size="full").local_batch_size is None
+    assert Loading(batch_size=7).local_batch_size == 7

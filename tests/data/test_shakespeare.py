@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from fedlit.core.errors import Mistake
+from fedlit.core.errors import ConfigError
 from fedlit.data import Natural
-from fedlit.data.sources.shakespeare import shakespeare
-from fedlit.data.sources.shakespeare import Windows, speeches
+from fedlit.data.sources.shakespeare import Windows, shakespeare, speeches
 
 PLAY = """ANNE:
 abcdefgh
@@ -63,7 +62,7 @@ def test_speakers_who_say_little_are_left_out_and_the_others_are_clients(play):
     # 16 and 14 characters: a sample takes 4
     assert Natural()(data.train, np.random.default_rng(0)).sizes.tolist() == [13, 11]
     assert data.test is None
-    assert data.own_test is None
+    assert data.client_tests is None
 
 
 def test_no_sample_crosses_the_border_to_the_test_set_or_another_speaker(play):
@@ -71,8 +70,8 @@ def test_no_sample_crosses_the_border_to_the_test_set_or_another_speaker(play):
     train, test = (["".join(read(data, part, row)) for row in range(len(part))] for part in (data.train, data.test))
     assert train == ["abcd", "bcde", "cdef", "defg", "efgh", "fgh\n", "zyxw", "yxwv", "xwvu", "wvut", "vuts"]
     assert test == ["ijk:", "jk:\n", "k:\nl", ":\nlm", "rqpo", "qpon", "ponm"]
-    assert data.own_test.population.sizes.tolist() == [4, 3]
-    assert data.own_test.samples is data.test
+    assert data.client_tests.population.sizes.tolist() == [4, 3]
+    assert data.client_tests.samples is data.test
 
 
 def test_the_stride_is_from_start_to_start(play):
@@ -101,7 +100,7 @@ def test_a_part_can_be_held_out(play):
 def test_an_excerpt_comes_with_the_package():
     data = shakespeare(min_chars=500)
     assert data.train.clients == 9
-    assert data.own_test.population.sizes.min() > 0
+    assert data.client_tests.population.sizes.min() > 0
     first = "Before we proceed any further, hear me speak.\nYou are all resolved rather to die"
     assert read(data, data.train, 0) == (first, " ")
 
@@ -128,14 +127,14 @@ def test_all_of_tiny_shakespeare_has_141_clients():
     ],
 )
 def test_wrong_values_are_named(play, key, wrong):
-    with pytest.raises(Mistake) as error:
+    with pytest.raises(ConfigError) as error:
         shakespeare(play, **{"length": 3, "min_chars": 10, **wrong})
     assert error.value.key == key
 
 
 def test_a_file_without_speeches_and_no_file_are_refused(tmp_path):
-    with pytest.raises(Mistake, match="cannot be read"):
+    with pytest.raises(ConfigError, match="cannot be read"):
         shakespeare(str(tmp_path / "none.txt"))
     (tmp_path / "prose.txt").write_text("Once upon a time.\n")
-    with pytest.raises(Mistake, match="NAME:"):
+    with pytest.raises(ConfigError, match="NAME:"):
         shakespeare(str(tmp_path / "prose.txt"))

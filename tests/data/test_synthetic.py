@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedlit.core.errors import Mistake
+from fedlit.core.errors import ConfigError
 from fedlit.data import Natural
 from fedlit.data.sources.synthetic import synthetic
 
@@ -112,6 +112,6 @@ def test_a_million_clients_are_two_arrays():
     ],
 )
 def test_wrong_values_are_named(key, value):
-    with pytest.raises(Mistake) as error:
+    with pytest.raises(ConfigError) as error:
         synthetic(**{key: value})
     assert error.value.key == key

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from fedlit.core.messages import Chunk, Partial, Scores
+from fedlit.core.messages import EvalResult, PartialAggregate, TrainJob
 
 
 class Odd(Exception):
@@ -38,16 +38,18 @@ class Plain:
         return self
 
     def __call__(self, job, state):
-        if not isinstance(job, Chunk):
-            return Scores(job.split, {"threads": torch.get_num_threads(), "private": len(state.private)}, job.client)
+        if not isinstance(job, TrainJob):
+            return EvalResult(
+                job.split, {"threads": torch.get_num_threads(), "private": len(state.private)}, job.client
+            )
         total = 0.0
         for client in job.clients:
-            for order, given in job.memories.get(client, {}).items():
+            for order, given in job.client_states.get(client, {}).items():
                 total += getattr(self, order)(job, given) or 0.0
             total += client * float(state.shared["model"]["w"])
         attempt = -1 if job.attempt is None else job.attempt
         facts = {"attempt": (float(attempt), 1.0), "pid": (float(os.getpid()), 1.0)}
-        return Partial(job.index, None, torch.tensor([total]).double(), 1.0, job.clients, (), facts)
+        return PartialAggregate(job.index, None, torch.tensor([total]).double(), 1.0, job.clients, (), facts)
 
     def hang(self, job, attempts):
         if job.attempt in attempts:

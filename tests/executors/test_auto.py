@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fedlit.core.messages import Chunk, Evaluation, Partial, State
+from fedlit.core.messages import EvaluateJob, PartialAggregate, ServerState, TrainJob
 from fedlit.executors import Auto, Processes, auto
-from fedlit.executors.auto import longest
+from fedlit.executors.auto import makespan
 
 
 class Clocked:
@@ -21,8 +21,8 @@ class Clocked:
         self.now, self.places = 0.0, []
 
     def __call__(self, job, state):
-        self.now += len(job.clients) if isinstance(job, Chunk) else 0.0
-        return Partial(0)
+        self.now += len(job.clients) if isinstance(job, TrainJob) else 0.0
+        return PartialAggregate(0)
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def worker(monkeypatch):
     """A worker on a machine with four cores; `places` says for each round where its jobs were done."""
     worker = Clocked()
     monkeypatch.setattr(auto, "time", SimpleNamespace(perf_counter=lambda: worker.now))
-    monkeypatch.setattr(auto, "cores", lambda: 4)
+    monkeypatch.setattr(auto, "available_cores", lambda: 4)
 
     @contextmanager
     def open(self, worker, rounds):
@@ -46,8 +46,8 @@ def run(executor, worker, rounds, clients):
     """What was logged in so many rounds of an executor with so many clients each."""
     with executor.open(worker, rounds) as execute:
         for round in range(7, 7 + rounds):  # a run that goes on does not begin at 0
-            list(execute([Chunk(round, client, (client,)) for client in range(clients)], State(round, {})))
-            list(execute([Evaluation(round, "val")], State(round + 1, {})))
+            list(execute([TrainJob(round, client, (client,)) for client in range(clients)], ServerState(round, {})))
+            list(execute([EvaluateJob(round, "val")], ServerState(round + 1, {})))
 
 
 def test_it_takes_processes_when_they_save_clearly_more_than_they_cost(worker, caplog):
@@ -84,15 +84,15 @@ def test_it_stays_where_it_is_when_they_do_not_and_says_why(worker, caplog, work
 def test_it_thinks_again_when_later_rounds_take_longer(worker, caplog):
     with caplog.at_level(logging.INFO, "fedlit"), Auto(workers=2).open(worker, 9) as execute:
         for round, clients in enumerate([2, 2, 30, 30]):
-            list(execute([Chunk(round, client, (client,)) for client in range(clients)], State(round, {})))
+            list(execute([TrainJob(round, client, (client,)) for client in range(clients)], ServerState(round, {})))
     assert worker.places == ["2 for 6", "closed"]
     assert ["this process" in line.message[:35] for line in caplog.records] == [True, False]
 
 
 def test_seconds_until_the_last_worker_is_done():
-    assert longest([5.0, 3.0, 3.0, 1.0], 2) == 6.0
-    assert longest([5.0], 2) == 5.0
-    assert longest([], 2) == 0.0
+    assert makespan([5.0, 3.0, 3.0, 1.0], 2) == 6.0
+    assert makespan([5.0], 2) == 5.0
+    assert makespan([], 2) == 0.0
 
 
 def test_the_threads_are_put_back_and_what_a_job_raises_is_raised(worker):
@@ -104,5 +104,5 @@ def test_the_threads_are_put_back_and_what_a_job_raises_is_raised(worker):
     broken.device = worker.device
     with pytest.raises(ZeroDivisionError, match="3"):  # noqa: SIM117
         with Auto(threads=3, workers=2).open(broken, 5) as execute:
-            list(execute([Chunk(0, 0, (0, 1))], State(0, {})))
+            list(execute([TrainJob(0, 0, (0, 1))], ServerState(0, {})))
     assert torch.get_num_threads() == before

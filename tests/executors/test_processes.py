@@ -14,16 +14,16 @@ from conftest import Quadratic, federation, holdings, pairs
 from plain import Plain
 from small import with_own
 
-from fedlit.aggregation.mean import joined
+from fedlit.aggregation.mean import merge
 from fedlit.algorithms import FedAvg, FedRep, Finetune, Moon
-from fedlit.client.trainer import Bench, Recipe
+from fedlit.client.trainer import ModuleReplica, TrainerConfig
 from fedlit.client.worker import ClientWorker
-from fedlit.core.errors import LostWorkers, Mistake
-from fedlit.core.messages import Chunk, Evaluation, Failure, Partial, State
+from fedlit.core.errors import ConfigError, LostWorkers
+from fedlit.core.messages import ClientFailure, EvaluateJob, PartialAggregate, ServerState, TrainJob
 from fedlit.executors import Auto, Processes
-from fedlit.executors.dispatch import Call
-from fedlit.executors.resources import cores
-from fedlit.executors.transport import LARGE, RAW, decode, encode, pack, unpack
+from fedlit.executors.dispatch import JobBatch
+from fedlit.executors.resources import available_cores
+from fedlit.executors.transport import LARGE, RAW, decode_message, deserialize_worker, encode_message, serialize_worker
 from fedlit.server.federation import Federation
 from fedlit.server.monitor import Monitor
 from fedlit.server.sampling import PowerOfChoice, Uniform
@@ -34,16 +34,16 @@ def test_what_is_large_lies_in_a_file_that_all_map():
     large, small = torch.arange(LARGE, dtype=torch.float32), torch.arange(3)
     array = np.arange(LARGE, dtype=np.int64).reshape(2, -1)
     with TemporaryFile() as file:
-        content = pack({"large": large, "small": small, "array": array, "again": large}, file)
+        content = serialize_worker({"large": large, "small": small, "array": array, "again": large}, file)
         assert len(content) < 5000
         assert os.fstat(file.fileno()).st_size == 12 * LARGE
-        back = unpack(content)
+        back = deserialize_worker(content)
         assert torch.equal(back["large"], large)
         assert back["again"] is back["large"]
         assert torch.equal(back["small"], small)
         assert np.array_equal(back["array"], array)
         back["large"][0] = 7.0  # its own copy of the page
-        assert unpack(content)["large"][0] == 0.0
+        assert deserialize_worker(content)["large"][0] == 0.0
 
 
 def test_a_message_keeps_every_kind_of_tensor():
@@ -57,10 +57,10 @@ def test_a_message_keeps_every_kind_of_tensor():
         "parameter": torch.nn.Parameter(torch.ones(2)),
         "array": np.arange(RAW),
     }
-    parts = encode(sent)
+    parts = encode_message(sent)
     assert len(parts) == 4
     assert len(parts[0]) < 320_000
-    back = decode([bytearray(part) for part in parts])
+    back = decode_message([bytearray(part) for part in parts])
     for name, value in sent.items():
         assert type(back[name]) is type(value)
         assert back[name].dtype == value.dtype
@@ -71,10 +71,10 @@ def test_a_message_keeps_every_kind_of_tensor():
 
 def test_an_evaluation_that_is_lost_twice_is_an_error():
     for job, told in (
-        (Evaluation(2, "val"), "round 3 cannot be evaluated on the server's val samples"),
-        (Evaluation(0, "test", 5), "round 1 cannot be evaluated on client 5's test samples"),
+        (EvaluateJob(2, "val"), "round 3 cannot be evaluated on the server's val samples"),
+        (EvaluateJob(0, "test", 5), "round 1 cannot be evaluated on client 5's test samples"),
     ):
-        call = Call([job], (), 1)
+        call = JobBatch([job], (), 1)
         call.lose(call.tasks.popleft())
         assert call.error is None
         call.lose(call.tasks.popleft())
@@ -83,7 +83,7 @@ def test_an_evaluation_that_is_lost_twice_is_an_error():
 
 
 def test_clients_of_a_chunk_that_is_lost_twice_run_alone_and_the_one_that_is_lost_again_is_left_out():
-    call = Call([Chunk(0, 0, (30, 31, 32))], (), 1)
+    call = JobBatch([TrainJob(0, 0, (30, 31, 32))], (), 1)
     for attempt in (0, 1):
         assert call.job(call.tasks[0]).attempt == attempt
         call.lose(call.tasks.popleft())
@@ -91,36 +91,38 @@ def test_clients_of_a_chunk_that_is_lost_twice_run_alone_and_the_one_that_is_los
     assert [(task.job.clients, call.job(task).attempt) for task in call.tasks] == [((c,), 2) for c in (30, 31, 32)]
     for task in reversed(others):
         (client,) = task.job.clients
-        partial = Partial(0, None, torch.tensor([client]).double(), 1.0, (client,), (), {"attempt": (2.0, 1.0)})
-        call.take(task, [bytearray(part) for part in encode(("done", partial))])
+        partial = PartialAggregate(
+            0, None, torch.tensor([client]).double(), 1.0, (client,), (), {"attempt": (2.0, 1.0)}
+        )
+        call.take(task, [bytearray(part) for part in encode_message(("done", partial))])
     assert not call.done
     call.lose(first)
     reason = "its worker process was lost 2 times with others and once alone"
-    assert call.done[0].failures == (Failure(30, "lost_worker", reason),)
+    assert call.done[0].failures == (ClientFailure(30, "lost_worker", reason),)
     assert (call.done[0].total.item(), call.done[0].members) == (31 + 32, (31, 32))
     assert call.done[0].metrics["attempt"] == (4.0, 2.0)
 
 
 def test_joined_partials_are_those_of_one_worker_bit_for_bit():
     fed = federation(clients=5, norm="batch")
-    state = State(0, {"model": fed.initial})
-    whole = fed.worker(Chunk(0, 3, (0, 1, 2, 3, 4)), state)
-    parts = joined([fed.worker(Chunk(0, 3, (client,)), state) for client in range(5)])
+    state = ServerState(0, {"model": fed.initial})
+    whole = fed.worker(TrainJob(0, 3, (0, 1, 2, 3, 4)), state)
+    parts = merge([fed.worker(TrainJob(0, 3, (client,)), state) for client in range(5)])
     assert torch.equal(whole.total, parts.total)
     assert (whole.weight, whole.members, whole.metrics, whole.bytes) == (
         parts.weight,
         parts.members,
         parts.metrics,
-        parts.bytes,
+        parts.up_bytes,
     )
 
 
 def test_a_federation_is_pickled_with_its_module_and_does_the_same():
     fed = federation(norm="batch")
     with TemporaryFile() as file:
-        again = unpack(pack(fed.worker, file))
-    state = State(0, {"model": fed.initial})
-    assert torch.equal(fed.worker(Chunk(0, 0, (1,)), state).total, again(Chunk(0, 0, (1,)), state).total)
+        again = deserialize_worker(serialize_worker(fed.worker, file))
+    state = ServerState(0, {"model": fed.initial})
+    assert torch.equal(fed.worker(TrainJob(0, 0, (1,)), state).total, again(TrainJob(0, 0, (1,)), state).total)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ def test_a_federation_is_pickled_with_its_module_and_does_the_same():
 )
 @pytest.mark.parametrize("executor", [Processes, Auto])
 def test_wrong_values_are_named(executor, key, value):
-    with pytest.raises(Mistake) as error:
+    with pytest.raises(ConfigError) as error:
         executor(**{key: value})
     assert error.value.key == key
 
@@ -150,14 +152,14 @@ def test_each_process_sees_one_of_the_gpus_that_this_one_sees(monkeypatch, worke
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
     executor = Processes(workers, per_gpu=per_gpu)
     assert executor.gpus(torch.device("cuda", 0)) == seen
-    assert executor.gpus(torch.device("cpu")) == [None] * (cores() if workers == "auto" else workers)
+    assert executor.gpus(torch.device("cpu")) == [None] * (available_cores() if workers == "auto" else workers)
     assert executor.gpus(torch.device("mps")) == [None] * (per_gpu if workers == "auto" else workers)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_processes_on_a_gpu_have_the_samples_there():
-    fed = federation(recipe=Recipe({"accelerator": "cuda"}))
+    fed = federation(recipe=TrainerConfig({"accelerator": "cuda"}))
     fed = replace(fed, worker=fed.worker.placed(torch.device("cuda", 0)))
     plain = [record.sha256 for record in fed.run()]
     assert [record.sha256 for record in replace(fed, executor=Processes(per_gpu=2)).run()] == plain
@@ -166,9 +168,12 @@ def test_processes_on_a_gpu_have_the_samples_there():
 def many(algorithm, clients=70, rounds=2):
     """Seventy quadratic clients, in chunks of two; what one sends is not a number."""
     rows = [(1.0 + client % 7, float(client) if client != 20 else float("inf")) for client in range(clients)]
-    bench = Bench(Quadratic(1.0, momentum=0.9))
+    bench = ModuleReplica(Quadratic(1.0, momentum=0.9))
     worker = ClientWorker(
-        algorithm, bench, Recipe({"accelerator": "cpu"}, steps=2, keep=True), holdings(pairs(*rows), range(clients))
+        algorithm,
+        bench,
+        TrainerConfig({"accelerator": "cpu"}, steps=2, keep_optimizer=True),
+        holdings(pairs(*rows), range(clients)),
     )
     schedule = Schedule(rounds=rounds, client_fraction=1.0)
     return Federation(bench.read(), worker, Uniform(clients), schedule, 0, monitor=Monitor(None))
@@ -182,7 +187,7 @@ class Several:
     device = torch.device("cpu")
 
     def placed(self, device):
-        return replace(self, workers=tuple(worker.placed(device) for worker in self.workers))
+        return replace(self, workers=tuple(worker.on_device(device) for worker in self.workers))
 
     def __call__(self, job, state):
         return self.workers[int(state.shared["which"]["number"])](job, state)
@@ -234,9 +239,9 @@ def test_what_another_process_cannot_have_runs_inline_and_is_told(caplog, monkey
     Hidden = type("Hidden", (Plain,), {"__module__": "__main__"})  # noqa: N806
     monkeypatch.setattr("__main__.Hidden", Hidden, raising=False)
     pickle.dumps(Hidden(torch.arange(3)))
-    state = State(0, {"model": {"w": torch.tensor(2.0)}})
+    state = ServerState(0, {"model": {"w": torch.tensor(2.0)}})
     with Processes(1).open(Hidden(torch.arange(3)), 1) as execute:
-        (partial,) = execute([Chunk(0, 0, (3, 4))], state)
+        (partial,) = execute([TrainJob(0, 0, (3, 4))], state)
     assert partial.total.item() == 2.0 * (3 + 4)
     assert partial.metrics["pid"] == (float(os.getpid()), 1.0)
     assert "runs inline" in caplog.text

@@ -13,14 +13,14 @@ import pytest
 import torch
 from plain import Plain
 
-from fedlit.core.messages import Chunk, Evaluation, State
+from fedlit.core.messages import EvaluateJob, ServerState, TrainJob
 from fedlit.executors import Processes
 from fedlit.executors import worker_pool as pool
 from fedlit.executors.transport import LARGE
 
 pytestmark = pytest.mark.slow
 
-STATE = State(0, {"model": {"w": torch.tensor(2.0)}}, {"momentum": {"w": torch.tensor(1.0)}})
+STATE = ServerState(0, {"model": {"w": torch.tensor(2.0)}}, {"momentum": {"w": torch.tensor(1.0)}})
 
 
 def children(parent):
@@ -56,7 +56,7 @@ def execute():
 
 def chunk(index, *clients, **orders):
     """A chunk; the orders are the first client's."""
-    return Chunk(0, index, clients or (index,), {(clients or (index,))[0]: orders})
+    return TrainJob(0, index, clients or (index,), {(clients or (index,))[0]: orders})
 
 
 def totals(partials):
@@ -71,7 +71,7 @@ def test_results_come_in_order_though_the_first_takes_longest(execute):
 def test_a_worker_has_the_data_the_threads_and_what_clients_are_sent_alone(execute):
     (partial,) = execute([chunk(0, place=LARGE - 1)], STATE)
     assert partial.total.item() == LARGE - 1
-    (scores,) = execute([Evaluation(0, "test")], STATE)
+    (scores,) = execute([EvaluateJob(0, "test")], STATE)
     assert scores.metrics == {"threads": 3, "private": 0}
 
 
@@ -100,7 +100,7 @@ def test_jobs_that_nobody_waits_for_any_more_do_not_come_among_the_next(execute)
     assert next(left).total.item() == 10.0
     left.close()
     assert totals(execute([chunk(index, 50 + index) for index in range(3)], STATE)) == [100.0, 102.0, 104.0]
-    other = State(0, {"model": {"w": torch.tensor(3.0)}})
+    other = ServerState(0, {"model": {"w": torch.tensor(3.0)}})
     both = zip(execute(map(chunk, range(6)), STATE), execute(map(chunk, range(6)), other), strict=True)
     assert [(a.total.item(), b.total.item()) for a, b in both] == [(2.0 * i, 3.0 * i) for i in range(6)]
 
@@ -114,8 +114,8 @@ def test_at_most_twice_as_many_jobs_as_processes_are_out_and_not_taken(execute, 
 
 
 def test_the_state_goes_to_each_process_once_a_round(execute, monkeypatch):
-    sent, state = [], State(1, {"model": {"w": torch.tensor(4.0)}})
-    monkeypatch.setattr(pool, "send", lambda line, parts, send=pool.send: (sent.append(parts), send(line, parts)))
+    sent, state = [], ServerState(1, {"model": {"w": torch.tensor(4.0)}})
+    monkeypatch.setattr(pool, "groups", lambda line, parts, send=pool.send: (sent.append(parts), send(line, parts)))
     for _ in range(2):  # an evaluation, and the next round
         list(execute([chunk(index) for index in range(8)], state))
     assert len(sent) <= 16 + 2

@@ -8,19 +8,19 @@ from conftest import federation
 
 from fedlit.algorithms import FedAvg
 from fedlit.algorithms.server_optimizers import Momentum
-from fedlit.client.trainer import Recipe
+from fedlit.client.trainer import TrainerConfig
 from fedlit.data import TensorSamples
-from fedlit.experiment.digests import Digests
+from fedlit.experiment.digests import PairingDigests
 from fedlit.server.fingerprint import fingerprint
-from fedlit.simulation.clock import Clock
-from fedlit.simulation.faults import Drop, Faults, Plan
+from fedlit.simulation.clock import VirtualClock
+from fedlit.simulation.faults import Drop, FailurePolicy, FaultPlan
 
 pytestmark = pytest.mark.slow  # whole runs
 
 
 def followed(made):
     """The digests of a federation's rounds, and who was left out in each."""
-    digests, left = Digests(made), []
+    digests, left = PairingDigests(made), []
     for record in made.run():
         digests.add(record)
         left.append([(failure.client, failure.outcome) for failure in record.failures])
@@ -28,15 +28,15 @@ def followed(made):
 
 
 def dropping(made):
-    return replace(made, worker=replace(made.worker, faults=Faults(plans=(Plan(Drop(), probability=0.5),))))
+    return replace(made, worker=replace(made.worker, faults=FailurePolicy(plans=(FaultPlan(Drop(), probability=0.5),))))
 
 
 OTHERWISE = {
     "algorithm": lambda: federation(seed=3, algorithm=FedAvg(proximal=0.5)),
     "rate of the server": lambda: federation(seed=3, algorithm=FedAvg(lr=0.5, weights="uniform")),
     "local work": lambda: federation(seed=3, local_steps=2),
-    "clipping": lambda: federation(seed=3, recipe=Recipe({"accelerator": "cpu", "gradient_clip_val": 0.1})),
-    "clock": lambda: replace(federation(seed=3), clock=Clock(step_s=1, up_bytes_s=1e6, down_bytes_s=1e6)),
+    "clipping": lambda: federation(seed=3, recipe=TrainerConfig({"accelerator": "cpu", "gradient_clip_val": 0.1})),
+    "clock": lambda: replace(federation(seed=3), clock=VirtualClock(step_s=1, up_bytes_s=1e6, down_bytes_s=1e6)),
 }
 
 
@@ -92,7 +92,7 @@ def test_equal_digests_mean_equal_batches(monkeypatch):
 def test_batches_are_those_of_their_round():
     made = federation(seed=3, rounds=1)
     (record,) = made.run()
-    (first, second) = (Digests(made), Digests(made))
+    (first, second) = (PairingDigests(made), PairingDigests(made))
     first.add(record)
     second.add(replace(record, number=2))
     assert first.summary()["batches"] != second.summary()["batches"]

@@ -11,17 +11,20 @@ import torch
 from fedlit.cli import train
 from fedlit.cli.command_line import PRIMARY
 from fedlit.core.errors import LostRounds, LostWorkers
-from fedlit.core.messages import Failure
+from fedlit.core.messages import ClientFailure
 from fedlit.experiment import runner as running
 from fedlit.experiment.config import build
-from fedlit.runs.record import Round
-from fedlit.server.checkpoint.format import place
+from fedlit.runs.record import RoundRecord
+from fedlit.server.checkpoint.format import round_dir
 
 
 def test_a_client_that_was_sampled_beyond_need_is_no_warning(caplog):
-    failures = (Failure(1, "surplus", "came after the first 2"), Failure(2, "deadline", "would have taken 9 s"))
+    failures = (
+        ClientFailure(1, "surplus", "came after the first 2"),
+        ClientFailure(2, "deadline", "would have taken 9 s"),
+    )
     metrics = {"clients/trained": 2, "time/round_s": 0.1}
-    running._log(Round(1, (0, 1, 2, 3), metrics, failures, None, "", None), 5)
+    running._log(RoundRecord(1, (0, 1, 2, 3), metrics, failures, None, "", None), 5)
     warned = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert warned == ["round 1: client 2 left out, deadline: would have taken 9 s"]
 
@@ -35,14 +38,14 @@ def test_a_run_that_cannot_go_on_says_why_and_how_to_and_ends_with_status_1(monk
         held.append(weakref.ref(partial))
         raise error
 
-    monkeypatch.setattr(build, "plain", lambda config: {"_target_": "fedlit.data.Iid"})
+    monkeypatch.setattr(build, "to_plain", lambda config: {"_target_": "fedlit.data.Iid"})
     monkeypatch.setattr(train, "_trained", trained)
     settings = SimpleNamespace(
         runtime=SimpleNamespace(output_dir=str(tmp_path), config_sources=[]),
         overrides=SimpleNamespace(task=[]),
         job=SimpleNamespace(env_set={}, config_name=PRIMARY),
     )
-    place(tmp_path, 1).mkdir(parents=True)  # a round was kept
+    round_dir(tmp_path, 1).mkdir(parents=True)  # a round was kept
     config = SimpleNamespace(traceback=False, check=False)
     with pytest.raises(SystemExit) as stop:
         train._one(config, settings, 0.0, False)  # type: ignore[arg-type]

@@ -10,10 +10,10 @@ import pytest
 from conftest import Quadratic, holdings, pairs
 
 from fedlit.algorithms import FedAvg
-from fedlit.client.trainer import Bench, Recipe
+from fedlit.client.trainer import ModuleReplica, TrainerConfig
 from fedlit.client.worker import ClientWorker
-from fedlit.core.messages import Chunk, State
-from fedlit.experiment.signals import ASKING, Stopped, let_go, stoppable
+from fedlit.core.messages import ServerState, TrainJob
+from fedlit.experiment.signals import STOP_SIGNALS, Interrupted, clear_frames, handle_signals
 
 
 def send(number):
@@ -22,12 +22,12 @@ def send(number):
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)])
 def test_the_first_signal_raises_stopped_with_its_status_and_the_handlers_are_put_back(number, status):
-    before = [signal.getsignal(asking) for asking in ASKING]
-    with pytest.raises(Stopped, match=signal.Signals(number).name) as stopped, stoppable():
+    before = [signal.getsignal(asking) for asking in STOP_SIGNALS]
+    with pytest.raises(Interrupted, match=signal.Signals(number).name) as stopped, handle_signals():
         send(number)
     assert stopped.value.status == status
-    assert stopped.value.found is before[ASKING.index(number)]
-    assert [signal.getsignal(asking) for asking in ASKING] == before
+    assert stopped.value.found is before[STOP_SIGNALS.index(number)]
+    assert [signal.getsignal(asking) for asking in STOP_SIGNALS] == before
 
 
 def test_a_second_signal_ends_the_process_at_once(monkeypatch):
@@ -40,13 +40,13 @@ def test_a_second_signal_ends_the_process_at_once(monkeypatch):
         finally:
             send(signal.SIGTERM)
 
-    with pytest.raises(Stopped), stoppable():
+    with pytest.raises(Interrupted), handle_signals():
         twice()
     assert ended == [130]
 
 
 def test_stopped_is_no_exception_that_code_of_a_client_catches():
-    assert not issubclass(Stopped, Exception)
+    assert not issubclass(Interrupted, Exception)
 
 
 def test_what_swallowed_it_is_asked_again_between_rounds():
@@ -54,11 +54,11 @@ def test_what_swallowed_it_is_asked_again_between_rounds():
         with suppress(BaseException):  # as some code does
             send(signal.SIGTERM)
 
-    with stoppable() as wish:
-        wish.heed()
+    with handle_signals() as wish:
+        wish.raise_if_set()
         deaf()
-        with pytest.raises(Stopped):
-            wish.heed()
+        with pytest.raises(Interrupted):
+            wish.raise_if_set()
 
 
 @pytest.mark.parametrize("error", [SystemExit, ValueError])
@@ -69,13 +69,13 @@ def test_what_is_made_of_it_is_stopped_again(error):
         except BaseException as caught:
             raise error from caught
 
-    with pytest.raises(Stopped) as stopped, stoppable():
+    with pytest.raises(Interrupted) as stopped, handle_signals():
         change()
     assert isinstance(stopped.value.__cause__, error)
 
 
 def test_without_a_signal_an_error_is_what_it_is():
-    with pytest.raises(ValueError, match="own"), stoppable():
+    with pytest.raises(ValueError, match="own"), handle_signals():
         raise ValueError("own")
 
 
@@ -83,14 +83,14 @@ def test_a_thread_leaves_signals_alone():
     seen = []
 
     def go():
-        with stoppable() as wish:
-            wish.heed()
-            seen.append([signal.getsignal(asking) for asking in ASKING])
+        with handle_signals() as wish:
+            wish.raise_if_set()
+            seen.append([signal.getsignal(asking) for asking in STOP_SIGNALS])
 
     thread = threading.Thread(target=go)
     thread.start()
     thread.join()
-    assert seen == [[signal.getsignal(asking) for asking in ASKING]]
+    assert seen == [[signal.getsignal(asking) for asking in STOP_SIGNALS]]
 
 
 class Held: ...
@@ -105,10 +105,10 @@ def test_what_the_frames_of_a_stopped_run_hold_is_freed_before_the_process_ends(
         send(signal.SIGTERM)
         return held
 
-    with pytest.raises(Stopped) as stopped, stoppable():
+    with pytest.raises(Interrupted) as stopped, handle_signals():
         go()
     assert seen[0]() is not None
-    let_go(stopped.value)
+    clear_frames(stopped.value)
     assert seen[0]() is None
 
 
@@ -124,25 +124,25 @@ class Converting(Quadratic):
 
 
 def test_a_signal_that_code_of_a_client_makes_an_error_of_is_not_the_clients():
-    bench = Bench(Converting(1.0))
-    work = ClientWorker(FedAvg(), bench, Recipe({"accelerator": "cpu"}), holdings(pairs((1.0, 2.0)), [0]))
-    with pytest.raises(Stopped), stoppable():
-        work(Chunk(0, 0, (0,)), State(0, {"model": bench.read()}))
+    bench = ModuleReplica(Converting(1.0))
+    work = ClientWorker(FedAvg(), bench, TrainerConfig({"accelerator": "cpu"}), holdings(pairs((1.0, 2.0)), [0]))
+    with pytest.raises(Interrupted), handle_signals():
+        work(TrainJob(0, 0, (0,)), ServerState(0, {"model": bench.read()}))
 
 
 def test_a_block_inside_another_has_its_handlers_and_ends_as_it_does():
     def handlers():
-        return [signal.getsignal(asking) for asking in ASKING]
+        return [signal.getsignal(asking) for asking in STOP_SIGNALS]
 
     def within():
-        with stoppable() as wish:
+        with handle_signals() as wish:
             seen.append((wish, handlers()))
             with suppress(BaseException):
                 send(signal.SIGTERM)
             raise SystemExit
 
     def around():
-        with stoppable() as wish:
+        with handle_signals() as wish:
             seen.append((wish, handlers()))
             try:
                 within()
@@ -150,7 +150,7 @@ def test_a_block_inside_another_has_its_handlers_and_ends_as_it_does():
                 seen.append((wish, handlers()))
 
     seen, before = [], handlers()
-    with pytest.raises(Stopped) as stopped:
+    with pytest.raises(Interrupted) as stopped:
         around()
     assert seen == [(seen[0][0], seen[0][1])] * 3
     assert seen[0][0].stopped is stopped.value

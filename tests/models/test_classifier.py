@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
 
-from fedlit.core.errors import Mistake
+from fedlit.core.errors import ConfigError
 from fedlit.data import TensorSamples
 from fedlit.models import Classifier
 
@@ -46,7 +46,7 @@ def test_optimizers_and_schedulers_are_found_by_name_in_any_case():
 
 
 def test_an_unknown_optimizer_is_a_mistake_with_the_nearest_name():
-    with pytest.raises(Mistake, match="did you mean adam"):
+    with pytest.raises(ConfigError, match="did you mean adam"):
         Classifier("fedlit.models.MLP", [4], 3, {"name": "adamm", "lr": 0.1})
 
 

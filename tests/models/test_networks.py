@@ -7,8 +7,8 @@ import torch.nn.functional as F
 import torchvision
 from omegaconf import OmegaConf
 
-from fedlit.core.errors import Mistake
-from fedlit.experiment.config.instantiate import create
+from fedlit.core.errors import ConfigError
+from fedlit.experiment.config.instantiate import instantiate_checked
 from fedlit.models import MLP, CharLSTM, Classifier, LeNet, Logistic, McMahanCNN, ResNet18, SimpleCNN
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
@@ -231,7 +231,7 @@ def test_hidden_layers_can_be_chosen():
     ],
 )
 def test_wrong_values_are_named(network, key, wrong):
-    with pytest.raises(Mistake) as mistake:
+    with pytest.raises(ConfigError) as mistake:
         network(**{"classes": 2, **wrong})
     assert mistake.value.key == key
 
@@ -251,7 +251,7 @@ def test_wrong_values_are_named(network, key, wrong):
 def test_a_models_file_lists_every_argument_with_the_networks_default(choice, network, shape):
     node = OmegaConf.to_container(OmegaConf.load(CONF / f"{choice}.yaml"))
     assert node.pop("init_from") is None
-    module = create({**node, "shape": shape, "classes": 10})
+    module = instantiate_checked({**node, "shape": shape, "classes": 10})
     assert type(module.network) is network
     assert module.configure_optimizers().defaults["lr"] == node["optimizer"]["lr"]
     for name, parameter in list(inspect.signature(network).parameters.items())[2:]:

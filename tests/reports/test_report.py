@@ -11,13 +11,13 @@ import yaml
 from rich.console import Console
 from scipy import stats
 
-from fedlit.core.errors import Mistakes
+from fedlit.core.errors import ConfigErrors
 from fedlit.reports import report
-from fedlit.reports.grouping import signature
-from fedlit.reports.render.figures import curves, differences
-from fedlit.reports.render.tables import Grid, cell, grids, headline
+from fedlit.reports.grouping import config_signature
+from fedlit.reports.render.figures import draw_curves, draw_differences
+from fedlit.reports.render.tables import ReportTable, format_cell, headline, make_tables
 from fedlit.reports.render.terminal import _table
-from fedlit.reports.result import result
+from fedlit.reports.result import make_result
 
 CONFIG = {
     "data": {"_target_": "fedlit.data.digits", "root": "here", "val_fraction": 0.1},
@@ -101,7 +101,7 @@ def sweep(folder, gains=((0.00, 0.02, 0.05), (0.01, 0.04, 0.05)), alphas=(0.1, 1
 def swept(tmp_path_factory):
     """A sweep whose report is written, and that report."""
     folder = sweep(tmp_path_factory.mktemp("sweep"))
-    report.write([folder], folder, "algorithm=fedavg", 0.72)
+    report.write_report([folder], folder, "algorithm=fedavg", 0.72)
     return folder, json.loads((folder / "report.json").read_text())
 
 
@@ -167,20 +167,20 @@ def test_a_report_leaves_its_files(swept):
     assert "12 runs in 4 groups, seeds 1, 2, 3; 0 left out" in text
     assert "| algorithm=fedprox partition.alpha=0.1 | best | 3 | +0.010 [-0.015, +0.035] |" in text
     assert "![curves](curves.png)" in text
-    again = result([folder], "algorithm=fedavg", 0.72)
+    again = make_result([folder], "algorithm=fedavg", 0.72)
     assert json.loads(json.dumps(again["paired"])) == swept[1]["paired"]
 
 
 def test_everything_on_the_terminal_is_in_the_json(swept, monkeypatch, capsys):
     found = swept[1]
-    assert [grid.title for grid in grids(found, True)] == [
+    assert [grid.title for grid in make_tables(found, True)] == [
         "test/accuracy, mean over seeds",
         "test/accuracy less that of algorithm=fedavg",
         "until test/accuracy was first at least 0.72",
         "whole runs",
     ]
     monkeypatch.setenv("COLUMNS", "80")
-    report.show(found, None, report.Console())
+    report.print_report(found, None, report.Console())
     said = capsys.readouterr().out
     assert max(map(len, said.splitlines())) <= 80
     assert "+0.010 ± 0.025" in said
@@ -190,17 +190,17 @@ def test_everything_on_the_terminal_is_in_the_json(swept, monkeypatch, capsys):
 def test_one_seed_has_no_interval(tmp_path):
     for name, proximal in (("a", 0.0), ("b", 0.1)):
         leave(tmp_path / name, algorithm__proximal=proximal)
-    found = result([tmp_path])
+    found = make_result([tmp_path])
     assert (found["groups"][0]["n"], found["groups"][0]["best"]["low"], found["paired"][0]["last"]["half"]) == (
         1,
         None,
         None,
     )
     assert found["curves"][0]["rounds"]["low"] is None
-    shown = [text for grid in grids(found, True) for row in grid.rows for text in row]
+    shown = [text for grid in make_tables(found, True) for row in grid.rows for text in row]
     assert "0.7000" in shown
     assert not any("[" in text or "±" in text for text in shown)
-    report.write([tmp_path], tmp_path / "out")
+    report.write_report([tmp_path], tmp_path / "out")
     assert "±" not in (tmp_path / "out" / "report.md").read_text()
 
 
@@ -219,22 +219,22 @@ def test_one_seed_has_no_interval(tmp_path):
     ],
 )
 def test_what_cannot_change_a_result_makes_no_group(key, value):
-    assert signature({"a": 1, key: value}) == signature({"a": 1.0, key: None})
+    assert config_signature({"a": 1, key: value}) == config_signature({"a": 1.0, key: None})
 
 
 @pytest.mark.parametrize(
     "key", ["executor.threads", "schedule.rounds", "data.val_fraction", "seeds", "faults.on_error"]
 )
 def test_what_can_makes_one(key):
-    assert signature({key: 1}) != signature({key: 2})
-    assert signature({key: 1}) != signature({key: True})
+    assert config_signature({key: 1}) != config_signature({key: 2})
+    assert config_signature({key: 1}) != config_signature({key: True})
 
 
 def test_a_choice_is_named_by_its_class_where_nobody_recorded_it_and_what_follows_from_it_is_not_said(tmp_path):
     leave(tmp_path / "a")
     leave(tmp_path / "b", algorithm___target_="my.Own", algorithm__proximal=0.3)
     leave(tmp_path / "c", algorithm___target_="my.Own", algorithm__proximal=0.1)
-    labels = [one["group"] for one in result([tmp_path])["groups"]]
+    labels = [one["group"] for one in make_result([tmp_path])["groups"]]
     assert labels == [
         "algorithm=FedAvg algorithm.proximal=0.0",
         "algorithm=Own algorithm.proximal=0.1",
@@ -245,11 +245,11 @@ def test_a_choice_is_named_by_its_class_where_nobody_recorded_it_and_what_follow
 def test_fedprox_with_two_mus_is_compared_with_the_one_fedavg(tmp_path):
     for name, proximal in (("fedavg", 0.0), ("fedprox", 0.1), ("fedprox", 1.0)):
         leave(tmp_path / f"{name}{proximal}", choices={"algorithm": name}, algorithm__proximal=proximal)
-    found = result([tmp_path], "algorithm=fedavg")
+    found = make_result([tmp_path], "algorithm=fedavg")
     assert len(found["paired"]) == 2
-    with pytest.raises(Mistakes, match="is several groups for algorithm=fedavg"):
-        result([tmp_path], "algorithm=fedprox")
-    assert len(result([tmp_path], "algorithm=fedprox,algorithm.proximal=0.1")["paired"]) == 2
+    with pytest.raises(ConfigErrors, match="is several groups for algorithm=fedavg"):
+        make_result([tmp_path], "algorithm=fedprox")
+    assert len(make_result([tmp_path], "algorithm=fedprox,algorithm.proximal=0.1")["paired"]) == 2
 
 
 def test_of_several_baselines_the_one_that_is_most_alike_is_taken(tmp_path):
@@ -258,7 +258,7 @@ def test_of_several_baselines_the_one_that_is_most_alike_is_taken(tmp_path):
             keys = {"algorithm__proximal": proximal, "algorithm__lr": rate}
             leave(tmp_path / f"{name}{rate}", choices={"algorithm": name}, **keys)
     for typed in (None, "algorithm=fedavg"):
-        pairs = [(one["group"], one["baseline"]) for one in result([tmp_path], typed)["paired"]]
+        pairs = [(one["group"], one["baseline"]) for one in make_result([tmp_path], typed)["paired"]]
         assert pairs == [
             ("algorithm=fedprox algorithm.lr=0.5", "algorithm=fedavg algorithm.lr=0.5"),
             ("algorithm=fedprox algorithm.lr=1.0", "algorithm=fedavg algorithm.lr=1.0"),
@@ -270,7 +270,7 @@ def test_seeds_without_a_pair_are_told(tmp_path):
         leave(tmp_path / f"a{seed}", seed=seed)
     for seed in (2, 3, 4):
         leave(tmp_path / f"b{seed}", seed=seed, algorithm__proximal=0.1, tests=[0.1, 0.8, 0.9])
-    one = result([tmp_path])["paired"][0]
+    one = make_result([tmp_path])["paired"][0]
     assert (one["seeds"], one["left_out_seeds"]) == ([2, 3], {"group": [4], "baseline": [1]})
     assert one["best"]["values"] == pytest.approx({2: 0.2, 3: 0.2})
 
@@ -279,15 +279,15 @@ def test_digests_that_differ_are_told(tmp_path):
     for name, proximal, cohorts in (("a", 0.0, "x"), ("b", 0.1, "y")):
         digest = {"partition": "same", "cohorts": cohorts}
         leave(tmp_path / name, algorithm__proximal=proximal, summary={"digest": digest})
-    assert result([tmp_path])["paired"][0]["digests_that_differ"] == ["cohorts"]
+    assert make_result([tmp_path])["paired"][0]["digests_that_differ"] == ["cohorts"]
 
 
 def test_the_baseline_is_the_first_where_none_is_typed(tmp_path):
     leave(tmp_path / "b", partition__alpha=10)
     leave(tmp_path / "a", partition__alpha=2)
-    found = result([tmp_path])
+    found = make_result([tmp_path])
     assert (found["baseline"], found["paired"][0]["group"]) == ("partition.alpha=2", "partition.alpha=10")
-    assert any("--baseline" in note for grid in grids(found, True) for note in grid.notes)
+    assert any("--baseline" in note for grid in make_tables(found, True) for note in grid.notes)
 
 
 def test_what_is_left_out_is_told_with_the_reason(tmp_path):
@@ -304,7 +304,7 @@ def test_what_is_left_out_is_told_with_the_reason(tmp_path):
     leave(tmp_path / "odd", seed=12, rounds={2: {"comm/up_bytes": "many"}})
     (tmp_path / "odd" / "conf").mkdir()
     (tmp_path / "odd" / "conf" / "config.yaml").write_text("a: 1")
-    found = result([tmp_path])
+    found = make_result([tmp_path])
     left = {one["folder"].rpartition("/")[2]: (one["what"], one["why"]) for one in found["left_out"]}
     assert {name: what for name, (what, _) in left.items()} == {
         "half": "unfinished",
@@ -349,17 +349,17 @@ def test_a_folder_that_is_not_as_a_run_leaves_it_is_unreadable(tmp_path, broken)
     leave(tmp_path / "bad", **{key: value for key, value in broken.items() if key != "journal"})
     if journal is not None:
         (tmp_path / "bad" / "rounds.jsonl").write_text(journal)
-    found = result([tmp_path])
+    found = make_result([tmp_path])
     assert [(one["what"], one["folder"]) for one in found["left_out"]] == [("unreadable", str(tmp_path / "bad"))]
 
 
 def test_a_value_that_is_no_number_is_in_no_mean_and_is_told(tmp_path):
     leave(tmp_path / "a", seed=1)
     leave(tmp_path / "b", seed=2, tests=[0.5, 0.9, None], rounds={3: {"test/accuracy": None}})
-    found = result([tmp_path])
+    found = make_result([tmp_path])
     assert (found["groups"][0]["last"]["values"], found["groups"][0]["no_number"]["last"]) == ({1: 0.6}, [2])
     assert found["curves"][0]["rounds"]["x"] == [1, 2]
-    notes = [note for grid in grids(found, True) for note in grid.notes]
+    notes = [note for grid in make_tables(found, True) for note in grid.notes]
     assert any("no number at the last round with seed 2" in note for note in notes)
 
 
@@ -369,10 +369,10 @@ def test_failures_and_the_spread_over_clients_are_told(tmp_path):
         f"own/accuracy_{name}": at / 10 for at, name in enumerate(("std", "lowest_tenth", "highest_tenth", "gini"))
     }
     leave(tmp_path / "a", rounds={1: failed, 2: {**spread, "time/simulated_s": 4.0}})
-    one = result([tmp_path])["groups"][0]
+    one = make_result([tmp_path])["groups"][0]
     assert (one["failures"], one["lost_rounds"]) == ({"deadline": 2}, 1)
     assert [one["spread"][name]["mean"] for name in ("std", "gini")] == [0.0, 0.3]
-    report.write([tmp_path], tmp_path / "out")
+    report.write_report([tmp_path], tmp_path / "out")
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| 2 deadline | 1 | 0 |" in text
     assert "## spread over clients" in text
@@ -380,7 +380,7 @@ def test_failures_and_the_spread_over_clients_are_told(tmp_path):
 
 def test_simulated_seconds_are_summed(tmp_path):
     leave(tmp_path / "a", rounds={i: {"time/simulated_s": 2.0} for i in (1, 2, 3)})
-    found = result([tmp_path], target=0.7)["groups"][0]
+    found = make_result([tmp_path], target=0.7)["groups"][0]
     assert (found["simulated_s"]["mean"], found["target"]["simulated_s"]["mean"]) == (6.0, 4.0)
 
 
@@ -388,20 +388,20 @@ def test_of_a_loss_lower_is_better(tmp_path):
     for seed in (1, 2):
         keys = {"monitor__name": "val_loss", "monitor__mode": "min", "seed": seed}
         leave(tmp_path / f"{seed}", tests=[2.0, 1.0, 1.5], **keys)
-    found = result([tmp_path], target=1.2)
+    found = make_result([tmp_path], target=1.2)
     assert (found["metric"], found["mode"], found["groups"][0]["target"]["rounds"]["mean"]) == ("test_loss", "min", 2)
 
 
 def test_the_clients_own_samples_are_what_counts_where_there_is_no_test_set(tmp_path):
     leave(tmp_path / "a", tests=[None] * 3, rounds={i: {"own/accuracy": i / 10} for i in (1, 2, 3)})
-    found = result([tmp_path])
+    found = make_result([tmp_path])
     assert (found["metric"], found["mode"], found["groups"][0]["last"]["mean"]) == ("own/accuracy", "max", 0.3)
 
 
 def test_another_metric_can_be_asked_for(tmp_path):
     leave(tmp_path / "a", rounds={i: {"test/f1": i / 4} for i in (1, 2, 3)})
     leave(tmp_path / "b", seed=2, monitor__name="val/loss", monitor__mode="min", rounds={3: {"test/f1": 0.25}})
-    found = result([tmp_path], metric="test/f1", target=0.5, mode="max")
+    found = make_result([tmp_path], metric="test/f1", target=0.5, mode="max")
     assert (found["mode"], len(found["runs"]), found["groups"][0]["target"]["rounds"]["mean"]) == ("max", 2, 2)
 
 
@@ -439,15 +439,15 @@ def two(tmp_path_factory):
 @pytest.mark.parametrize(("given", "key", "why"), MISTAKES)
 def test_mistakes_are_told(two, monkeypatch, given, key, why):
     monkeypatch.chdir(two)
-    with pytest.raises(Mistakes) as caught:
-        result(**{"paths": ["runs"], **given})
-    assert [mistake.key for mistake in caught.value.found] == [key]
-    assert why in caught.value.found[0].allowed
+    with pytest.raises(ConfigErrors) as caught:
+        make_result(**{"paths": ["runs"], **given})
+    assert [mistake.key for mistake in caught.value.errors] == [key]
+    assert why in caught.value.errors[0].problem
 
 
 def test_a_path_is_a_run_a_sweep_or_a_pattern_and_a_run_counts_once(two, monkeypatch):
     monkeypatch.chdir(two)
-    found = result(["runs", "runs/a", "run*/*", two / "runs" / "b"])
+    found = make_result(["runs", "runs/a", "run*/*", two / "runs" / "b"])
     assert (len(found["runs"]), found["left_out"]) == (2, [])
 
 
@@ -463,8 +463,8 @@ def test_the_command_ends_with_status_2_for_a_mistake_and_makes_no_folder(two, c
 
 
 def test_a_folder_that_cannot_be_written_is_a_mistake(two):
-    with pytest.raises(Mistakes, match=r"--out=.*cannot be written"):
-        report.write([two / "runs"], two / "runs" / "a" / "config.yaml")
+    with pytest.raises(ConfigErrors, match=r"--out=.*cannot be written"):
+        report.write_report([two / "runs"], two / "runs" / "a" / "config.yaml")
 
 
 def test_a_report_goes_into_the_folder_of_the_sweep(two):
@@ -480,15 +480,15 @@ def test_a_report_goes_into_the_folder_of_the_sweep(two):
 
 def test_files_beside_runs_are_passed_over_and_alone_are_mistakes(two):
     (two / "runs" / "report.md").touch()
-    assert len(result([*(two / "runs").iterdir()])["runs"]) == len(result([two / "runs"])["runs"])
-    with pytest.raises(Mistakes, match=r"report\.md: holds no run"):
-        result([two / "runs" / "report.md"])
+    assert len(make_result([*(two / "runs").iterdir()])["runs"]) == len(make_result([two / "runs"])["runs"])
+    with pytest.raises(ConfigErrors, match=r"report\.md: holds no run"):
+        make_result([two / "runs" / "report.md"])
 
 
 @pytest.mark.parametrize("width", [78, 79, 80, 81, 82, 120])
 def test_a_table_as_wide_as_the_terminal_or_wider_loses_nothing(width):
     cells = ["algorithm=fedadam", "0.11 ± 0.13", "4 ± 0", "4.7 ± 1.1 MB", "10 ± 14 s", "0.99 ± 0.35 s"]
-    grid = Grid("costs", ["group", "area", "rounds", "bytes", "simulated", "wall"], [cells, cells])
+    grid = ReportTable("costs", ["group", "area", "rounds", "bytes", "simulated", "wall"], [cells, cells])
     console = Console(width=width, file=io.StringIO())
     console.print(_table(grid, width))
     said = console.file.getvalue().split()
@@ -500,15 +500,15 @@ def test_a_table_as_wide_as_the_terminal_or_wider_loses_nothing(width):
 
 def test_what_there_is_is_counted(tmp_path):
     leave(tmp_path / "a")
-    assert headline(result([tmp_path])) == "1 run in 1 group, seed 1"
+    assert headline(make_result([tmp_path])) == "1 run in 1 group, seed 1"
     leave(tmp_path / "b", seed=2)
     leave(tmp_path / "c", schedule__rounds=4)
-    assert headline(result([tmp_path])) == "3 runs in 2 groups, seeds 1, 2"
+    assert headline(make_result([tmp_path])) == "3 runs in 2 groups, seeds 1, 2"
 
 
 def test_figures_name_the_target_and_keep_their_points_off_the_edge(swept):
-    assert "target 0.72" in curves(swept[1]).get_suptitle()
-    axes = differences(swept[1]).axes[0]
+    assert "target 0.72" in draw_curves(swept[1]).get_suptitle()
+    axes = draw_differences(swept[1]).axes[0]
     assert axes.get_ylim() == (len(axes.get_yticks()) - 0.5, -0.5)
 
 
@@ -518,11 +518,11 @@ def test_what_a_folder_names_is_neither_imported_nor_taken_for_markup(tmp_path, 
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "config.yaml").write_text("a: !!python/object/apply:os.system ['exit 3']")
     (tmp_path / "c" / "rounds.jsonl").touch()
-    report.write([tmp_path], tmp_path / "out")
+    report.write_report([tmp_path], tmp_path / "out")
     assert "algorithm=[red]x[/red]\\|" in (tmp_path / "out" / "report.md").read_text()
-    report.show(result([tmp_path]), None, report.Console(width=80))
+    report.print_report(make_result([tmp_path]), None, report.Console(width=80))
     assert capsys.readouterr().out.count("algorithm=[red]x[/red]|") >= 2
-    assert "could not determine a constructor" in str(result([tmp_path])["left_out"])
+    assert "could not determine a constructor" in str(make_result([tmp_path])["left_out"])
 
 
 @pytest.mark.slow
@@ -548,7 +548,7 @@ def test_the_commands_start_without_torch_lightning_and_hydra():
     ],
 )
 def test_a_number_has_as_many_places_as_its_interval_tells(mean, half, unit, text):
-    assert cell({"mean": mean, "half": half}, False, unit=unit) == text
+    assert format_cell({"mean": mean, "half": half}, False, unit=unit) == text
 
 
 @pytest.mark.slow
@@ -557,7 +557,7 @@ def test_one_group_that_is_named_is_everybodys_baseline_whatever_its_other_setti
         for name, rate in (("fedavg", 0.1), ("fedprox", 0.1), ("fedadam", 0.5)):
             keys = {"algorithm__proximal": 0.01 * len(name), "partition__alpha": rate, "seed": seed}
             leave(tmp_path / f"{name}-{seed}", [0.5, 0.6 + rate / 10 + seed / 100], choices={"algorithm": name}, **keys)
-    report.write([tmp_path], tmp_path, "algorithm=fedavg", None)
+    report.write_report([tmp_path], tmp_path, "algorithm=fedavg", None)
     found = json.loads((tmp_path / "report.json").read_text())
     assert [one["best"]["mean"] for one in found["paired"]] == pytest.approx([0.04, 0.0])
     assert found["not_compared"] == []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedlit.reports.statistics import Estimate, area, student, unpaired, welch
+from fedlit.reports.statistics import Estimate, area_under_curve, student_interval, unpaired, welch_interval
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def drawn():
 
 
 def test_an_interval_is_scipys(drawn):
-    mean, half = student(drawn[0])
+    mean, half = student_interval(drawn[0])
     expected = stats.ttest_1samp(drawn[0], 0).confidence_interval(0.95)
     assert (mean - half, mean + half) == pytest.approx(tuple(expected), rel=1e-12)
 
@@ -21,7 +21,7 @@ def test_an_interval_is_scipys(drawn):
 @pytest.mark.parametrize(("count", "quantile"), [(2, 12.706), (3, 4.303), (5, 2.776), (10, 2.262), (31, 2.042)])
 def test_an_interval_takes_the_quantiles_of_the_printed_table(count, quantile):
     values = np.arange(count, dtype=float)
-    _, half = student(values)
+    _, half = student_interval(values)
     assert half / (values.std(ddof=1) / count**0.5) == pytest.approx(quantile, abs=5e-4)
 
 
@@ -36,7 +36,7 @@ def test_a_paired_interval_is_scipys(drawn):
 
 def test_an_unpaired_interval_is_scipys_welch(drawn):
     a, b = drawn[0], drawn[1, :4] * 3
-    mean, half = welch(a, b)
+    mean, half = welch_interval(a, b)
     expected = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
     assert (mean - half, mean + half) == pytest.approx(tuple(expected), rel=1e-12)
     found = unpaired(dict(enumerate(a)), dict(enumerate(b)))
@@ -74,13 +74,13 @@ def test_no_value_has_no_estimate():
 
 
 def test_values_that_are_all_the_same_have_an_interval_of_no_width():
-    assert student(np.full(4, 0.5)) == (0.5, 0.0)
-    assert welch(np.full(4, 0.5), np.full(3, 0.25)) == (0.25, 0.0)
+    assert student_interval(np.full(4, 0.5)) == (0.5, 0.0)
+    assert welch_interval(np.full(4, 0.5), np.full(3, 0.25)) == (0.25, 0.0)
 
 
 def test_an_area_is_a_mean_height():
-    assert area(np.array([1, 2, 4]), np.array([0.0, 1.0, 1.0])) == pytest.approx(2.5 / 3)
-    assert area(np.array([3]), np.array([0.7])) == 0.7
+    assert area_under_curve(np.array([1, 2, 4]), np.array([0.0, 1.0, 1.0])) == pytest.approx(2.5 / 3)
+    assert area_under_curve(np.array([3]), np.array([0.7])) == 0.7
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10])
@@ -90,7 +90,7 @@ def test_of_1000_synthetic_sweeps_the_intervals_hold_the_truth_93_to_97_percent_
     difficulty = generator.normal(0, 0.03, (1000, seeds))
     a = 0.82 + difficulty + generator.normal(0, 0.01, (1000, seeds))
     b = 0.80 + difficulty + generator.normal(0, 0.01, (1000, seeds))
-    for truth, (mean, half) in ((0.82, student(a)), (0.02, student(a - b))):
+    for truth, (mean, half) in ((0.82, student_interval(a)), (0.02, student_interval(a - b))):
         assert 0.93 <= np.mean(np.abs(mean - truth) <= half) <= 0.97
 
 
@@ -98,7 +98,7 @@ def test_a_paired_interval_is_narrower_where_seeds_are_shared_and_welchs_holds_w
     generator = np.random.default_rng(1)
     difficulty = generator.normal(0, 0.03, (1000, 5))
     a, b = (difficulty + generator.normal(0, 0.01, (1000, 5)) for _ in range(2))
-    assert np.median(student(a - b)[1]) < 0.5 * np.median(welch(a, b)[1])
+    assert np.median(student_interval(a - b)[1]) < 0.5 * np.median(welch_interval(a, b)[1])
     free = generator.normal(0.02, 0.04, (1000, 5))
-    mean, half = welch(free, b)
+    mean, half = welch_interval(free, b)
     assert 0.93 <= np.mean(np.abs(mean - 0.02) <= half) <= 0.97

@@ -8,28 +8,33 @@ import torch
 from conftest import Quadratic, federation, holdings, images, pairs
 
 from fedlit.algorithms import FedAvg
-from fedlit.client.trainer import Bench, Recipe
+from fedlit.client.trainer import ModuleReplica, TrainerConfig
 from fedlit.client.worker import ClientWorker
-from fedlit.core.errors import LostRounds, Mistake, Mistakes
-from fedlit.core.messages import Evaluation, State
+from fedlit.core.errors import ConfigError, ConfigErrors, LostRounds
+from fedlit.core.messages import EvaluateJob, ServerState
 from fedlit.data import Data, Iid, Population
-from fedlit.data.samples import Loading, Owned
+from fedlit.data.samples import ClientTestSet, Loading
 from fedlit.executors import Inline
 from fedlit.models import Classifier
-from fedlit.server.checkpoint.disk import Checkpoints
+from fedlit.server.checkpoint.disk import DiskCheckpointer
 from fedlit.server.evaluation import Evaluations
 from fedlit.server.federation import Federation
 from fedlit.server.monitor import Monitor
 from fedlit.server.sampling import Uniform
 from fedlit.server.schedule import Schedule
-from fedlit.simulation.faults import Faults
+from fedlit.simulation.faults import FailurePolicy
 
 
 def quadratics(rows, algorithm=None, rounds=3, steps=2, module=None, **schedule):
     """A client for each row (a, b), all in every round."""
-    bench = Bench(module or Quadratic(1.0))
+    bench = ModuleReplica(module or Quadratic(1.0))
     schedule = Schedule(rounds=rounds, client_fraction=1.0, **schedule)
-    recipe = Recipe({"accelerator": "cpu"}, steps=steps, rate=schedule.rate, keep=schedule.client_state == "keep")
+    recipe = TrainerConfig(
+        {"accelerator": "cpu"},
+        steps=steps,
+        lr_factor=schedule.lr_factor,
+        keep_optimizer=schedule.client_state == "keep",
+    )
     worker = ClientWorker(algorithm or FedAvg(), bench, recipe, holdings(pairs(*rows), range(len(rows))))
     return Federation(bench.read(), worker, Uniform(len(rows)), schedule, 0, monitor=Monitor(None))
 
@@ -136,7 +141,7 @@ def test_a_round_without_a_good_update_is_lost_and_the_model_stays():
 @pytest.mark.parametrize("rounds", [2, 3])
 def test_so_many_lost_rounds_in_a_row_end_the_run_also_with_its_last(rounds):
     fed = quadratics([(1.0, float("nan"))], rounds=rounds)
-    fed = replace(fed, worker=replace(fed.worker, faults=Faults(max_lost_rounds=2)))
+    fed = replace(fed, worker=replace(fed.worker, faults=FailurePolicy(max_lost_rounds=2)))
     seen = iter(fed.run())
     assert [next(seen).number, next(seen).number] == [1, 2]
     with pytest.raises(LostRounds):
@@ -152,8 +157,8 @@ def test_one_bad_client_leaves_the_others_mean():
 def test_the_cohort_is_sorted_by_examples_then_id():
     fed = federation(clients=4, cohort=4)
     owner = np.repeat([0, 1, 2, 3], [20, 40, 40, 20])
-    held = replace(fed.worker.holdings, population=Population.of(owner, 4))
-    fed = replace(fed, worker=replace(fed.worker, holdings=held))
+    held = replace(fed.worker.data, population=Population.of(owner, 4))
+    fed = replace(fed, worker=replace(fed.worker, data=held))
     assert fed.call(0, fed.algorithm.init(fed.initial)).cohort == (1, 2, 0, 3)
 
 
@@ -199,10 +204,12 @@ def test_a_client_whose_update_is_left_out_remembers_what_it_did_before():
             update = super().client(local, shared, memory)
             count = memory.get("mine", {"rounds": torch.tensor(0.0)})["rounds"] + 1
             send = (
-                {"parameters": {"w": torch.tensor([float("nan")])}} if count == 2 and local.client == 1 else update.send
+                {"parameters": {"w": torch.tensor([float("nan")])}}
+                if count == 2 and local.client == 1
+                else update.groups
             )
             seen.extend([(local.client, int(count))] * (local.examples > 0))
-            return replace(update, send=send, remember={"mine": {"rounds": count}})
+            return replace(update, groups=send, client_state={"mine": {"rounds": count}})
 
     seen = []
     list(quadratics([(1.0, 2.0), (1.0, 3.0)], Spoils(), rounds=4).run())
@@ -211,12 +218,12 @@ def test_a_client_whose_update_is_left_out_remembers_what_it_did_before():
 
 def test_clients_are_evaluated_on_their_own_test_samples():
     fed = federation(clients=4, cohort=2)
-    own = Owned(images(40, seed=5), Population.of(np.arange(40) % 4, 4))
-    worker = replace(fed.worker, holdings=replace(fed.worker.holdings, own_test=own))
+    own = ClientTestSet(images(40, seed=5), Population.of(np.arange(40) % 4, 4))
+    worker = replace(fed.worker, data=replace(fed.worker.data, client_tests=own))
     everyone = replace(fed, worker=worker, evaluations=Evaluations("all"))
     record = next(iter(everyone.run()))
-    state = State(1, {"model": record.model})
-    values = [worker(Evaluation(0, "test", client), state).metrics["test/accuracy"] for client in range(4)]
+    state = ServerState(1, {"model": record.model})
+    values = [worker(EvaluateJob(0, "test", client), state).metrics["test/accuracy"] for client in range(4)]
     assert record.metrics["own/accuracy"] == pytest.approx(np.mean(values))
     assert record.metrics["own/accuracy_std"] == pytest.approx(np.std(values))
     assert record.metrics["own/accuracy_lowest_tenth"] == pytest.approx(min(values))
@@ -235,9 +242,9 @@ def test_parts_that_do_not_go_together_are_refused_from_python_too():
         "algorithm": FedAvg(),
     }
     schedule = Schedule(clients_per_round=9, stop_at=0.9, quorum=10)
-    with pytest.raises(Mistakes) as error:
+    with pytest.raises(ConfigErrors) as error:
         Federation.of(**parts, schedule=schedule, loading=Loading(val_fraction=0.0))
-    keys = {mistake.key for mistake in error.value.found}
+    keys = {mistake.key for mistake in error.value.errors}
     assert keys == {"schedule.clients_per_round", "schedule.stop_at", "schedule.quorum"}
 
 
@@ -246,7 +253,7 @@ def test_an_algorithm_can_forget():
         def client(self, local, shared, memory):
             seen.extend([bool(memory)] * (local.examples > 0))
             return replace(
-                super().client(local, shared, memory), remember={} if memory else {"m": {"t": torch.ones(1)}}
+                super().client(local, shared, memory), client_state={} if memory else {"m": {"t": torch.ones(1)}}
             )
 
     seen = []
@@ -255,7 +262,7 @@ def test_an_algorithm_can_forget():
 
 
 def committed(folder, **options):
-    return replace(federation(**options), commits=Checkpoints(folder))
+    return replace(federation(**options), checkpointer=DiskCheckpointer(folder))
 
 
 def test_what_was_run_from_python_goes_on_with_the_same_bits_and_ends(tmp_path):
@@ -270,9 +277,9 @@ def test_another_experiment_is_refused_field_by_field(tmp_path):
     list(committed(tmp_path, rounds=1).run())
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     other = committed(tmp_path, seed=1, clients=5, algorithm=FedAvg(proximal=0.5), norm="batch", local_steps=2)
-    with pytest.raises(Mistakes) as error:
+    with pytest.raises(ConfigErrors) as error:
         next(other.run())
-    told = {mistake.key: (mistake.given, mistake.allowed) for mistake in error.value.found}
+    told = {mistake.key: (mistake.value, mistake.problem) for mistake in error.value.errors}
     assert told.keys() == {"seed", "partition", "layout", "algorithm.proximal", "schedule.local_steps"}
     assert told["seed"] == (1, f"was 0 in the rounds that {tmp_path} has")
     assert told["partition"][0].startswith("5 clients, sha256 ")
@@ -282,7 +289,7 @@ def test_another_experiment_is_refused_field_by_field(tmp_path):
 def test_two_at_one_folder_the_second_is_refused_until_the_first_has_ended(tmp_path):
     first = committed(tmp_path).run()
     next(first)
-    with pytest.raises(Mistake, match="is another process's at the moment"):
+    with pytest.raises(ConfigError, match="is another process's at the moment"):
         next(committed(tmp_path).run())
     first.close()
     assert next(committed(tmp_path).run()).number == 2
@@ -292,5 +299,5 @@ def test_a_run_that_lost_rounds_ended_bears_as_many_again(tmp_path):
     fed = quadratics([(1.0, float("nan"))], rounds=9)
     for ends in (3, 6):
         with pytest.raises(LostRounds, match="3 rounds in a row"):
-            list(replace(fed, commits=Checkpoints(tmp_path)).run())
-        assert len(Checkpoints(tmp_path).load().records) == ends
+            list(replace(fed, checkpointer=DiskCheckpointer(tmp_path)).run())
+        assert len(DiskCheckpointer(tmp_path).load().records) == ends

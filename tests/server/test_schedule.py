@@ -1,29 +1,29 @@
 import numpy as np
 import pytest
 
-from fedlit.core.errors import Mistake
-from fedlit.core.facts import Facts
+from fedlit.core.errors import ConfigError
+from fedlit.core.facts import FederationFacts
 from fedlit.server.schedule import Schedule
 
 
 @pytest.mark.parametrize(("fraction", "clients", "size"), [(0.3, 10, 3), (0.29, 100, 29), (0.01, 10, 1), (1.0, 7, 7)])
 def test_the_fraction_is_rounded_and_at_least_one(fraction, clients, size):
-    assert Schedule(client_fraction=fraction).cohort(clients) == size
+    assert Schedule(client_fraction=fraction).cohort_size(clients) == size
 
 
 def test_a_number_of_clients_wins_over_the_fraction():
-    assert Schedule(client_fraction=0.5, clients_per_round=3).cohort(100) == 3
+    assert Schedule(client_fraction=0.5, clients_per_round=3).cohort_size(100) == 3
 
 
 def test_rates():
-    assert [Schedule().rate(t) for t in (0, 19)] == [1.0, 1.0]
-    assert [Schedule(lr="step", lr_every=2, lr_gamma=0.5).rate(t) for t in range(5)] == [1.0, 1.0, 0.5, 0.5, 0.25]
+    assert [Schedule().lr_factor(t) for t in (0, 19)] == [1.0, 1.0]
+    assert [Schedule(lr="step", lr_every=2, lr_gamma=0.5).lr_factor(t) for t in range(5)] == [1.0, 1.0, 0.5, 0.5, 0.25]
     cosine = Schedule(lr="cosine", rounds=4, lr_floor=0.2)
-    assert [cosine.rate(t) for t in (0, 2, 4)] == pytest.approx([1.0, 0.6, 0.2])
+    assert [cosine.lr_factor(t) for t in (0, 2, 4)] == pytest.approx([1.0, 0.6, 0.2])
 
 
 def test_the_last_round_is_always_evaluated():
-    assert [t for t in range(7) if Schedule(rounds=7, eval_every=3).evaluates(t)] == [2, 5, 6]
+    assert [t for t in range(7) if Schedule(rounds=7, eval_every=3).is_evaluated(t)] == [2, 5, 6]
 
 
 @pytest.mark.parametrize(
@@ -43,14 +43,14 @@ def test_the_last_round_is_always_evaluated():
     ],
 )
 def test_wrong_values_are_named(key, value):
-    with pytest.raises(Mistake) as error:
+    with pytest.raises(ConfigError) as error:
         Schedule(**{key: value})
-    assert (error.value.key, error.value.given) == (key, value)
+    assert (error.value.key, error.value.value) == (key, value)
 
 
 def test_a_quorum_is_held_against_the_largest_cohort_that_there_can_be():
     def wrong(quorum, **more):
-        facts = Facts(np.ones(10, dtype=np.int64), 3, ("val",), False, **more)
+        facts = FederationFacts(np.ones(10, dtype=np.int64), 3, ("val",), False, **more)
         return {mistake.key for mistake in Schedule(quorum=quorum).check(facts)}
 
     assert wrong(4) == wrong(11, most=10) == {"schedule.quorum"}

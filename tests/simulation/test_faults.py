@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from fedlit.client.worker import unlike
-from fedlit.core.errors import LostRounds, Mistake
-from fedlit.core.facts import Facts
+from fedlit.client.worker import layout_mismatch
+from fedlit.core.errors import ConfigError, LostRounds
+from fedlit.core.facts import FederationFacts
 from fedlit.core.messages import Update
-from fedlit.simulation.faults import Corrupt, CrashWorker, Drop, Faults, Hang, Plan, Planned, Raise
+from fedlit.simulation.faults import Corrupt, CrashWorker, Drop, FailurePolicy, FaultPlan, Hang, PlannedFailure, Raise
 
 UPDATE = Update(
     {"parameters": {"w": torch.ones(2, 3), "b": torch.ones(3)}, "buffers": {"n": torch.tensor(4)}}, weight=2.0
@@ -20,43 +20,43 @@ def struck(faults, rounds=20, clients=20, seed=3):
 
 
 def test_the_same_clients_are_struck_each_time_and_others_under_another_seed():
-    faults = Faults(plans=(Plan(Raise(), 0.2),))
+    faults = FailurePolicy(plans=(FaultPlan(Raise(), 0.2),))
     assert struck(faults) == struck(faults)
     assert 40 < len(struck(faults)) < 120
     assert struck(faults) != struck(faults, seed=4)
 
 
 def test_a_plan_among_others_strikes_whom_it_strikes_alone():
-    first, second = Plan(Raise(), 0.2), Plan(Drop(), 0.2)
-    both = Faults(plans=(first, second))
-    alone = [(r, c) for r, c in struck(both) if Raise() in [fault for fault, _ in both.striking(3, r, c)]]
-    assert alone == struck(Faults(plans=(first,)))
+    first, second = FaultPlan(Raise(), 0.2), FaultPlan(Drop(), 0.2)
+    both = FailurePolicy(plans=(first, second))
+    alone = [(r, c) for r, c in struck(both) if Raise() in [fault for fault, _ in both.active_faults(3, r, c)]]
+    assert alone == struck(FailurePolicy(plans=(first,)))
 
 
 def test_clients_and_rounds_narrow_it_and_do_not_change_its_draws():
-    every = struck(Faults(plans=(Plan(Raise(), 0.3),)))
-    some = struck(Faults(plans=(Plan(Raise(), 0.3, clients=(1, 2), rounds=(1, 5)),)))
+    every = struck(FailurePolicy(plans=(FaultPlan(Raise(), 0.3),)))
+    some = struck(FailurePolicy(plans=(FaultPlan(Raise(), 0.3, clients=(1, 2), rounds=(1, 5)),)))
     assert some == [(r, c) for r, c in every if c in (1, 2) and r in (0, 4)]
-    assert struck(Faults(plans=(Plan(Raise(), 1.0, rounds=(2,)),))) == [(1, c) for c in range(20)]
-    assert struck(Faults(plans=(Plan(Raise(), 0.0),))) == []
+    assert struck(FailurePolicy(plans=(FaultPlan(Raise(), 1.0, rounds=(2,)),))) == [(1, c) for c in range(20)]
+    assert struck(FailurePolicy(plans=(FaultPlan(Raise(), 0.0),))) == []
 
 
 @pytest.mark.parametrize(
     ("make", "key"),
     [
-        (lambda: Plan(Raise(), 1.5), "probability"),
-        (lambda: Plan(Raise(), float("nan")), "probability"),
-        (lambda: Faults("ignore"), "on_error"),
-        (lambda: Faults(retries=0), "retries"),
-        (lambda: Faults(max_lost_rounds=0), "max_lost_rounds"),
-        (lambda: Faults(max_norm=0.0), "max_norm"),
-        (lambda: Faults(max_norm=float("nan")), "max_norm"),
+        (lambda: FaultPlan(Raise(), 1.5), "probability"),
+        (lambda: FaultPlan(Raise(), float("nan")), "probability"),
+        (lambda: FailurePolicy("ignore"), "on_error"),
+        (lambda: FailurePolicy(retries=0), "retries"),
+        (lambda: FailurePolicy(max_lost_rounds=0), "max_lost_rounds"),
+        (lambda: FailurePolicy(max_norm=0.0), "max_norm"),
+        (lambda: FailurePolicy(max_norm=float("nan")), "max_norm"),
         (lambda: Drop("later"), "when"),
         (lambda: Corrupt("none"), "how"),
     ],
 )
 def test_a_value_that_is_none_is_a_mistake(make, key):
-    with pytest.raises(Mistake) as mistake:
+    with pytest.raises(ConfigError) as mistake:
         make()
     assert mistake.value.key == key
 
@@ -75,18 +75,18 @@ def generator():
     ],
 )
 def test_one_number_is_spoilt_and_what_was_given_is_not(how, odd):
-    spoilt = Corrupt(how).after(UPDATE, generator()).send
+    spoilt = Corrupt(how).after(UPDATE, generator()).groups
     assert sum(odd(t) for t in spoilt["parameters"].values()) == 1
     assert spoilt["buffers"]["n"] == 4
-    assert all(bool((t == 1).all()) for t in UPDATE.send["parameters"].values())
-    assert unlike(spoilt, UPDATE.send) == ""
-    again = Corrupt(how).after(UPDATE, generator()).send
+    assert all(bool((t == 1).all()) for t in UPDATE.groups["parameters"].values())
+    assert layout_mismatch(spoilt, UPDATE.groups) == ""
+    again = Corrupt(how).after(UPDATE, generator()).groups
     assert all(str(t) == str(again["parameters"][n]) for n, t in spoilt["parameters"].items())
 
 
 def test_a_wrong_shape_is_told_by_name():
     spoilt = Corrupt("wrong_shape").after(UPDATE, generator())
-    assert unlike(spoilt.send, UPDATE.send) in (
+    assert layout_mismatch(spoilt.groups, UPDATE.groups) in (
         "parameters/w float32 [7], not float32 [2, 3]",
         "parameters/b float32 [4], not float32 [3]",
     )
@@ -108,14 +108,14 @@ def test_a_wrong_shape_is_told_by_name():
     ],
 )
 def test_unlike_tells_names_shapes_and_dtypes(send, said):
-    assert unlike(send, {"parameters": {"w": torch.ones(2)}}) == said
+    assert layout_mismatch(send, {"parameters": {"w": torch.ones(2)}}) == said
 
 
 def test_drops_are_before_or_after_training():
-    with pytest.raises(Planned, match="before"):
+    with pytest.raises(PlannedFailure, match="before"):
         Drop().before(None)
     Drop("after").before(None)
-    with pytest.raises(Planned, match="after"):
+    with pytest.raises(PlannedFailure, match="after"):
         Drop("after").after(UPDATE, generator())
     with pytest.raises(RuntimeError, match="as planned"):
         Raise().before(0)
@@ -129,14 +129,16 @@ def test_a_crash_and_a_hang_strike_worker_processes_the_first_time_alone():
 
 
 def test_so_many_lost_rounds_in_a_row_are_borne():
-    Faults(max_lost_rounds=2).bear(1)
+    FailurePolicy(max_lost_rounds=2).raise_if_too_many_lost(1)
     with pytest.raises(LostRounds, match=r"2 rounds in a row were lost, and faults\.max_lost_rounds=2"):
-        Faults(max_lost_rounds=2).bear(2)
+        FailurePolicy(max_lost_rounds=2).raise_if_too_many_lost(2)
 
 
 def told(*plans, rounds=5, **executor):
-    found = Faults(plans=plans).check(Facts(np.full(4, 10), 2, (), own_test=False, rounds=rounds, **executor))
-    return [(mistake.key.removeprefix("faults.plans."), mistake.given, mistake.warning) for mistake in found]
+    found = FailurePolicy(plans=plans).check(
+        FederationFacts(np.full(4, 10), 2, (), has_client_tests=False, rounds=rounds, **executor)
+    )
+    return [(mistake.key.removeprefix("faults.plans."), mistake.value, mistake.warning) for mistake in found]
 
 
 @pytest.mark.parametrize(
@@ -155,15 +157,15 @@ def told(*plans, rounds=5, **executor):
     ],
 )
 def test_a_plan_that_cannot_strike_is_told(narrowed, wrong):
-    assert told(Plan(**{"fault": Drop(), "probability": 1.0, **narrowed})) == wrong
+    assert told(FaultPlan(**{"fault": Drop(), "probability": 1.0, **narrowed})) == wrong
 
 
 def test_faults_of_worker_processes_need_some_and_a_hang_somebody_who_gives_up():
-    plans = (Plan(Drop(), 1.0), Plan(CrashWorker(), 1.0), Plan(Hang(9.0), 1.0))
+    plans = (FaultPlan(Drop(), 1.0), FaultPlan(CrashWorker(), 1.0), FaultPlan(Hang(9.0), 1.0))
     assert told(*plans, workers=True, wall_timeout_s=2.0) == []
     assert told(*plans, workers=True) == [("2.fault.seconds", 9.0, False)]
     assert told(*plans) == [("1.fault", "CrashWorker", True), ("2.fault", "Hang", True)]
 
 
 def test_an_end_by_lost_rounds_begins_the_count_anew():
-    assert [Faults(max_lost_rounds=3).counted(lost) for lost in (0, 2, 3, 5, 6)] == [0, 2, 0, 2, 0]
+    assert [FailurePolicy(max_lost_rounds=3).carried_over(lost) for lost in (0, 2, 3, 5, 6)] == [0, 2, 0, 2, 0]

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 
 from fedlit.algorithms.algorithm import Local, Shared
 from fedlit.algorithms.fedavg import FedAvg
-from fedlit.algorithms.personalization.partial import personal_rules, recalled, remembered
-from fedlit.core.errors import Mistake, unless
-from fedlit.core.facts import Facts
-from fedlit.core.messages import Model, Term, Update
+from fedlit.algorithms.personalization.partial import check_personal_evaluation, load_model, save_model
+from fedlit.core.errors import ConfigError, require
+from fedlit.core.facts import FederationFacts
+from fedlit.core.messages import GradientTerm, Model, Update
 from fedlit.core.tensors import Groups
 
-OWN = "ditto"
+PERSONAL_MODEL = "ditto"
 
 
 @dataclass(frozen=True)
@@ -33,22 +33,22 @@ class Ditto(FedAvg):
 
     pull: float = 0.1
 
-    def wrong(self) -> list[Mistake | None]:
+    def wrong(self) -> list[ConfigError | None]:
         """What is wrong with its arguments; None for what is right."""
         usual = "the paper tunes it between 0.05 and 2"
         fits = 0 <= self.pull < float("inf")
-        return [*super().wrong(), unless(fits, "pull", self.pull, "must be a number of at least 0", usual)]
+        return [*super().argument_errors(), require(fits, "pull", self.pull, "must be a number of at least 0", usual)]
 
-    def check(self, facts: Facts) -> Iterator[Mistake]:
+    def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
         """Something to see the personal models by."""
-        yield from personal_rules(facts)
+        yield from check_personal_evaluation(facts)
 
     def client(self, local: Local, shared: Shared, memory: Groups) -> Update:
         """FedAvg's half, and a second fit of the client's own model."""
         x, update = self.model(shared), super().client(local, shared, memory)
-        own = local.fit(recalled(memory, OWN) or x, Term(mu=self.pull, center=x.parameters), key=1)
-        return replace(update, remember=remembered(own.model, OWN))
+        own = local.fit(load_model(memory, PERSONAL_MODEL) or x, GradientTerm(mu=self.pull, center=x.parameters), key=1)
+        return replace(update, remember=save_model(own.model, PERSONAL_MODEL))
 
-    def personal(self, local: Local, shared: Shared, memory: Groups) -> Model:
+    def personal_model(self, local: Local, shared: Shared, memory: Groups) -> Model:
         """The client's own model; the global one before it has any."""
-        return recalled(memory, OWN) or self.model(shared)
+        return load_model(memory, PERSONAL_MODEL) or self.model(shared)

@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from fedlit.algorithms.algorithm import Local
-from fedlit.algorithms.personalization.partial import Hands, Personal, part, recalled
-from fedlit.core.errors import Mistake, unless, whole
-from fedlit.core.messages import Contrast, Fit, Model, Term
+from fedlit.algorithms.personalization.partial import PersonalLayers, PersonalLocal, load_model, select
+from fedlit.core.errors import ConfigError, require, require_at_least
+from fedlit.core.messages import ContrastiveTerm, FitResult, GradientTerm, Model
 from fedlit.core.tensors import Groups
 
 
 @dataclass(frozen=True)
-class FedRep(Personal):
+class FedRep(PersonalLayers):
     """The head is kept and trained alone for `head_epochs`, then the body alone for what the schedule says.
 
     Args:
@@ -27,22 +27,26 @@ class FedRep(Personal):
     layers: Literal["norm", "last", "all", "none"] = "last"
     head_epochs: int = 10
 
-    def wrong(self) -> list[Mistake | None]:
+    def wrong(self) -> list[ConfigError | None]:
         """What is wrong with its arguments; None for what is right."""
-        body = unless(self.layers != "all", "layers", "all", "leaves no body to train", "take last, or names")
-        return [*super().wrong(), whole("head_epochs", self.head_epochs), body]
+        body = require(self.layers != "all", "layers", "all", "leaves no body to train", "take last, or names")
+        return [*super().argument_errors(), require_at_least("head_epochs", self.head_epochs), body]
 
-    def hands(self, local: Local, memory: Groups) -> Hands:
+    def hands(self, local: Local, memory: Groups) -> PersonalLocal:
         """Hands that train in two phases."""
-        return _InTurn(local, recalled(memory) or part(self._start, self.kept), self._start, self.head_epochs)
+        return _HeadThenBody(
+            local, load_model(memory) or select(self._start, self.personal_names), self._start, self.head_epochs
+        )
 
 
 @dataclass
-class _InTurn(Hands):
+class _HeadThenBody(PersonalLocal):
     head_epochs: int = 1
 
-    def fit(self, model: Model, *terms: Term | Contrast, **more: Any) -> Fit:
+    def fit(self, model: Model, *terms: GradientTerm | ContrastiveTerm, **more: Any) -> FitResult:
         """The head, then the body."""
-        head = self.local.fit(model.over(self.whole), only=self.own.parameters, epochs=self.head_epochs, key=1)
+        head = self.local.fit(
+            model.fill_from(self.full_model), only=self.own.parameters, epochs=self.head_epochs, key=1
+        )
         body = self.local.fit(head.model, *terms, only=model.parameters, **more)
-        return self.shown(replace(body, steps=head.steps + body.steps), model)
+        return self.split_result(replace(body, steps=head.steps + body.steps), model)

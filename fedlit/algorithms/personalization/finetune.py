@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from fedlit.algorithms.algorithm import Local, Shared
 from fedlit.algorithms.fedavg import FedAvg
-from fedlit.algorithms.personalization.partial import personal_rules
-from fedlit.core.errors import Mistake, whole
-from fedlit.core.facts import Facts
+from fedlit.algorithms.personalization.partial import check_personal_evaluation
+from fedlit.core.errors import ConfigError, require_at_least
+from fedlit.core.facts import FederationFacts
 from fedlit.core.messages import Model
 from fedlit.core.tensors import Groups
 
@@ -24,14 +24,14 @@ class Finetune(FedAvg):
 
     epochs: int = 1
 
-    def wrong(self) -> list[Mistake | None]:
+    def wrong(self) -> list[ConfigError | None]:
         """What is wrong with its arguments; None for what is right."""
-        return [*super().wrong(), whole("epochs", self.epochs)]
+        return [*super().argument_errors(), require_at_least("epochs", self.epochs)]
 
-    def check(self, facts: Facts) -> Iterator[Mistake]:
+    def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
         """Something to see the personal models by."""
-        yield from personal_rules(facts)
+        yield from check_personal_evaluation(facts)
 
-    def personal(self, local: Local, shared: Shared, memory: Groups) -> Model:
+    def personal_model(self, local: Local, shared: Shared, memory: Groups) -> Model:
         """The global model after local training."""
         return local.fit(self.model(shared), epochs=self.epochs, key=1).model

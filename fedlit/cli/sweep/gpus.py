@@ -15,14 +15,14 @@ POLL_S = 0.5
 
 
 @contextmanager
-def one_gpu(at_once: int, per_gpu: int) -> Iterator[None]:
+def reserve_gpu(at_once: int, per_gpu: int) -> Iterator[None]:
     """Waits for a GPU on which fewer than `per_gpu` jobs run, where several jobs run at the same time, and hides the others
     from this process for good: what it sees cannot be changed once it has used one."""
     with ExitStack() as stack:
         if at_once > 1:
-            from fedlit.executors.resources import _visible_gpus
+            from fedlit.executors.resources import visible_gpus
 
-            if names := [str(name) for name in _visible_gpus()]:
+            if names := [str(name) for name in visible_gpus()]:
                 os.environ["CUDA_VISIBLE_DEVICES"] = stack.enter_context(_held(names, per_gpu))
         yield
 

@@ -21,9 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from fedlit.cli.command_line import quoted
-from fedlit.core.errors import Mistake, Mistakes
-from fedlit.core.files import flat, replace_file
+from fedlit.cli.command_line import quote
+from fedlit.core.errors import ConfigError, ConfigErrors
+from fedlit.core.files import flatten, write_atomic
 from fedlit.runs.layout import COMMAND, FAILURE, INDEX, JOB, SUMMARY
 
 CALL, CORES = "FEDLIT_CALL", "FEDLIT_CORES"
@@ -33,7 +33,7 @@ NOT_COUNTED = ("sweep", "resume", "check", "traceback")
 
 def job_name(config: Mapping[str, Any]) -> str:
     """A short hash of a configuration: the same in whatever order its keys stand, and for 1 and 1.0."""
-    counted = flat({key: value for key, value in config.items() if key not in NOT_COUNTED})
+    counted = flatten({key: value for key, value in config.items() if key not in NOT_COUNTED})
     values = sorted(
         (f".{key}", repr(int(value) if isinstance(value, float) and value.is_integer() else value))
         for key, value in counted.items()
@@ -54,23 +54,23 @@ OmegaConf.register_new_resolver(
 )  # where a job is unpickled this module is imported
 
 
-def note(folder: Path, overrides: Sequence[str], call: str | None, reasons: Sequence[str] = ()) -> None:
+def write_job(folder: Path, overrides: Sequence[str], call: str | None, reasons: Sequence[str] = ()) -> None:
     """Notes which job a folder is of and, if it did not come to its end, why."""
     folder.mkdir(parents=True, exist_ok=True)
     job = {"overrides": list(overrides), "call": call}
-    replace_file(folder / JOB, (json.dumps(job) + "\n").encode())
+    write_atomic(folder / JOB, (json.dumps(job) + "\n").encode())
     if reasons:
-        replace_file(folder / FAILURE, (json.dumps({"reasons": list(reasons)}) + "\n").encode())
+        write_atomic(folder / FAILURE, (json.dumps({"reasons": list(reasons)}) + "\n").encode())
     else:
         (folder / FAILURE).unlink(missing_ok=True)
 
 
-def own(overrides: Sequence[str]) -> list[str]:
+def job_overrides(overrides: Sequence[str]) -> list[str]:
     """What was typed for a job, without what is the whole sweep's."""
     return [text for text in overrides if text.lstrip("+~").split(".")[0] != "sweep"]
 
 
-def begun(folder: Path, config: Mapping[str, Any]) -> bool:
+def can_resume(folder: Path, config: Mapping[str, Any]) -> bool:
     """Whether there is something to go on with.
 
     Raises:
@@ -80,11 +80,11 @@ def begun(folder: Path, config: Mapping[str, Any]) -> bool:
         return False
     if job_name(yaml.safe_load((folder / "config.yaml").read_bytes())) != job_name(config):
         remedy = "hydra.sweep.dir=OTHER begins another sweep"
-        raise Mistakes([Mistake("hydra.sweep.subdir", folder, "holds a run of another configuration", remedy)])
+        raise ConfigErrors([ConfigError("hydra.sweep.subdir", folder, "holds a run of another configuration", remedy)])
     return True
 
 
-def finished(folder: Path) -> Mapping[str, Any] | None:
+def read_summary(folder: Path) -> Mapping[str, Any] | None:
     """The summary of a run that came to its end."""
     return json.loads((folder / SUMMARY).read_bytes()) if (folder / SUMMARY).is_file() else None
 
@@ -106,7 +106,7 @@ def objective(summary: Mapping[str, Any]) -> float | None:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobStatus:
     """What has become of a job.
 
     Args:
@@ -124,7 +124,7 @@ class Outcome:
     reasons: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, folder: Path) -> Outcome:
+    def of(cls, folder: Path) -> JobStatus:
         """That of the job in a folder."""
         job, reasons, status = json.loads((folder / JOB).read_bytes()), (), "unfinished"
         if (folder / FAILURE).is_file():
@@ -135,21 +135,21 @@ class Outcome:
 
     def command(self, flags: Sequence[str]) -> str:
         """What to type to run the job alone, in its folder."""
-        folder = self.folder if re.fullmatch(r"[\w./-]+", str(self.folder)) else quoted(self.folder)
+        folder = self.folder if re.fullmatch(r"[\w./-]+", str(self.folder)) else quote(self.folder)
         words = [*flags, *self.overrides, f"hydra.run.dir={folder}"]
         if (self.folder / COMMAND).is_file():
             words = [*flags, f"resume={self.folder}"]
         return f"python -m fedlit.train {shlex.join(words)}"
 
 
-def close(sweep: Path, call: str, flags: Sequence[str]) -> bool:
+def finish_sweep(sweep: Path, call: str, flags: Sequence[str]) -> bool:
     """Writes the sweep's index, tells what has become of the jobs of a call, and returns whether all are finished."""
     if not sweep.is_dir():
         return True  # Hydra said why there is none
-    found = [Outcome.of(path.parent) for path in sweep.rglob(JOB)]
+    found = [JobStatus.of(path.parent) for path in sweep.rglob(JOB)]
     outcomes = sorted(found, key=lambda outcome: outcome.overrides)
     index = {" ".join(outcome.overrides): outcome.folder.relative_to(sweep).as_posix() for outcome in outcomes}
-    replace_file(sweep / INDEX, (json.dumps(index, indent=2) + "\n").encode())
+    write_atomic(sweep / INDEX, (json.dumps(index, indent=2) + "\n").encode())
     if any(outcome.status == "finished" for outcome in outcomes):
         _report(sweep)
     mine = [outcome for outcome in outcomes if outcome.call == call]
@@ -169,9 +169,12 @@ def close(sweep: Path, call: str, flags: Sequence[str]) -> bool:
 
 def _report(sweep: Path) -> None:
     """Writes the report on all that is finished in a sweep, and shows it; why there is none is told."""
-    from fedlit.reports.report import show, write  # here: SciPy and matplotlib take time, and a job needs neither
+    from fedlit.reports.report import (  # here: SciPy and matplotlib take time, and a job needs neither
+        print_report,
+        write_report,
+    )
 
     try:
-        show(write([sweep], sweep), sweep, Console())
-    except Mistakes as mistakes:
+        print_report(write_report([sweep], sweep), sweep, Console())
+    except ConfigErrors as mistakes:
         print(f"fedlit: no report: {mistakes}", file=sys.stderr)

@@ -26,17 +26,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedlit.cli.command_line import EXTRA, PRIMARY, first, loader, quoted, uncomposed
+from fedlit.cli.command_line import PRIMARY, SWEEP_EXTRA, compose_error, config_loader, first_value, quote
 from fedlit.cli.sweep.jobs import CALL, CORES, NOT_COUNTED
-from fedlit.core.errors import Mistake, Mistakes, nearest, refuse, unless, whole
-from fedlit.experiment.config.instantiate import make
+from fedlit.core.errors import ConfigError, ConfigErrors, did_you_mean, raise_errors, require, require_at_least
+from fedlit.experiment.config.instantiate import call_checked
 
 PLUGINS = ("hydra/launcher", "hydra/sweeper")
 DIRECTIONS = {"max": "maximize", "min": "minimize"}
 
 
 @dataclass(frozen=True)
-class Settings:
+class SweepConfig:
     """What the configuration says of a sweep.
 
     Args:
@@ -50,9 +50,9 @@ class Settings:
     def __post_init__(self) -> None:
         plain = self.name is None or bool(re.fullmatch(r"\w[\w.-]*", str(self.name)))
         remedy = "hydra.sweep.dir=FOLDER names any"
-        refuse(
-            unless(plain, "name", self.name, "must be letters, digits and . - _", remedy),
-            whole("jobs_per_gpu", self.jobs_per_gpu),
+        raise_errors(
+            require(plain, "name", self.name, "must be letters, digits and . - _", remedy),
+            require_at_least("jobs_per_gpu", self.jobs_per_gpu),
         )
 
 
@@ -73,7 +73,7 @@ class Sweep:
     flags: tuple[str, ...] = ()
 
 
-def planned(arguments: Sequence[str], mode: RunMode | None = None) -> Sweep | None:
+def plan_sweep(arguments: Sequence[str], mode: RunMode | None = None) -> Sweep | None:
     """The multirun that was typed; None for a single run.
 
     Args:
@@ -86,7 +86,7 @@ def planned(arguments: Sequence[str], mode: RunMode | None = None) -> Sweep | No
     typed = get_args_parser().parse_args(list(arguments))
     if not typed.multirun and not typed.overrides:
         return None
-    with loader(typed.config_dir) as found:
+    with config_loader(typed.config_dir) as found:
         parser = OverridesParser.create(found)
         overrides = parser.parse_overrides(typed.overrides)
         if mode == RunMode.RUN and not typed.multirun and not any(map(_may_begin, overrides)):
@@ -103,21 +103,21 @@ def planned(arguments: Sequence[str], mode: RunMode | None = None) -> Sweep | No
         wrong = [*_wrong(config, swept), *_wrong_search(config, swept)]
         wrong += _not_composed(found, typed.config_name or PRIMARY, params, overrides)
         if wrong:
-            raise Mistakes(wrong)
+            raise ConfigErrors(wrong)
         jobs = prod(
             {o.get_key_element(): len([*o.sweep_string_iterator()]) for o in swept if o.is_discrete_sweep()}.values()
         )
     given = {"--config-dir": typed.config_dir, "--config-name": typed.config_name}
     flags = tuple(f"{flag}={value}" for flag, value in given.items() if value)
-    config.sweep.name = str(config.sweep.name or name_of(overrides, [o.key_or_group for o in swept], flags))
+    config.sweep.name = str(config.sweep.name or sweep_name(overrides, [o.key_or_group for o in swept], flags))
     folder, call = _folder(config), secrets.token_hex(8)
-    told = [f"sweep.name={quoted(config.sweep.name)}", f"hydra.sweep.dir={quoted(folder)}"]
+    told = [f"sweep.name={quote(config.sweep.name)}", f"hydra.sweep.dir={quote(folder)}"]
     told += [f"++hydra.job.env_set.{CALL}='{call}'", *_shares(config, jobs)]
     alone = ["hydra.mode=RUN"] if OmegaConf.select(config, "hydra.mode") == RunMode.MULTIRUN else []
     return Sweep(Path(folder), call, tuple(told), (*flags, *alone))
 
 
-def name_of(overrides: Sequence[Override], swept: Sequence[str], flags: Sequence[str] = ()) -> str:
+def sweep_name(overrides: Sequence[Override], swept: Sequence[str], flags: Sequence[str] = ()) -> str:
     """A name for the sweep of some keys: the same whatever their values, and in whatever order things were typed."""
     keys = sorted({*swept})
     rest = {
@@ -136,22 +136,22 @@ def _composed(found: ConfigLoaderImpl, primary: str, overrides: Sequence[Overrid
         group, choice = override.key_or_group, str(override.value())
         options = found.get_group_options(group, ObjectType.CONFIG) if group in PLUGINS else [choice]
         if choice not in options:
-            remedy = nearest(choice, options) or EXTRA
-            raise Mistakes([Mistake(group, choice, f"must be one of {', '.join(options)}", remedy)])
+            remedy = did_you_mean(choice, options) or SWEEP_EXTRA
+            raise ConfigErrors([ConfigError(group, choice, f"must be one of {', '.join(options)}", remedy)])
     try:
         name = primary.removesuffix(".yaml")
-        return compose(name, [first(override) for override in overrides], return_hydra_config=True)
+        return compose(name, [first_value(override) for override in overrides], return_hydra_config=True)
     except HydraException as error:
-        raise Mistakes([uncomposed(error)]) from error
+        raise ConfigErrors([compose_error(error)]) from error
 
 
 def _not_composed(
     found: ConfigLoaderImpl, primary: str, params: Sequence[Override], typed: Sequence[Override]
-) -> Iterator[Mistake]:
+) -> Iterator[ConfigError]:
     """Choices of groups that are swept and do not go with what else was typed: Hydra would tell the first, in its own words."""
     both = [*params, *typed]
     groups = [o for o in both if o.is_discrete_sweep() and found.get_group_options(o.key_or_group, ObjectType.CONFIG)]
-    rest = [first(override) for override in both if override not in groups]
+    rest = [first_value(override) for override in both if override not in groups]
     jobs = product(*([f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()] for o in groups))
     for choices in islice(jobs, 0 if params else 1, None):  # the first of what was typed is composed already
         try:
@@ -159,7 +159,7 @@ def _not_composed(
         except HydraException as error:
             why = f"does not go with the rest: {str(error).splitlines()[0]}"
             remedy = "a sweep multiplies its keys; settings that differ in several are choices of one group, as partition's are"
-            yield Mistake(" ".join(choices) or "hydra.sweeper.params", "", why, remedy)
+            yield ConfigError(" ".join(choices) or "hydra.sweeper.params", "", why, remedy)
 
 
 def _parsed(parser: OverridesParser, params: Mapping[str, str]) -> list[Override]:
@@ -167,7 +167,7 @@ def _parsed(parser: OverridesParser, params: Mapping[str, str]) -> list[Override
     try:
         return parser.parse_overrides([f"{key}={value}" for key, value in params.items()])
     except HydraException as error:
-        raise Mistakes([Mistake("hydra.sweeper.params", dict(params), str(error).splitlines()[0])]) from error
+        raise ConfigErrors([ConfigError("hydra.sweeper.params", dict(params), str(error).splitlines()[0])]) from error
 
 
 def _may_begin(override: Override) -> bool:
@@ -178,25 +178,25 @@ def _may_begin(override: Override) -> bool:
 
 def _refuse_single(overrides: Sequence[Override]) -> None:
     if wrong := [override for override in overrides if override.key_or_group.split(".")[0] == "sweep"]:
-        raise Mistakes(
-            [Mistake(wrong[0].key_or_group, _shown(wrong[0]), "is about the jobs of a sweep", "-m begins one")]
+        raise ConfigErrors(
+            [ConfigError(wrong[0].key_or_group, _shown(wrong[0]), "is about the jobs of a sweep", "-m begins one")]
         )
 
 
-def _wrong(config: DictConfig, swept: Sequence[Override]) -> Iterator[Mistake]:
+def _wrong(config: DictConfig, swept: Sequence[Override]) -> Iterator[ConfigError]:
     """Values of the sweep itself."""
     several = [override for override in swept if override.key_or_group.split(".")[0] in ("hydra", *NOT_COUNTED)]
     for override in several:
-        yield Mistake(override.key_or_group, _shown(override), "is several values, and has one in the whole sweep")
+        yield ConfigError(override.key_or_group, _shown(override), "is several values, and has one in the whole sweep")
     try:
-        make(Settings, {} if several else OmegaConf.to_container(config.sweep))  # type: ignore[arg-type]
-    except (Mistake, Mistakes) as wrong:
-        yield from wrong.within("sweep").found
+        call_checked(SweepConfig, {} if several else OmegaConf.to_container(config.sweep))  # type: ignore[arg-type]
+    except (ConfigError, ConfigErrors) as wrong:
+        yield from wrong.prefixed("sweep").errors
     if OmegaConf.select(config, "hydra.launcher.n_jobs") == 0:
-        yield Mistake("hydra.launcher.n_jobs", 0, "must be a number of jobs, or -1 for one on each core")
+        yield ConfigError("hydra.launcher.n_jobs", 0, "must be a number of jobs, or -1 for one on each core")
 
 
-def _wrong_search(config: DictConfig, swept: Sequence[Override]) -> Iterator[Mistake]:
+def _wrong_search(config: DictConfig, swept: Sequence[Override]) -> Iterator[ConfigError]:
     """A sweeper with a direction searches, for the best round's monitored metric; others need values that can be counted."""
     direction, mode = OmegaConf.select(config, "hydra.sweeper.direction"), config.monitor.mode
     if direction is None:
@@ -204,14 +204,14 @@ def _wrong_search(config: DictConfig, swept: Sequence[Override]) -> Iterator[Mis
             if not override.is_discrete_sweep():
                 why = "is an interval, and this sweeper needs single values"
                 remedy = "hydra/sweeper=optuna searches an interval"
-                yield Mistake(override.key_or_group, _shown(override), why, remedy)
+                yield ConfigError(override.key_or_group, _shown(override), why, remedy)
         return
     shown = getattr(direction, "name", direction)
     if shown != DIRECTIONS.get(mode, shown):
         why = f"must be {DIRECTIONS[mode]}: the objective is {config.monitor.name} of the best round, and monitor.mode={mode}"
-        yield Mistake("hydra.sweeper.direction", shown, why)
+        yield ConfigError("hydra.sweeper.direction", shown, why)
     if config.monitor.name is None:
-        yield Mistake("monitor.name", None, "must name what the search is for", "leave it out")
+        yield ConfigError("monitor.name", None, "must name what the search is for", "leave it out")
 
 
 def _shown(override: Override) -> str:
@@ -222,7 +222,7 @@ def _folder(config: DictConfig) -> str:
     try:
         return str(config.hydra.sweep.dir)
     except OmegaConfBaseException as error:
-        raise Mistakes([Mistake("hydra.sweep.dir", "", str(error).splitlines()[0])]) from error
+        raise ConfigErrors([ConfigError("hydra.sweep.dir", "", str(error).splitlines()[0])]) from error
 
 
 def _shares(config: DictConfig, jobs: int) -> list[str]:
@@ -230,8 +230,8 @@ def _shares(config: DictConfig, jobs: int) -> list[str]:
     asked = OmegaConf.select(config, "hydra.launcher.n_jobs")
     if asked is None:
         return []
-    from fedlit.executors.resources import cores  # torch takes seconds
+    from fedlit.executors.resources import available_cores  # torch takes seconds
 
     jobs = OmegaConf.select(config, "hydra.sweeper.n_jobs") or jobs
-    at_once = min(asked if asked > 0 else max(1, cores() + 1 + asked), jobs)
-    return [f"hydra.launcher.n_jobs={at_once}", f"++hydra.job.env_set.{CORES}='{max(1, cores() // at_once)}'"]
+    at_once = min(asked if asked > 0 else max(1, available_cores() + 1 + asked), jobs)
+    return [f"hydra.launcher.n_jobs={at_once}", f"++hydra.job.env_set.{CORES}='{max(1, available_cores() // at_once)}'"]

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlit.core.errors import Mistake
+from fedlit.core.errors import ConfigError
 from fedlit.data.population import Population
-from fedlit.data.samples import Data, Owned, TensorSamples
+from fedlit.data.samples import ClientTestSet, Data, TensorSamples
 
 HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
 """Clients 0 to 3: Cleveland Clinic, Institute of Cardiology in Budapest, Zurich and Basel, V.A. in Long Beach."""
@@ -52,8 +52,8 @@ def heart_disease(root: str | None = None) -> Data:
     parts = [_split(_features(table, levels), table[:, -1] > 0) for table in tables]
     train, test = _samples([part[0] for part in parts]), _samples([part[1] for part in parts])
     assert test.owner is not None
-    own = Owned(test, Population.of(test.owner, test.clients))
-    return Data("heart disease", train, test, (parts[0][0][0].shape[1],), ("healthy", "disease"), own_test=own)
+    own = ClientTestSet(test, Population.of(test.owner, test.clients))
+    return Data("heart disease", train, test, (parts[0][0][0].shape[1],), ("healthy", "disease"), client_tests=own)
 
 
 def _table(file: Traversable) -> np.ndarray:
@@ -68,7 +68,7 @@ def _table(file: Traversable) -> np.ndarray:
             raise ValueError(f"it has {len(known)} patients of whom all is known, and needs {FEWEST}")
     except (OSError, ValueError) as error:
         remedy = "root=null takes the files that come with fedlit"
-        raise Mistake("root", file, f"is not a file of UCI's heart disease set: {error}", remedy) from error
+        raise ConfigError("root", file, f"is not a file of UCI's heart disease set: {error}", remedy) from error
     return np.array(known)
 
 

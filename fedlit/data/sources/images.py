@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlit.core.errors import Mistake
-from fedlit.data.samples import Data, Normalise, Owned, TensorSamples, Transform
+from fedlit.core.errors import ConfigError
+from fedlit.data.samples import ClientTestSet, Data, Normalise, TensorSamples, Transform
 
 log = logging.getLogger(__name__)
 
@@ -76,9 +76,9 @@ def torchvision_images(
         where = path / getattr(source.func, "base_folder", f"{name}/raw")
         why = str(error).strip().splitlines()[-1]
         tried = f"{'downloaded' if download else 'looked for'} {name} in {path}, and failed: {why}"
-        raise Mistake("root", root, tried, f"put the set's files into {where} by hand; {NO_NETWORK}") from error
+        raise ConfigError("root", root, tried, f"put the set's files into {where} by hand; {NO_NETWORK}") from error
     except (TypeError, ValueError) as error:
-        raise Mistake("options", options, f"are not what torchvision's {name} takes: {error}") from error
+        raise ConfigError("options", options, f"are not what torchvision's {name} takes: {error}") from error
     train, test = (TensorSamples(_channels_first(part.data, transpose), torch.as_tensor(part.targets)) for part in sets)
     return _data(name, train, test, sets[0].classes, mean, std, augment)
 
@@ -114,7 +114,7 @@ def image_folder(
     odd = ", ".join(sorted(tested - classes | testing - clients - {""}))
     if odd or not train:
         has = f"{folder / 'train'} has no folder for {odd or 'any class'} with an image in it"
-        raise Mistake("root", root, has, "classes are its subfolders, or those of its clients")
+        raise ConfigError("root", root, has, "classes are its subfolders, or those of its clients")
     store, parts = _cache_folder(folder, cache), []
     for split, images in (("train", train), ("test", test)):
         x = _decoded(folder / split, [path for path, _, _ in images], size, channels, store)
@@ -137,12 +137,14 @@ def _data(
     prepare = Normalise(*(tuple(values) * (shape[0] if len(values) == 1 else 1) for values in (mean, std)))
     for key, values in (("mean", prepare.mean), ("std", prepare.std)):
         if len(values) != shape[0]:
-            raise Mistake(key, list(values), f"must have one value for each of the {shape[0]} channels")
+            raise ConfigError(key, list(values), f"must have one value for each of the {shape[0]} channels")
     if min(std) <= 0:
-        raise Mistake("std", list(std), "must be above 0")
+        raise ConfigError("std", list(std), "must be above 0")
     train, test = replace(train, prepare=prepare, augment=augment), replace(test, prepare=prepare)
     own = test.natural()
-    return Data(name, train, test, shape, tuple(classes), own_test=None if own is None else Owned(test, own))
+    return Data(
+        name, train, test, shape, tuple(classes), client_tests=None if own is None else ClientTestSet(test, own)
+    )
 
 
 def _channels_first(pixels: Any, transpose: bool) -> Tensor:
@@ -164,14 +166,14 @@ def _listed(folder: Path) -> list[tuple[str, str, str]]:
     """(path, class, client) of the images in CLASS/IMAGE, where the client is empty, or in CLIENT/CLASS/IMAGE; by path."""
     if not folder.is_dir():
         needed = "root must hold train/CLASS/IMAGE and test/CLASS/IMAGE, or train/CLIENT/CLASS/IMAGE"
-        raise Mistake("root", folder.parent, f"{folder} is not a folder", needed)
+        raise ConfigError("root", folder.parent, f"{folder} is not a folder", needed)
     flat, deep = [], []
     for name, (images, folders) in ((os.path.basename(path), _scan(path)) for path in _scan(folder)[1]):
         flat += [(image, name, "") for image in images]
         deep += [(image, os.path.basename(path), name) for path in folders for image in _scan(path)[0]]
     if flat and deep:
         both = f"holds {flat[0][0]} and, a folder deeper, {deep[0][0]}"
-        raise Mistake("root", folder, both, "images must all lie in CLASS/, or all in CLIENT/CLASS/")
+        raise ConfigError("root", folder, both, "images must all lie in CLASS/, or all in CLIENT/CLASS/")
     return sorted(flat or deep)
 
 
@@ -189,7 +191,7 @@ def _scan(folder: Path | str) -> tuple[list[str], list[str]]:
 def _decoded(folder: Path, names: list[str], size: int | None, channels: int | None, cache: Path) -> Tensor:
     """Images (n, c, h, w); decoded again when a file's name, length or time has changed."""
     if not names:
-        raise Mistake("root", folder, "holds no image", f"files must end in {', '.join(sorted(EXTENSIONS))}")
+        raise ConfigError("root", folder, "holds no image", f"files must end in {', '.join(sorted(EXTENSIONS))}")
     stamp = hashlib.sha256(repr((size, channels, [(name, *_stat(name)) for name in names])).encode()).hexdigest()
     store, note = cache / f"{folder.name}.npy", cache / f"{folder.name}.json"
     if not (store.exists() and note.exists() and json.loads(note.read_text()) == stamp):
@@ -200,7 +202,7 @@ def _decoded(folder: Path, names: list[str], size: int | None, channels: int | N
             note.write_text(json.dumps(stamp))
         except PermissionError as error:
             why = f"cannot be written: {error}"
-            raise Mistake("cache", cache, why, "name another folder for the decoded images") from error
+            raise ConfigError("cache", cache, why, "name another folder for the decoded images") from error
     return torch.from_numpy(np.load(store, mmap_mode="c"))
 
 
@@ -220,7 +222,7 @@ def _decode(names: list[str], size: int | None, channels: int | None, store: Pat
             if image.shape[0] != first.shape[0]:
                 image = _pixels(name, size, 3) if first.shape[0] == 3 else image
             if image.shape != first.shape:
-                raise Mistake(
+                raise ConfigError(
                     "root",
                     name,
                     f"has the shape {image.shape}, but {names[0]} has {first.shape}",
@@ -244,5 +246,7 @@ def _pixels(name: str, size: int | None, channels: int | None) -> np.ndarray:
                 image = image.resize((size, size), Image.Resampling.BILINEAR)
             pixels = np.asarray(image)
     except OSError as error:  # PIL's UnidentifiedImageError is one
-        raise Mistake("root", name, f"cannot be read as an image: {error}", "remove the file or repair it") from error
+        raise ConfigError(
+            "root", name, f"cannot be read as an image: {error}", "remove the file or repair it"
+        ) from error
     return pixels[None] if grey else pixels.transpose(2, 0, 1)

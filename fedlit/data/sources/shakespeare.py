@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlit.core.errors import Mistake, refuse, unless, whole
-from fedlit.data.samples import Data, Owned, TensorSamples
+from fedlit.core.errors import ConfigError, raise_errors, require, require_at_least
+from fedlit.data.samples import ClientTestSet, Data, TensorSamples
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def shakespeare(
     train = _samples(ids, ends - sizes, borders, length, stride)
     test = _samples(ids, borders, ends, length, stride)
     if test_fraction and not len(test):
-        raise Mistake("test_fraction", test_fraction, f"leaves nobody the {length + 1} characters of a test sample")
+        raise ConfigError("test_fraction", test_fraction, f"leaves nobody the {length + 1} characters of a test sample")
     own = test.natural() if test_fraction else None
     return Data(
         "Shakespeare",
@@ -83,7 +83,7 @@ def shakespeare(
         test if test_fraction else None,
         (length,),
         tuple(chr(code) for code in vocabulary),
-        own_test=None if own is None else Owned(test, own),
+        client_tests=None if own is None else ClientTestSet(test, own),
     )
 
 
@@ -106,14 +106,14 @@ def speeches(text: str) -> dict[str, str]:
 
 
 def _check(length: int, stride: int, min_chars: int, test_fraction: float) -> None:
-    refuse(
-        whole("length", length),
-        whole("stride", stride),
-        unless(0 <= test_fraction < 1, "test_fraction", test_fraction, "must be at least 0 and below 1"),
+    raise_errors(
+        require_at_least("length", length),
+        require_at_least("stride", stride),
+        require(0 <= test_fraction < 1, "test_fraction", test_fraction, "must be at least 0 and below 1"),
     )
     left = int(min_chars * (1 - test_fraction))
     why = f"leaves {left} characters of a speaker for training, and a sample of length={length} takes {length + 1}"
-    refuse(unless(left > length, "min_chars", min_chars, why, "take more, or shorter samples"))
+    raise_errors(require(left > length, "min_chars", min_chars, why, "take more, or shorter samples"))
 
 
 def _read(path: str | None) -> str:
@@ -122,18 +122,20 @@ def _read(path: str | None) -> str:
     try:
         return source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise Mistake(
+        raise ConfigError(
             "path", path, f"cannot be read: {error}", "path=null takes the excerpt that comes with fedlit"
         ) from error
 
 
 def _kept(said: dict[str, str], path: str | None, min_chars: int) -> list[str]:
     if not said:
-        raise Mistake("path", path, "has no speech", "a speech begins with a line NAME: and ends with an empty line")
+        raise ConfigError(
+            "path", path, "has no speech", "a speech begins with a line NAME: and ends with an empty line"
+        )
     kept = [speech for speech in said.values() if len(speech) >= min_chars]
     if not kept:
         most = max(len(speech) for speech in said.values())
-        raise Mistake("min_chars", min_chars, f"is more than anyone says: at most {most} characters")
+        raise ConfigError("min_chars", min_chars, f"is more than anyone says: at most {most} characters")
     return kept
 
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from fedlit.core.errors import refuse, unless, whole
+from fedlit.core.errors import raise_errors, require, require_at_least
 from fedlit.core.streams import Purpose, stream
 from fedlit.data.population import Population
 from fedlit.data.samples import Data, TensorBatches, TensorSamples
 
-MOST_TEST_CLIENTS = 200
+MAX_TEST_CLIENTS = 200
 
 
 def synthetic(
@@ -49,16 +49,16 @@ def synthetic(
         seed: of the data, which is not the experiment's unless you say so: data.seed=${seed}.
     """
     uneven, most = "must be a number of at least 0", "1 is the paper's most uneven setting"
-    refuse(
-        whole("clients", clients),
-        whole("samples", 1 if samples is None else samples),
-        whole("dimension", dimension),
-        whole("test_samples", test_samples, 0),
-        whole("val_samples", val_samples, 0),
-        whole("seed", seed, 0),
-        unless(0 <= alpha < float("inf"), "alpha", alpha, uneven, most),
-        unless(0 <= beta < float("inf"), "beta", beta, uneven, most),
-        whole("classes", classes, 2),
+    raise_errors(
+        require_at_least("clients", clients),
+        require_at_least("samples", 1 if samples is None else samples),
+        require_at_least("dimension", dimension),
+        require_at_least("test_samples", test_samples, 0),
+        require_at_least("val_samples", val_samples, 0),
+        require_at_least("seed", seed, 0),
+        require(0 <= alpha < float("inf"), "alpha", alpha, uneven, most),
+        require(0 <= beta < float("inf"), "beta", beta, uneven, most),
+        require_at_least("classes", classes, 2),
     )
     if samples is None:
         sizes = np.minimum(stream(seed, Purpose.DATA, 1).lognormal(4, 2, clients), 1e6).astype(np.int64) + 50
@@ -66,7 +66,9 @@ def synthetic(
     else:
         offsets = np.arange(0, (clients + 1) * samples, samples)
     train = SyntheticSamples(offsets, alpha, beta, iid, dimension, classes, seed)
-    test, val = (train.afresh(count, key) if count else None for key, count in ((1, test_samples), (2, val_samples)))
+    test, val = (
+        train.fresh_samples(count, key) if count else None for key, count in ((1, test_samples), (2, val_samples))
+    )
     names = tuple(str(label) for label in range(classes))
     return Data(f"synthetic({alpha:g}, {beta:g})", train, test, (dimension,), names, val)
 
@@ -121,11 +123,9 @@ class SyntheticSamples:
         rows = rows if self.device is None else rows.to(self.device)
         return rows.batches(None, size, generator, drop_last)
 
-    def afresh(self, count: int, key: int) -> TensorSamples:
+    def fresh_samples(self, count: int, key: int) -> TensorSamples:
         """So many samples that no client has, from some clients in equal parts."""
-        clients = np.linspace(0, len(self.offsets) - 2, min(len(self.offsets) - 1, MOST_TEST_CLIENTS, count)).astype(
-            int
-        )
+        clients = np.linspace(0, len(self.offsets) - 2, min(len(self.offsets) - 1, MAX_TEST_CLIENTS, count)).astype(int)
         each = np.diff(np.linspace(0, count, len(clients) + 1).astype(int))
         parts = [self._made(int(client), int(number), key) for client, number in zip(clients, each, strict=True)]
         x, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))

@@ -12,7 +12,7 @@ from typing import Any
 
 from hydra.utils import get_object
 
-from fedlit.core.errors import Mistake
+from fedlit.core.errors import ConfigError
 
 ALLOWED = (
     "fedlit",
@@ -24,21 +24,21 @@ ALLOWED = (
     "lightning.pytorch.callbacks",
     "lightning.pytorch.loggers",
 )
-VARIABLE = "FEDLIT_ALLOW"
+ALLOW_VARIABLE = "FEDLIT_ALLOW"
 """Environment variable with more modules, separated by commas."""
 
 
-def distrust(config: Mapping[str, Any], allow: Sequence[str] = ()) -> list[Mistake]:
+def untrusted_targets(config: Mapping[str, Any], allow: Sequence[str] = ()) -> list[ConfigError]:
     """What a configuration names that is not on the list. Nothing outside the list is imported.
 
     Args:
         config: plain values.
         allow: modules that are trusted besides those of the list and of the environment variable FEDLIT_ALLOW.
     """
-    trusted = (*ALLOWED, *allow, *filter(None, os.environ.get(VARIABLE, "").split(",")))
-    remedy = f"if you trust it: --allow MODULE, or {VARIABLE}=MODULE"
+    trusted = (*ALLOWED, *allow, *filter(None, os.environ.get(ALLOW_VARIABLE, "").split(",")))
+    remedy = f"if you trust it: --allow MODULE, or {ALLOW_VARIABLE}=MODULE"
     return [
-        Mistake(path, target, "is not on the list of what a configuration from elsewhere may name", remedy)
+        ConfigError(path, target, "is not on the list of what a configuration from elsewhere may name", remedy)
         for path, target in _targets(config)
         if not _trusted(target, trusted)
     ]

@@ -14,20 +14,20 @@ from fedlit.client.trainer import planned_steps
 from fedlit.core import serialization as wire
 from fedlit.core.messages import Model
 from fedlit.core.tensors import Layout
-from fedlit.experiment.config.estimate import Room, median_client, memory_of_a_client, room_for_memories
+from fedlit.experiment.config.estimate import MemoryEstimate, client_state_nbytes, estimate_client_state, median_client
 from fedlit.experiment.observers import Run
 from fedlit.experiment.observers.terminal import size
 from fedlit.server.evaluation import Evaluations
-from fedlit.server.sampling.cohort import ANSWER, ordered
-from fedlit.server.sampling.sampler import Pool
+from fedlit.server.sampling.cohort import LOSS_REPLY_BYTES, draw_cohort
+from fedlit.server.sampling.sampler import ClientPool
 
 FILES = "config.yaml, rounds.jsonl, summary.json, partition.json, checkpoints and what the observers write"
 
-MOST_FORESEEN = 100
+MAX_SAMPLED_ROUNDS = 100
 """Rounds whose cohorts are drawn to see how large they are."""
 
 
-def plan(run: Run) -> dict[str, Any]:
+def estimate_run(run: Run) -> dict[str, Any]:
     """The run in figures, or what is left of it. Trains some batches of a client of median size to measure the time of one,
     and lets them go.
 
@@ -42,17 +42,19 @@ def plan(run: Run) -> dict[str, Any]:
     schedule, worker, sizes = federation.schedule, federation.worker, run.federation.population.sizes
     drawn = _cohorts(run)
     cohort, sampled, asked = drawn["cohort"], drawn["sampled"], drawn["asked"]
-    per_client = planned_steps(worker.recipe, worker.holdings.loading, sizes)
+    per_client = planned_steps(worker.trainer_config, worker.data.loading, sizes)
     batch_s, fit_s, send = _measured(run)
     ask_s = _asking_seconds(run) if asked else 0.0
     state = federation.algorithm.init(federation.initial)
-    vector, held = Layout.of(send), worker.holdings
-    up = (8 + 4 * vector.size if vector.size else 0) * cohort + ANSWER * asked
-    down = wire.length(state.shared) * max(sampled, asked)
-    own = federation.evaluations.jobs(0, (), held.own_clients, held.looked_at(range(round(sampled))), 0)
+    vector, held = Layout.of(send), worker.data
+    up = (8 + 4 * vector.size if vector.size else 0) * cohort + LOSS_REPLY_BYTES * asked
+    down = wire.state_nbytes(state.shared) * max(sampled, asked)
+    own = federation.evaluations.make_jobs(
+        0, (), held.num_client_tests, held.clients_to_evaluate(range(round(sampled))), 0
+    )
     evaluation_s = _evaluation_seconds(run) if federation.splits else 0.0
-    done = len(run.done)
-    rounds, evaluated = max(0, schedule.rounds - done), sum(map(schedule.evaluates, range(done, schedule.rounds)))
+    done = len(run.finished_rounds)
+    rounds, evaluated = max(0, schedule.rounds - done), sum(map(schedule.is_evaluated, range(done, schedule.rounds)))
     expected = float(per_client.mean()) * cohort * rounds
     return {
         "clients": len(population),
@@ -66,8 +68,9 @@ def plan(run: Run) -> dict[str, Any]:
         "up_bytes_per_round": up,
         "down_bytes_per_round": down,
         "bytes": (up + down) * rounds,
-        "memory_bytes": 8 * vector.size * (2 + math.ceil(math.log2(max(2, cohort)))) + 2 * wire.length(state.shared),
-        "memories": room_for_memories(run, memory_of_a_client(run)),
+        "memory_bytes": 8 * vector.size * (2 + math.ceil(math.log2(max(2, cohort))))
+        + 2 * wire.state_nbytes(state.shared),
+        "memories": estimate_client_state(run, client_state_nbytes(run)),
         "batch_s": batch_s,
         "fit_s": fit_s,
         "evaluation_s": evaluation_s,
@@ -84,15 +87,15 @@ def _cohorts(run: Run) -> dict[str, Any]:
     `cohort`, who is waited for, as means; `cohorts`, the smallest and the largest that is waited for."""
     federation, counts = run.federation, []
     schedule, sizes = federation.schedule, federation.population.sizes
-    for number in range(min(schedule.rounds, MOST_FORESEEN)):
+    for number in range(min(schedule.rounds, MAX_SAMPLED_ROUNDS)):
         asked: set[int] = set()
 
         def losses(clients: np.ndarray, asked: set[int] = asked) -> np.ndarray:
             asked.update(clients.tolist())
             return np.zeros(len(clients))
 
-        cohort = ordered(federation.sampler, Pool(sizes, number, federation.seed, losses))
-        first = min(schedule.cohort(len(sizes)), len(cohort)) if schedule.over_select > 1 else len(cohort)
+        cohort = draw_cohort(federation.sampler, ClientPool(sizes, number, federation.seed, losses))
+        first = min(schedule.cohort_size(len(sizes)), len(cohort)) if schedule.over_select > 1 else len(cohort)
         counts.append((first, len(cohort), len(asked)))
     array = np.array(counts)
     means = dict(zip(("cohort", "sampled", "asked"), array.mean(axis=0).tolist(), strict=True))
@@ -119,9 +122,9 @@ def _measured(run: Run) -> tuple[float, float, Any]:
     shared, send, seconds = federation.algorithm.init(federation.initial).shared, {}, {}
     for steps in (1, 1, 9, 1, 9):  # the first warms up
         local = federation.worker.local(0, client, {})
-        short = replace(local, recipe=replace(local.recipe, steps=steps))
+        short = replace(local, trainer_config=replace(local.trainer_config, steps=steps))
         begin = time.perf_counter()
-        send = federation.algorithm.client(short, shared, {}).send
+        send = federation.algorithm.client(short, shared, {}).groups
         seconds[steps] = min(seconds.get(steps, math.inf), time.perf_counter() - begin)
     batch = max(0.0, (seconds[9] - seconds[1]) / 8)
     return batch, max(0.0, seconds[1] - batch), send
@@ -141,7 +144,7 @@ def _evaluation_seconds(run: Run) -> float:
     federation = run.federation
     state = federation.algorithm.init(federation.initial)
     begin = time.perf_counter()
-    for job in Evaluations().jobs(0, federation.splits, 0, (), 0):
+    for job in Evaluations().make_jobs(0, federation.splits, 0, (), 0):
         federation.worker(job, state)
     return time.perf_counter() - begin
 
@@ -163,11 +166,11 @@ def plan_table(run: Run, figures: dict[str, Any]) -> Table:
         "bytes a round": f"{size(figures['down_bytes_per_round'])} down, {size(figures['up_bytes_per_round'])} up",
         "bytes left" if done else "bytes in all": size(figures["bytes"]),
         "server's memory": f"{size(figures['memory_bytes'])} for states and sums",
-        "clients' memories": memories_line(figures["memories"]),
+        "clients' memories": client_state_line(figures["memories"]),
         "one batch": f"{figures['batch_s'] * 1000:.1f} ms; a fit {figures['fit_s'] * 1000:.1f} ms more",
         "what is left"
         if done
-        else "the whole run": f"about {duration(figures['seconds'])}, evaluations of {figures['evaluation_s']:.1f} s included",
+        else "the whole run": f"about {format_duration(figures['seconds'])}, evaluations of {figures['evaluation_s']:.1f} s included",
         "will write": f"{FILES} into {run.folder}",
     }
     for name, text in rows.items():
@@ -176,7 +179,7 @@ def plan_table(run: Run, figures: dict[str, Any]) -> Table:
     return table
 
 
-def memories_line(room: Room) -> str:
+def client_state_line(room: MemoryEstimate) -> str:
     """What clients' memories take; an empty string if they remember nothing."""
     each, ram, disk = map(size, (room.client, room.ram, room.disk))
     return f"{each} a client; at most {ram} of RAM, {disk} in checkpoints" if room.client else ""
@@ -194,7 +197,7 @@ def _line(quantiles: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:,.0f}" for name, value in quantiles.items())
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Seconds for people."""
     for unit, length in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
         if seconds >= 2 * length:

@@ -6,12 +6,12 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from fedlit.runs.record import Round
+from fedlit.runs.record import RoundRecord
 
 log = logging.getLogger("fedlit")
 
 
-class Watchers:
+class ObserverGroup:
     """Observers who are told of a run and cannot disturb it: one that raises is warned of and told no more.
 
     Args:
@@ -22,7 +22,7 @@ class Watchers:
         self._observers = list(observers)
         self.failed: dict[str, str] = {}
 
-    def tell(self, what: Callable[[Observer], None]) -> None:
+    def notify(self, what: Callable[[Observer], None]) -> None:
         """Tells each of those that are left."""
         for observer in list(self._observers):
             try:
@@ -35,7 +35,7 @@ class Watchers:
 
     def close(self) -> None:
         """Tells those that are left that it is over, once."""
-        self.tell(lambda observer: observer.close())
+        self.notify(lambda observer: observer.close())
         self._observers.clear()
 
     def __enter__(self) -> None: ...
@@ -49,7 +49,7 @@ class Observer(Protocol):
 
     def start(self, run: Any) -> None: ...
 
-    def round(self, record: Round) -> None: ...
+    def round(self, record: RoundRecord) -> None: ...
 
     def end(self, summary: Mapping[str, Any]) -> None:
         """The run has come to its end."""

@@ -10,20 +10,20 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from fedlit.experiment.run import Run
-from fedlit.runs.record import Round
+from fedlit.runs.record import RoundRecord
 
 MOST_BARS = 100
 MOST_NAMES = 20
 MOST_TICKS = 8
 
 
-class PartitionPicture:
+class PartitionFigure:
     """Writes partition.png."""
 
     def start(self, run: Run) -> None:
         partition_figure(run.partition, run.data.classes).savefig(run.folder / "partition.png", dpi=120)
 
-    def round(self, record: Round) -> None: ...
+    def round(self, record: RoundRecord) -> None: ...
 
     def end(self, summary: Mapping[str, Any]) -> None: ...
 

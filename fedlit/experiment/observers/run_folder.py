@@ -7,12 +7,12 @@ from typing import Any
 
 import yaml
 
-from fedlit.core.files import LocalDisk, json_line, replace_file
+from fedlit.core.files import LocalFilesystem, to_json, write_atomic
 from fedlit.core.messages import Model
 from fedlit.experiment.run import Run
-from fedlit.experiment.summary import Standing
-from fedlit.experiment.weights import checkpoint, safetensors
-from fedlit.runs.record import Round
+from fedlit.experiment.summary import RunTracker
+from fedlit.experiment.weights import safetensors_bytes, save_ckpt
+from fedlit.runs.record import RoundRecord
 
 
 class RunFolder:
@@ -20,16 +20,16 @@ class RunFolder:
     model.ckpt, model.safetensors and summary.json at the end. The rounds themselves are committed by `checkpoint`."""
 
     def start(self, run: Run) -> None:
-        self._run, self._standing = run, Standing(run.federation.monitor)
+        self._run, self._standing = run, RunTracker(run.federation.monitor)
         run.folder.mkdir(parents=True, exist_ok=True)
         config = {**run.config, "resume": None}
-        replace_file(run.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
-        replace_file(run.folder / "partition.json", json_line(run.partition).encode())
+        write_atomic(run.folder / "config.yaml", yaml.safe_dump(config, sort_keys=False).encode())
+        write_atomic(run.folder / "partition.json", to_json(run.partition).encode())
         (run.folder / "summary.json").unlink(missing_ok=True)  # of a finished run that goes further
-        for record in run.done:
+        for record in run.finished_rounds:
             self.round(record)
 
-    def round(self, record: Round) -> None:
+    def round(self, record: RoundRecord) -> None:
         before = self._standing.best
         self._standing.add(record)
         if self._standing.monitor.name is not None and self._standing.best is not before and record.model is not None:
@@ -41,17 +41,17 @@ class RunFolder:
             self._checkpoint("model.ckpt", last.model)
             if self._standing.monitor.name is None:
                 self._checkpoint("best.ckpt", last.model)
-            weights = safetensors(self._run.federation.worker.bench, last.model)
-            replace_file(self._run.folder / "model.safetensors", weights)
-        replace_file(self._run.folder / "summary.json", (json_line(summary, indent=2) + "\n").encode())
+            weights = safetensors_bytes(self._run.federation.worker.replica, last.model)
+            write_atomic(self._run.folder / "model.safetensors", weights)
+        write_atomic(self._run.folder / "summary.json", (to_json(summary, indent=2) + "\n").encode())
 
     def close(self) -> None: ...
 
     def _checkpoint(self, name: str, model: Model) -> None:
         worker = self._run.federation.worker
         path = self._run.folder / name
-        checkpoint(worker.bench, worker.recipe, model, path.with_suffix(".tmp"))
-        disk = LocalDisk()
+        save_ckpt(worker.replica, worker.trainer_config, model, path.with_suffix(".tmp"))
+        disk = LocalFilesystem()
         disk.sync(path.with_suffix(".tmp"))
         disk.rename(path.with_suffix(".tmp"), path)
         disk.sync(path.parent)

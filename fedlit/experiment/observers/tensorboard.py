@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from fedlit.core.files import flat
+from fedlit.core.files import flatten
 from fedlit.experiment.observers.partition_figure import partition_figure
 from fedlit.experiment.run import Run
-from fedlit.runs.record import Round
+from fedlit.runs.record import RoundRecord
 
 
 class TensorBoard:
@@ -38,10 +38,10 @@ class TensorBoard:
             {"summary": text("config", indented), "step": 0},
             {"summary": image("partition", _pixels(run), dataformats="HWC"), "step": 0},
         )
-        for record in run.done:
+        for record in run.finished_rounds:
             self.round(record)
 
-    def round(self, record: Round) -> None:
+    def round(self, record: RoundRecord) -> None:
         failures = Counter(f"failures/{failure.outcome}" for failure in record.failures)
         self._scalars({**record.metrics, **failures}, record.number)
 
@@ -55,7 +55,7 @@ class TensorBoard:
             for name, value in {**best, **final}.items()
             if "val/" in name or "test/" in name or "train/" in name
         }
-        parts = hparams(shown(self._run.config), dict.fromkeys(figures, 0.0))
+        parts = hparams(hparam_values(self._run.config), dict.fromkeys(figures, 0.0))
         self._write(*({"summary": part} for part in parts))
         self._scalars(figures, summary["rounds"])
 
@@ -82,9 +82,9 @@ class TensorBoard:
                 writer.write(Event(wall_time=time.time(), **event).SerializeToString())
 
 
-def shown(config: Mapping[str, Any]) -> dict[str, bool | float | str]:
+def hparam_values(config: Mapping[str, Any]) -> dict[str, bool | float | str]:
     """The configuration as dotted keys and values that the HPARAMS tab can show."""
-    values = {key: value for key, value in flat(config).items() if not isinstance(value, Mapping)}
+    values = {key: value for key, value in flatten(config).items() if not isinstance(value, Mapping)}
     return {
         key: value if isinstance(value, bool | int | float) and math.isfinite(value) else str(value)
         for key, value in values.items()

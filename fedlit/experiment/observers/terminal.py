@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fedlit.experiment.run import Run
-from fedlit.runs.record import Round
+from fedlit.runs.record import RoundRecord
 
 
 class Terminal:
@@ -35,10 +35,12 @@ class Terminal:
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._progress.add_task("", total=run.federation.schedule.rounds, completed=len(run.done))
+        self._task = self._progress.add_task(
+            "", total=run.federation.schedule.rounds, completed=len(run.finished_rounds)
+        )
         self._progress.start()
 
-    def round(self, record: Round) -> None:
+    def round(self, record: RoundRecord) -> None:
         line = self._line(record)
         if self._console.is_terminal:
             self._progress.update(self._task, advance=1, description=line)
@@ -50,7 +52,7 @@ class Terminal:
 
     def end(self, summary: Mapping[str, Any]) -> None:
         self._progress.stop()
-        self._console.print(last_table(self._run, summary))
+        self._console.print(summary_table(self._run, summary))
         self._console.print(
             f"tensorboard --logdir {shlex.quote(str(self._run.folder))}", soft_wrap=True, highlight=False
         )
@@ -58,7 +60,7 @@ class Terminal:
     def close(self) -> None:
         self._progress.stop()
 
-    def _line(self, record: Round) -> str:
+    def _line(self, record: RoundRecord) -> str:
         monitor = self._run.federation.monitor.name or str(self._run.config["monitor"]["name"]).replace(
             "val", "test", 1
         )
@@ -68,7 +70,7 @@ class Terminal:
         return f"{clients}  {self._shown}" + ("  LOST" if record.lost else "")
 
 
-def last_table(run: Run, summary: Mapping[str, Any]) -> Table:
+def summary_table(run: Run, summary: Mapping[str, Any]) -> Table:
     """What was trained, how well, how long it took, what was sent, where it lies."""
     table = Table(show_header=False, title="fedlit", title_justify="left", expand=False)
     table.add_column(style="bold")
@@ -87,16 +89,16 @@ def last_table(run: Run, summary: Mapping[str, Any]) -> Table:
         else f"{summary['rounds']}",
     )
     title = f"best round by {judged}" if judged else "last round, nothing held out"
-    table.add_row(title, f"round {best['round']}: {figures(best['metrics'])}")
+    table.add_row(title, f"round {best['round']}: {metrics_line(best['metrics'])}")
     if judged:
-        table.add_row("last round", figures(last["metrics"]))
+        table.add_row("last round", metrics_line(last["metrics"]))
     table.add_row("time", f"{summary['seconds']:.1f} s")
     table.add_row("sent", f"{size(summary['down_bytes'])} to clients, {size(summary['up_bytes'])} back")
     table.add_row("folder", str(run.folder))
     return table
 
 
-def figures(metrics: Mapping[str, float]) -> str:
+def metrics_line(metrics: Mapping[str, float]) -> str:
     """The evaluation's metrics in one line."""
     shown = {name: value for name, value in metrics.items() if name.startswith(("val", "test"))}
     return ", ".join(f"{name} {value:.4f}" for name, value in shown.items()) or "not evaluated"

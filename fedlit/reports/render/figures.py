@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fedlit.reports.render.tables import counted, scale
+from fedlit.reports.render.tables import pluralize, scale_unit
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's, https://jfly.uni-koeln.de/color/, which the colour-blind can tell apart; without yellow, which is faint."""
@@ -25,26 +25,26 @@ STEADY: dict[Any, Any] = {
 """The same report gives the same files."""
 
 
-def save(found: Mapping[str, Any], out: Path) -> list[str]:
+def save_figures(found: Mapping[str, Any], out: Path) -> list[str]:
     """Writes curves.png and curves.svg, and differences.png and .svg if there are pairs; their names."""
     with matplotlib.rc_context(STEADY):
-        figures = {"curves": curves(found)}
+        figures = {"curves": draw_curves(found)}
         if any(one["last"] for one in found["paired"]):
-            figures["differences"] = differences(found)
+            figures["differences"] = draw_differences(found)
         for name, figure in figures.items():
             figure.savefig(out / f"{name}.png", dpi=150, metadata={"Software": None})
             figure.savefig(out / f"{name}.svg", metadata={"Date": None})
     return [f"{name}.{kind}" for name in figures for kind in ("png", "svg")]
 
 
-def curves(found: Mapping[str, Any]) -> Figure:
+def draw_curves(found: Mapping[str, Any]) -> Figure:
     """The metric over rounds and over bytes."""
-    labels = [_folded(f"{one['group']} ({counted(one['n'], 'seed')})", 110) for one in found["groups"]]
+    labels = [_folded(f"{one['group']} ({pluralize(one['n'], 'seed')})", 110) for one in found["groups"]]
     lines = sum(label.count("\n") + 1 for label in labels)
     figure = Figure(figsize=(9, 3.6 + 0.22 * lines), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     most = max((one["bytes"]["x"][-1] for one in found["curves"] if one["bytes"]["x"]), default=0.0)
-    size, unit = scale(most, "B")
+    size, unit = scale_unit(most, "B")
     for i, (one, label) in enumerate(zip(found["curves"], labels, strict=True)):
         style = {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)]}
         _line(left, one["rounds"], 1.0, label, style)
@@ -74,10 +74,10 @@ def _line(axes: Axes, band: Mapping[str, Any], size: float, label: str, style: M
         axes.fill_between(x, band["low"], band["high"], color=style["color"], alpha=0.15, linewidth=0)
 
 
-def differences(found: Mapping[str, Any]) -> Figure:
+def draw_differences(found: Mapping[str, Any]) -> Figure:
     """Differences from the baseline with their intervals, and the single seeds."""
     rows = [(one["group"], name, one[name]) for one in found["paired"] for name in ("best", "last") if one[name]]
-    names = [f"{_folded(label, 40)}\n{name} round, {counted(pairs['n'], 'pair')}" for label, name, pairs in rows]
+    names = [f"{_folded(label, 40)}\n{name} round, {pluralize(pairs['n'], 'pair')}" for label, name, pairs in rows]
     most = max(name.count("\n") + 1 for name in names)
     figure = Figure(figsize=(9, 1.3 + (0.12 + 0.13 * most) * len(rows)), layout="constrained")
     axes = figure.subplots()

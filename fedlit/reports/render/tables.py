@@ -13,7 +13,7 @@ Found = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Grid:
+class ReportTable:
     """A table.
 
     Args:
@@ -29,7 +29,7 @@ class Grid:
     notes: Sequence[str] = ()
 
 
-def grids(found: Found, ends: bool) -> Iterator[Grid]:
+def make_tables(found: Found, ends: bool) -> Iterator[ReportTable]:
     """The tables of a report, those that have something to show.
 
     Args:
@@ -49,29 +49,33 @@ def grids(found: Found, ends: bool) -> Iterator[Grid]:
         yield _failures(groups)
 
 
-def _results(found: Found, groups: Sequence[Found], ends: bool) -> Grid:
-    rows = [[one["group"], str(one["n"]), *(cell(one[name], ends) for name in ("best", "last"))] for one in groups]
+def _results(found: Found, groups: Sequence[Found], ends: bool) -> ReportTable:
+    rows = [
+        [one["group"], str(one["n"]), *(format_cell(one[name], ends) for name in ("best", "last"))] for one in groups
+    ]
     notes = [f"An interval is Student's of {100 * found['level']:g} % over seeds; one seed has none."]
     for one in groups:
         for name, seeds in one["no_number"].items():
             if seeds:
-                said = f"{one['group']}: no number at the {name} round with seed {listed(seeds)}, which the mean leaves out"
+                said = f"{one['group']}: no number at the {name} round with seed {join_values(seeds)}, which the mean leaves out"
                 notes.append(said)
-    return Grid(f"{found['metric']}, mean over seeds", ["group", "seeds", "best round", "last round"], rows, notes)
+    return ReportTable(
+        f"{found['metric']}, mean over seeds", ["group", "seeds", "best round", "last round"], rows, notes
+    )
 
 
-def _paired(found: Found, ends: bool) -> Grid:
+def _paired(found: Found, ends: bool) -> ReportTable:
     rows, notes = [], []
     for one in found["paired"]:
         for name in ("best", "last"):
             pairs = one[name]
             both = (
-                [str(pairs["n"]), cell(pairs, ends, True), cell(pairs["unpaired"], ends, True)]
+                [str(pairs["n"]), format_cell(pairs, ends, True), format_cell(pairs["unpaired"], ends, True)]
                 if pairs
                 else ["0", "-", "-"]
             )
             rows.append([one["group"], name, *both])
-        if apart := [f"{listed(seeds)} of {one[who]}" for who, seeds in one["left_out_seeds"].items() if seeds]:
+        if apart := [f"{join_values(seeds)} of {one[who]}" for who, seeds in one["left_out_seeds"].items() if seeds]:
             notes.append(f"{one['group']}: left out, for they have no pair: seeds {'; '.join(apart)}")
         if one["digests_that_differ"]:
             notes.append(f"{one['group']}: not the same with the same seed: {', '.join(one['digests_that_differ'])}")
@@ -82,56 +86,58 @@ def _paired(found: Found, ends: bool) -> Grid:
     if not found["baseline_was_typed"]:
         notes.append("--baseline KEY=VALUE takes another.")
     title = f"{found['metric']} less that of {found['baseline']}"
-    return Grid(title, ["group", "round", "pairs", "paired", "unpaired"], rows, notes)
+    return ReportTable(title, ["group", "round", "pairs", "paired", "unpaired"], rows, notes)
 
 
-def _target(found: Found, groups: Sequence[Found], ends: bool) -> Grid:
+def _target(found: Found, groups: Sequence[Found], ends: bool) -> ReportTable:
     simulated = any(one["target"]["simulated_s"] for one in groups)
     names = ["rounds", "bytes", *(["simulated_s"] if simulated else []), "wall_s"]
     rows = []
     for one in groups:
         target = one["target"]
-        cells = [cell(target[name], ends, unit=UNITS.get(name, "")) for name in names]
+        cells = [format_cell(target[name], ends, unit=UNITS.get(name, "")) for name in names]
         rows.append([one["group"], f"{len(target['reached'])} of {target['of']}", *cells])
     titles = ["group", "reached by", *(HEADINGS[name] for name in names)]
     some = any(len(one["target"]["reached"]) < one["target"]["of"] for one in groups)
     notes = ["A mean is over the seeds that reached it, which is fewer than all: it flatters."] if some else []
     better = "at least" if found["mode"] == "max" else "at most"
-    return Grid(f"until {found['metric']} was first {better} {found['target']:g}", titles, rows, notes)
+    return ReportTable(f"until {found['metric']} was first {better} {found['target']:g}", titles, rows, notes)
 
 
-def _costs(groups: Sequence[Found], ends: bool) -> Grid:
+def _costs(groups: Sequence[Found], ends: bool) -> ReportTable:
     simulated = any(one["simulated_s"] for one in groups)
     names = ["area", "rounds", "bytes", *(["simulated_s"] if simulated else []), "wall_s"]
-    rows = [[one["group"], *(cell(one[name], ends, unit=UNITS.get(name, "")) for name in names)] for one in groups]
+    rows = [
+        [one["group"], *(format_cell(one[name], ends, unit=UNITS.get(name, "")) for name in names)] for one in groups
+    ]
     notes = ["area: under the curve over rounds, divided by its length. wall: in rounds, without start and imports."]
-    return Grid("whole runs", ["group", *(HEADINGS[name] for name in names)], rows, notes)
+    return ReportTable("whole runs", ["group", *(HEADINGS[name] for name in names)], rows, notes)
 
 
-def _spread(found: Found, groups: Sequence[Found], ends: bool) -> Grid:
+def _spread(found: Found, groups: Sequence[Found], ends: bool) -> ReportTable:
     names = {"std": "std", "lowest_tenth": "lowest tenth", "highest_tenth": "highest tenth", "gini": "Gini"}
-    rows = [[one["group"], *(cell((one["spread"] or {}).get(name), ends) for name in names)] for one in groups]
+    rows = [[one["group"], *(format_cell((one["spread"] or {}).get(name), ends) for name in names)] for one in groups]
     notes = ["Of the clients' own test samples, at the best round; eval.clients says which clients."]
-    return Grid("spread over clients", ["group", *names.values()], rows, notes)
+    return ReportTable("spread over clients", ["group", *names.values()], rows, notes)
 
 
-def _failures(groups: Sequence[Found]) -> Grid:
+def _failures(groups: Sequence[Found]) -> ReportTable:
     rows = []
     for one in groups:
         outcomes = ", ".join(f"{count} {name}" for name, count in one["failures"].items()) or "none"
         rows.append([one["group"], outcomes, str(one["lost_rounds"]), str(len(one["failed_jobs"]))])
-    return Grid("failures, over all seeds", ["group", "updates left out", "lost rounds", "failed jobs"], rows)
+    return ReportTable("failures, over all seeds", ["group", "updates left out", "lost rounds", "failed jobs"], rows)
 
 
 HEADINGS = {"area": "area", "rounds": "rounds", "bytes": "bytes", "simulated_s": "simulated", "wall_s": "wall"}
 UNITS = {"bytes": "B", "simulated_s": "s", "wall_s": "s"}
 
 
-def cell(estimate: Found | None, ends: bool, signed: bool = False, unit: str = "") -> str:
+def format_cell(estimate: Found | None, ends: bool, signed: bool = False, unit: str = "") -> str:
     """A mean with its interval, if it has one, as text."""
     if estimate is None:
         return "-"
-    size, unit = scale(estimate["mean"], unit)
+    size, unit = scale_unit(estimate["mean"], unit)
     mean, half, unit = estimate["mean"] / size, estimate["half"], f" {unit}" if unit else ""
     places = _places(half / size, 2) if half else 0 if mean == int(mean) else _places(abs(mean), 4)
     form = f",.{places}f"
@@ -149,7 +155,7 @@ def _places(value: float, digits: int) -> int:
     return min(max(digits - 1 - math.floor(math.log10(value)), 0), 6)
 
 
-def scale(value: float, unit: str) -> tuple[float, str]:
+def scale_unit(value: float, unit: str) -> tuple[float, str]:
     """By what to divide bytes, and their unit then; other units stay."""
     if unit != "B":
         return 1.0, unit
@@ -159,12 +165,12 @@ def scale(value: float, unit: str) -> tuple[float, str]:
     return 1.0, "B"
 
 
-def listed(values: Sequence[Any]) -> str:
+def join_values(values: Sequence[Any]) -> str:
     """Values in one line."""
     return ", ".join(map(str, values))
 
 
-def counted(count: int, noun: str) -> str:
+def pluralize(count: int, noun: str) -> str:
     """The number and the noun, such as `1 run` and `2 runs`."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
@@ -172,8 +178,8 @@ def counted(count: int, noun: str) -> str:
 def headline(found: Found) -> str:
     """How many runs there are, in how many groups, with which seeds."""
     seeds = sorted({seed for one in found["groups"] for seed in one["seeds"]})
-    many = f"{counted(len(found['runs']), 'run')} in {counted(len(found['groups']), 'group')}"
-    return f"{many}, seed{'' if len(seeds) == 1 else 's'} {listed(seeds)}"
+    many = f"{pluralize(len(found['runs']), 'run')} in {pluralize(len(found['groups']), 'group')}"
+    return f"{many}, seed{'' if len(seeds) == 1 else 's'} {join_values(seeds)}"
 
 
 def rows_of_runs(found: Found) -> str:
@@ -203,7 +209,7 @@ def markdown(found: Found, command: str, figures: Sequence[str]) -> str:
         f"{headline(found)}; {len(found['left_out'])} left out.",
     ]
     lines += [f"Made by `{command}`."] if command else []
-    for grid in grids(found, ends=True):
+    for grid in make_tables(found, ends=True):
         lines += ["", f"## {_plain(grid.title)}", "", _row(grid.columns)]
         lines += [_row(["---", *("---:" for _ in grid.columns[1:])]), *(_row(row) for row in grid.rows)]
         lines += [part for note in grid.notes for part in ("", _plain(note))]

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedlit.reports.render.tables import Grid, grids, headline
+from fedlit.reports.render.tables import ReportTable, headline, make_tables
 
 MOST_TOLD = 10
 """Runs that are left out, each with a line; report.md has all."""
@@ -19,14 +19,14 @@ MOST_WIDE = 30
 """Columns that a group's name may keep for itself."""
 
 
-def show(found: Mapping[str, Any], out: Path | None, console: Console) -> None:
+def print_report(found: Mapping[str, Any], out: Path | None, console: Console) -> None:
     """Prints the report's tables, what was left out, and where it is."""
 
     def say(text: str) -> None:
         console.print(Text(text), soft_wrap=False)
 
     say(headline(found))
-    for grid in grids(found, ends=False):
+    for grid in make_tables(found, ends=False):
         console.print(_table(grid, console.width))
         for note in grid.notes:
             say(note)
@@ -43,7 +43,7 @@ def show(found: Mapping[str, Any], out: Path | None, console: Console) -> None:
     console.print(Text(where), soft_wrap=True)
 
 
-def _table(grid: Grid, width: int) -> Table:
+def _table(grid: ReportTable, width: int) -> Table:
     """The table no wider than that. The groups' names are folded first, as far as their longest word or MOST_WIDE columns; were
     that left to rich, it would take them for narrower than they are, and cut the last column off."""
     table = Table(title=Text(grid.title, style="bold"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))

@@ -7,14 +7,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from fedlit.core.errors import refuse, whole
-from fedlit.core.messages import State
-from fedlit.runs.record import Round
-from fedlit.server.client_store import ClientStore
+from fedlit.core.errors import raise_errors, require_at_least
+from fedlit.core.messages import ServerState
+from fedlit.runs.record import RoundRecord
+from fedlit.server.client_store import ClientStateStore
 
 
 @dataclass(frozen=True)
-class Keeping:
+class Retention:
     """Which commits are kept.
 
     Args:
@@ -26,15 +26,17 @@ class Keeping:
     every: int | None = None
 
     def __post_init__(self) -> None:
-        refuse(whole("keep", self.keep), whole("every", 1 if self.every is None else self.every))
+        raise_errors(
+            require_at_least("keep", self.keep), require_at_least("every", 1 if self.every is None else self.every)
+        )
 
-    def kept(self, rounds: list[int]) -> set[int]:
+    def select_rounds(self, rounds: list[int]) -> set[int]:
         """Those of the rounds, ascending, whose commits are kept."""
         return {*rounds[-self.keep :], *(r for r in rounds if self.every is not None and r % self.every == 0)}
 
 
 @dataclass(frozen=True)
-class Saved:
+class Checkpoint:
     """Where a run goes on.
 
     Args:
@@ -43,24 +45,24 @@ class Saved:
         records: of all rounds done, as in rounds.jsonl.
     """
 
-    state: State
-    store: ClientStore
+    state: ServerState
+    client_states: ClientStateStore
     records: tuple[Mapping[str, Any], ...] = ()
 
     @property
-    def last(self) -> Round | None:
+    def last(self) -> RoundRecord | None:
         """The last round done."""
-        return Round.of(self.records[-1]) if self.records else None
+        return RoundRecord.from_dict(self.records[-1]) if self.records else None
 
     @property
-    def lost(self) -> int:
+    def lost_in_a_row(self) -> int:
         """How many rounds in a row were lost before the next; those without anybody to ask are not counted."""
-        tried = [record for record in self.records if Round.of(record).tried]
+        tried = [record for record in self.records if RoundRecord.from_dict(record).attempted]
         good = [number for number, record in enumerate(tried, 1) if not record["lost"]]
         return len(tried) - (good[-1] if good else 0)
 
 
-class Commits(Protocol):
+class Checkpointer(Protocol):
     """Keeps a run's rounds."""
 
     def open(self, experiment: Mapping[str, Any]) -> AbstractContextManager[None]:
@@ -71,11 +73,11 @@ class Commits(Protocol):
         """
         ...
 
-    def load(self) -> Saved | None:
+    def load(self) -> Checkpoint | None:
         """The newest round that is whole; None if there is none."""
         ...
 
-    def commit(self, state: State, store: ClientStore, record: Round) -> None:
+    def commit(self, state: ServerState, store: ClientStateStore, record: RoundRecord) -> None:
         """Keeps a round: all of it or nothing."""
         ...
 
@@ -84,18 +86,18 @@ class Commits(Protocol):
         ...
 
 
-class Nowhere:
+class NoCheckpoints:
     """Keeps nothing: for a federation in a script of one's own."""
 
     def open(self, experiment: Mapping[str, Any]) -> AbstractContextManager[None]:
         """Does nothing."""
         return nullcontext()
 
-    def load(self) -> Saved | None:
+    def load(self) -> Checkpoint | None:
         """None."""
         return None
 
-    def commit(self, state: State, store: ClientStore, record: Round) -> None:
+    def commit(self, state: ServerState, store: ClientStateStore, record: RoundRecord) -> None:
         """Does nothing."""
 
     def finish(self) -> None:

@@ -23,38 +23,38 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from fedlit.core import serialization as wire
-from fedlit.core.errors import Mistake
-from fedlit.core.files import Disk, LocalDisk, json_line, replace_file, sync_above
-from fedlit.core.messages import State
+from fedlit.core.errors import ConfigError
+from fedlit.core.files import Filesystem, LocalFilesystem, sync_parents, to_json, write_atomic
+from fedlit.core.messages import ServerState
 from fedlit.runs.layout import FOLDER, JOURNAL
-from fedlit.runs.record import Round
-from fedlit.server.checkpoint.checkpointer import Keeping, Saved
+from fedlit.runs.record import RoundRecord
+from fedlit.server.checkpoint.checkpointer import Checkpoint, Retention
 from fedlit.server.checkpoint.format import (
     MANIFEST,
     MEMORIES,
     ROUND,
     STATE,
-    committed,
-    manifest_of,
-    measured,
-    numbered,
-    place,
-    read,
-    recorded,
-    refuse_other,
-    segment,
-    since_of,
+    client_state_file,
+    committed_rounds,
+    file_digest,
+    last_update_rounds,
+    list_rounds,
+    make_manifest,
+    raise_if_other_experiment,
+    read_checkpoint,
+    read_journal,
+    round_dir,
 )
-from fedlit.server.client_store import ClientStore
+from fedlit.server.client_store import ClientStateStore
 
 log = logging.getLogger("fedlit")
 
-BAD = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)
 """What reading a commit raises that is not what it was, whatever stands there instead."""
 
 
 @dataclass
-class Checkpoints:
+class DiskCheckpointer:
     """Commits in a run's folder.
 
     Args:
@@ -64,8 +64,8 @@ class Checkpoints:
     """
 
     folder: Path | str
-    keeping: Keeping = field(default_factory=Keeping)
-    disk: Disk = field(default_factory=LocalDisk)
+    retention: Retention = field(default_factory=Retention)
+    filesystem: Filesystem = field(default_factory=LocalFilesystem)
     _digests: dict[int, dict[str, Any]] = field(default_factory=dict, init=False)
     _experiment: Mapping[str, Any] = field(default_factory=dict, init=False)
 
@@ -74,7 +74,7 @@ class Checkpoints:
         self._lock = FileLock(self._here / "lock", timeout=0)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Makes the folder, and keeps other processes from it in the block, in which it may be held again.
 
         Raises:
@@ -85,7 +85,7 @@ class Checkpoints:
             self._lock.acquire()
         except Timeout as error:
             remedy = "wait for its end, or take another folder"
-            raise Mistake("folder", self._here, "is another process's at the moment", remedy) from error
+            raise ConfigError("folder", self._here, "is another process's at the moment", remedy) from error
         try:
             yield
         finally:
@@ -98,32 +98,35 @@ class Checkpoints:
         Raises:
             Mistake: if another process has the folder.
         """
-        with self.held():
-            sync_above(self._here, self.disk)
+        with self.lock():
+            sync_parents(self._here, self.filesystem)
             self._experiment = experiment
             yield
 
-    def commit(self, state: State, store: ClientStore, record: Round) -> None:
+    def commit(self, state: ServerState, store: ClientStateStore, record: RoundRecord) -> None:
         """Keeps a round. When this returns it survives a crash and a loss of power; when it raises the round before does.
 
         Raises:
             OSError: as the disk does.
         """
-        above, journal, disk = self._here / FOLDER, self._here / JOURNAL, self.disk
+        above, journal, disk = self._here / FOLDER, self._here / JOURNAL, self.filesystem
         if not above.is_dir():
             disk.mkdir(above)
             disk.sync(self._here)
-        line, begun = json_line(record.record()) + "\n", journal.exists()
+        line, begun = to_json(record.to_dict()) + "\n", journal.exists()
         note = {"round": state.round, "offset": journal.stat().st_size if begun else 0, "line": line}
         note["experiment"] = dict(self._experiment)
-        files = {STATE: wire.freeze({**wire.freeze_state(state), **since_of(store)}), ROUND: json.dumps(note).encode()}
-        if changed := store.of_round(state.round):
-            files[MEMORIES] = wire.freeze(wire.freeze_memories(changed))
-        older = sorted({*store.since.values()} - {state.round})
+        files = {
+            STATE: wire.to_safetensors({**wire.flatten_state(state), **last_update_rounds(store)}),
+            ROUND: json.dumps(note).encode(),
+        }
+        if changed := store.changed_in(state.round):
+            files[MEMORIES] = wire.to_safetensors(wire.flatten_client_states(changed))
+        older = sorted({*store.last_update.values()} - {state.round})
         self._digests = {r: self._digest(r) for r in older}
-        own = {name: measured(content) for name, content in files.items()}
-        files[MANIFEST] = manifest_of(own, self._digests)
-        self._write(files, place(self._here, state.round))
+        own = {name: file_digest(content) for name, content in files.items()}
+        files[MANIFEST] = make_manifest(own, self._digests)
+        self._write(files, round_dir(self._here, state.round))
         self._digests |= {state.round: own[MEMORIES]} if changed else {}
         disk.append(journal, line.encode())
         disk.sync(journal)
@@ -131,7 +134,7 @@ class Checkpoints:
             disk.sync(self._here)
         self._prune()
 
-    def load(self) -> Saved | None:
+    def load(self) -> Checkpoint | None:
         """The newest round whose manifest holds. Newer ones are set aside with a warning, and rounds.jsonl is what it was when
         that round had been recorded.
 
@@ -142,34 +145,34 @@ class Checkpoints:
         """
         saved, journal, bad = self._newest(self._experiment)
         for left in sorted((self._here / FOLDER).glob(".*")):  # of a commit or a removal that a crash cut short
-            self.disk.remove(left)
+            self.filesystem.remove(left)
         if saved is not None:
-            after, memories = "is of a round after the last that holds", numbered(self._here, "memories")
+            after, memories = "is of a round after the last that holds", list_rounds(self._here, "memories")
             self._set_aside([*bad, *((path, after) for r, path in memories.items() if r > saved.state.round)])
             if not (self._here / JOURNAL).exists() or (self._here / JOURNAL).read_bytes() != journal:
-                replace_file(self._here / JOURNAL, journal, self.disk)
+                write_atomic(self._here / JOURNAL, journal, self.filesystem)
         return saved
 
-    def peek(self, experiment: Mapping[str, Any]) -> Saved | None:
+    def peek(self, experiment: Mapping[str, Any]) -> Checkpoint | None:
         """What `load` would give for an experiment; nothing is changed in the folder. Raises as `load` does."""
         return self._newest(experiment)[0]
 
-    def _newest(self, experiment: Mapping[str, Any]) -> tuple[Saved | None, bytes, list[tuple[Path, str]]]:
+    def _newest(self, experiment: Mapping[str, Any]) -> tuple[Checkpoint | None, bytes, list[tuple[Path, str]]]:
         """The newest round whose manifest holds, what rounds.jsonl was then, and the newer commits with what is wrong."""
         bad: list[tuple[Path, str]] = []
-        for round in reversed(committed(self._here)):
+        for round in reversed(committed_rounds(self._here)):
             try:
-                state, store, note = read(self._here, round)
-                journal, records = recorded(self._here / JOURNAL, note)
+                state, store, note = read_checkpoint(self._here, round)
+                journal, records = read_journal(self._here / JOURNAL, note)
                 before = dict(note["experiment"])
-            except BAD as error:
-                bad.append((place(self._here, round), " ".join(str(error).split())))
+            except UNREADABLE as error:
+                bad.append((round_dir(self._here, round), " ".join(str(error).split())))
                 continue
-            refuse_other(before, experiment, self._here)
-            return Saved(state, store, records), journal, bad
+            raise_if_other_experiment(before, experiment, self._here)
+            return Checkpoint(state, store, records), journal, bad
         if bad:
             what = "; ".join(f"{path.name}: {why}" for path, why in bad)
-            raise Mistake("resume", self._here, f"has no round that holds: {what}", "begin anew in another folder")
+            raise ConfigError("resume", self._here, f"has no round that holds: {what}", "begin anew in another folder")
         return None, b"", bad
 
     def finish(self) -> None:
@@ -179,11 +182,11 @@ class Checkpoints:
     def _digest(self, round: int) -> dict[str, Any]:
         """Size and SHA-256 of the memories that changed in a round; they are read once."""
         if round not in self._digests:
-            self._digests[round] = measured(segment(self._here, round).read_bytes())
+            self._digests[round] = file_digest(client_state_file(self._here, round).read_bytes())
         return self._digests[round]
 
     def _write(self, files: Mapping[str, bytes], place: Path) -> None:
-        disk, partial = self.disk, place.with_name(f".{place.name}")
+        disk, partial = self.filesystem, place.with_name(f".{place.name}")
         disk.remove(partial)
         disk.mkdir(partial)
         for name, content in files.items():
@@ -196,38 +199,42 @@ class Checkpoints:
     def _set_aside(self, bad: Sequence[tuple[Path, str]]) -> None:
         for path, why in bad:
             log.warning("%s does not hold and is set aside: %s", path, why)
-            self.disk.rename(path, _free(path.with_name(f"bad-{path.name}")))
+            self.filesystem.rename(path, _free(path.with_name(f"bad-{path.name}")))
 
     def _prune(self, keep: int | None = None) -> None:
         """Removes the commits that are not kept; their memories stay while a kept one refers to them."""
-        rounds, needed = committed(self._here), set()
-        kept = replace(self.keeping, keep=keep or self.keeping.keep).kept(rounds)
+        rounds, needed = committed_rounds(self._here), set()
+        kept = replace(self.retention, keep=keep or self.retention.keep).select_rounds(rounds)
         for round in sorted(kept):
-            path = place(self._here, round)
+            path = round_dir(self._here, round)
             try:
                 needed |= {int(r) for r in json.loads((path / MANIFEST).read_bytes())["memories"]}
-            except BAD as error:  # an old one that was spoilt: what newer ones need of it stays
+            except UNREADABLE as error:  # an old one that was spoilt: what newer ones need of it stays
                 log.warning("%s does not hold and is not kept: %s", path, error)
                 kept.remove(round)
-        for round, path in sorted(numbered(self._here, "memories").items()):
+        for round, path in sorted(list_rounds(self._here, "memories").items()):
             self._shrink(path, round in needed)
         for round in rounds:
             if round not in kept:
-                path = place(self._here, round)
+                path = round_dir(self._here, round)
                 if round in needed:
-                    self.disk.rename(path, path.with_name(path.name.replace("round", "memories")))
-                self._shrink(segment(self._here, round).parent, round in needed)
+                    self.filesystem.rename(path, path.with_name(path.name.replace("round", "memories")))
+                self._shrink(client_state_file(self._here, round).parent, round in needed)
 
     def _shrink(self, path: Path, needed: bool) -> None:
         """Leaves a folder's memories alone, or nothing of it."""
         if not needed:
             gone = path.with_name(f".{path.name}")
-            self.disk.rename(path, gone)
-            self.disk.remove(gone)
+            self.filesystem.rename(path, gone)
+            self.filesystem.remove(gone)
             return
         for other in sorted(path.iterdir()):
             if other.name != MEMORIES:
-                self.disk.remove(other)
+                self.filesystem.remove(other)
+
+
+Checkpoints = DiskCheckpointer
+"""Public alias."""
 
 
 def _free(path: Path) -> Path:

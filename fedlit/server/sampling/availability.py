@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedlit.core.errors import Mistake
-from fedlit.server.sampling.sampler import Pool
+from fedlit.core.errors import ConfigError
+from fedlit.server.sampling.sampler import ClientPool
 
 ZONE = 2
 """Key of the stream from which time zones are drawn."""
@@ -40,22 +40,22 @@ class Available:
 
     def __post_init__(self) -> None:
         if self.period < 1:
-            raise Mistake("period", self.period, "must be a whole number of at least 1")
+            raise ConfigError("period", self.period, "must be a whole number of at least 1")
         if not 0 < self.awake <= 1:
-            raise Mistake("awake", self.awake, "must be above 0 and at most 1", "1: everybody is always there")
+            raise ConfigError("awake", self.awake, "must be above 0 and at most 1", "1: everybody is always there")
         if not 0 <= self.spread <= 1:
-            raise Mistake("spread", self.spread, "must be from 0 to 1", "1 spreads time zones over the whole day")
+            raise ConfigError("spread", self.spread, "must be from 0 to 1", "1 spreads time zones over the whole day")
 
-    def __call__(self, pool: Pool, generator: np.random.Generator) -> np.ndarray:
+    def __call__(self, pool: ClientPool, generator: np.random.Generator) -> np.ndarray:
         """At most `size` different ids of clients that are awake."""
         there = np.flatnonzero(self.there(pool))
         return there if len(there) <= self.size else generator.choice(there, self.size, replace=False)
 
-    def metrics(self, pool: Pool) -> Mapping[str, float]:
+    def metrics(self, pool: ClientPool) -> Mapping[str, float]:
         """How many are awake."""
         return {"clients/available": int(self.there(pool).sum())}
 
-    def there(self, pool: Pool) -> np.ndarray:
+    def there(self, pool: ClientPool) -> np.ndarray:
         """Which clients are awake in the round, shape (clients,)."""
         zones = self.spread * pool.stream(ZONE).random(len(pool))
         return (pool.round % self.period / self.period + zones) % 1.0 < self.awake

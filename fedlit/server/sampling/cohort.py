@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedlit.core.errors import Mistake
-from fedlit.core.messages import Failure, Loss, Probe, State
+from fedlit.core.errors import ConfigError
+from fedlit.core.messages import ClientFailure, LossJob, LossResult, ServerState
 from fedlit.core.streams import Purpose, stream
 from fedlit.executors.executor import Execute
-from fedlit.server.sampling.sampler import Pool, Sampler
+from fedlit.server.sampling.sampler import ClientPool, Sampler
 
-ANSWER = 8
+LOSS_REPLY_BYTES = 8
 """Bytes of a candidate's answer: its loss, a float64."""
 
 
@@ -32,28 +32,28 @@ class Drawn:
     cohort: tuple[int, ...]
     sent: int
     bytes: int
-    failures: tuple[Failure, ...]
+    failures: tuple[ClientFailure, ...]
     metrics: Mapping[str, float]
 
 
-class Losses:
+class LossOracle:
     """Asks clients for their losses in a round, each once, and keeps the answers."""
 
-    def __init__(self, round: int, state: State, execute: Execute) -> None:
+    def __init__(self, round: int, state: ServerState, execute: Execute) -> None:
         self._round, self._state, self._execute = round, state, execute
-        self.answers: dict[int, Loss] = {}
+        self.answers: dict[int, LossResult] = {}
 
     def __call__(self, clients: np.ndarray) -> np.ndarray:
         """See `Pool.losses`."""
         ids = [int(client) for client in clients]
-        jobs = [Probe(self._round, client) for client in dict.fromkeys(ids) if client not in self.answers]
+        jobs = [LossJob(self._round, client) for client in dict.fromkeys(ids) if client not in self.answers]
         for answer in self._execute(jobs, self._state):
-            assert isinstance(answer, Loss)
+            assert isinstance(answer, LossResult)
             self.answers[answer.client] = answer
         return np.array([self.answers[client].value for client in ids], dtype=np.float64)
 
 
-def drawn(sampler: Sampler, sizes: np.ndarray, seed: int, state: State, round: int, execute: Execute) -> Drawn:
+def drawn(sampler: Sampler, sizes: np.ndarray, seed: int, state: ServerState, round: int, execute: Execute) -> Drawn:
     """Who takes part in a round.
 
     Args:
@@ -67,22 +67,22 @@ def drawn(sampler: Sampler, sizes: np.ndarray, seed: int, state: State, round: i
     Raises:
         Mistake: if the sampler names a client twice, or one that there is not.
     """
-    losses = Losses(round, state, execute)
-    pool = Pool(sizes, round, seed, losses)
-    cohort = ordered(sampler, pool)
+    losses = LossOracle(round, state, execute)
+    pool = ClientPool(sizes, round, seed, losses)
+    cohort = draw_cohort(sampler, pool)
     answers = losses.answers.values()
     metrics = getattr(sampler, "metrics", None)  # most samplers have none
     figures = dict(metrics(pool)) if metrics is not None else {}
     return Drawn(
         cohort,
         len(losses.answers.keys() | set(cohort)),
-        ANSWER * sum(answer.failure is None for answer in answers),
+        LOSS_REPLY_BYTES * sum(answer.failure is None for answer in answers),
         tuple(a.failure for a in answers if a.failure is not None and a.client not in cohort),
         {**figures, **({"clients/asked": len(losses.answers)} if losses.answers else {})},
     )
 
 
-def ordered(sampler: Sampler, pool: Pool) -> tuple[int, ...]:
+def draw_cohort(sampler: Sampler, pool: ClientPool) -> tuple[int, ...]:
     """The cohort that a sampler draws from a pool, those with most examples first; of equal ones the lower id.
 
     Raises:
@@ -91,16 +91,16 @@ def ordered(sampler: Sampler, pool: Pool) -> tuple[int, ...]:
     ids = np.asarray(sampler(pool, stream(pool.seed, Purpose.COHORT, pool.round)))
     name, remedy = type(sampler).__name__, "it returns different ids out of range(len(pool))"
     if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
-        raise Mistake("sampler", name, f"draws {ids.dtype} of shape {list(ids.shape)}, which are no ids", remedy)
+        raise ConfigError("sampler", name, f"draws {ids.dtype} of shape {list(ids.shape)}, which are no ids", remedy)
     odd = [int(client) for client in ids if not 0 <= client < len(pool)]
     if odd or len(np.unique(ids)) < len(ids):
         why = f"draws client {odd[0]}, and there are {len(pool)}" if odd else "draws a client twice"
-        raise Mistake("sampler", name, why, remedy)
+        raise ConfigError("sampler", name, why, remedy)
     return tuple(sorted((int(client) for client in ids), key=lambda client: (-pool.sizes[client], client)))
 
 
 @dataclass(frozen=True)
-class Call:
+class RoundPlan:
     """Who is asked in a round.
 
     Args:
@@ -115,7 +115,7 @@ class Call:
     cohort: tuple[int, ...]
     asked: tuple[int, ...] | None = None
     budgets: Mapping[int, int] = field(default_factory=dict)
-    failures: tuple[Failure, ...] = ()
+    failures: tuple[ClientFailure, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
     bytes: int = 0
 

@@ -12,10 +12,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedlit.core.errors import Mistake
-from fedlit.core.facts import Facts
-from fedlit.server.sampling.sampler import Pool
-from fedlit.server.sampling.samplers import by_examples, enough
+from fedlit.core.errors import ConfigError
+from fedlit.core.facts import FederationFacts
+from fedlit.server.sampling.sampler import ClientPool
+from fedlit.server.sampling.samplers import check_cohort_size, draw_by_examples
 
 
 @dataclass(frozen=True)
@@ -33,31 +33,31 @@ class PowerOfChoice:
 
     size: int
     candidates: int | None = None
-    by_examples: ClassVar[bool] = True
+    weighted_by_examples: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.candidates is not None and self.candidates < self.size:
             why = f"must be at least the {self.size} clients of a round"
-            raise Mistake("candidates", self.candidates, why, "null takes twice as many")
+            raise ConfigError("candidates", self.candidates, why, "null takes twice as many")
 
-    def __call__(self, pool: Pool, generator: np.random.Generator) -> np.ndarray:
+    def __call__(self, pool: ClientPool, generator: np.random.Generator) -> np.ndarray:
         """At most `size` different ids."""
-        asked = np.sort(by_examples(pool, self._count(pool.sizes), generator))
+        asked = np.sort(draw_by_examples(pool, self._count(pool.sizes), generator))
         losses = pool.losses(asked)
         answered = ~np.isnan(losses)
         highest = np.argsort(-losses[answered], kind="stable")  # of equal ones the lower id
         return asked[answered][highest[: self.size]]
 
-    def check(self, facts: Facts) -> Iterator[Mistake]:
+    def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
         """As many clients with samples as candidates; a warning that asking takes no simulated time."""
         if self.candidates is not None and self.candidates > len(facts.sizes):
             why = f"is more than the {len(facts.sizes)} clients there are"
-            yield Mistake("sampler.candidates", self.candidates, why, "take fewer")
+            yield ConfigError("sampler.candidates", self.candidates, why, "take fewer")
         else:
-            yield from enough(facts, self.candidates or self.size)
-        if facts.clock:
+            yield from check_cohort_size(facts, self.candidates or self.size)
+        if facts.has_clock:
             why = "does not count the seconds in which candidates answer with their losses"
-            yield Mistake("clock", "", why, "read time/simulated_s as that of training alone", warning=True)
+            yield ConfigError("clock", "", why, "read time/simulated_s as that of training alone", warning=True)
 
     def _count(self, sizes: np.ndarray) -> int:
         return self.candidates or min(2 * self.size, int((sizes > 0).sum()))

@@ -12,7 +12,7 @@ from fedlit.core.streams import Purpose, stream
 
 
 @dataclass(frozen=True)
-class Pool:
+class ClientPool:
     """The clients, numbered from 0, in one round.
 
     Args:
@@ -54,6 +54,6 @@ class Sampler(Protocol):
     have more examples.
     """
 
-    def __call__(self, pool: Pool, generator: np.random.Generator) -> np.ndarray:
+    def __call__(self, pool: ClientPool, generator: np.random.Generator) -> np.ndarray:
         """Different ids out of range(len(pool)), in any order, possibly none; `generator` is the round's own."""
         ...

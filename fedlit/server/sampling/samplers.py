@@ -10,9 +10,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedlit.core.errors import Mistake
-from fedlit.core.facts import Facts
-from fedlit.server.sampling.sampler import Pool
+from fedlit.core.errors import ConfigError
+from fedlit.core.facts import FederationFacts
+from fedlit.server.sampling.sampler import ClientPool
 
 PASS = 1
 """Key of the streams from which the passes of `RoundRobin` are drawn."""
@@ -31,7 +31,7 @@ class Uniform:
 
     size: int
 
-    def __call__(self, pool: Pool, generator: np.random.Generator) -> np.ndarray:
+    def __call__(self, pool: ClientPool, generator: np.random.Generator) -> np.ndarray:
         """`size` different ids out of range(len(pool))."""
         return generator.choice(len(pool), self.size, replace=False)
 
@@ -49,15 +49,15 @@ class Weighted:
     """
 
     size: int
-    by_examples: ClassVar[bool] = True
+    weighted_by_examples: ClassVar[bool] = True
 
-    def __call__(self, pool: Pool, generator: np.random.Generator) -> np.ndarray:
+    def __call__(self, pool: ClientPool, generator: np.random.Generator) -> np.ndarray:
         """`size` different ids of clients that have samples."""
-        return by_examples(pool, self.size, generator)
+        return draw_by_examples(pool, self.size, generator)
 
-    def check(self, facts: Facts) -> Iterator[Mistake]:
+    def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
         """As many clients with samples as are drawn."""
-        yield from enough(facts, self.size)
+        yield from check_cohort_size(facts, self.size)
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class RoundRobin:
 
     size: int
 
-    def __call__(self, pool: Pool, generator: np.random.Generator) -> np.ndarray:
+    def __call__(self, pool: ClientPool, generator: np.random.Generator) -> np.ndarray:
         """`size` different ids; the passes are drawn from streams of their own, not from the round's."""
         number, begin = divmod(pool.round * self.size, len(pool))
         cohort = self._order(pool, number)[begin : begin + self.size]
@@ -79,13 +79,13 @@ class RoundRobin:
             return cohort
         return np.concatenate([cohort, self._order(pool, number + 1)[: self.size - len(cohort)]])
 
-    def check(self, facts: Facts) -> Iterator[Mistake]:
+    def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
         """A warning where not all of those whose turn it is are waited for."""
         if facts.over_select > 1:
             why = "leaves clients out whose turn it was: they wait for the next pass"
-            yield Mistake("schedule.over_select", facts.over_select, why, "1 waits for all", warning=True)
+            yield ConfigError("schedule.over_select", facts.over_select, why, "1 waits for all", warning=True)
 
-    def _order(self, pool: Pool, number: int) -> np.ndarray:
+    def _order(self, pool: ClientPool, number: int) -> np.ndarray:
         """The clients in the order of a pass. Its beginning depends on who ended the pass before, unless a cohort ended there
         too; that on one before only if a pass is less than two cohorts."""
         clients = len(pool)
@@ -115,44 +115,46 @@ class Poisson:
 
     def __post_init__(self) -> None:
         if self.q is not None and not 0 < self.q <= 1:
-            raise Mistake("q", self.q, "must be above 0 and at most 1", "null takes the schedule's cohort / clients")
+            raise ConfigError(
+                "q", self.q, "must be above 0 and at most 1", "null takes the schedule's cohort / clients"
+            )
 
-    def __call__(self, pool: Pool, generator: np.random.Generator) -> np.ndarray:
+    def __call__(self, pool: ClientPool, generator: np.random.Generator) -> np.ndarray:
         """Different ids out of range(len(pool)), possibly none. How many is drawn first, which costs no draw a client."""
         count = generator.binomial(len(pool), self._probability(len(pool)))
         return generator.choice(len(pool), count, replace=False)
 
-    def most(self, clients: int) -> int:
+    def max_cohort(self, clients: int) -> int:
         """All of them."""
         return clients
 
-    def check(self, facts: Facts) -> Iterator[Mistake]:
+    def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
         """A fixed number to finish first is of another sampling; a warning of rounds with too few clients."""
         if facts.over_select > 1:
             why = "has no meaning: a Poisson cohort has no size that more could be sampled than"
-            yield Mistake("schedule.over_select", facts.over_select, why, "take 1, or another sampler")
+            yield ConfigError("schedule.over_select", facts.over_select, why, "take 1, or another sampler")
         q = self._probability(len(facts.sizes))
         if (short := _below(facts.quorum, len(facts.sizes), q)) >= OFTEN:
             why = (
                 f"brings fewer clients than schedule.quorum={facts.quorum} in {short:.0%} of the rounds, which are lost"
             )
-            yield Mistake("sampler.q", self.q, why, f"is {q:.4g}: take more, or more clients a round", warning=True)
+            yield ConfigError("sampler.q", self.q, why, f"is {q:.4g}: take more, or more clients a round", warning=True)
 
     def _probability(self, clients: int) -> float:
         return self.size / clients if self.q is None else self.q
 
 
-def by_examples(pool: Pool, size: int, generator: np.random.Generator) -> np.ndarray:
+def draw_by_examples(pool: ClientPool, size: int, generator: np.random.Generator) -> np.ndarray:
     """Different ids, drawn one by one with probabilities proportional to examples, shape (size,)."""
     return generator.choice(len(pool), size, replace=False, p=pool.sizes / pool.sizes.sum())
 
 
-def enough(facts: Facts, size: int) -> Iterator[Mistake]:
+def check_cohort_size(facts: FederationFacts, size: int) -> Iterator[ConfigError]:
     """A mistake if fewer clients have samples than are drawn by examples."""
     some = int((facts.sizes > 0).sum())
     if some < size:
         why = f"draws {size} clients by their examples, and only {some} have any"
-        yield Mistake("sampler", "", why, "take fewer clients a round, or partition.min_samples=1")
+        yield ConfigError("sampler", "", why, "take fewer clients a round, or partition.min_samples=1")
 
 
 def _below(count: int, clients: int, q: float) -> float:

@@ -2,11 +2,11 @@ import os
 
 import pytest
 
-from fedlit.experiment.config.allowlist import VARIABLE, distrust
+from fedlit.experiment.config.allowlist import ALLOW_VARIABLE, untrusted_targets
 
 
 def refused(config, *allow):
-    return [mistake.key for mistake in distrust(config, allow)]
+    return [mistake.key for mistake in untrusted_targets(config, allow)]
 
 
 @pytest.mark.parametrize(
@@ -63,9 +63,9 @@ def test_nothing_outside_the_list_is_imported(tmp_path, monkeypatch):
 def test_the_list_is_extended_by_whoever_types_and_by_the_environment(monkeypatch):
     assert refused({"_target_": "collections.OrderedDict"}, "collections") == []
     assert refused({"_target_": "collections.OrderedDict", "allow": ["collections"]}) == ["_target_"]
-    monkeypatch.setenv(VARIABLE, "json,collections")
+    monkeypatch.setenv(ALLOW_VARIABLE, "json,collections")
     assert refused({"_target_": "collections.OrderedDict"}) == []
-    assert os.environ[VARIABLE]
+    assert os.environ[ALLOW_VARIABLE]
 
 
 def test_arguments_without_names_are_refused():

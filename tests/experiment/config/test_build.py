@@ -8,33 +8,38 @@ from pathlib import Path
 import pytest
 from conftest import composed as chosen
 
-from fedlit.core.errors import Mistakes
-from fedlit.experiment.config.build import build, plain
-from fedlit.experiment.config.instantiate import describe, fits
-from fedlit.experiment.runner import train
-from fedlit.experiment.weights import checkpoint
+from fedlit.core.errors import ConfigErrors
+from fedlit.experiment.config.build import build_run, to_plain
+from fedlit.experiment.config.instantiate import matches_type, type_name
+from fedlit.experiment.runner import run_experiment
+from fedlit.experiment.weights import save_ckpt
 
 pytestmark = pytest.mark.slow  # whole builds of a configuration
 
 
 def composed(*overrides):
-    return plain(chosen("observers=none", *overrides))
+    return to_plain(chosen("observers=none", *overrides))
 
 
 def built(*overrides, folder=Path("nowhere")):
-    return build(composed(*overrides), folder, {})[0]
+    return build_run(composed(*overrides), folder, {})[0]
 
 
 def mistakes(*overrides):
-    with pytest.raises(Mistakes) as error:
+    with pytest.raises(ConfigErrors) as error:
         built(*overrides)
-    return {mistake.key: str(mistake) for mistake in error.value.found}
+    return {mistake.key: str(mistake) for mistake in error.value.errors}
 
 
 def test_the_default_is_the_tutorials_federation_on_digits():
     run = built()
     fed = run.federation
-    assert (len(fed.population), fed.schedule.cohort(10), fed.schedule.rounds, fed.worker.recipe.epochs) == (
+    assert (
+        len(fed.population),
+        fed.schedule.cohort_size(10),
+        fed.schedule.rounds,
+        fed.worker.trainer_config.epochs,
+    ) == (
         10,
         3,
         20,
@@ -43,7 +48,7 @@ def test_the_default_is_the_tutorials_federation_on_digits():
     assert fed.splits == ("val", "test")
     assert len(run.data.val) == 143
     assert sum(run.partition["sizes"]) == 1295
-    assert fed.worker.holdings.loading.local == 16
+    assert fed.worker.data.loading.local_batch_size == 16
 
 
 def test_the_partition_and_the_initial_weights_depend_on_the_seed_alone():
@@ -60,7 +65,7 @@ def test_the_trial_before_round_1_leaves_no_trace():
     assert all(
         tensor.equal(fed.initial.state_dict()[name]) for name, tensor in built().federation.initial.state_dict().items()
     )
-    assert fed.worker.bench.module.val_accuracy.update_count == 0
+    assert fed.worker.replica.module.val_accuracy.update_count == 0
 
 
 def test_without_a_validation_split_the_last_round_counts():
@@ -70,7 +75,7 @@ def test_without_a_validation_split_the_last_round_counts():
 
 
 def test_a_full_batch_is_the_whole_shard():
-    assert built("data.batch_size=full").federation.worker.holdings.loading.local is None
+    assert built("data.batch_size=full").federation.worker.data.loading.local_batch_size is None
 
 
 MODULE = """
@@ -222,7 +227,7 @@ def test_a_missing_value_is_asked_for():
 
 def test_a_model_that_does_not_take_the_data_is_a_mistake_with_its_cause(own, tmp_path):
     (tmp_path / "my_own_file.py").write_text(MODULE.replace("Linear(64", "Linear(63"))
-    with pytest.raises(Mistakes) as error:
+    with pytest.raises(ConfigErrors) as error:
         built(*own, "monitor.name=val_nll")
     assert "model=Mine: fails on a batch of digits (inputs [1, 8, 8], 10 classes)" in str(error.value)
     assert "shapes cannot be multiplied" in str(error.value.__cause__.__cause__)
@@ -237,7 +242,7 @@ def test_layers_of_configure_model_depend_on_the_seed_and_start_warm(own, tmp_pa
     )
     one, again = (built(*own, "monitor.name=val_nll").federation for _ in range(2))
     assert all(one.initial.parameters[name].equal(tensor) for name, tensor in again.initial.parameters.items())
-    checkpoint(one.worker.bench, one.worker.recipe, one.initial, tmp_path / "start.ckpt")
+    save_ckpt(one.worker.replica, one.worker.trainer_config, one.initial, tmp_path / "start.ckpt")
     warm = built(*own, "monitor.name=val_nll", "seed=2", f"+model.init_from={tmp_path / 'start.ckpt'}").federation
     assert all(warm.initial.parameters[name].equal(tensor) for name, tensor in one.initial.parameters.items())
 
@@ -264,16 +269,16 @@ def test_data_without_classes_is_not_for_a_classifier(tmp_path, monkeypatch):
     ],
 )
 def test_types_of_plain_values(value, hint, is_one):
-    assert fits(value, hint) == is_one
+    assert matches_type(value, hint) == is_one
 
 
 def test_types_in_words():
-    assert describe(int | None) == "a whole number or null"
+    assert type_name(int | None) == "a whole number or null"
 
 
 def test_a_model_starts_warm(tmp_path):
     cold = built("seed=1").federation
-    checkpoint(cold.worker.bench, cold.worker.recipe, cold.initial, tmp_path / "start.ckpt")
+    save_ckpt(cold.worker.replica, cold.worker.trainer_config, cold.initial, tmp_path / "start.ckpt")
     warm = built("seed=2", f"model.init_from={tmp_path / 'start.ckpt'}").federation
     assert all(tensor.equal(cold.initial.state_dict()[name]) for name, tensor in warm.initial.state_dict().items())
 
@@ -298,7 +303,7 @@ def test_each_client_has_a_test_set_of_its_own_if_told_so():
     fed = built(
         "data.client_test_fraction=0.2", "eval.clients=all", "schedule.rounds=1", "schedule.local_steps=1"
     ).federation
-    own = fed.worker.holdings.own_test
+    own = fed.worker.data.client_tests
     assert own.population.sizes.sum() + fed.population.sizes.sum() == 1295
     for client in range(10):
         assert not set(own.population.shard(client)) & set(fed.population.shard(client))
@@ -348,7 +353,7 @@ def test_regression_and_label_free_data_run_with_all_who_watch(tmp_path, monkeyp
     model = ["model=custom", "model._target_=my_regression.Linear", "monitor.name=val/mse", "monitor.mode=min"]
     data = ["data=custom", f"data._target_=my_regression.{source}", f"partition={partition}", "schedule.rounds=3"]
     watchers = ["observers=default", "observers.terminal=null"]
-    best = train(plain(chosen(*model, *data, *watchers)), tmp_path / "run", {}, time.time())
+    best = run_experiment(to_plain(chosen(*model, *data, *watchers)), tmp_path / "run", {}, time.time())
     losses = [json.loads(line)["val/mse"] for line in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0]
     assert best == min(losses)
@@ -358,8 +363,8 @@ def test_regression_and_label_free_data_run_with_all_who_watch(tmp_path, monkeyp
 
 def test_another_partition_does_not_take_the_hospitals_test_sets():
     hospitals = ["data=heart_disease", "model=logistic"]
-    assert built(*hospitals, "partition=natural").federation.worker.holdings.own_test is not None
-    assert built(*hospitals, "partition=iid", "partition.num_clients=4").federation.worker.holdings.own_test is None
+    assert built(*hospitals, "partition=natural").federation.worker.data.client_tests is not None
+    assert built(*hospitals, "partition=iid", "partition.num_clients=4").federation.worker.data.client_tests is None
 
 
 MODULE_OF_DATA = """
@@ -391,7 +396,7 @@ def test_a_data_module_brings_its_validation_set_and_shares_its_arguments_with_t
     custom = ["data=custom", "data._target_=my_loaders.Mine", "model=logistic", "partition=iid"]
     run = built(*custom, "+data.batch_size=6")
     assert len(run.data.val) == len(run.data.train) == 60
-    assert run.federation.worker.holdings.loading.local == 6
+    assert run.federation.worker.data.loading.local_batch_size == 6
     assert "brings its own" in mistakes(*custom, "+data.val_fraction=0.1")["data.val_fraction"]
     assert "cannot be made" in mistakes(*custom, "+data.batch_size=5")["data"]  # it was given to the module too
     run = built(*custom, "data._target_=my_loaders.Splitting", "+data.val_fraction=0.2")

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 from test_build import built
 
-from fedlit.experiment.config.plan import duration, plan, plan_table
+from fedlit.experiment.config.plan import estimate_run, format_duration, plan_table
 
 pytestmark = pytest.mark.slow  # whole runs
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow  # whole runs
 def test_the_plans_figures_are_those_of_the_run():
     run = built("schedule.rounds=2", "data.batch_size=16", "model.norm=batch", "algorithm.buffers=server")
     begin = time.perf_counter()
-    figures = plan(run)
+    figures = estimate_run(run)
     assert figures["clients"] == 10
     assert figures["samples_per_client"]["max"] == max(run.partition["sizes"])
     assert figures["steps_per_client"]["max"] == 2 * -(-max(run.partition["sizes"]) // 16)
@@ -31,7 +31,7 @@ def test_the_plans_figures_are_those_of_the_run():
 
 def test_cohorts_are_drawn_as_the_run_will():
     run = built("sampler=poisson", "sampler.q=0.4", "schedule.rounds=4", "schedule.local_steps=1")
-    figures, out = plan(run), io.StringIO()
+    figures, out = estimate_run(run), io.StringIO()
     drawn = [len(record.cohort) for record in run.federation.run()]
     assert (figures["cohort"], figures["cohorts"]) == (sum(drawn) / 4, [min(drawn), max(drawn)])
     Console(file=out, width=80).print(plan_table(run, figures))
@@ -40,7 +40,7 @@ def test_cohorts_are_drawn_as_the_run_will():
 
 def test_candidates_are_in_the_plan():
     run = built("sampler=power_of_choice", "sampler.candidates=5", "schedule.rounds=1", "schedule.local_steps=1")
-    figures, out = plan(run), io.StringIO()
+    figures, out = estimate_run(run), io.StringIO()
     (record,) = run.federation.run()
     assert (figures["cohort"], figures["asked"]) == (3, record.metrics["clients/asked"])
     assert figures["up_bytes_per_round"] == record.metrics["comm/up_bytes"]
@@ -51,28 +51,28 @@ def test_candidates_are_in_the_plan():
 
 def test_measuring_changes_no_bit():
     measured, fresh = built("schedule.rounds=1"), built("schedule.rounds=1")
-    plan(measured)
+    estimate_run(measured)
     assert [r.sha256 for r in measured.federation.run()] == [r.sha256 for r in fresh.federation.run()]
 
 
 def test_steps_heed_accumulation_and_drop_last():
     run = built("data.drop_last=true", "trainer.accumulate_grad_batches=2", "partition=iid", "partition.num_clients=4")
     sizes = run.partition["sizes"]
-    assert plan(run)["steps_per_client"]["max"] == 2 * -(-(max(sizes) // 16) // 2)
+    assert estimate_run(run)["steps_per_client"]["max"] == 2 * -(-(max(sizes) // 16) // 2)
 
 
 @pytest.mark.parametrize(("limit", "batches"), [("3", 3), ("0.3", 6)])
 def test_steps_heed_a_limit_of_batches_as_the_run_does(limit, batches):
     iid = ["partition=iid", "partition.num_clients=4", "schedule.local_epochs=1", "schedule.rounds=1"]
     run = built(f"+trainer.limit_train_batches={limit}", *iid, "schedule.clients_per_round=1", "data.val_fraction=0")
-    assert plan(run)["steps_per_client"]["max"] == batches
+    assert estimate_run(run)["steps_per_client"]["max"] == batches
     (record,) = run.federation.run()
     assert record.metrics["clients/steps"] == batches
 
 
 def test_the_table_fits_a_terminal_and_says_what_will_be_written():
     run, out = built(), io.StringIO()
-    Console(file=out, width=80).print(plan_table(run, plan(run)))
+    Console(file=out, width=80).print(plan_table(run, estimate_run(run)))
     text = out.getvalue()
     assert max(map(len, text.splitlines())) <= 80
     for part in ("10, 3 in a round, 20 rounds", "53,002 parameters", "rounds.jsonl", "one batch", "the whole run"):
@@ -81,12 +81,12 @@ def test_the_table_fits_a_terminal_and_says_what_will_be_written():
 
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5 seconds"), (120, "2.0 minutes"), (9000, "2.5 hours")])
 def test_durations_for_people(seconds, text):
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_of_a_run_that_is_gone_on_with_it_says_what_is_left():
     run, out = built("schedule.eval_every=5"), io.StringIO()
-    figures, whole = (plan(replace(run, done=(None,) * done)) for done in (7, 0))
+    figures, whole = (estimate_run(replace(run, finished_rounds=(None,) * done)) for done in (7, 0))
     assert (figures["rounds"], figures["done"], whole["done"]) == (20, 7, 0)
     assert figures["bytes"] * 20 == whole["bytes"] * 13
     assert figures["steps"] * 20 == pytest.approx(whole["steps"] * 13)

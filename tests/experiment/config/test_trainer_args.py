@@ -5,18 +5,18 @@ import inspect
 import pytest
 from lightning.pytorch import Trainer
 
-from fedlit.client.trainer import FIXED
-from fedlit.core.errors import Mistake
-from fedlit.experiment.config.trainer_args import INSTEAD, TAKEN, checked_recipe
+from fedlit.client.trainer import FIXED_ARGS
+from fedlit.core.errors import ConfigError
+from fedlit.experiment.config.trainer_args import ALLOWED_ARGS, REFUSED_ARGS, make_trainer_config
 from fedlit.server.schedule import Schedule
 
 CPU = {"accelerator": "cpu"}
 
 
 def refused(**options):
-    with pytest.raises(Mistake) as error:
-        checked_recipe({**CPU, **options}, list, Schedule())
-    assert error.value.remedy or error.value.allowed.startswith("must be")
+    with pytest.raises(ConfigError) as error:
+        make_trainer_config({**CPU, **options}, list, Schedule())
+    assert error.value.hint or error.value.problem.startswith("must be")
     return error.value
 
 
@@ -65,16 +65,16 @@ def test_an_argument_that_would_change_numbers_unseen_or_do_nothing_is_refused(k
 
 def test_every_argument_is_taken_or_refused_with_what_to_do():
     everything = set(inspect.signature(Trainer.__init__).parameters) - {"self", "callbacks"}
-    assert set(TAKEN) | set(INSTEAD) | {"barebones", "reload_dataloaders_every_n_epochs"} == everything
-    assert not set(TAKEN) & (set(INSTEAD) | set(FIXED))
+    assert set(ALLOWED_ARGS) | set(REFUSED_ARGS) | {"barebones", "reload_dataloaders_every_n_epochs"} == everything
+    assert not set(ALLOWED_ARGS) & (set(REFUSED_ARGS) | set(FIXED_ARGS))
 
 
 def test_arguments_that_say_what_holds_anyway_are_taken():
     nothing = {"max_time": None, "devices": 1, "num_nodes": 1, "strategy": "auto", "logger": None}
-    options = checked_recipe({**CPU, **nothing, "precision": "bf16-mixed"}, list, Schedule()).options
+    options = make_trainer_config({**CPU, **nothing, "precision": "bf16-mixed"}, list, Schedule()).options
     assert options == {"accelerator": "cpu", "precision": "bf16-mixed"}
 
 
 def test_what_a_clients_trainer_takes_it_gets():
     given = {**CPU, "gradient_clip_val": 0.5, "gradient_clip_algorithm": "value", "deterministic": False}
-    assert checked_recipe(given, list, Schedule()).options == given
+    assert make_trainer_config(given, list, Schedule()).options == given

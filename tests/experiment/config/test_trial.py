@@ -12,11 +12,11 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from fedlit.algorithms import Centralised, FedAvg
-from fedlit.client.trainer import Recipe
+from fedlit.client.trainer import TrainerConfig
 from fedlit.data import Data, Iid, Normalise, TensorSamples
-from fedlit.data.custom import MapSamples
+from fedlit.data.custom import DatasetSamples
 from fedlit.data.samples import Loading
-from fedlit.experiment.config.trial import checked_trial
+from fedlit.experiment.config.trial import try_first_step
 from fedlit.models import Classifier
 from fedlit.server.federation import Federation
 from fedlit.server.monitor import Monitor
@@ -34,7 +34,7 @@ def federation(module, samples=PAIRS, algorithm=None, recipe=None, noise=None, m
         made = Iid(2)(samples, generator)
         return made if noise is None else replace(made, noise=np.asarray(noise))
 
-    recipe = replace(recipe or Recipe(), options={"accelerator": "cpu", **(recipe.options if recipe else {})})
+    recipe = replace(recipe or TrainerConfig(), options={"accelerator": "cpu", **(recipe.options if recipe else {})})
     fed = Federation.of(
         lambda: module,
         data,
@@ -49,7 +49,7 @@ def federation(module, samples=PAIRS, algorithm=None, recipe=None, noise=None, m
 
 
 def told(module, *args, **kwargs):
-    (mistake,) = checked_trial(*federation(module, *args, **kwargs))
+    (mistake,) = try_first_step(*federation(module, *args, **kwargs))
     return mistake.key, str(mistake)
 
 
@@ -72,7 +72,7 @@ class ByHand(Quadratic):
 
 def sampled(module, sampler, **more):
     fed, data = federation(module, **more)
-    return [(m.key, str(m), m.warning) for m in checked_trial(replace(fed, sampler=sampler), data)]
+    return [(m.key, str(m), m.warning) for m in try_first_step(replace(fed, sampler=sampler), data)]
 
 
 def test_a_module_that_optimises_by_hand_cannot_be_asked_for_its_loss():
@@ -139,7 +139,7 @@ class Counts(Quadratic):
     ],
 )
 def test_modules_that_are_right_pass(module, samples, monitor, options):
-    assert checked_trial(*federation(module(), samples, recipe=Recipe(options), monitor=monitor)) == []
+    assert try_first_step(*federation(module(), samples, recipe=TrainerConfig(options), monitor=monitor)) == []
 
 
 def test_the_trial_takes_one_step_and_closes_its_epoch():
@@ -149,7 +149,7 @@ def test_the_trial_takes_one_step_and_closes_its_epoch():
         def on_train_epoch_end(self, trainer, pl_module):
             seen.append((trainer.global_step, trainer.max_epochs))
 
-    assert checked_trial(*federation(Quadratic(), recipe=Recipe(callbacks=lambda: [Sees()]))) == []
+    assert try_first_step(*federation(Quadratic(), recipe=TrainerConfig(callbacks=lambda: [Sees()]))) == []
     assert seen == [(1, 3), (1, 3)]
 
 
@@ -215,7 +215,7 @@ class Dicts(Dataset):
 @pytest.mark.parametrize(
     ("samples", "said"),
     [
-        (MapSamples.of(Dicts(), 0), "the batches are a dict"),
+        (DatasetSamples.of(Dicts(), 0), "the batches are a dict"),
         (TensorSamples(ROWS.long(), PAIRS.y), "the inputs are torch.int64"),
     ],
 )
@@ -232,7 +232,7 @@ def test_the_noisiest_client_is_tried_too():
             return super().training_step(batch, batch_idx)
 
     assert "AssertionError: noise" in told(NoNoise(), noise=[0.0, 1000.0])[1]
-    assert checked_trial(*federation(NoNoise(), noise=[0.0, 0.1])) == []
+    assert try_first_step(*federation(NoNoise(), noise=[0.0, 0.1])) == []
 
 
 @dataclass(frozen=True)
@@ -284,7 +284,7 @@ def test_a_callback_is_blamed_for_its_own_errors():
         def on_train_batch_end(self, *args):
             raise RuntimeError("late")
 
-    key, said = told(Quadratic(), recipe=Recipe(callbacks=lambda: [Late()]))
+    key, said = told(Quadratic(), recipe=TrainerConfig(callbacks=lambda: [Late()]))
     assert (key, "RuntimeError: late" in said) == ("trainer.callbacks", True)
 
 
@@ -309,6 +309,6 @@ class Drawn(Dicts):
 
 
 def test_data_that_draws_from_a_generator_of_its_own_is_warned_of():
-    (warning,) = checked_trial(*federation(Quadratic(), MapSamples.of(Drawn(), 0)))
+    (warning,) = try_first_step(*federation(Quadratic(), DatasetSamples.of(Drawn(), 0)))
     assert (warning.key, warning.warning) == ("data", True)
     assert "other samples when it is read again" in str(warning)

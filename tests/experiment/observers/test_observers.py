@@ -13,21 +13,21 @@ from rich.console import Console
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fedlit.core.files import LocalDisk
+from fedlit.core.files import LocalFilesystem
 from fedlit.data import Data, Population
-from fedlit.experiment.observers import PartitionPicture, Run, RunFolder, TensorBoard, Terminal, Watchers
+from fedlit.experiment.observers import ObserverGroup, PartitionFigure, Run, RunFolder, TensorBoard, Terminal
 from fedlit.experiment.observers.partition_figure import partition_figure
-from fedlit.experiment.observers.tensorboard import shown
+from fedlit.experiment.observers.tensorboard import hparam_values
 from fedlit.experiment.observers.terminal import size
-from fedlit.experiment.summary import Standing
+from fedlit.experiment.summary import RunTracker
 from fedlit.models import Classifier
-from fedlit.runs.record import Round
-from fedlit.simulation.faults import Corrupt, Drop, Faults, Plan
+from fedlit.runs.record import RoundRecord
+from fedlit.simulation.faults import Corrupt, Drop, FailurePolicy, FaultPlan
 
 
 def watched(tmp_path, *observers, fed=None):
     fed = fed or federation()
-    held = fed.worker.holdings
+    held = fed.worker.data
     data = Data("squares", held.train, held.splits["test"], (1, 8, 8), ("a", "b", "c"), held.splits["val"])
     run = Run(
         tmp_path,
@@ -36,7 +36,7 @@ def watched(tmp_path, *observers, fed=None):
         data,
         {"model": "simple_cnn", "algorithm": "fedavg"},
     )
-    standing = Standing(fed.monitor)
+    standing = RunTracker(fed.monitor)
     for observer in observers:
         observer.start(run)
     records = []
@@ -57,7 +57,7 @@ def run(tmp_path_factory):
     """A run that all watch: its folder, records, summary, and what was said where there is no terminal and where is one."""
     torch.set_num_threads(1)
     folder, (plain, line), (fancy, bar) = tmp_path_factory.mktemp("run"), terminal(False), terminal(True)
-    records, summary = watched(folder, RunFolder(), PartitionPicture(), TensorBoard(), line, bar)
+    records, summary = watched(folder, RunFolder(), PartitionFigure(), TensorBoard(), line, bar)
     return folder, records, summary, plain.getvalue(), fancy.getvalue()
 
 
@@ -132,8 +132,8 @@ def test_a_terminal_gets_a_bar_with_rounds_clients_and_accuracy(run):
 def test_tensorboard_counts_what_clients_failed_of(tmp_path):
     fed = federation()
     chosen = fed.call(1, fed.algorithm.init(fed.initial)).cohort[0]
-    plans = (Plan(Drop(), 1.0, clients=[chosen], rounds=[2]), Plan(Corrupt("nan"), 1.0, rounds=[3]))
-    watched(tmp_path, TensorBoard(), fed=replace(fed, worker=replace(fed.worker, faults=Faults(plans=plans))))
+    plans = (FaultPlan(Drop(), 1.0, clients=[chosen], rounds=[2]), FaultPlan(Corrupt("nan"), 1.0, rounds=[3]))
+    watched(tmp_path, TensorBoard(), fed=replace(fed, worker=replace(fed.worker, faults=FailurePolicy(plans=plans))))
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("failures/planned")] == [(2, 1)]
@@ -143,15 +143,17 @@ def test_tensorboard_counts_what_clients_failed_of(tmp_path):
 def test_a_folder_of_events_that_is_gone_is_warned_of_once_and_counted(tmp_path, caplog):
     before = threading.active_count()
     fed = federation()
-    held = fed.worker.holdings
+    held = fed.worker.data
     run = Run(tmp_path, {}, fed, Data("squares", held.train, None, (1, 8, 8), ("a", "b", "c")), {})
-    watchers = Watchers([TensorBoard()])
+    watchers = ObserverGroup([TensorBoard()])
     with watchers:
-        watchers.tell(lambda observer: observer.start(run))
+        watchers.notify(lambda observer: observer.start(run))
         shutil.rmtree(tmp_path / "tensorboard")
         for number in (1, 2):
-            watchers.tell(
-                lambda observer, number=number: observer.round(Round(number, (), {"val/loss": 1.0}, (), None, "", None))
+            watchers.notify(
+                lambda observer, number=number: observer.round(
+                    RoundRecord(number, (), {"val/loss": 1.0}, (), None, "", None)
+                )
             )
     assert threading.active_count() == before
     assert "FileNotFoundError" in watchers.failed["TensorBoard"]
@@ -159,7 +161,7 @@ def test_a_folder_of_events_that_is_gone_is_warned_of_once_and_counted(tmp_path,
 
 
 def test_nested_keys_are_flat_in_hparams():
-    assert shown({"a": {"b": 1, "c": [1, 2]}, "d": None, "e": float("inf")}) == {
+    assert hparam_values({"a": {"b": 1, "c": [1, 2]}, "d": None, "e": float("inf")}) == {
         "a.b": 1,
         "a.c": "[1, 2]",
         "d": "None",
@@ -199,9 +201,9 @@ def test_the_picture_of_many_clients_shows_some_of_all_with_their_numbers(client
 
 def test_the_name_of_the_best_checkpoint_is_synced(tmp_path, monkeypatch):
     steps = []
-    rename, sync = LocalDisk.rename, LocalDisk.sync
-    monkeypatch.setattr(LocalDisk, "rename", lambda disk, old, new: (steps.append(new), rename(disk, old, new)))
-    monkeypatch.setattr(LocalDisk, "sync", lambda disk, path: (steps.append(path), sync(disk, path)))
+    rename, sync = LocalFilesystem.rename, LocalFilesystem.sync
+    monkeypatch.setattr(LocalFilesystem, "rename", lambda disk, old, new: (steps.append(new), rename(disk, old, new)))
+    monkeypatch.setattr(LocalFilesystem, "sync", lambda disk, path: (steps.append(path), sync(disk, path)))
     watched(tmp_path, RunFolder(), fed=federation(rounds=1))
     named = steps.index(tmp_path / "best.ckpt")
     assert steps[named - 1 : named + 2] == [tmp_path / "best.tmp", tmp_path / "best.ckpt", tmp_path]
@@ -218,7 +220,7 @@ def test_who_fails_at_the_close_is_counted_and_each_is_told_of_it_once(caplog):
             raise OSError("full")
 
     told = []
-    watchers = Watchers([Closing(), Failing()])
+    watchers = ObserverGroup([Closing(), Failing()])
     with watchers:
         watchers.close()
         assert watchers.failed == {"Failing": "OSError: full"}

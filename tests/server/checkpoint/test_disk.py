@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from fedlit.core import serialization as wire
-from fedlit.core.errors import Mistake
-from fedlit.core.files import LocalDisk, json_line
-from fedlit.core.messages import Failure, Model, State
+from fedlit.core.errors import ConfigError
+from fedlit.core.files import LocalFilesystem, to_json
+from fedlit.core.messages import ClientFailure, Model, ServerState
 from fedlit.runs.layout import FOLDER
-from fedlit.runs.record import Round
-from fedlit.server.checkpoint.disk import JOURNAL, Checkpoints, Keeping
-from fedlit.server.checkpoint.format import MANIFEST, MEMORIES, ROUND, STATE, measured, place
-from fedlit.server.client_store import ClientStore
-from fedlit.simulation.server_crash import CrashServer
+from fedlit.runs.record import RoundRecord
+from fedlit.server.checkpoint.disk import JOURNAL, DiskCheckpointer, Retention
+from fedlit.server.checkpoint.format import MANIFEST, MEMORIES, ROUND, STATE, file_digest, round_dir
+from fedlit.server.client_store import ClientStateStore
+from fedlit.simulation.server_crash import ServerCrash
 
 
 def state(round=0):
@@ -26,12 +26,12 @@ def state(round=0):
         {"z.weight": torch.full((2, 3), 0.1 + round), "a.bias": torch.zeros(0)}, {"steps": torch.tensor(round)}
     )
     odd = {"b": torch.tensor([True, False]), "h": torch.tensor([1.5], dtype=torch.bfloat16), "n": torch.arange(3)}
-    return State(round, {"model": model, "none": {}}, {"odd": odd, "bare": Model({}, {})})
+    return ServerState(round, {"model": model, "none": {}}, {"odd": odd, "bare": Model({}, {})})
 
 
 def record(number, lost=None):
-    failures = (Failure(3, "not_finite", "one of two"),)
-    return Round(
+    failures = (ClientFailure(3, "not_finite", "one of two"),)
+    return RoundRecord(
         number, (1, 3), {"train/loss": 1 / 3, "val/loss": float("nan")}, failures, lost, f"{number:064d}", None
     )
 
@@ -42,11 +42,11 @@ def remembering(number):
 
 def kept(folder, rounds, keeping=None, disk=None, remember=lambda number: [number % 3]):
     """Commits of so many rounds, in each of which some clients remember something new."""
-    commits = Checkpoints(folder, keeping or Keeping(), disk or LocalDisk())
+    commits = DiskCheckpointer(folder, keeping or Retention(), disk or LocalFilesystem())
     saved = commits.load()
-    store, first = (saved.store, saved.state.round) if saved else (ClientStore(), 0)
+    store, first = (saved.client_states, saved.state.round) if saved else (ClientStateStore(), 0)
     for number in range(first + 1, rounds + 1):
-        store.put(number, {client: remembering(number) for client in remember(number)})
+        store.update(number, {client: remembering(number) for client in remember(number)})
         commits.commit(state(number), store, record(number))
     return commits
 
@@ -55,7 +55,7 @@ def names(folder):
     return sorted(path.name for path in (folder / FOLDER).iterdir())
 
 
-class Noting(LocalDisk):
+class Noting(LocalFilesystem):
     """A disk that remembers its steps, and fails at one of them."""
 
     def __init__(self, fails="", error=errno.ENOSPC):
@@ -85,23 +85,23 @@ class Noting(LocalDisk):
 
 def test_what_was_committed_is_read_back_to_the_bit(tmp_path):
     kept(tmp_path, 3)
-    saved = Checkpoints(tmp_path).load()
+    saved = DiskCheckpointer(tmp_path).load()
     wanted = state(3)
-    assert wire.sha256(saved.state.shared) == wire.sha256(wanted.shared)
-    assert wire.sha256(saved.state.private) == wire.sha256(wanted.private)
+    assert wire.state_sha256(saved.state.shared) == wire.state_sha256(wanted.shared)
+    assert wire.state_sha256(saved.state.private) == wire.state_sha256(wanted.private)
     assert saved.state.round == 3
-    assert saved.store.since == {1: 1, 2: 2, 0: 3}
-    for client, number in saved.store.since.items():
-        memory = saved.store.read([client])[client]
+    assert saved.client_states.last_update == {1: 1, 2: 2, 0: 3}
+    for client, number in saved.client_states.last_update.items():
+        memory = saved.client_states.read([client])[client]
         assert memory["momentum"]["w"].equal(remembering(number)["momentum"]["w"])
         assert memory["empty"] == {}
-    assert [json.dumps(line) for line in saved.records] == [json_line(record(n).record()) for n in (1, 2, 3)]
+    assert [json.dumps(line) for line in saved.records] == [to_json(record(n).to_dict()) for n in (1, 2, 3)]
     assert saved.last.failures == record(3).failures
 
 
 def test_names_keep_their_order_and_tensors_their_dtypes_and_shapes():
     wanted = state(1)
-    thawed = wire.thaw_state(wire.thaw(wire.freeze(wire.freeze_state(wanted))), 1)
+    thawed = wire.unflatten_state(wire.from_safetensors(wire.to_safetensors(wire.flatten_state(wanted))), 1)
     assert list(thawed.model.parameters) == ["z.weight", "a.bias"]
     assert list(thawed.shared) == ["model", "none"]
     assert thawed.shared["none"] == {}
@@ -116,23 +116,23 @@ def test_names_keep_their_order_and_tensors_their_dtypes_and_shapes():
 
 @pytest.mark.parametrize("name", ["a/b", 'quo"te', "nul\0", "ünï", "__metadata__", ""])
 def test_any_name_of_a_tensor_survives(name):
-    (path,) = wire.thaw(wire.freeze({("shared", "model", "parameters", name): torch.ones(1)}))
+    (path,) = wire.from_safetensors(wire.to_safetensors({("shared", "model", "parameters", name): torch.ones(1)}))
     assert path == ("shared", "model", "parameters", name)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x80\x04K\x01.", b"{}", bytes(20), wire.freeze({})[:-1]])
+@pytest.mark.parametrize("content", [b"", b"\x80\x04K\x01.", b"{}", bytes(20), wire.to_safetensors({})[:-1]])
 def test_other_bytes_are_no_state(content):
     with pytest.raises(ValueError, match="no safetensors file of ours"):
-        wire.thaw(content)
+        wire.from_safetensors(content)
 
 
 @pytest.mark.parametrize(
     ("keeping", "left"),
     [
-        (Keeping(), ["round-000006", "round-000007"]),
-        (Keeping(1), ["round-000007"]),
-        (Keeping(3), ["round-000005", "round-000006", "round-000007"]),
-        (Keeping(1, every=3), ["round-000003", "round-000006", "round-000007"]),
+        (Retention(), ["round-000006", "round-000007"]),
+        (Retention(1), ["round-000007"]),
+        (Retention(3), ["round-000005", "round-000006", "round-000007"]),
+        (Retention(1, every=3), ["round-000003", "round-000006", "round-000007"]),
     ],
 )
 def test_so_many_are_kept_and_memories_as_long_as_they_are_needed(tmp_path, keeping, left):
@@ -141,7 +141,7 @@ def test_so_many_are_kept_and_memories_as_long_as_they_are_needed(tmp_path, keep
     assert [name for name in names(tmp_path) if name.startswith("memories")] == ["memories-000001", "memories-000002"]
     assert names(tmp_path / FOLDER / "..") == names(tmp_path)
     assert [path.name for path in (tmp_path / FOLDER / "memories-000001").iterdir()] == [MEMORIES]
-    assert Checkpoints(tmp_path).load().store.since == {1: 1, 2: 2, 9: 7}
+    assert DiskCheckpointer(tmp_path).load().client_states.last_update == {1: 1, 2: 2, 9: 7}
 
 
 def test_memories_that_nobody_has_any_more_are_removed(tmp_path):
@@ -155,15 +155,15 @@ def test_of_older_memories_no_more_is_known_than_is_needed(tmp_path):
 
 
 def test_a_finished_run_keeps_its_last_round_and_those_of_every(tmp_path):
-    kept(tmp_path, 7, Keeping(3, every=4), remember=lambda number: [1]).finish()
+    kept(tmp_path, 7, Retention(3, every=4), remember=lambda number: [1]).finish()
     assert names(tmp_path) == ["round-000004", "round-000007"]
-    assert Checkpoints(tmp_path).load().state.round == 7
+    assert DiskCheckpointer(tmp_path).load().state.round == 7
 
 
 @pytest.mark.parametrize(("key", "value"), [("keep", 0), ("every", 0), ("every", -1)])
 def test_what_is_kept_is_a_whole_number(key, value):
-    with pytest.raises(Mistake, match=f"{key}={value}"):
-        Keeping(**{key: value})
+    with pytest.raises(ConfigError, match=f"{key}={value}"):
+        Retention(**{key: value})
 
 
 def test_all_is_synced_before_it_counts(tmp_path):
@@ -189,7 +189,7 @@ def test_rounds_jsonl_is_cut_to_what_it_was_and_written_again(tmp_path):
     whole = (tmp_path / JOURNAL).read_bytes()
     for spoilt in (whole[:-5], whole + b"more", whole + whole, b"".join(whole.splitlines(keepends=True)[:2])):
         (tmp_path / JOURNAL).write_bytes(spoilt)
-        assert len(Checkpoints(tmp_path).load().records) == 3
+        assert len(DiskCheckpointer(tmp_path).load().records) == 3
         assert (tmp_path / JOURNAL).read_bytes() == whole
 
 
@@ -197,8 +197,8 @@ def test_the_rounds_before_are_not_made_up(tmp_path):
     kept(tmp_path, 3)
     for spoilt in (b"", (tmp_path / JOURNAL).read_bytes().replace(b'"round": 1', b'"round": 2')):
         (tmp_path / JOURNAL).write_bytes(spoilt)
-        with pytest.raises(Mistake, match=r"rounds\.jsonl"):
-            Checkpoints(tmp_path).load()
+        with pytest.raises(ConfigError, match=r"rounds\.jsonl"):
+            DiskCheckpointer(tmp_path).load()
 
 
 def spoil(folder, name=STATE):
@@ -209,32 +209,32 @@ def spoil(folder, name=STATE):
 def test_a_bad_one_is_set_aside_as_often_as_it_takes(tmp_path, caplog):
     for number in range(2):
         kept(tmp_path, 3, remember=lambda number: [1])
-        spoil(place(tmp_path, 3))
-        assert Checkpoints(tmp_path).load().state.round == 2
+        spoil(round_dir(tmp_path, 3))
+        assert DiskCheckpointer(tmp_path).load().state.round == 2
         assert "round-000003 does not hold and is set aside: state.safetensors is not" in caplog.messages[number]
     assert names(tmp_path) == ["bad-round-000003", "bad-round-000003~1", "round-000002"]
 
 
 def test_a_round_that_is_gone_back_behind_takes_its_memories_with_it(tmp_path):
-    keeping = Keeping(1, every=2)
+    keeping = Retention(1, every=2)
     kept(tmp_path, 5, keeping, remember=lambda number: [number])
     spoil(tmp_path / FOLDER / "memories-000003", MEMORIES)  # so 4 and 5 are bad, and 2 is the newest that holds
-    assert Checkpoints(tmp_path, keeping).load().state.round == 2
+    assert DiskCheckpointer(tmp_path, keeping).load().state.round == 2
     assert names(tmp_path) == [
         "bad-memories-000003", "bad-round-000004", "bad-round-000005", "memories-000001", "round-000002"
     ]  # fmt: skip
     kept(tmp_path, 6, keeping, remember=lambda number: [number])
-    assert sorted(Checkpoints(tmp_path, keeping).load().store.since) == [1, 2, 3, 4, 5, 6]
+    assert sorted(DiskCheckpointer(tmp_path, keeping).load().client_states.last_update) == [1, 2, 3, 4, 5, 6]
 
 
 def test_an_old_commit_that_was_spoilt_does_not_end_the_run(tmp_path, caplog):
-    kept(tmp_path, 3, Keeping(4))
-    (place(tmp_path, 1) / MANIFEST).unlink()
-    spoil(place(tmp_path, 2), MANIFEST)
-    kept(tmp_path, 4, Keeping(4))
+    kept(tmp_path, 3, Retention(4))
+    (round_dir(tmp_path, 1) / MANIFEST).unlink()
+    spoil(round_dir(tmp_path, 2), MANIFEST)
+    kept(tmp_path, 4, Retention(4))
     assert [name for name in names(tmp_path) if name.startswith("round")] == ["round-000003", "round-000004"]
     assert len(caplog.messages) == 2
-    assert Checkpoints(tmp_path).load().state.round == 4
+    assert DiskCheckpointer(tmp_path).load().state.round == 4
 
 
 def test_folders_that_are_not_ours_are_left_alone(tmp_path):
@@ -247,8 +247,8 @@ def test_folders_that_are_not_ours_are_left_alone(tmp_path):
 
 def test_a_commit_under_another_rounds_name_is_bad(tmp_path, caplog):
     kept(tmp_path, 2)
-    place(tmp_path, 2).rename(place(tmp_path, 5))
-    assert Checkpoints(tmp_path).load().state.round == 1
+    round_dir(tmp_path, 2).rename(round_dir(tmp_path, 5))
+    assert DiskCheckpointer(tmp_path).load().state.round == 1
     assert "is of round 2" in caplog.text
 
 
@@ -258,25 +258,25 @@ def test_a_commit_under_another_rounds_name_is_bad(tmp_path, caplog):
 )
 def test_whatever_stands_in_a_manifest_is_refused(tmp_path, manifest):
     kept(tmp_path, 1)
-    (place(tmp_path, 1) / MANIFEST).write_bytes(manifest)
-    with pytest.raises(Mistake, match="no round that holds: round-000001"):
-        Checkpoints(tmp_path).load()
+    (round_dir(tmp_path, 1) / MANIFEST).write_bytes(manifest)
+    with pytest.raises(ConfigError, match="no round that holds: round-000001"):
+        DiskCheckpointer(tmp_path).load()
 
 
 def test_another_schema_is_refused_by_its_number(tmp_path):
     kept(tmp_path, 1)
-    manifest = json.loads((place(tmp_path, 1) / MANIFEST).read_bytes())
-    (place(tmp_path, 1) / MANIFEST).write_text(json.dumps({**manifest, "schema": 1}))
-    with pytest.raises(Mistake, match="is of schema 1, and this fedlit reads schema 2"):
-        Checkpoints(tmp_path).load()
+    manifest = json.loads((round_dir(tmp_path, 1) / MANIFEST).read_bytes())
+    (round_dir(tmp_path, 1) / MANIFEST).write_text(json.dumps({**manifest, "schema": 1}))
+    with pytest.raises(ConfigError, match="is of schema 1, and this fedlit reads schema 2"):
+        DiskCheckpointer(tmp_path).load()
 
 
 def test_no_file_is_read_but_the_commits_own(tmp_path):
     kept(tmp_path, 1)
-    manifest = json.loads((place(tmp_path, 1) / MANIFEST).read_bytes())
-    manifest["files"]["../../another"] = measured(b"")  # it is not there, nor looked for
-    (place(tmp_path, 1) / MANIFEST).write_text(json.dumps(manifest))
-    assert Checkpoints(tmp_path).load().state.round == 1
+    manifest = json.loads((round_dir(tmp_path, 1) / MANIFEST).read_bytes())
+    manifest["files"]["../../another"] = file_digest(b"")  # it is not there, nor looked for
+    (round_dir(tmp_path, 1) / MANIFEST).write_text(json.dumps(manifest))
+    assert DiskCheckpointer(tmp_path).load().state.round == 1
 
 
 @pytest.mark.parametrize("fails", [f"write {STATE}", f"sync {MANIFEST}", "rename round-000003", "append rounds.jsonl"])
@@ -284,7 +284,7 @@ def test_when_a_commit_fails_the_round_before_is_whole(tmp_path, fails):
     kept(tmp_path, 2)
     with pytest.raises(OSError, match="No space"):
         kept(tmp_path, 3, disk=Noting(fails))
-    assert Checkpoints(tmp_path).load().state.round == (3 if "append" in fails else 2)
+    assert DiskCheckpointer(tmp_path).load().state.round == (3 if "append" in fails else 2)
     kept(tmp_path, 3).finish()
     assert names(tmp_path) == ["memories-000001", "memories-000002", "round-000003"]
 
@@ -294,53 +294,53 @@ def test_a_disk_that_takes_no_repair_does_not_make_a_round_bad(tmp_path):
     whole = (tmp_path / JOURNAL).read_bytes()
     (tmp_path / JOURNAL).write_bytes(whole[:-9])
     with pytest.raises(OSError, match="No space"):
-        Checkpoints(tmp_path, disk=Noting("write rounds.jsonl")).load()
+        DiskCheckpointer(tmp_path, filesystem=Noting("write rounds.jsonl")).load()
     assert names(tmp_path) == ["memories-000001", "round-000002", "round-000003"]
-    assert Checkpoints(tmp_path).load().state.round == 3
+    assert DiskCheckpointer(tmp_path).load().state.round == 3
     assert (tmp_path / JOURNAL).read_bytes() == whole
 
 
 def test_lost_rounds_in_a_row_are_counted_from_the_records(tmp_path):
-    commits = Checkpoints(tmp_path)
+    commits = DiskCheckpointer(tmp_path)
     for number, lost in enumerate([None, "no", None, "no", "no"], 1):
-        commits.commit(replace(state(number)), ClientStore(), record(number, lost))
-    assert commits.load().lost == 2
+        commits.commit(replace(state(number)), ClientStateStore(), record(number, lost))
+    assert commits.load().lost_in_a_row == 2
 
 
 def test_nothing_kept_is_nothing_to_load(tmp_path):
-    assert Checkpoints(tmp_path).load() is None
-    assert Checkpoints(Path(tmp_path / "nowhere")).load() is None
+    assert DiskCheckpointer(tmp_path).load() is None
+    assert DiskCheckpointer(Path(tmp_path / "nowhere")).load() is None
 
 
 @pytest.mark.parametrize("given", [{"round": 0}, {"round": 3, "step": "rnd"}])
 def test_a_crash_is_at_a_step_that_there_is(given):
-    with pytest.raises(Mistake):
-        CrashServer(**given)
+    with pytest.raises(ConfigError):
+        ServerCrash(**given)
 
 
 def test_looking_changes_nothing_and_finds_what_going_on_does(tmp_path):
     kept(tmp_path, 3)
-    spoil(place(tmp_path, 3))
+    spoil(round_dir(tmp_path, 3))
     (tmp_path / FOLDER / ".round-000004").mkdir()
     before = names(tmp_path), (tmp_path / JOURNAL).read_bytes()
-    assert Checkpoints(tmp_path).peek({}).state.round == 2
+    assert DiskCheckpointer(tmp_path).peek({}).state.round == 2
     assert (names(tmp_path), (tmp_path / JOURNAL).read_bytes()) == before
-    assert Checkpoints(tmp_path).load().state.round == 2
+    assert DiskCheckpointer(tmp_path).load().state.round == 2
 
 
 def test_the_names_above_a_folder_are_synced_when_it_is_opened_as_far_as_they_can_be_made(tmp_path, monkeypatch):
     disk, access = Noting(), os.access
     monkeypatch.setattr(os, "access", lambda path, mode: access(path, mode) and path != tmp_path.parent)
-    with Checkpoints(tmp_path / "a" / "b", disk=disk).open({}):
+    with DiskCheckpointer(tmp_path / "a" / "b", filesystem=disk).open({}):
         assert disk.steps == ["sync a", f"sync {tmp_path.name}"]
 
 
 def test_a_folder_may_be_held_again_by_who_holds_it_and_by_nobody_else(tmp_path):
-    commits = Checkpoints(str(tmp_path / "run"))
-    with commits.held():
-        with commits.held():
+    commits = DiskCheckpointer(str(tmp_path / "run"))
+    with commits.lock():
+        with commits.lock():
             pass
-        with pytest.raises(Mistake, match="another process's"), Checkpoints(tmp_path / "run").held():
+        with pytest.raises(ConfigError, match="another process's"), DiskCheckpointer(tmp_path / "run").lock():
             pass
-    with Checkpoints(tmp_path / "run").held():
+    with DiskCheckpointer(tmp_path / "run").lock():
         pass

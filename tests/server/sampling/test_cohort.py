@@ -9,20 +9,20 @@ from conftest import Quadratic, federation
 from test_federation import quadratics
 
 from fedlit.algorithms import FedAvg
-from fedlit.client.worker import ClientFailed
+from fedlit.client.worker import FatalClientFailure
 from fedlit.core import serialization as wire
-from fedlit.core.errors import LostRounds, Mistake
-from fedlit.core.messages import Probe, State
+from fedlit.core.errors import ConfigError, LostRounds
+from fedlit.core.messages import LossJob, ServerState
 from fedlit.executors import Inline
-from fedlit.executors.dispatch import Call
-from fedlit.server.checkpoint.checkpointer import Nowhere, Saved
-from fedlit.server.client_store import ClientStore
+from fedlit.executors.dispatch import JobBatch
+from fedlit.server.checkpoint.checkpointer import Checkpoint, NoCheckpoints
+from fedlit.server.client_store import ClientStateStore
 from fedlit.server.evaluation import Evaluations
 from fedlit.server.sampling import Available, Poisson, PowerOfChoice, RoundRobin, Uniform, Weighted
-from fedlit.server.sampling.cohort import ordered
-from fedlit.server.sampling.sampler import Pool
-from fedlit.simulation.clock import Clock
-from fedlit.simulation.faults import Drop, Faults, Plan
+from fedlit.server.sampling.cohort import draw_cohort
+from fedlit.server.sampling.sampler import ClientPool
+from fedlit.simulation.clock import VirtualClock
+from fedlit.simulation.faults import Drop, FailurePolicy, FaultPlan
 
 ROWS = [(1.0, 2.0), (1.0, 8.0), (1.0, 1.0), (1.0, -9.0), (1.0, 4.0)]
 """With w = 1 the losses are 0.5, 24.5, 0, 50, 4.5."""
@@ -31,7 +31,7 @@ ROWS = [(1.0, 2.0), (1.0, 8.0), (1.0, 1.0), (1.0, -9.0), (1.0, 4.0)]
 def choosing(rows=ROWS, candidates=5, faults=None, **options):
     fed = quadratics(rows, **{"rounds": 1, "steps": 1, **options})
     sampler = PowerOfChoice(2, candidates=candidates)
-    return replace(fed, sampler=sampler, worker=replace(fed.worker, faults=faults or Faults()))
+    return replace(fed, sampler=sampler, worker=replace(fed.worker, faults=faults or FailurePolicy()))
 
 
 def first(fed):
@@ -51,7 +51,7 @@ def test_those_with_the_highest_losses_of_the_global_model_train():
 
 def test_candidates_are_sent_the_model_once_and_answer_one_number():
     fed = choosing(candidates=4)
-    metrics, model = first(fed).metrics, wire.length(fed.algorithm.init(fed.initial).shared)
+    metrics, model = first(fed).metrics, wire.state_nbytes(fed.algorithm.init(fed.initial).shared)
     assert metrics["comm/down_bytes"] == 4 * model
     assert metrics["comm/up_bytes"] == 4 * 8 + 2 * (8 + 4)
     assert first(replace(fed, sampler=Uniform(2))).metrics["comm/down_bytes"] == 2 * model
@@ -96,20 +96,20 @@ def test_a_candidate_is_asked_again_or_ends_the_run_as_any_client():
             tries.extend([1] * (not self.training and bool((batch[0][:, 1] == 8).any())))
             return super().training_step(batch, batch_idx)
 
-    first(choosing(module=Counts(1.0), faults=Faults(on_error="retry", retries=2)))
+    first(choosing(module=Counts(1.0), faults=FailurePolicy(on_error="retry", retries=2)))
     assert len(tries) == 3
-    with pytest.raises(ClientFailed, match="client 1: exception"):
-        first(choosing(module=FailsToAnswer(1.0), faults=Faults(on_error="fail")))
+    with pytest.raises(FatalClientFailure, match="client 1: exception"):
+        first(choosing(module=FailsToAnswer(1.0), faults=FailurePolicy(on_error="fail")))
 
 
 def test_who_is_planned_to_drop_out_answers_and_drops_out():
-    record = first(choosing(faults=Faults(plans=(Plan(Drop(), 1.0, clients=[3]),))))
+    record = first(choosing(faults=FailurePolicy(plans=(FaultPlan(Drop(), 1.0, clients=[3]),))))
     assert record.cohort == (1, 3)
     assert [(f.client, f.outcome) for f in record.failures] == [(3, "planned")]
 
 
 def test_a_candidate_whose_process_is_lost_twice_is_left_out():
-    call = Call([Probe(0, 7)], (), 1)
+    call = JobBatch([LossJob(0, 7)], (), 1)
     call.lose(call.tasks.popleft())
     assert not call.done
     call.lose(call.tasks.popleft())
@@ -134,7 +134,7 @@ class Nobody:
         return np.arange(self.size if pool.round % 2 else 0)
 
 
-@pytest.mark.parametrize("clock", [None, Clock(0.5, 1e6, 1e6), Clock(0.5, 1e6, 1e6, deadline_s=9.0)])
+@pytest.mark.parametrize("clock", [None, VirtualClock(0.5, 1e6, 1e6), VirtualClock(0.5, 1e6, 1e6, deadline_s=9.0)])
 def test_a_round_with_nobody_is_lost_and_the_run_goes_on(clock):
     fed = federation(rounds=4, quorum=2, local_steps=1)
     fed = replace(fed, sampler=Nobody(2), clock=clock, evaluations=Evaluations("cohort"))
@@ -150,14 +150,17 @@ def test_a_round_with_nobody_is_lost_and_the_run_goes_on(clock):
 
 def test_rounds_with_nobody_are_not_among_those_that_end_the_run():
     fed = replace(federation(rounds=6, local_steps=1, eval_every=9), sampler=Nobody(0))
-    fed = replace(fed, worker=replace(fed.worker, faults=Faults(max_lost_rounds=2)))
+    fed = replace(fed, worker=replace(fed.worker, faults=FailurePolicy(max_lost_rounds=2)))
     records = list(fed.run())
     assert [record.lost for record in records] == ["nobody was sampled"] * 6
-    assert Saved(State(6, {}), ClientStore(), tuple(record.record() for record in records)).lost == 0
+    assert (
+        Checkpoint(ServerState(6, {}), ClientStateStore(), tuple(record.record() for record in records)).lost_in_a_row
+        == 0
+    )
 
 
 def test_rounds_whose_candidates_all_fail_are_and_those_with_nobody_do_not_part_them():
-    fed = choosing([(1.0, math.inf)] * 3, candidates=3, rounds=6, faults=Faults(max_lost_rounds=2))
+    fed = choosing([(1.0, math.inf)] * 3, candidates=3, rounds=6, faults=FailurePolicy(max_lost_rounds=2))
     with pytest.raises(LostRounds):
         list(replace(fed, sampler=Every(fed.sampler)).run())
 
@@ -180,11 +183,11 @@ def test_a_run_that_is_gone_on_with_meets_the_same_cohorts(sampler):
     fed = replace(federation(clients=5, rounds=6, local_steps=1, eval_every=9), sampler=sampler)
     whole, saved = list(fed.run()), []
 
-    class Keeps(Nowhere):
+    class Keeps(NoCheckpoints):
         def commit(self, state, store, record):
-            saved.append(Saved(state, ClientStore()))
+            saved.append(Checkpoint(state, ClientStateStore()))
 
-    iterator = replace(fed, commits=Keeps()).run()
+    iterator = replace(fed, checkpointer=Keeps()).run()
     for _ in range(3):
         next(iterator)
     rest = list(fed.run(saved[2]))
@@ -204,9 +207,11 @@ def test_the_cohorts_do_not_depend_on_the_algorithm_given_the_same_losses(sample
 def test_what_is_asked_for_is_done_where_the_jobs_are_done():
     fed, jobs = choosing(), []
     with Inline().open(fed.worker, 1) as execute:
-        call = fed.call(0, State(0, {"model": fed.initial}), lambda *asked: jobs.extend(asked[0]) or execute(*asked))
+        call = fed.call(
+            0, ServerState(0, {"model": fed.initial}), lambda *asked: jobs.extend(asked[0]) or execute(*asked)
+        )
     assert call.cohort == (1, 3)
-    assert jobs == [Probe(0, client) for client in range(5)]
+    assert jobs == [LossJob(0, client) for client in range(5)]
 
 
 def test_a_sampler_is_given_the_round_and_may_ask_twice():
@@ -219,7 +224,7 @@ def test_a_sampler_is_given_the_round_and_may_ask_twice():
     fed = replace(choosing(), sampler=mine)
     fed.call(
         0,
-        State(0, {"model": fed.initial}),
+        ServerState(0, {"model": fed.initial}),
         lambda asked, state: jobs.extend(asked) or map(fed.worker, asked, [state] * 3),
     )
     assert [job.client for job in jobs] == [2, 0, 1]  # each is asked once
@@ -241,6 +246,6 @@ def test_a_sampler_is_given_the_round_and_may_ask_twice():
     ],
 )
 def test_what_a_sampler_may_not_draw_is_told(ids, said):
-    with pytest.raises(Mistake, match=said) as error:
-        ordered(lambda pool, generator: ids, Pool(np.ones(5), 0, 0, lambda ids: ids))
+    with pytest.raises(ConfigError, match=said) as error:
+        draw_cohort(lambda pool, generator: ids, ClientPool(np.ones(5), 0, 0, lambda ids: ids))
     assert error.value.key == "sampler"

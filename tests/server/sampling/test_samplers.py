@@ -5,17 +5,17 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from fedlit.core.errors import Mistake
-from fedlit.core.facts import Facts
+from fedlit.core.errors import ConfigError
+from fedlit.core.facts import FederationFacts
 from fedlit.core.streams import Purpose, stream
 from fedlit.server.sampling import Available, Poisson, PowerOfChoice, RoundRobin, Uniform, Weighted
-from fedlit.server.sampling.sampler import Pool
+from fedlit.server.sampling.sampler import ClientPool
 
 
 def pool(clients, round=0, losses=None, seed=0):
     """A pool of so many clients, or of clients of these sizes."""
     sizes = np.ones(clients, dtype=np.int64) if isinstance(clients, int) else np.asarray(clients)
-    return Pool(sizes, round, seed, losses or (lambda ids: np.zeros(len(ids))))
+    return ClientPool(sizes, round, seed, losses or (lambda ids: np.zeros(len(ids))))
 
 
 def cohort(sampler, *args, **kwargs):
@@ -50,7 +50,7 @@ def one_by_one(sizes, size):
 
 
 def facts(sizes, cohort=3, **more):
-    return Facts(np.asarray(sizes), cohort, ("val",), False, **more)
+    return FederationFacts(np.asarray(sizes), cohort, ("val",), False, **more)
 
 
 def told(sampler, *args, **kwargs):
@@ -126,7 +126,7 @@ def test_a_poisson_client_comes_with_probability_q_whatever_others_do(sampler, q
 def test_a_poisson_cohort_can_be_empty_and_everybody():
     assert 0 in {len(cohort(Poisson(1, q=0.05), 4, number)) for number in range(20)}
     assert len(cohort(Poisson(1, q=1.0), 6)) == 6
-    assert Poisson(1).most(6) == 6
+    assert Poisson(1).max_cohort(6) == 6
 
 
 def test_rounds_that_poisson_leaves_without_clients_are_told():
@@ -181,7 +181,7 @@ def test_there_are_twice_as_many_candidates_as_are_taken_or_all_who_have_samples
 
 
 def test_wrong_candidates_are_told():
-    with pytest.raises(Mistake) as error:
+    with pytest.raises(ConfigError) as error:
         PowerOfChoice(3, candidates=2)
     assert error.value.key == "candidates"
     assert told(PowerOfChoice(3, candidates=9), [1] * 8) == {("sampler.candidates", False)}
@@ -229,7 +229,7 @@ def test_those_awake_are_as_likely_and_fewer_than_are_asked_for_are_all_taken():
     ],
 )
 def test_wrong_values_are_named(make, key):
-    with pytest.raises(Mistake) as error:
+    with pytest.raises(ConfigError) as error:
         make()
     assert error.value.key == key
 
@@ -254,8 +254,8 @@ def test_the_rounds_own_generators_are_not_to_be_had_twice():
 
 
 def test_a_late_turn_costs_no_more_than_an_early_one(monkeypatch):
-    streams, ask = [], Pool.stream
-    monkeypatch.setattr(Pool, "stream", lambda self, *key: streams.append(key) or ask(self, *key))
+    streams, ask = [], ClientPool.stream
+    monkeypatch.setattr(ClientPool, "stream", lambda self, *key: streams.append(key) or ask(self, *key))
     for clients, size in ((10, 10), (10, 5), (10, 3), (15, 10), (7, 6)):
         cohort(RoundRobin(size), clients, 10_000)
         assert len(streams) <= 2 * size, (clients, size)
