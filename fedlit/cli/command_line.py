@@ -35,7 +35,7 @@ from fedlit.cli.overrides import (
     unused_key,
 )
 from fedlit.core.errors import ConfigError, did_you_mean
-from fedlit.experiment.config.keys import KEYS
+from fedlit.runs.keys import REQUIRED_KEYS
 
 PRIMARY = "config"
 SWEEP_EXTRA = "pip install 'fedlit[sweep]' brings joblib, optuna and submitit"
@@ -163,7 +163,7 @@ def _primary_problems(found: ConfigLoaderImpl, name: str) -> list[ConfigError]:
         return [ConfigError("--config-name", name, f"must be one of {', '.join(names)}", did_you_mean(name, names))]
     mistakes: list[ConfigError] = []
     config = _composed(name, [], mistakes)
-    absent = [] if config is None else [key for key in KEYS if key not in config]
+    absent = [] if config is None else [key for key in REQUIRED_KEYS if key not in config]
     if absent:
         remedy = "it needs all that config.yaml has at its top"
         mistakes.append(ConfigError("--config-name", name, f"has no {', '.join(absent)}", remedy))

@@ -12,7 +12,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from fedlit.core.errors import ConfigError, did_you_mean
-from fedlit.experiment.config.keys import KEYS
+from fedlit.runs.keys import REQUIRED_KEYS
 
 
 def list_groups(found: ConfigLoaderImpl, parent: str = "") -> list[str]:
@@ -133,7 +133,7 @@ def _choices(override: Override) -> list[str]:
 def _needed(key: str) -> list[ConfigError]:
     return (
         [ConfigError(f"~{key}", "", f"cannot be left out: {key} has no default", f"give another: {key}=...")]
-        if key in KEYS
+        if key in REQUIRED_KEYS
         else []
     )
 

@@ -26,7 +26,7 @@ from fedlit.experiment.observers.observer import Observer
 from fedlit.experiment.performance import gc_frozen
 from fedlit.experiment.signals import handle_signals
 from fedlit.experiment.summary import RunTracker
-from fedlit.runs.layout import COMMAND, FOLDER
+from fedlit.runs.layout import CHECKPOINTS, COMMAND
 from fedlit.runs.record import RoundRecord
 from fedlit.server.checkpoint.checkpointer import Checkpoint
 from fedlit.server.checkpoint.disk import JOURNAL, DiskCheckpointer
@@ -203,7 +203,7 @@ def _is_finished(run: Run) -> bool:
 
 
 def _refuse_used(folder: Path) -> None:
-    if (folder / JOURNAL).exists() or (folder / FOLDER).exists():
+    if (folder / JOURNAL).exists() or (folder / CHECKPOINTS).exists():
         remedy = f"resume={folder} goes on with it; hydra.run.dir=OTHER begins another"
         raise ConfigErrors([ConfigError("hydra.run.dir", folder, "holds a run already", remedy)])
 

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fedlit import FedAvg
-from fedlit.runs.layout import FOLDER
+from fedlit.runs.layout import CHECKPOINTS
 from fedlit.server.checkpoint.disk import JOURNAL, DiskCheckpointer, Retention
 from fedlit.server.checkpoint.format import STATE, committed_rounds, read_checkpoint, round_dir
 from matrix.disks import CUTS, Killing, Platter, Recording, laid, points
@@ -116,8 +116,8 @@ def _next(folder: Path, disk: Recording) -> None:
 def mending(folder: Path) -> str:
     before = until(folder / "before", 3)
     flip(round_dir(before, 3) / STATE)
-    (before / FOLDER / ".round-000004").mkdir()
-    (before / FOLDER / ".round-000004" / STATE).write_bytes(b"half of")
+    (before / CHECKPOINTS / ".round-000004").mkdir()
+    (before / CHECKPOINTS / ".round-000004" / STATE).write_bytes(b"half of")
     with (before / JOURNAL).open("ab") as journal:
         journal.write(b'{"round": 4, "coh')
     disk = Recording()
@@ -176,7 +176,7 @@ def _outlives(folder: Path, kept: int, wanted: dict[int, Any], finished: set[Any
     if saved is not None:
         must(_known(saved.state, saved.client_states) == wanted[round], f"{where}: round {round} is not what it was")
         must([r["round"] for r in saved.records] == [*range(1, round + 1)], f"{where}: {len(saved.records)} records")
-    way = (round, *sorted(path.name for path in (folder / FOLDER).glob("*")))
+    way = (round, *sorted(path.name for path in (folder / CHECKPOINTS).glob("*")))
     if way not in finished:  # from the same state, past the same names, the rest is the same
         finished.add(way)
         same(run(folder), unbroken(), where)

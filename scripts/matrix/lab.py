@@ -24,7 +24,7 @@ from fedlit.core.messages import Aggregate, ServerState, Update
 from fedlit.core.tensors import axpy, scale, zeros_like
 from fedlit.data import Data
 from fedlit.executors.executor import Executor
-from fedlit.runs.layout import FOLDER
+from fedlit.runs.layout import CHECKPOINTS
 from fedlit.server.checkpoint.disk import JOURNAL, DiskCheckpointer, Retention
 from fedlit.server.checkpoint.format import MEMORIES, STATE, read_checkpoint
 from fedlit.simulation.faults import FailurePolicy
@@ -165,7 +165,7 @@ def run(folder: Path, **options: Any) -> dict[str, Any]:
 
 def left(folder: Path) -> dict[str, Any]:
     """All of a run that has to be the same to the bit: records less their times, state, memories, names of what is kept."""
-    kept = folder / FOLDER
+    kept = folder / CHECKPOINTS
     records = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
     last = max(int(path.name.removeprefix("round-")) for path in kept.glob("round-*"))
     state, store, _ = read_checkpoint(folder, last)

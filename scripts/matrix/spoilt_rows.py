@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlit.core.errors import ConfigError
-from fedlit.runs.layout import FOLDER
+from fedlit.runs.layout import CHECKPOINTS
 from fedlit.server.checkpoint.disk import JOURNAL
 from fedlit.server.checkpoint.format import MANIFEST, MEMORIES, ROUND, STATE, file_digest, round_dir
 from matrix.commit_rows import flip, unbroken, until
@@ -24,7 +24,7 @@ def _spoilt(folder: Path, spoil: Callable[[Path], Any]) -> str:
         here = until(folder / name, 3)
         spoil(round_dir(here, 3) / name)
         same(run(here), unbroken(), name)
-        must((here / FOLDER / "bad-round-000003").is_dir(), f"{name}: the bad round is not set aside")
+        must((here / CHECKPOINTS / "bad-round-000003").is_dir(), f"{name}: the bad round is not set aside")
     return "each of 4 files"
 
 

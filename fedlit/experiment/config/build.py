@@ -24,11 +24,11 @@ from fedlit.executors.executor import Executor
 from fedlit.executors.resources import available_cores
 from fedlit.experiment.config.components import LOADING_KEYS, make_callbacks, make_data, make_model, make_sampler
 from fedlit.experiment.config.instantiate import call_checked, instantiate_checked
-from fedlit.experiment.config.keys import KEYED, KEYS
 from fedlit.experiment.config.trainer_args import make_trainer_config
 from fedlit.experiment.config.trial import try_first_step
 from fedlit.experiment.observers import Run
 from fedlit.experiment.observers.observer import Observer
+from fedlit.runs.keys import NESTED_KEYS, REQUIRED_KEYS
 from fedlit.server.checkpoint.disk import Retention
 from fedlit.server.checks import check_compatibility, require_methods
 from fedlit.server.evaluation import Evaluations
@@ -103,9 +103,11 @@ def to_plain(config: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise ConfigErrors([ConfigError(str(error.full_key), "", str(error).splitlines()[0])]) from error
     absent = [
-        ConfigError(key, "", "is not in the configuration", "it has no default") for key in KEYS if key not in values
+        ConfigError(key, "", "is not in the configuration", "it has no default")
+        for key in REQUIRED_KEYS
+        if key not in values
     ]
-    flat = [key for key in KEYED if key in values and not isinstance(values[key], Mapping)]
+    flat = [key for key in NESTED_KEYS if key in values and not isinstance(values[key], Mapping)]
     if absent or flat:
         raise ConfigErrors([*absent, *(ConfigError(key, values[key], "must be keys with values") for key in flat)])
     return {str(key): value for key, value in values.items()}

@@ -26,7 +26,7 @@ from fedlit.core import serialization as wire
 from fedlit.core.errors import ConfigError
 from fedlit.core.files import Filesystem, LocalFilesystem, sync_parents, to_json, write_atomic
 from fedlit.core.messages import ServerState
-from fedlit.runs.layout import FOLDER, JOURNAL
+from fedlit.runs.layout import CHECKPOINTS, JOURNAL
 from fedlit.runs.record import RoundRecord
 from fedlit.server.checkpoint.checkpointer import Checkpoint, Retention
 from fedlit.server.checkpoint.format import (
@@ -109,7 +109,7 @@ class DiskCheckpointer:
         Raises:
             OSError: as the disk does.
         """
-        above, journal, disk = self._here / FOLDER, self._here / JOURNAL, self.filesystem
+        above, journal, disk = self._here / CHECKPOINTS, self._here / JOURNAL, self.filesystem
         if not above.is_dir():
             disk.mkdir(above)
             disk.sync(self._here)
@@ -144,7 +144,7 @@ class DiskCheckpointer:
             OSError: if the disk takes no repair.
         """
         saved, journal, bad = self._newest(self._experiment)
-        for left in sorted((self._here / FOLDER).glob(".*")):  # of a commit or a removal that a crash cut short
+        for left in sorted((self._here / CHECKPOINTS).glob(".*")):  # of a commit or a removal that a crash cut short
             self.filesystem.remove(left)
         if saved is not None:
             after, memories = "is of a round after the last that holds", list_rounds(self._here, "memories")

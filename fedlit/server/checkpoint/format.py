@@ -14,7 +14,7 @@ import torch
 from fedlit.core import serialization as wire
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.messages import ServerState
-from fedlit.runs.layout import FOLDER, JOURNAL
+from fedlit.runs.layout import CHECKPOINTS, JOURNAL
 from fedlit.server.client_store import ClientStateStore
 
 SCHEMA = 2
@@ -23,13 +23,13 @@ STATE, MEMORIES, ROUND, MANIFEST = "state.safetensors", "memories.safetensors", 
 
 def round_dir(folder: Path, round: int) -> Path:
     """Where the commit of a round is, in a run's folder."""
-    return folder / FOLDER / f"round-{round:06d}"
+    return folder / CHECKPOINTS / f"round-{round:06d}"
 
 
 def list_rounds(folder: Path, kind: str) -> dict[int, Path]:
     """What is kept of rounds in a run's folder, commits (`round`) or what is left of them (`memories`); names that are not
     ours are left out."""
-    found = ((re.fullmatch(rf"{kind}-(\d+)", path.name), path) for path in (folder / FOLDER).glob(f"{kind}-*"))
+    found = ((re.fullmatch(rf"{kind}-(\d+)", path.name), path) for path in (folder / CHECKPOINTS).glob(f"{kind}-*"))
     return {int(match[1]): path for match, path in found if match}
 
 
@@ -40,7 +40,7 @@ def committed_rounds(folder: Path) -> list[int]:
 
 def client_state_file(folder: Path, round: int) -> Path:
     """Where the memories are that changed in a round."""
-    older = folder / FOLDER / f"memories-{round:06d}"
+    older = folder / CHECKPOINTS / f"memories-{round:06d}"
     return (older if older.is_dir() else round_dir(folder, round)) / MEMORIES
 
 

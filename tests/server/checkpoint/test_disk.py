@@ -13,7 +13,7 @@ from fedlit.core import serialization as wire
 from fedlit.core.errors import ConfigError
 from fedlit.core.files import LocalFilesystem, to_json
 from fedlit.core.messages import ClientFailure, Model, ServerState
-from fedlit.runs.layout import FOLDER
+from fedlit.runs.layout import CHECKPOINTS
 from fedlit.runs.record import RoundRecord
 from fedlit.server.checkpoint.disk import JOURNAL, DiskCheckpointer, Retention
 from fedlit.server.checkpoint.format import MANIFEST, MEMORIES, ROUND, STATE, file_digest, round_dir
@@ -52,7 +52,7 @@ def kept(folder, rounds, keeping=None, disk=None, remember=lambda number: [numbe
 
 
 def names(folder):
-    return sorted(path.name for path in (folder / FOLDER).iterdir())
+    return sorted(path.name for path in (folder / CHECKPOINTS).iterdir())
 
 
 class Noting(LocalFilesystem):
@@ -139,8 +139,8 @@ def test_so_many_are_kept_and_memories_as_long_as_they_are_needed(tmp_path, keep
     kept(tmp_path, 7, keeping, remember=lambda number: [number] if number < 3 else [9])
     assert [name for name in names(tmp_path) if name.startswith("round")] == left
     assert [name for name in names(tmp_path) if name.startswith("memories")] == ["memories-000001", "memories-000002"]
-    assert names(tmp_path / FOLDER / "..") == names(tmp_path)
-    assert [path.name for path in (tmp_path / FOLDER / "memories-000001").iterdir()] == [MEMORIES]
+    assert names(tmp_path / CHECKPOINTS / "..") == names(tmp_path)
+    assert [path.name for path in (tmp_path / CHECKPOINTS / "memories-000001").iterdir()] == [MEMORIES]
     assert DiskCheckpointer(tmp_path).load().client_states.last_update == {1: 1, 2: 2, 9: 7}
 
 
@@ -218,7 +218,7 @@ def test_a_bad_one_is_set_aside_as_often_as_it_takes(tmp_path, caplog):
 def test_a_round_that_is_gone_back_behind_takes_its_memories_with_it(tmp_path):
     keeping = Retention(1, every=2)
     kept(tmp_path, 5, keeping, remember=lambda number: [number])
-    spoil(tmp_path / FOLDER / "memories-000003", MEMORIES)  # so 4 and 5 are bad, and 2 is the newest that holds
+    spoil(tmp_path / CHECKPOINTS / "memories-000003", MEMORIES)  # so 4 and 5 are bad, and 2 is the newest that holds
     assert DiskCheckpointer(tmp_path, keeping).load().state.round == 2
     assert names(tmp_path) == [
         "bad-memories-000003", "bad-round-000004", "bad-round-000005", "memories-000001", "round-000002"
@@ -240,7 +240,7 @@ def test_an_old_commit_that_was_spoilt_does_not_end_the_run(tmp_path, caplog):
 def test_folders_that_are_not_ours_are_left_alone(tmp_path):
     kept(tmp_path, 2)
     for name in ("round-000002 (copy)", "round-x", "notes", "memories-old"):
-        (tmp_path / FOLDER / name).mkdir()
+        (tmp_path / CHECKPOINTS / name).mkdir()
     kept(tmp_path, 4)
     assert {"round-000002 (copy)", "round-x", "notes", "memories-old"} < set(names(tmp_path))
 
@@ -321,7 +321,7 @@ def test_a_crash_is_at_a_step_that_there_is(given):
 def test_looking_changes_nothing_and_finds_what_going_on_does(tmp_path):
     kept(tmp_path, 3)
     spoil(round_dir(tmp_path, 3))
-    (tmp_path / FOLDER / ".round-000004").mkdir()
+    (tmp_path / CHECKPOINTS / ".round-000004").mkdir()
     before = names(tmp_path), (tmp_path / JOURNAL).read_bytes()
     assert DiskCheckpointer(tmp_path).peek({}).state.round == 2
     assert (names(tmp_path), (tmp_path / JOURNAL).read_bytes()) == before

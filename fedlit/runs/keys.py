@@ -1,0 +1,104 @@
+"""The keys of a configuration, and what each of them identifies: one table with a row a key.
+
+A row holds for its key and for all keys below it, unless a longer row holds for those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyRow:
+    """The meaning of one configuration key.
+
+    Args:
+        is_group: True for a group of choices, with a folder of its own in `conf/`.
+        has_keys: True for a mapping of further keys.
+        is_optional: True if a configuration can lack the key.
+        can_change: True if a run can be resumed with another value.
+        names_job: True if another value is another job of a sweep.
+        separates_groups: True if runs with different values are different groups in a report.
+        in_fingerprint: True if the fingerprint of a federation holds the value.
+    """
+
+    is_group: bool = False
+    has_keys: bool = False
+    is_optional: bool = False
+    can_change: bool = False
+    names_job: bool = True
+    separates_groups: bool = True
+    in_fingerprint: bool = False
+
+
+def _group(**row: bool) -> KeyRow:
+    return KeyRow(is_group=True, has_keys=True, **row)
+
+
+TABLE: Mapping[str, KeyRow] = {
+    "data": _group(),
+    "data.root": KeyRow(separates_groups=False),
+    "data.batch_size": KeyRow(in_fingerprint=True),
+    "data.drop_last": KeyRow(in_fingerprint=True),
+    "partition": _group(in_fingerprint=True),
+    "model": _group(),
+    "algorithm": _group(in_fingerprint=True),
+    "sampler": _group(),
+    "schedule": _group(),
+    "schedule.rounds": KeyRow(can_change=True),
+    "schedule.local_epochs": KeyRow(in_fingerprint=True),
+    "schedule.local_steps": KeyRow(in_fingerprint=True),
+    "schedule.over_select": KeyRow(in_fingerprint=True),
+    "schedule.quorum": KeyRow(in_fingerprint=True),
+    "schedule.client_state": KeyRow(in_fingerprint=True),
+    "schedule.lr": KeyRow(in_fingerprint=True),
+    "schedule.lr_every": KeyRow(in_fingerprint=True),
+    "schedule.lr_gamma": KeyRow(in_fingerprint=True),
+    "schedule.lr_floor": KeyRow(in_fingerprint=True),
+    "trainer": _group(),
+    "trainer.accelerator": KeyRow(can_change=True),
+    "executor": _group(can_change=True, separates_groups=False),
+    "executor.threads": KeyRow(),  # results depend on the number of torch threads
+    "clock": _group(in_fingerprint=True),
+    "faults": _group(),
+    "faults.max_lost_rounds": KeyRow(can_change=True),
+    "faults.server": KeyRow(separates_groups=False),
+    "observers": _group(can_change=True, separates_groups=False),
+    "channel": KeyRow(has_keys=True, is_optional=True, in_fingerprint=True),
+    "monitor": KeyRow(has_keys=True),
+    "eval": KeyRow(has_keys=True),
+    "checkpoint": KeyRow(has_keys=True, can_change=True, separates_groups=False),
+    "sweep": KeyRow(has_keys=True, can_change=True, names_job=False, separates_groups=False),
+    "seed": KeyRow(separates_groups=False, in_fingerprint=True),
+    "resume": KeyRow(can_change=True, names_job=False, separates_groups=False),
+    "check": KeyRow(can_change=True, names_job=False, separates_groups=False),
+    "traceback": KeyRow(can_change=True, names_job=False, separates_groups=False),
+}
+
+TOP_KEYS = tuple(key for key in TABLE if "." not in key)
+REQUIRED_KEYS = tuple(key for key in TOP_KEYS if not TABLE[key].is_optional)
+NESTED_KEYS = tuple(key for key in TOP_KEYS if TABLE[key].has_keys)
+GROUPS = tuple(key for key in TOP_KEYS if TABLE[key].is_group)
+
+
+def row_of(key: str) -> KeyRow:
+    """The row that holds for a dotted key; the default row for a key that is not in the table."""
+    while key:
+        if key in TABLE:
+            return TABLE[key]
+        key = key.rpartition(".")[0]
+    return KeyRow()
+
+
+def job_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The top keys of a configuration that name a job of a sweep."""
+    return {key: value for key, value in config.items() if row_of(key).names_job}
+
+
+def fingerprint_keys(group: str) -> Iterator[str]:
+    """Yield the names below a group whose values the fingerprint holds, in the table's order."""
+    for key, row in TABLE.items():
+        if key.startswith(f"{group}.") and row.in_fingerprint:
+            yield key.removeprefix(f"{group}.")
