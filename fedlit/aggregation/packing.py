@@ -1,4 +1,7 @@
-"""TODO."""
+"""Float32 packing: an update's vector as its numbers, little-endian.
+
+Only this module and `core.serialization` know how named tensors become bytes.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,23 @@ import struct
 import torch
 from torch import Tensor
 
-from fedlit.core.tensors import Groups, Layout
+from fedlit.aggregation.stage import Packing
+
+HEADER = struct.Struct("<d")
+"""The header of a message: the client's weight, a float64."""
 
 
-def pack_update(layout: Layout, groups: Groups, weight: float) -> bytearray:
-    """An update's message: its weight and the float32 vector. Raises ValueError as `Layout.vector` does."""
-    message = bytearray(8 + 4 * layout.size)
-    struct.pack_into("<d", message, 0, weight)
-    layout.vector(groups, out=_numbers(message))
-    return message
+class Float32Packing(Packing):
+    """Four bytes a number."""
 
+    def pack(self, vector: Tensor) -> memoryview:
+        """The memory of a float32 vector."""
+        return memoryview(vector.contiguous().numpy()).cast("B") if len(vector) else memoryview(b"")
 
-def unpack_update(message: bytearray) -> tuple[Tensor, float]:
-    """The float32 vector, which shares the message's memory, and the weight."""
-    (weight,) = struct.unpack_from("<d", message)
-    return _numbers(message), weight
+    def unpack(self, content: memoryview, size: int) -> Tensor:
+        """Return the vector, which shares memory with the message."""
+        return torch.frombuffer(content, dtype=torch.float32, count=size) if size else torch.zeros(0)
 
-
-def _numbers(message: bytearray) -> Tensor:
-    return torch.frombuffer(message, dtype=torch.float32, offset=8) if len(message) > 8 else torch.zeros(0)
+    def nbytes(self, size: int) -> int:
+        """Length of the packed vector in bytes."""
+        return 4 * size

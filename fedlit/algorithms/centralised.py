@@ -1,4 +1,4 @@
-"""All clients' samples in one place: the yardstick that federated training is held against."""
+"""Centralised training: the examples of all clients in one place. A baseline for federated training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from fedlit.algorithms.fedavg import FedAvg
 
 @dataclass(frozen=True)
 class Centralised(FedAvg):
-    """One client that has everybody's training samples, and takes part in every round; a round is as many passes over all of
-    them as the schedule gives a client. Evaluation, on the clients' own test samples too, is what it is for the others."""
+    """One client owns all training examples and takes part in every round.
 
-    pooled = True
+    A round has as many passes over them as the schedule gives a client. Evaluation is the same as for other algorithms, also
+    on the clients' own test sets.
+    """
+
+    @property
+    def pooled(self) -> bool:
+        """True: one client trains on the examples of all clients."""
+        return True

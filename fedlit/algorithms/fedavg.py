@@ -1,4 +1,4 @@
-"""Federated averaging: clients train, the server averages what they changed.
+"""Federated averaging: clients train, and the server averages their updates.
 
 McMahan, Moore, Ramage, Hampson, Aguera y Arcas, "Communication-Efficient Learning of Deep Networks from Decentralized
 Data", AISTATS 2017, https://arxiv.org/abs/1602.05629. With `proximal` > 0 it is FedProx: Li, Sahu, Zaheer, Sanjabi,
@@ -10,22 +10,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fedlit.algorithms.algorithm import Local, Shared
+from fedlit.algorithms.algorithm import Algorithm, Local
 from fedlit.algorithms.server_optimizers import ServerOptimizer
 from fedlit.core.errors import ConfigError, ConfigErrors, raise_errors, require, require_choice, require_positive
-from fedlit.core.messages import Aggregate, FitResult, GradientTerm, Model, ServerState, Update
+from fedlit.core.messages import Aggregate, ServerState, Shared, Update
+from fedlit.core.model import FitResult, GradientTerm, Model
 from fedlit.core.tensors import Groups
 
 
 @dataclass(frozen=True)
-class FedAvg:
+class FedAvg(Algorithm):
     """x <- x + lr * sum_i p_i (y_i - x), with p_i the clients' shares of the cohort's weight.
 
     Args:
-        weights: a client counts by its examples, or all that trained count the same.
-        lr: the server's learning rate, > 0; 1 is plain averaging. Buffers are averaged whatever it is.
-        optimizer: what the server does with the mean update of the parameters in place of lr * mean.
-        buffers: `mean` averages them like parameters; with `server` they are not sent and the server's stay.
+        weights: `examples` weighs a client by its examples, `uniform` weighs all clients the same.
+        lr: learning rate of the server, > 0; 1 is plain averaging. Buffers are averaged at any rate.
+        optimizer: server optimizer that replaces lr * mean for the parameters.
+        buffers: `mean` averages buffers like parameters; `server` does not send them and keeps the server's.
         proximal: mu of FedProx, >= 0: each client minimises F_i(w) + mu / 2 * ||w - x||^2 over its parameters.
     """
 
@@ -39,59 +40,56 @@ class FedAvg:
         raise_errors(*self.argument_errors())
 
     def argument_errors(self) -> list[ConfigError | None]:
-        """What is wrong with its arguments; None for what is right."""
+        """Errors in the arguments; None for a valid argument."""
         unused, mu = "is not used: the server has an optimizer", self.proximal
-        usual = "0 is FedAvg, 0.01 a usual start"
+        usual = "0 is FedAvg, 0.01 is a usual start"
         return [
             require_choice("weights", self.weights, ["examples", "uniform"]),
             require_choice("buffers", self.buffers, ["mean", "server"]),
             require_positive("lr", self.lr, "1 is plain averaging")
             if self.optimizer is None
-            else require(self.lr == 1, "lr", self.lr, unused, "algorithm.optimizer.lr is its rate"),
+            else require(self.lr == 1, "lr", self.lr, unused, "set algorithm.optimizer.lr instead"),
             require(0 <= mu < float("inf"), "proximal", mu, "must be a number of at least 0", usual),
         ]
 
     def init(self, model: Model) -> ServerState:
-        """The server starts from the initial model."""
-        state = ServerState(round=0, shared={"model": model})
+        """Start from the initial model."""
+        state = ServerState(round=0, shared=Shared(model))
         return state if self.optimizer is None else state.with_private(**self.optimizer.init(model.parameters))
 
-    def client(self, local: Local, shared: Shared, memory: Groups) -> Update:
-        """Trains from the global model; sends the difference. A client that took no step weighs nothing."""
+    def client(self, local: Local, shared: Shared, client_state: Groups) -> Update:
+        """Train from the global model and send the difference. A client that took no step has weight 0."""
         x = self.model(shared)
         y = local.fit(x, *self.terms(x))
         return Update(y.delta(x, buffers=self.buffers == "mean"), self.weight(y))
 
     def terms(self, x: Model) -> list[GradientTerm]:
-        """What is added to the clients' gradients."""
+        """Terms that are added to the clients' gradients."""
         return [GradientTerm(mu=self.proximal, center=x.parameters)] if self.proximal else []
 
     def weight(self, y: FitResult) -> float:
-        """What a client counts: 0 if it took no step."""
+        """The weight of a client: 0 if it took no step."""
         return float((y.examples if self.weights == "examples" else 1) if y.steps else 0)
 
-    def server(self, state: ServerState, mean: Aggregate) -> ServerState:
-        """x + lr * mean, or the optimizer's step."""
+    def server(self, state: ServerState, aggregate: Aggregate) -> ServerState:
+        """Move the model by lr * mean, or by the optimizer's step."""
+        mean = aggregate["parameters"]
         if self.optimizer is None:
-            step, slots = {name: self.lr * delta for name, delta in mean["parameters"].items()}, {}
+            step, slots = {name: self.lr * delta for name, delta in mean.items()}, {}
         else:
-            step, slots = self.optimizer.step(mean["parameters"], state.private)  # type: ignore[arg-type]
-        moved = {"parameters": step, "buffers": mean["buffers"]}
+            step, slots = self.optimizer.step(mean, state.private)
+        moved = {"parameters": step, "buffers": aggregate["buffers"]}
         return state.with_shared(model=state.model.add(moved)).with_private(**slots)
 
     def model(self, shared: Shared) -> Model:
         """The global model."""
-        model = shared["model"]
-        assert isinstance(model, Model)
-        return model
+        return shared.model
 
 
 def fedavg_argument_errors(**arguments: Any) -> list[ConfigError]:
-    """What FedAvg says against some of its arguments, for algorithms that have them too."""
+    """Errors that FedAvg finds in some of its arguments, for algorithms that have the same arguments."""
     try:
         FedAvg(**arguments)
-    except ConfigError as mistake:
-        return [mistake]
-    except ConfigErrors as several:
-        return several.errors
+    except (ConfigError, ConfigErrors) as error:
+        return error.errors
     return []

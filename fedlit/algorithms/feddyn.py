@@ -1,4 +1,4 @@
-"""Dynamic regularisation: each client's objective is bent so that its minimum agrees with everybody's.
+"""Dynamic regularisation: each client's objective gets terms that make all local minima agree.
 
 Acar, Zhao, Matas Navarro, Mattina, Whatmough, Saligrama, "Federated Learning Based on Dynamic Regularization", ICLR 2021,
 https://arxiv.org/abs/2111.04263, Algorithm 1.
@@ -12,19 +12,20 @@ from typing import Literal
 
 import torch
 
-from fedlit.algorithms.algorithm import Local, Shared
+from fedlit.algorithms.algorithm import Algorithm, Local
 from fedlit.algorithms.fedavg import FedAvg, fedavg_argument_errors
 from fedlit.core.errors import raise_errors, require_positive
-from fedlit.core.messages import Aggregate, GradientTerm, Model, ServerState, Update
-from fedlit.core.tensors import Groups, Tensors, axpy, norm, scale, zeros_like
+from fedlit.core.messages import Aggregate, ServerState, Shared, Update
+from fedlit.core.model import GradientTerm, Model
+from fedlit.core.tensors import Groups, axpy, norm, scale, zeros_like
 
 
 @dataclass(frozen=True)
-class FedDyn:
+class FedDyn(Algorithm):
     """A client minimises F_i(w) - <g_i, w> + alpha / 2 * ||w - x||^2, then g_i <- g_i - alpha * (y_i - x).
 
     The server: h <- h - alpha / N * sum over the cohort of (y_i - x), x <- mean of y_i - h / alpha, both uniform. Local
-    training stands for the minimisation, so that it is as near to the paper as the schedule lets it come.
+    training stands for the minimisation: it comes as near to the paper as the schedule allows.
 
     Args:
         alpha: > 0; the paper takes 0.1, 0.01 or 0.001.
@@ -42,37 +43,31 @@ class FedDyn:
         return FedAvg("uniform", buffers=self.buffers)
 
     def init(self, model: Model) -> ServerState:
-        """h is 0."""
+        """Start from the initial model and h = 0."""
         h = {name: torch.zeros_like(tensor, dtype=torch.float64) for name, tensor in model.parameters.items()}
         return self._average.init(model).with_private(h=h)
 
-    def client(self, local: Local, shared: Shared, memory: Groups) -> Update:
-        """Trains with the linear and the quadratic term. A client that took no step weighs nothing and remembers the same."""
+    def client(self, local: Local, shared: Shared, client_state: Groups) -> Update:
+        """Train with the linear and the quadratic term. A client that took no step has weight 0 and keeps its state."""
         x = self.model(shared)
-        g = memory.get("gradient", zeros_like(x.parameters))
+        g = client_state.get("gradient", zeros_like(x.parameters))
         y = local.fit(x, GradientTerm(mu=self.alpha, center=x.parameters, offset=scale(-1.0, g)))
         delta = y.delta(x, buffers=self.buffers == "mean")
-        remember = {"gradient": axpy(-self.alpha, delta["parameters"], g)} if y.steps else memory
-        return Update(delta, self._average.weight(y), remember)
+        new_state = {"gradient": axpy(-self.alpha, delta["parameters"], g)} if y.steps else client_state
+        return Update(delta, self._average.weight(y), new_state)
 
-    def server(self, state: ServerState, mean: Aggregate) -> ServerState:
-        """h follows the sum over the cohort divided by N; the step is the mean difference less h / alpha."""
-        share = mean.weight / mean.population
-        h = axpy(-self.alpha * share, mean["parameters"], self._h(state))
-        step = axpy(-1 / self.alpha, h, mean["parameters"])
-        return state.with_shared(model=state.model.add({"parameters": step, "buffers": mean["buffers"]})).with_private(
-            h=h
-        )
+    def server(self, state: ServerState, aggregate: Aggregate) -> ServerState:
+        """Update h by the cohort's sum divided by N; move the model by the mean difference less h / alpha."""
+        share = aggregate.weight / aggregate.population
+        h = axpy(-self.alpha * share, aggregate["parameters"], state.private["h"])
+        step = axpy(-1 / self.alpha, h, aggregate["parameters"])
+        moved = {"parameters": step, "buffers": aggregate["buffers"]}
+        return state.with_shared(model=state.model.add(moved)).with_private(h=h)
 
     def model(self, shared: Shared) -> Model:
-        """The server's model; the paper's code evaluates the mean of the clients' beside it."""
-        return self._average.model(shared)
+        """The server's model. The paper's code also evaluates the mean of the clients' models."""
+        return shared.model
 
     def metrics(self, state: ServerState) -> Mapping[str, float]:
-        """How large h is."""
-        return {"drift/control_norm": norm(self._h(state))}
-
-    def _h(self, state: ServerState) -> Tensors:
-        h = state.private["h"]
-        assert not isinstance(h, Model)
-        return h
+        """The norm of h."""
+        return {"drift/control_norm": norm(state.private["h"])}

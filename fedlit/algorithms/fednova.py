@@ -1,4 +1,4 @@
-"""Normalised averaging: a client that takes more or longer steps than others does not pull harder for it.
+"""Normalised averaging: a client with more or longer steps does not get more influence by them.
 
 Wang, Liu, Liang, Joshi, Poor, "Tackling the Objective Inconsistency Problem in Heterogeneous Federated Optimization",
 NeurIPS 2020, https://arxiv.org/abs/2007.07481.
@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from fedlit.algorithms.algorithm import Local, Shared
+from fedlit.algorithms.algorithm import Local
 from fedlit.algorithms.fedavg import FedAvg
-from fedlit.core.messages import Aggregate, ServerState, Update
+from fedlit.core.messages import Aggregate, ServerState, Shared, Update
 from fedlit.core.tensors import Groups
 
 
@@ -21,15 +21,15 @@ class FedNova(FedAvg):
     """x <- x + lr * S * sum_i p_i (y_i - x) / S_i, with S = sum_i p_i S_i.
 
     S_i is how far the client's own optimizer would have moved under a gradient of 1: lr * ||a_i||_1 in the paper, so that S is
-    its tau_eff times lr. It follows the rates, momentum, Nesterov, dampening and proximal term of every step that happened. The
-    local optimizer must be torch's SGD and begin anew in each round; its weight decay counts as part of the gradient.
+    its tau_eff times lr. It follows the rates, momentum, Nesterov, dampening and proximal term of every step. The local
+    optimizer must be torch's SGD and start fresh in each round. Its weight decay counts as part of the gradient.
 
-    Its arguments are those of `FedAvg`. The paper's server momentum is `optimizer=Momentum(momentum=...)`. Drift in the
+    The arguments are those of `FedAvg`. The paper's server momentum is `optimizer=Momentum(momentum=...)`. Drift in the
     record is that of the normalised updates (y_i - x) / S_i.
     """
 
-    def client(self, local: Local, shared: Shared, memory: Groups) -> Update:
-        """Trains from the global model; sends the difference divided by S_i, and S_i, each by parameter."""
+    def client(self, local: Local, shared: Shared, client_state: Groups) -> Update:
+        """Train from the global model; send the difference divided by S_i, and S_i, each by parameter."""
         x = self.model(shared)
         y = local.fit(x, *self.terms(x))
         far, delta = y.displacement, y.delta(x, buffers=self.buffers == "mean")
@@ -39,7 +39,7 @@ class FedNova(FedAvg):
         steps = {name: torch.tensor(far.get(name, 0.0)) for name in x.parameters}
         return Update({**delta, "parameters": unit, "displacement": steps}, self.weight(y))
 
-    def server(self, state: ServerState, mean: Aggregate) -> ServerState:
-        """S times the mean of the normalised differences, in place of the mean difference."""
-        step = {name: mean["displacement"][name] * unit for name, unit in mean["parameters"].items()}
-        return super().server(state, replace(mean, groups={**mean.groups, "parameters": step}))
+    def server(self, state: ServerState, aggregate: Aggregate) -> ServerState:
+        """Use S times the mean of the normalised differences as the mean difference."""
+        step = {name: aggregate["displacement"][name] * unit for name, unit in aggregate["parameters"].items()}
+        return super().server(state, replace(aggregate, groups={**aggregate.groups, "parameters": step}))

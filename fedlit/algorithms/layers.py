@@ -1,4 +1,4 @@
-"""What of a module belongs to which of its layers."""
+"""Layers of a module, and the tensors that belong to them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ NORMS = (
 
 
 def last_layer(module: nn.Module) -> tuple[str, nn.Module]:
-    """Path and module of the layer with parameters of its own that was made last: in most networks the one that gives the
-    output.
+    """Return the path and the module of the last layer that has own parameters.
+
+    It is the output layer of most networks.
 
     Raises:
-        ValueError: if no layer has any.
+        ValueError: if no layer has parameters.
     """
     found = [(path, part) for path, part in module.named_modules() if part._parameters]
     if not found:
@@ -34,6 +35,6 @@ def norm_layers(module: nn.Module) -> list[str]:
 
 
 def names_in_layers(names: Iterable[str], layers: Iterable[str]) -> list[str]:
-    """Those of the names that are of one of the layers, or of a part of it."""
+    """The names that belong to one of the layers or to a part of it."""
     begin = tuple(f"{layer}." for layer in layers)
     return [name for name in names if name.startswith(begin)]

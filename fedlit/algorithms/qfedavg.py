@@ -1,4 +1,4 @@
-"""Fair resource allocation: clients with a larger loss count for more.
+"""Fair resource allocation: clients with a larger loss get a larger weight.
 
 Li, Sanjabi, Beirami, Smith, "Fair Resource Allocation in Federated Learning", ICLR 2020, https://arxiv.org/abs/1905.10497,
 Algorithm 2.
@@ -11,10 +11,11 @@ from typing import Literal
 
 import torch
 
-from fedlit.algorithms.algorithm import Local, Shared
+from fedlit.algorithms.algorithm import Algorithm, Local
 from fedlit.algorithms.fedavg import FedAvg, fedavg_argument_errors
 from fedlit.core.errors import raise_errors, require, require_positive
-from fedlit.core.messages import Aggregate, Model, ServerState, Update
+from fedlit.core.messages import Aggregate, ServerState, Shared, Update
+from fedlit.core.model import Model
 from fedlit.core.tensors import Groups, norm, scale
 
 TINY = 1e-10
@@ -22,15 +23,15 @@ TINY = 1e-10
 
 
 @dataclass(frozen=True)
-class QFedAvg:
+class QFedAvg(Algorithm):
     """x <- x - sum_k F_k^q L (x - y_k) / sum_k (q F_k^(q-1) ||L (x - y_k)||^2 + L F_k^q), with L = 1 / lr.
 
-    F_k is the mean training loss of the model that the client was sent, before it trains. Sums are over the cohort, each client
-    counting the same. With q = 0 it is the uniform mean. Drift in the record is that of the weighted differences.
+    F_k is the mean training loss of the global model on client k before it trains. Sums are over the cohort, and each client
+    counts the same. With q = 0 it is the uniform mean. Drift in the record is that of the weighted differences.
 
     Args:
-        q: how much fairness, >= 0.
-        lr: the clients' learning rate, > 0, whose inverse stands for the Lipschitz constant of the gradients.
+        q: degree of fairness, >= 0.
+        lr: learning rate of the clients, > 0; its inverse stands for the Lipschitz constant of the gradients.
         buffers: `mean` or `server`, as in FedAvg.
     """
 
@@ -39,9 +40,10 @@ class QFedAvg:
     buffers: Literal["mean", "server"] = "mean"
 
     def __post_init__(self) -> None:
+        uniform = "0 is the uniform mean"
         raise_errors(
-            require(0 <= self.q < float("inf"), "q", self.q, "must be a number of at least 0", "0 is the uniform mean"),
-            require_positive("lr", self.lr, "take the clients' learning rate"),
+            require(0 <= self.q < float("inf"), "q", self.q, "must be a number of at least 0", uniform),
+            require_positive("lr", self.lr, "set it to the clients' learning rate"),
             *fedavg_argument_errors(buffers=self.buffers),
         )
 
@@ -50,11 +52,11 @@ class QFedAvg:
         return FedAvg("uniform", buffers=self.buffers)
 
     def init(self, model: Model) -> ServerState:
-        """The server starts from the initial model."""
+        """Start from the initial model."""
         return self._average.init(model)
 
-    def client(self, local: Local, shared: Shared, memory: Groups) -> Update:
-        """Asks for the loss, then trains. A client that took no step weighs nothing."""
+    def client(self, local: Local, shared: Shared, client_state: Groups) -> Update:
+        """Measure the loss, then train. A client that took no step has weight 0."""
         x, big = self.model(shared), 1 / self.lr
         loss = local.loss(x) + TINY
         y = local.fit(x)
@@ -64,11 +66,12 @@ class QFedAvg:
         weighted = scale(big * loss**self.q, delta["parameters"])
         return Update({**delta, "parameters": weighted, "h": {"h": torch.tensor(h)}}, self._average.weight(y))
 
-    def server(self, state: ServerState, mean: Aggregate) -> ServerState:
-        """The ratio of the two sums, which that of their means is."""
-        step = {name: delta / mean["h"]["h"] for name, delta in mean["parameters"].items()}
-        return state.with_shared(model=state.model.add({"parameters": step, "buffers": mean["buffers"]}))
+    def server(self, state: ServerState, aggregate: Aggregate) -> ServerState:
+        """Move the model by the ratio of the two sums, which is the ratio of their means."""
+        step = {name: delta / aggregate["h"]["h"] for name, delta in aggregate["parameters"].items()}
+        moved = {"parameters": step, "buffers": aggregate["buffers"]}
+        return state.with_shared(model=state.model.add(moved))
 
     def model(self, shared: Shared) -> Model:
         """The global model."""
-        return self._average.model(shared)
+        return shared.model

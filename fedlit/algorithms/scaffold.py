@@ -1,4 +1,4 @@
-"""Stochastic controlled averaging: each client's gradients are corrected by how they differ from all clients'.
+"""Stochastic controlled averaging: control variates correct each client's gradients.
 
 Karimireddy, Kale, Mohri, Reddi, Stich, Suresh, "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning", ICML 2020,
 https://arxiv.org/abs/1910.06378, Algorithm 1.
@@ -8,30 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
-from fedlit.algorithms.algorithm import Local, Shared
+from fedlit.algorithms.algorithm import Algorithm, Local
 from fedlit.algorithms.fedavg import FedAvg, fedavg_argument_errors
 from fedlit.algorithms.server_optimizers import ServerOptimizer
 from fedlit.core.errors import raise_errors, require
-from fedlit.core.messages import Aggregate, FitResult, GradientTerm, Model, ServerState, Update
+from fedlit.core.messages import Aggregate, ServerState, Shared, Update
+from fedlit.core.model import FitResult, GradientTerm, Model
 from fedlit.core.tensors import Groups, Tensors, apply_step, norm, sub, zeros_like
 
 
 @dataclass(frozen=True)
-class Scaffold:
+class Scaffold(Algorithm):
     """A local step follows g - c_i + c; x <- x + lr / |S| * sum (y_i - x) and c <- c + 1 / N * sum (c_i+ - c_i).
 
-    The local optimizer must be torch's SGD and begin anew in each round: (x - y_i) / S_i is the mean of the directions that it
-    followed only if S_i is how far it would have moved under a gradient of 1, which is K * lr for K plain steps. Momentum,
-    rates that change and weight decay, which counts as part of the gradient, are so allowed for.
+    The local optimizer must be torch's SGD and start fresh in each round. (x - y_i) / S_i is the mean of the directions of its
+    steps only if S_i is how far it would have moved under a gradient of 1, which is K * lr for K plain steps. So momentum,
+    changing rates and weight decay, which counts as part of the gradient, are allowed.
 
     Args:
-        option: how a client's control is renewed: 1 takes the gradient of its whole shard at x; 2 takes
-            c_i - c + (x - y_i) / S_i, for which nothing has to be computed.
-        lr: the server's learning rate, > 0.
-        optimizer: what the server does with the mean update in place of lr * mean.
+        option: renewal of a client's control variate: 1 takes the gradient of its whole shard at x; 2 takes
+            c_i - c + (x - y_i) / S_i, which needs no further computation.
+        lr: learning rate of the server, > 0.
+        optimizer: server optimizer that replaces lr * mean.
         buffers: `mean` or `server`, as in FedAvg.
     """
 
@@ -42,51 +42,46 @@ class Scaffold:
 
     def __post_init__(self) -> None:
         option = require(self.option in (1, 2), "option", self.option, "must be 1 or 2", "2 needs no further gradient")
-        raise_errors(option, *fedavg_argument_errors(lr=self.lr, optimizer=self.optimizer, buffers=self.buffers))
+        rest = {"lr": self.lr, "optimizer": self.optimizer, "buffers": self.buffers}
+        raise_errors(option, *fedavg_argument_errors(**rest))
 
-    @cached_property
+    @property
     def average(self) -> FedAvg:
         """The uniform average of the paper."""
         return FedAvg("uniform", self.lr, self.optimizer, self.buffers)
 
     def init(self, model: Model) -> ServerState:
-        """The controls begin at 0."""
+        """Start from the initial model and control variates of 0."""
         return self.average.init(model).with_shared(control=zeros_like(model.parameters))
 
-    def client(self, local: Local, shared: Shared, memory: Groups) -> Update:
-        """Lines 7 to 14. A client that took no step weighs nothing and keeps its control."""
-        x, c = self.model(shared), _tensors(shared["control"])
-        c_i = memory.get("control", zeros_like(c))
+    def client(self, local: Local, shared: Shared, client_state: Groups) -> Update:
+        """Lines 7 to 14. A client that took no step has weight 0 and keeps its control variate."""
+        x, c = self.model(shared), shared["control"]
+        c_i = client_state.get("control", zeros_like(c))
         y = local.fit(x, GradientTerm(offset=sub(c, c_i)))
         control = self._control(local, x, y, c, c_i) if y.steps else c_i
         delta = {**y.delta(x, buffers=self.buffers == "mean"), "control": sub(control, c_i)}
-        return Update(delta, self.average.weight(y), client_state={"control": control} if y.steps else memory)
+        return Update(delta, self.average.weight(y), {"control": control} if y.steps else client_state)
 
     def _control(self, local: Local, x: Model, y: FitResult, c: Tensors, c_i: Tensors) -> Tensors:
-        far = y.displacement  # asked for under both options: an optimizer that has none is not the paper's
+        far = y.displacement  # read under both options: it refuses optimizers that the paper does not cover
         if self.option == 1:
             return local.gradient(x)
         went = sub(x.parameters, y.model.parameters)
         return {name: old - c[name] + went[name] / far[name] if far.get(name) else old for name, old in c_i.items()}
 
-    def server(self, state: ServerState, mean: Aggregate) -> ServerState:
+    def server(self, state: ServerState, aggregate: Aggregate) -> ServerState:
         """Lines 16 and 17: the sum over the cohort divided by N, not by |S|."""
-        share = mean.weight / mean.population
+        share = aggregate.weight / aggregate.population
         control = {
-            name: apply_step(old, share * mean["control"][name])
-            for name, old in _tensors(state.shared["control"]).items()
+            name: apply_step(old, share * aggregate["control"][name]) for name, old in state.shared["control"].items()
         }
-        return self.average.server(state, mean).with_shared(control=control)
+        return self.average.server(state, aggregate).with_shared(control=control)
 
     def model(self, shared: Shared) -> Model:
         """The global model."""
-        return self.average.model(shared)
+        return shared.model
 
     def metrics(self, state: ServerState) -> Mapping[str, float]:
-        """How large the server's control is."""
-        return {"drift/control_norm": norm(_tensors(state.shared["control"]))}
-
-
-def _tensors(value: Model | Tensors) -> Tensors:
-    assert not isinstance(value, Model)
-    return value
+        """The norm of the server's control variate."""
+        return {"drift/control_norm": norm(state.shared["control"])}

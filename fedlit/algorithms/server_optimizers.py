@@ -1,6 +1,6 @@
-"""What the server does with the mean update: momentum, or an adaptive method.
+"""Server optimizers: momentum and adaptive methods that act on the mean update.
 
-The mean update D points where the model is to go, so these are torch's and the papers' rules with -D as the gradient.
+The mean update D points to where the model should go. So these are torch's and the papers' rules with -D as the gradient.
 """
 
 from __future__ import annotations
@@ -19,14 +19,18 @@ Slots = Mapping[str, Tensors]
 
 
 class ServerOptimizer(Protocol):
-    """Turns the mean update of the parameters into the server's step. Buffers never pass through it."""
+    """Turn the mean update of the parameters into the server's step. Buffers do not pass through it."""
 
     def init(self, parameters: Tensors) -> Slots:
-        """What it remembers before round 1."""
+        """The optimizer's state before round 1."""
         ...
 
     def step(self, mean: Tensors, slots: Slots) -> tuple[Tensors, Slots]:
-        """The step to add to the parameters, and what it remembers from then on."""
+        """Make one step.
+
+        Returns:
+            The step to add to the parameters, and the new state.
+        """
         ...
 
 
@@ -49,11 +53,11 @@ class Momentum:
         raise_errors(require_positive("lr", self.lr), _decay("momentum", self.momentum))
 
     def init(self, parameters: Tensors) -> Slots:
-        """No velocity."""
+        """A velocity of 0."""
         return {"velocity": _zeros(parameters)}
 
     def step(self, mean: Tensors, slots: Slots) -> tuple[Tensors, Slots]:
-        """lr * v."""
+        """Return lr * v and the new velocity."""
         velocity = {name: self.momentum * slots["velocity"][name] + delta for name, delta in mean.items()}
         return {name: self.lr * v for name, v in velocity.items()}, {"velocity": velocity}
 
@@ -63,13 +67,13 @@ class AdaptiveOptimizer:
     """m <- beta1 * m + (1 - beta1) * D, then v by the method's rule, then x <- x + lr * m / (sqrt(v) + tau).
 
     Reddi, Charles, Zaheer, Garrett, Rush, Konecny, Kumar, McMahan, "Adaptive Federated Optimization", ICLR 2021, Algorithm 2,
-    https://arxiv.org/abs/2003.00295. There is no bias correction, and v begins at tau^2.
+    https://arxiv.org/abs/2003.00295. There is no bias correction, and v starts at tau^2.
 
     Args:
-        rule: how v follows D: `Adam`, `Yogi` or `Adagrad`.
+        rule: update rule of v: `Adam`, `Yogi` or `Adagrad`.
         lr: the server's learning rate, > 0.
         beta1: decay of m, in [0, 1).
-        tau: how adaptive it is, > 0; small is more.
+        tau: degree of adaptivity, > 0; smaller is more adaptive.
     """
 
     rule: SecondMoment
@@ -81,22 +85,22 @@ class AdaptiveOptimizer:
         raise_errors(require_positive("lr", self.lr), _decay("beta1", self.beta1), require_positive("tau", self.tau))
 
     def init(self, parameters: Tensors) -> Slots:
-        """m is 0, v is tau^2."""
+        """Moments m = 0 and v = tau^2."""
         zeros = _zeros(parameters)
         return {"m": zeros, "v": {name: torch.full_like(zero, self.tau**2) for name, zero in zeros.items()}}
 
     def step(self, mean: Tensors, slots: Slots) -> tuple[Tensors, Slots]:
-        """lr * m / (sqrt(v) + tau)."""
+        """Return lr * m / (sqrt(v) + tau) and the new moments."""
         m = {name: self.beta1 * slots["m"][name] + (1 - self.beta1) * delta for name, delta in mean.items()}
         v = {name: self.rule(slots["v"][name], delta.square()) for name, delta in mean.items()}
         return {name: self.lr * m[name] / (v[name].sqrt() + self.tau) for name in mean}, {"m": m, "v": v}
 
 
 class SecondMoment(Protocol):
-    """How the second moment follows the square of the mean update."""
+    """Update rule of the second moment."""
 
     def __call__(self, v: Tensor, square: Tensor) -> Tensor:
-        """The next v."""
+        """Return the next v, given the square of the mean update."""
         ...
 
 
@@ -110,7 +114,7 @@ class Adam:
         raise_errors(_decay("beta2", self.beta2))
 
     def __call__(self, v: Tensor, square: Tensor) -> Tensor:
-        """The next v."""
+        """Return the next v, given the square of the mean update."""
         return self.beta2 * v + (1 - self.beta2) * square
 
 
@@ -124,7 +128,7 @@ class Yogi:
         raise_errors(_decay("beta2", self.beta2))
 
     def __call__(self, v: Tensor, square: Tensor) -> Tensor:
-        """The next v."""
+        """Return the next v, given the square of the mean update."""
         return v - (1 - self.beta2) * square * (v - square).sign()
 
 
@@ -133,7 +137,7 @@ class Adagrad:
     """v <- v + D^2."""
 
     def __call__(self, v: Tensor, square: Tensor) -> Tensor:
-        """The next v."""
+        """Return the next v, given the square of the mean update."""
         return v + square
 
 
@@ -142,4 +146,4 @@ def _zeros(parameters: Tensors) -> dict[str, Tensor]:
 
 
 def _decay(key: str, value: float) -> ConfigError | None:
-    return require(0 <= value < 1, key, value, "must be from 0 to below 1")
+    return require(0 <= value < 1, key, value, "must be at least 0 and below 1")

@@ -1,55 +1,60 @@
-"""Does jobs: trains a chunk of clients and adds up their updates, asks one for its loss, or evaluates the model on a split."""
+"""Execution of jobs: train a chunk of clients and add up their updates, measure a loss, or evaluate a model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import reduce, singledispatchmethod
 from math import isfinite, nan
 
 import torch
+from lightning.pytorch import Callback
 
-from fedlit.aggregation.mean import add_weighted
-from fedlit.aggregation.packing import pack_update, unpack_update
-from fedlit.algorithms.algorithm import Algorithm, personal_model
+from fedlit.aggregation import Aggregator, Channel, MeanAggregator
+from fedlit.aggregation.aggregator import add_weighted, merge
+from fedlit.aggregation.channel import channel_states, pack_channel_states
+from fedlit.aggregation.validation import invalid_values, layout_mismatch
+from fedlit.algorithms.algorithm import Algorithm, update_template
 from fedlit.client.callbacks import algorithm_state
 from fedlit.client.failures import classify_failure
-from fedlit.client.trainer import LocalTrainer, ModuleReplica, TrainerConfig, evaluate_split
+from fedlit.client.replica import ModuleReplica
+from fedlit.client.trainer import LocalTrainer, TrainerConfig, evaluate_split
 from fedlit.core.messages import (
     LOSS_QUERY,
     ClientFailure,
     EvalResult,
     EvaluateJob,
-    FitResult,
     Job,
     LossJob,
     LossResult,
-    Model,
     PartialAggregate,
     Result,
     ServerState,
     TrainJob,
     Update,
 )
+from fedlit.core.model import FitResult, Model
 from fedlit.core.tensors import Groups, Layout
 from fedlit.data.client_data import ClientData
 from fedlit.simulation.faults import FailurePolicy
 
 
 class FatalClientFailure(RuntimeError):
-    """A client failed, and `faults.on_error` says that this ends the run."""
+    """A client failed, and `faults.on_error=fail` ends the run."""
 
 
 @dataclass
 class ClientWorker:
-    """Everything that a job needs besides the state.
+    """Everything that a job needs besides the server state.
 
     Args:
-        algorithm: whose client rule is run.
-        bench: the module.
-        recipe: how a Trainer is made.
-        holdings: samples of the clients and of the server.
-        faults: what is done about clients that fail.
+        algorithm: the algorithm whose client half runs.
+        replica: the module.
+        trainer_config: recipe of a client's Trainer.
+        data: examples of the clients and of the server.
+        faults: policy for clients that fail.
+        channel: stages between the client's update and the sum.
+        aggregator: adds the updates.
     """
 
     algorithm: Algorithm
@@ -57,180 +62,190 @@ class ClientWorker:
     trainer_config: TrainerConfig
     data: ClientData
     faults: FailurePolicy = field(default_factory=FailurePolicy)
-    _due: tuple[int, Groups] | None = None  # the round's updates: names, shapes, dtypes
+    channel: Channel = field(default_factory=Channel)
+    aggregator: Aggregator = field(default_factory=MeanAggregator)
+    _template: tuple[int, Groups] | None = None  # the round, and names, shapes and dtypes of its updates
 
     @property
     def device(self) -> torch.device:
-        """Where its Trainers train."""
+        """Device of the clients' Trainers."""
         return self.trainer_config.make_trainer().strategy.root_device
 
     def on_device(self, device: torch.device) -> ClientWorker:
-        """The same worker with its samples on a device."""
+        """The same worker with its examples on a device."""
         return replace(self, data=self.data.to(device))
 
+    @singledispatchmethod
     def __call__(self, job: Job, state: ServerState) -> Result:
-        """The chunk's sum, the candidate's loss, or the split's scores.
+        """Execute one job.
 
         Raises:
-            ClientFailed: if a client fails under `faults.on_error=fail`.
+            FatalClientFailure: if a client fails under `faults.on_error=fail`.
         """
-        if isinstance(job, TrainJob):
-            return self._chunk(job, state)
-        if isinstance(job, LossJob):
-            return self._probe(job, state)
-        batches = self.data.split_batches(job.split) if job.client is None else self.data.client_test(job.client)
-        if not len(batches):
-            return EvalResult(job.split, {}, job.client)
-        model = self._evaluated(job, state)
-        scores = evaluate_split(self.replica, self.trainer_config, model, batches, job.split, self.data.seed)
-        return EvalResult(job.split, scores, job.client)
+        raise TypeError(f"{type(job).__name__} is not a job")
 
-    def _evaluated(self, job: EvaluateJob, state: ServerState) -> Model:
-        """The global model, or the client's own where the algorithm has such."""
-        if job.client is None or self.data.is_pooled:
-            return self.algorithm.model(state.shared)
-        local = self.local(job.round, job.client, job.client_state)
-        return personal_model(self.algorithm, local, state.shared, algorithm_state(job.client_state))
-
-    def _chunk(self, chunk: TrainJob, state: ServerState) -> PartialAggregate:
-        """Runs the clients one after the other and adds up what they send, left to right, in float64."""
-        layout = Layout.of(self.update_template(state))
-        total = torch.zeros(0, dtype=torch.float64)
-        weights, square, bytes_up, failures, fits = 0.0, 0.0, 0, [], []
-        parameters = layout.span("parameters")
-        memories: dict[int, Groups] = {}
-        for client in chunk.clients:
-            reply = self._reply(chunk, client, state)
+    @__call__.register
+    def _train(self, job: TrainJob, state: ServerState) -> PartialAggregate:
+        """Train the clients one after the other and add up their updates, left to right, in float64."""
+        layout, fits = Layout.of(self.update_template(state)), []
+        parameters, data = layout.span("parameters"), self.data
+        total, weights, square, up_bytes, failures = None, 0.0, 0.0, 0, []
+        client_states: dict[int, Groups] = {}
+        for client in job.clients:
+            reply = self._train_client(job, client, state)
             if isinstance(reply, ClientFailure):
-                failures.append(reply)
+                failures.append(self._raise_if_fatal(reply))
                 continue
             update, local = reply
-            message = pack_update(layout, update.groups, update.weight)
-            bytes_up += len(message) if layout.size else 0  # who shares nothing sends nothing
-            vector, weight = unpack_update(message)
-            if odd := invalid_values(vector, weight, self.faults.max_norm):
-                failures.append(self._failed(ClientFailure(client, "not_finite", odd)))
+            message, own = self.channel.encode(
+                layout,
+                update.groups,
+                update.weight,
+                round=job.round,
+                client=client,
+                seed=data.seed,
+                states=state.channel,
+                own=channel_states(local.client_state),
+            )
+            up_bytes += len(message) if layout.size else 0  # an update without tensors is not sent
+            vector, weight = self.channel.decode(layout, message)
+            if problem := invalid_values(vector, weight, self.faults.max_norm):
+                failures.append(self._raise_if_fatal(ClientFailure(client, "not_finite", problem)))
                 continue
             exact = vector.double()
             square += weight * float(exact[parameters].dot(exact[parameters]))
-            scaled = exact.mul_(weight)
-            total = total.add_(scaled) if memories else scaled
+            total = self.aggregator.add(total, exact, weight)
             weights += weight
-            memories[client] = {**update.client_state, **local.optimizer_state}
+            client_states[client] = {**update.client_state, **local.optimizer_state, **pack_channel_states(own)}
             fits += local.results
         return PartialAggregate(
-            chunk.index,
-            layout if memories else None,
-            total if memories else None,
-            weights,
-            tuple(memories),
-            tuple(failures),
-            _metrics(fits),
-            bytes_up,
-            sum(fit.steps for fit in fits),
-            memories,
-            square,
+            index=job.index,
+            layout=layout if client_states else None,
+            total=total,
+            weight=weights,
+            members=tuple(client_states),
+            failures=tuple(failures),
+            metrics=_sum_metrics(fits),
+            up_bytes=up_bytes,
+            steps=sum(fit.steps for fit in fits),
+            client_states=client_states,
+            sum_of_squares=square,
         )
 
-    def _reply(self, chunk: TrainJob, client: int, state: ServerState) -> tuple[Update, LocalTrainer] | ClientFailure:
-        """What a client answers, as often as it is asked."""
-        reply = self._try(chunk, client, state)
+    @__call__.register
+    def _measure_loss(self, job: LossJob, state: ServerState) -> LossResult:
+        """Measure a candidate's loss, with retries. Planned faults are faults of training and do not act here."""
+        result = self._try_loss(job, state)
         for _ in range(self._retries):
-            if not isinstance(reply, ClientFailure) or reply.outcome == "planned":
-                break
-            reply = self._try(chunk, client, state)
-        return self._failed(reply) if isinstance(reply, ClientFailure) else reply
+            result = result if result.failure is None else self._try_loss(job, state)
+        if result.failure is not None:
+            self._raise_if_fatal(result.failure)
+        return result
 
-    def _try(self, chunk: TrainJob, client: int, state: ServerState) -> tuple[Update, LocalTrainer] | ClientFailure:
-        """One attempt."""
-        local = self.local(chunk.round, client, chunk.client_states.get(client, {}), chunk.budgets.get(client))
-        struck = self.faults.active_faults(self.data.seed, chunk.round, client)
+    @__call__.register
+    def _evaluate(self, job: EvaluateJob, state: ServerState) -> EvalResult:
+        """Evaluate the global model on a split, or a client's model on the client's own test set."""
+        data = self.data
+        batches = data.split_batches(job.split) if job.client is None else data.client_test(job.client)
+        if not len(batches):
+            return EvalResult(job.split, {}, job.client)
+        model = self._model_to_evaluate(job, state)
+        metrics = evaluate_split(self.replica, self.trainer_config, model, batches, job.split, data.seed)
+        return EvalResult(job.split, metrics, job.client)
+
+    def merge(self, parts: Sequence[PartialAggregate]) -> PartialAggregate:
+        """The partial aggregate that one worker would make of all clients, left to right."""
+        return merge(self.aggregator, parts)
+
+    def _model_to_evaluate(self, job: EvaluateJob, state: ServerState) -> Model:
+        if job.client is None or self.data.is_pooled:
+            return self.algorithm.model(state.shared)
+        local = self.local_trainer(job.round, job.client, job.client_state)
+        return self.algorithm.personal_model(local, state.shared, algorithm_state(job.client_state))
+
+    def _train_client(
+        self, job: TrainJob, client: int, state: ServerState
+    ) -> tuple[Update, LocalTrainer] | ClientFailure:
+        """Run one client's rule; after a failure that was not planned, retry as often as the policy says."""
+        failure = None
+        for _ in range(1 + self._retries):
+            client_state, budget = job.client_states.get(client, {}), job.budgets.get(client)
+            local = self.local_trainer(job.round, client, client_state, budget)
+            faults = self.faults.active_faults(self.data.seed, job.round, client)
+            try:
+                for fault, _generator in faults:
+                    fault.before(job.attempt)
+                update = self.algorithm.client(local, state.shared, algorithm_state(client_state))
+                for fault, generator in faults:
+                    update = fault.after(update, generator)
+            except Exception as error:
+                failure = classify_failure(client, error)
+                if failure.outcome == "planned":
+                    break
+                continue
+            if not (problem := layout_mismatch(update.groups, self.update_template(state))):
+                return update, local
+            failure = ClientFailure(client, "bad_shape", problem)
+        assert failure is not None
+        return failure
+
+    def _try_loss(self, job: LossJob, state: ServerState) -> LossResult:
         try:
-            for fault, _ in struck:
-                fault.before(chunk.attempt)
-            update = self.algorithm.client(local, state.shared, algorithm_state(local.client_state))
-            for fault, generator in struck:
-                update = fault.after(update, generator)
+            loss = self.local_trainer(job.round, job.client, {}).loss(self.algorithm.model(state.shared))
         except Exception as error:
-            return classify_failure(client, error)
-        odd = layout_mismatch(update.groups, self.update_template(state))
-        return ClientFailure(client, "bad_shape", odd) if odd else (update, local)
-
-    def _probe(self, probe: LossJob, state: ServerState) -> LossResult:
-        """What a candidate answers, as often as it is asked. Planned faults are of training, and do not strike here."""
-        answer = self._ask(probe, state)
-        for _ in range(self._retries):
-            answer = answer if answer.failure is None else self._ask(probe, state)
-        if answer.failure is not None:
-            self._failed(answer.failure)
-        return answer
-
-    def _ask(self, probe: LossJob, state: ServerState) -> LossResult:
-        """One attempt."""
-        try:
-            loss = self.local(probe.round, probe.client, {}).loss(self.algorithm.model(state.shared))
-        except Exception as error:
-            failed = classify_failure(probe.client, error)
+            failure = classify_failure(job.client, error)
         else:
             if isfinite(loss):
-                return LossResult(probe.client, loss)
-            failed = ClientFailure(probe.client, "not_finite", f"loss {loss}")
-        return LossResult(probe.client, nan, replace(failed, reason=f"{failed.reason}, {LOSS_QUERY}"))
+                return LossResult(job.client, loss)
+            failure = ClientFailure(job.client, "not_finite", f"loss {loss}")
+        return LossResult(job.client, nan, replace(failure, reason=f"{failure.reason}, {LOSS_QUERY}"))
 
     @property
     def _retries(self) -> int:
         return self.faults.retries if self.faults.on_error == "retry" else 0
 
-    def _failed(self, failure: ClientFailure) -> ClientFailure:
+    def _raise_if_fatal(self, failure: ClientFailure) -> ClientFailure:
         if self.faults.on_error == "fail" and failure.outcome != "planned":
             raise FatalClientFailure(f"client {failure.client}: {failure.outcome}: {failure.reason}")
         return failure
 
     def update_template(self, state: ServerState) -> Groups:
-        """What an update has to look like in this round: the one of a client without a sample, which takes no step."""
-        if self._due is None or self._due[0] != state.round:
-            still = LocalTrainer(self.replica, self.trainer_config, self.data, examples=0, round=state.round, client=0)
-            self._due = (state.round, self.algorithm.client(still, state.shared, {}).groups)
-        return self._due[1]
+        """Groups with the names, shapes and dtypes of this round's updates."""
+        if self._template is None or self._template[0] != state.round:
+            self._template = (state.round, update_template(self.algorithm, state.shared))
+        return self._template[1]
 
-    def local(self, round: int, client: int, memory: Groups, budget: int | None = None) -> LocalTrainer:
-        """The client's hands in a round, what it remembers, and the steps after which it is cut short."""
+    def local_trainer(
+        self, round: int, client: int, client_state: Groups, step_budget: int | None = None
+    ) -> LocalTrainer:
+        """The local training of a client in a round, counted from 0."""
         examples = self.data.population.size(client)
-        return LocalTrainer(self.replica, self.trainer_config, self.data, examples, round, client, memory, budget)
+        return LocalTrainer(
+            self.replica, self.trainer_config, self.data, examples, round, client, client_state, step_budget
+        )
+
+    def dry_run(
+        self, client: int, state: ServerState, *, steps: int | None = None, callbacks: Sequence[Callback] = ()
+    ) -> tuple[LocalTrainer, Update]:
+        """Run one client's rule in round 1 for a few steps; nothing of it is kept.
+
+        Args:
+            client: id of the client.
+            state: the server state before round 1.
+            steps: optimizer steps of each fit; None for the schedule's local work.
+            callbacks: callbacks that each fit gets besides its own.
+
+        Returns:
+            The client's local training, with the results of its fits, and its update.
+        """
+        local = self.local_trainer(0, client, {})
+        config = local.trainer_config
+        config = replace(config, callbacks=lambda: [*self.trainer_config.callbacks(), *callbacks])
+        local = replace(local, trainer_config=config if steps is None else replace(config, steps=steps))
+        return local, self.algorithm.client(local, state.shared, {})
 
 
-def layout_mismatch(send: Groups, expected: Groups) -> str:
-    """In what an update's names, shapes or dtypes are not those that are expected; an empty string if in nothing."""
-    given, wanted = (
-        {
-            f"{group}/{name}": (tuple(t.shape), t.dtype)
-            for group, tensors in groups.items()
-            for name, t in tensors.items()
-        }
-        for groups in (send, expected)
-    )
-    odd = [name for name in {**wanted, **given} if given.get(name) != wanted.get(name)]
-    told = [f"{name} {_looks(given.get(name))}, not {_looks(wanted.get(name))}" for name in odd[:3]]
-    return "; ".join(told) + (f"; and {len(odd) - 3} more" if len(odd) > 3 else "")
-
-
-def _looks(what: tuple[tuple[int, ...], torch.dtype] | None) -> str:
-    return "missing" if what is None else f"{str(what[1]).removeprefix('torch.')} {list(what[0])}"
-
-
-def invalid_values(vector: torch.Tensor, weight: float, max_norm: float | None = None) -> str:
-    """What is not a number in an update, or too large a one, or an empty string. The sum alone is looked at first: it shows
-    any NaN or infinity."""
-    if not 0 <= weight < float("inf"):
-        return f"weight {weight}"
-    if not bool(vector.sum().isfinite()) and not bool(vector.isfinite().all()):
-        return f"{int((~vector.isfinite()).sum())} of {len(vector)} numbers are NaN or infinite"
-    if max_norm is not None and (norm := float(vector.double().norm())) > max_norm:
-        return f"norm {norm:.3g}, and faults.max_norm is {max_norm:g}"
-    return ""
-
-
-def _metrics(fits: Iterable[FitResult]) -> dict[str, tuple[float, float]]:
-    """For each logged name (sum of examples * value, sum of examples)."""
+def _sum_metrics(fits: Iterable[FitResult]) -> dict[str, tuple[float, float]]:
+    """For each logged name the pair (sum of examples * value, sum of examples)."""
     parts = ({name: (fit.examples * value, fit.examples) for name, value in fit.metrics.items()} for fit in fits)
     return reduce(add_weighted, parts, {})

@@ -1,101 +1,52 @@
-"""What is wrong with a configuration: what was given, what is allowed, what to do."""
+"""Errors in a configuration: the given value, the problem, and a hint; and the exceptions that end a run."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class ConfigError(ValueError):
-    """One wrong value. Raised by the constructor that owns the rule; collected before round 1.
+    """One wrong value. The constructor that owns the rule raises it; all errors are collected before round 1.
 
     Args:
-        key: the argument's name; `within` puts the configuration group in front of it.
-        given: the value as it was given.
-        allowed: what would have been accepted.
-        remedy: what to do.
-        warning: whether a run may begin all the same.
+        key: name of the argument; `prefixed` puts the configuration group in front.
+        value: the given value.
+        problem: the violated rule, as the end of a sentence that begins with key and value.
+        hint: advice for the user.
+        warning: True if a run may start all the same.
     """
 
-    def __init__(self, key: str, given: object, allowed: str, remedy: str = "", *, warning: bool = False) -> None:
-        self.key, self.value, self.problem, self.hint, self.warning = key, given, allowed, remedy, warning
-        super().__init__(f"{key}={given}: {allowed}" + (f"; {remedy}" if remedy else ""))
+    def __init__(self, key: str, value: object, problem: str, hint: str = "", *, warning: bool = False) -> None:
+        self.key, self.value, self.problem, self.hint, self.warning = key, value, problem, hint, warning
+        super().__init__(f"{key}={value}: {problem}" + (f"; {hint}" if hint else ""))
 
     @property
     def errors(self) -> list[ConfigError]:
-        """This one, as Mistakes have several."""
+        """A list of this error, as ConfigErrors has one."""
         return [self]
 
     def prefixed(self, group: str) -> ConfigError:
-        """The same mistake under its full name in the configuration."""
+        """The same error under its full name in the configuration."""
         key = f"{group}.{self.key}" if self.key else group
         return ConfigError(key, self.value, self.problem, self.hint, warning=self.warning)
 
 
 class ConfigErrors(ValueError):
-    """Everything that is wrong with a configuration, found in one go."""
+    """All errors of a configuration."""
 
-    def __init__(self, found: Iterable[ConfigError]) -> None:
-        self.errors = list(found)
-        super().__init__("\n".join(str(mistake) for mistake in self.errors))
+    def __init__(self, errors: Iterable[ConfigError]) -> None:
+        self.errors = list(errors)
+        super().__init__("\n".join(str(error) for error in self.errors))
 
     def prefixed(self, group: str) -> ConfigErrors:
-        """The same mistakes under their full names in the configuration."""
-        return ConfigErrors(mistake.prefixed(group) for mistake in self.errors)
-
-
-def print_errors(mistakes: Sequence[ConfigError], said: str) -> None:
-    """Prints mistakes, a paragraph each, to the standard error.
-
-    Args:
-        mistakes: all that there are.
-        said: what follows their number: what they are in, and what was not done for them.
-    """
-    print(f"fedlit: {len(mistakes)} mistake{'s' if len(mistakes) != 1 else ''}{said}", file=sys.stderr)
-    for mistake in mistakes:
-        named = mistake.key and mistake.value != ""
-        print(f"  {f'{mistake.key}={mistake.value}' if named else mistake.key or mistake.value}", file=sys.stderr)
-        print(f"      {mistake.problem}", file=sys.stderr)
-        if mistake.hint:
-            print(f"      {mistake.hint}", file=sys.stderr)
-
-
-def did_you_mean(word: object, names: Iterable[str]) -> str:
-    """`did you mean ...?` with the most similar of the names, or an empty string."""
-    close = get_close_matches(str(word).lower(), [*names], n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else ""
-
-
-def raise_errors(*found: ConfigError | None) -> None:
-    """Ends a constructor's look at its arguments: raises the mistake that was found, or Mistakes if there are several. None is
-    an argument that is right."""
-    wrong = [mistake for mistake in found if mistake is not None]
-    if len(wrong) > 1:
-        raise ConfigErrors(wrong)
-    if wrong:
-        raise wrong[0]
-
-
-def require(holds: bool, key: str, given: object, allowed: str, remedy: str = "") -> ConfigError | None:
-    """The mistake, unless what is asked of the value holds."""
-    return None if holds else ConfigError(key, given, allowed, remedy)
-
-
-def require_choice(key: str, given: object, names: Iterable[str]) -> ConfigError | None:
-    """A mistake unless `given` is one of the names."""
-    names = list(names)
-    return require(given in names, key, given, f"must be one of {', '.join(names)}", did_you_mean(given, names))
-
-
-def require_positive(key: str, given: float, remedy: str = "") -> ConfigError | None:
-    """A mistake unless `given` is a finite number above zero."""
-    return require(0 < given < float("inf"), key, given, "must be a number above 0", remedy)
-
-
-def require_at_least(key: str, given: float, least: int = 1) -> ConfigError | None:
-    """A mistake unless `given` is at least `least`."""
-    return require(given >= least, key, given, f"must be a whole number of at least {least}")
+        """The same errors under their full names in the configuration."""
+        return ConfigErrors(error.prefixed(group) for error in self.errors)
 
 
 class LostRounds(RuntimeError):
@@ -103,9 +54,109 @@ class LostRounds(RuntimeError):
 
 
 class LostWorkers(RuntimeError):
-    """Worker processes were lost so often that the run cannot go on."""
+    """Worker processes were lost so often that the run cannot continue."""
 
 
-def print_config_errors(mistakes: Sequence[ConfigError], of: str = "") -> None:
-    """Prints what is wrong with a configuration, or a job's, to the standard error."""
-    print_errors(mistakes, f" in the configuration{' of ' + of if of else ''}; nothing was trained")
+class ErrorCollector:
+    """Collect errors, so that one does not hide the next.
+
+    Attributes:
+        all: errors and warnings so far.
+    """
+
+    def __init__(self) -> None:
+        self.all: list[ConfigError] = []
+
+    @contextmanager
+    def collect(self, group: str) -> Iterator[None]:
+        """Collect the errors that the block raises, under their group's name; an empty group keeps their names."""
+        try:
+            yield
+        except (ConfigError, ConfigErrors) as error:
+            raised = error.prefixed(group) if group else error
+            self.all += [one for one in raised.errors if one not in self.all]
+
+    def raise_if_any(self) -> None:
+        """Raise ConfigErrors if there is an error that is not a warning."""
+        if errors := self.errors():
+            raise ConfigErrors(errors) from next((error for error in errors if error.__cause__), None)
+
+    def errors(self) -> list[ConfigError]:
+        """The collected errors without the warnings."""
+        return [error for error in self.all if not error.warning]
+
+
+def print_errors(errors: Sequence[ConfigError], context: str) -> None:
+    """Print errors to the standard error, one paragraph each.
+
+    Args:
+        errors: the errors.
+        context: end of the first line, after the number of errors.
+    """
+    print(f"fedlit: {len(errors)} error{'s' if len(errors) != 1 else ''}{context}", file=sys.stderr)
+    for error in errors:
+        is_pair = error.key and error.value != ""
+        print(f"  {f'{error.key}={error.value}' if is_pair else error.key or error.value}", file=sys.stderr)
+        print(f"      {error.problem}", file=sys.stderr)
+        if error.hint:
+            print(f"      {error.hint}", file=sys.stderr)
+
+
+def print_config_errors(errors: Sequence[ConfigError], job: str = "") -> None:
+    """Print the errors of a configuration, or of a job's configuration, to the standard error."""
+    print_errors(errors, f" in the configuration{' of ' + job if job else ''}; nothing was trained")
+
+
+def did_you_mean(word: object, names: Iterable[str]) -> str:
+    """Return `did you mean ...?` with the most similar name; an empty string if none is similar."""
+    close = get_close_matches(str(word).lower(), [*names], n=1, cutoff=0.6)
+    return f"did you mean {close[0]}?" if close else ""
+
+
+def raise_errors(*errors: ConfigError | None) -> None:
+    """Raise the error, or ConfigErrors if there are several; None stands for a valid argument."""
+    found = [error for error in errors if error is not None]
+    if len(found) > 1:
+        raise ConfigErrors(found)
+    if found:
+        raise found[0]
+
+
+def require(condition: bool, key: str, value: object, problem: str, hint: str = "") -> ConfigError | None:
+    """The error, unless the condition holds."""
+    return None if condition else ConfigError(key, value, problem, hint)
+
+
+def require_choice(key: str, value: object, names: Iterable[str]) -> ConfigError | None:
+    """An error unless the value is one of the names."""
+    names = list(names)
+    return require(value in names, key, value, f"must be one of {', '.join(names)}", did_you_mean(value, names))
+
+
+def require_positive(key: str, value: float, hint: str = "") -> ConfigError | None:
+    """An error unless the value is finite and greater than 0."""
+    return require(0 < value < float("inf"), key, value, "must be greater than 0", hint)
+
+
+def require_at_least(key: str, value: float, least: int = 1) -> ConfigError | None:
+    """An error unless the value is at least `least`."""
+    return require(value >= least, key, value, f"must be a whole number of at least {least}")
+
+
+def require_instance(value: object, base: type[T], key: str, target: object, name: str) -> T:
+    """Return the value if it is an instance of a joint's base class.
+
+    Args:
+        value: the object that a configuration made.
+        base: the base class.
+        key: key of the error.
+        target: import path that the configuration names.
+        name: import path of the base class.
+
+    Raises:
+        ConfigError: if it is not an instance.
+    """
+    if not isinstance(value, base):
+        problem = f"makes a {type(value).__name__}, which is not a {base.__name__}"
+        raise ConfigError(key, target, problem, f"subclass {name}")
+    return value

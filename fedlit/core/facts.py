@@ -1,34 +1,30 @@
-"""What the parts of a federation are told of each other, so that each can say what it does not go together with."""
+"""Facts about a federation that its parts need to check themselves against each other."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
-from fedlit.core.errors import ConfigError
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FederationFacts:
     """A federation in figures.
 
     Args:
-        sizes: samples of each client, shape (clients,).
-        cohort: clients in a round.
-        splits: what the server evaluates on.
-        own_test: whether clients have test samples of their own.
-        classes: names of the classes; empty where labels are none.
-        val_counts: validation samples of each class, shape (classes,); None where that is not known.
-        clock: whether it is known how long clients take.
-        rounds: of the run.
-        workers: whether clients may be trained in worker processes.
-        wall_timeout_s: seconds after which a worker process is given up as hanging; None for never.
+        sizes: examples of each client, shape (clients,).
+        cohort_size: clients in a round.
+        splits: splits that the server evaluates.
+        has_client_tests: whether clients have test sets of their own.
+        classes: names of the classes; empty where labels are not classes.
+        val_counts: validation examples of each class, shape (classes,); None where unknown.
+        has_clock: whether a clock tells how long clients take.
+        rounds: rounds of the run.
+        has_worker_processes: whether clients may train in worker processes.
+        wall_timeout_s: seconds after which a hanging worker process is replaced; None for never.
         over_select: factor by which more clients are sampled than a cohort has.
-        quorum: updates that must come through.
-        most: clients of the largest cohort that there can be; None for `cohort`.
+        quorum: updates that a round needs.
+        max_cohort: size of the largest possible cohort; None for `cohort_size`.
         module: class name of the LightningModule.
         manual_optimization: whether the module steps its optimizers itself.
     """
@@ -48,17 +44,3 @@ class FederationFacts:
     max_cohort: int | None = None
     module: str = ""
     manual_optimization: bool = False
-
-
-def check_part(part: object, told: FederationFacts) -> Iterable[ConfigError]:
-    """What a part says that it does not go together with; a user's own need not have rules."""
-    check = getattr(part, "check", None)
-    return () if check is None else check(told)
-
-
-class Checked(Protocol):
-    """A part that has rules about others. The rule lives with the part that it protects."""
-
-    def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
-        """What is wrong, under full names; a mistake whose `warning` is set lets the run begin."""
-        ...

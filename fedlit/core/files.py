@@ -1,4 +1,4 @@
-"""The operations of a disk that a commit is made of, one by one, so that each can be made to fail in a test."""
+"""Files: the operations that a checkpoint is made of, atomic writes, JSON, and dotted keys."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ from typing import Any, Protocol
 
 
 class Filesystem(Protocol):
-    """What a commit asks of a disk. What was written survives a crash of the process; a loss of power only once it is
-    synced, and a file's or a folder's name only once the folder that holds it is."""
+    """The operations of a checkpoint, one by one, so that a test can make each of them fail.
+
+    A written file survives a crash of the process. It survives a loss of power only after a sync; the name of a file or folder
+    only after a sync of its parent folder.
+    """
 
     def mkdir(self, path: Path) -> None: ...
 
@@ -29,23 +32,23 @@ class Filesystem(Protocol):
 
 
 class LocalFilesystem:
-    """The file system. Every method raises OSError as the system does."""
+    """The operating system's files. Every method raises OSError as the system does."""
 
     def mkdir(self, path: Path) -> None:
-        """Makes a folder."""
+        """Make a folder."""
         path.mkdir()
 
     def write(self, path: Path, content: bytes) -> None:
-        """Makes a file, or a file that was there anew."""
+        """Write a file; an existing file is replaced."""
         path.write_bytes(content)
 
     def append(self, path: Path, content: bytes) -> None:
-        """Adds to the end of a file, which is made if it is not there."""
+        """Append to a file, which is made if it does not exist."""
         with path.open("ab") as file:
             file.write(content)
 
     def sync(self, path: Path) -> None:
-        """Waits until a file's content, or a folder's list of names, is on the disk."""
+        """Wait until a file's content, or a folder's list of names, is on the disk."""
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -53,44 +56,47 @@ class LocalFilesystem:
             os.close(descriptor)
 
     def rename(self, old: Path, new: Path) -> None:
-        """Gives a file or folder another name, in one step."""
+        """Rename a file or folder in one step."""
         os.replace(old, new)
 
     def remove(self, path: Path) -> None:
-        """Removes a file, or a folder with all that is in it; what is not there is no error."""
+        """Remove a file, or a folder with its content; a missing path is no error."""
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
 
 
-def sync_parents(folder: Path, disk: Filesystem) -> None:
-    """Waits until the names of a folder and of those above it are on the disk, as far up as this user may make any."""
-    for above in folder.absolute().parents:
-        if not os.access(above, os.R_OK | os.W_OK):
+def sync_parents(folder: Path, filesystem: Filesystem) -> None:
+    """Sync the folders above a folder, from the nearest up to the first that this user cannot write."""
+    for parent in folder.absolute().parents:
+        if not os.access(parent, os.R_OK | os.W_OK):
             return
-        disk.sync(above)
+        filesystem.sync(parent)
 
 
-def write_atomic(path: Path, content: bytes, disk: Filesystem | None = None) -> None:
-    """Writes a file that is there as a whole or as it was, whatever happens."""
-    disk, partial = disk or LocalFilesystem(), path.with_name(path.name + ".tmp")
-    disk.write(partial, content)
-    disk.sync(partial)
-    disk.rename(partial, path)
-    disk.sync(path.parent)
+def write_atomic(path: Path, content: bytes, filesystem: Filesystem | None = None) -> None:
+    """Write a file so that it has either its old or its new content, whatever happens."""
+    filesystem, partial = filesystem or LocalFilesystem(), path.with_name(path.name + ".tmp")
+    filesystem.write(partial, content)
+    filesystem.sync(partial)
+    filesystem.rename(partial, path)
+    filesystem.sync(path.parent)
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """The value as JSON text; numbers that are NaN or infinite are null."""
+    """The value as strict JSON; NaN and infinite numbers become null."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 
 def read_json_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
-    """The records of a file, one a line, and whether a last line was cut off, which a killed process may leave.
+    """Read a file with one record a line.
+
+    Returns:
+        The records, and True if the last line is incomplete, as a killed process may leave it.
 
     Raises:
-        ValueError: if a whole line is not JSON.
+        ValueError: if a complete line is not JSON.
     """
     *lines, last = path.read_bytes().split(b"\n")
     return [json.loads(line) for line in lines], bool(last)
@@ -104,12 +110,12 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def flatten(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """Nested mappings as one, by dotted keys; an empty mapping is a value."""
-    found: dict[str, Any] = {}
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping with dotted keys; an empty mapping is a value."""
+    flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            found |= flatten(value, f"{above}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
-            found[f"{above}{key}"] = value
-    return found
+            flat[f"{prefix}{key}"] = value
+    return flat

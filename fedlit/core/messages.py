@@ -1,4 +1,4 @@
-"""What travels between server and clients, and what a round leaves behind: frozen values."""
+"""Messages between server and clients, the server state, and the results of a round's jobs."""
 
 from __future__ import annotations
 
@@ -8,40 +8,18 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from fedlit.core.model import ContrastiveTerm, FitResult, GradientTerm, Model
+from fedlit.core.model import Model
 from fedlit.core.tensors import Groups, Layout, Tensors
-
-__all__ = [
-    "LOSS_QUERY",
-    "OUTCOMES",
-    "Aggregate",
-    "ClientFailure",
-    "ContrastiveTerm",
-    "EvalResult",
-    "EvaluateJob",
-    "FitResult",
-    "GradientTerm",
-    "Job",
-    "LossJob",
-    "LossResult",
-    "Model",
-    "Outcome",
-    "PartialAggregate",
-    "Result",
-    "ServerState",
-    "TrainJob",
-    "Update",
-]
 
 
 @dataclass(frozen=True)
 class Update:
-    """What a client rule returns.
+    """The return value of a client rule.
 
     Args:
-        send: groups of named tensors to be averaged.
-        weight: to average them with, >= 0.
-        remember: what the client is given as its memory when it next takes part.
+        groups: groups of named tensors that the server averages.
+        weight: weight of this client in the average, >= 0.
+        client_state: state that the client receives when it next takes part.
     """
 
     groups: Groups
@@ -50,33 +28,63 @@ class Update:
 
 
 @dataclass(frozen=True)
-class ServerState:
-    """All that the server knows.
+class Shared:
+    """The part of the server state that each client receives.
 
     Args:
-        round: rounds done.
-        shared: what each client is sent.
-        private: what stays with the server, such as its optimizer's momentum.
+        model: the global model.
+        tensors: further named tensors by name, such as SCAFFOLD's control variate.
+    """
+
+    model: Model
+    tensors: Mapping[str, Tensors] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Tensors:
+        """The named tensors under `name`; raises KeyError if there are none."""
+        return self.tensors[name]
+
+
+@dataclass(frozen=True)
+class StageState:
+    """The state of one stage of the channel.
+
+    Args:
+        shared: tensors that each client receives.
+        private: tensors that stay with the server.
+    """
+
+    shared: Tensors = field(default_factory=dict)
+    private: Tensors = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """Everything that the server knows between two rounds.
+
+    Args:
+        round: completed rounds.
+        shared: the part that each client receives.
+        private: named tensors that stay with the server, such as its optimizer's momentum.
+        channel: the state of each stage of the channel, by the stage's name.
     """
 
     round: int
-    shared: Mapping[str, Model | Tensors]
-    private: Mapping[str, Model | Tensors] = field(default_factory=dict)
+    shared: Shared
+    private: Mapping[str, Tensors] = field(default_factory=dict)
+    channel: Mapping[str, StageState] = field(default_factory=dict)
 
     @property
     def model(self) -> Model:
         """The global model."""
-        model = self.shared["model"]
-        assert isinstance(model, Model)
-        return model
+        return self.shared.model
 
-    def with_shared(self, **shared: Model | Tensors) -> ServerState:
-        """The state with some of the shared entries replaced or added."""
-        return replace(self, shared={**self.shared, **shared})
+    def with_shared(self, model: Model | None = None, **tensors: Tensors) -> ServerState:
+        """Replace the global model, or add or replace named tensors that clients receive."""
+        return replace(self, shared=Shared(model or self.model, {**self.shared.tensors, **tensors}))
 
-    def with_private(self, **private: Model | Tensors) -> ServerState:
-        """The state with some of the private entries replaced or added."""
-        return replace(self, private={**self.private, **private})
+    def with_private(self, **tensors: Tensors) -> ServerState:
+        """Add or replace named tensors that stay with the server."""
+        return replace(self, private={**self.private, **tensors})
 
 
 @dataclass(frozen=True)
@@ -84,12 +92,12 @@ class TrainJob:
     """Clients whose updates one worker adds up, left to right.
 
     Args:
-        round: counted from 0.
-        index: the place in the tree of sums.
-        clients: their ids.
-        memories: what those of them remember that took part before.
-        budgets: optimizer steps after which a client is cut short, of those that are.
-        attempt: how often this chunk's worker process was lost before; None where there is no worker process.
+        round: the round, counted from 0.
+        index: position in the tree of sums.
+        clients: ids of the clients.
+        client_states: the state of each client that has one.
+        budgets: maximum of optimizer steps, for clients with a step budget.
+        attempt: how often this job's worker process was lost before; None without worker processes.
     """
 
     round: int
@@ -102,8 +110,14 @@ class TrainJob:
 
 @dataclass(frozen=True)
 class EvaluateJob:
-    """One split of the data (`val`, `test`) for one model; with a client, its own part of it, and what it remembers where its
-    own model hangs on that."""
+    """The evaluation of one model on one split.
+
+    Args:
+        round: the round, counted from 0.
+        split: `val` or `test`.
+        client: the client whose own test set is used; None for the server's split.
+        client_state: the client's state, where its personal model depends on it.
+    """
 
     round: int
     split: str
@@ -113,7 +127,7 @@ class EvaluateJob:
 
 @dataclass(frozen=True)
 class LossJob:
-    """A candidate for a round's cohort, asked for its mean training loss of the global model."""
+    """A request for one client's mean training loss of the global model."""
 
     round: int
     client: int
@@ -123,35 +137,35 @@ Job = TrainJob | EvaluateJob | LossJob
 
 Outcome = Literal[
     "exception", "out_of_memory", "not_finite", "bad_shape", "deadline", "surplus", "lost_worker", "planned"
-]  # of a client whose update is not in the sum
+]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 @dataclass(frozen=True)
 class ClientFailure:
-    """A client whose update is not in the sum, and why."""
+    """A client whose update is not in the sum, and the reason."""
 
     client: int
     outcome: Outcome
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PartialAggregate:
-    """A chunk's sum: weight times update, in float64, of the clients that came through.
+    """The sum over one job's clients.
 
     Args:
-        index: the chunk's place in the tree of sums.
-        layout: how the flat sum is cut into named tensors; None if nobody came through.
-        total: sum of weight * update, float64 of shape (d,); None if nobody came through.
+        index: position in the tree of sums.
+        layout: position of each named tensor in the flat sum; None if no client succeeded.
+        total: sum of weight * update, float64 of shape (d,); None if no client succeeded.
         weight: sum of the weights.
         members: clients in the sum.
-        failures: clients that are not.
-        metrics: for each logged name (sum of examples * value, sum of examples).
-        bytes: length of the serialised updates.
-        steps: optimizer steps in all.
-        memories: what the members remember from now on.
-        square: sum of weight * ||parameters of the update||^2.
+        failures: clients that are not in the sum.
+        metrics: for each logged name the pair (sum of examples * value, sum of examples).
+        up_bytes: length of the serialised updates in bytes.
+        steps: optimizer steps of all members.
+        client_states: new state of the members.
+        sum_of_squares: sum of weight * ||parameters of the update||^2.
     """
 
     index: int
@@ -169,20 +183,20 @@ class PartialAggregate:
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What the module logged on one split, or on one client's part of it."""
+    """Metrics that the module logged on one split, or on one client's own test set."""
 
     split: str
     metrics: Mapping[str, float]
     client: int | None = None
 
 
-LOSS_QUERY = "asked for its loss"
-"""How the reason of a candidate's failure ends."""
+LOSS_QUERY = "when asked for its loss"
+"""End of the reason of a candidate's failure."""
 
 
 @dataclass(frozen=True)
 class LossResult:
-    """What a candidate answers: its mean training loss, or NaN and what it failed of."""
+    """A candidate's mean training loss, or NaN and the failure."""
 
     client: int
     value: float
@@ -199,8 +213,8 @@ class Aggregate:
     Args:
         groups: the mean, float64.
         weight: sum of the weights.
-        clients: |S|, updates in the mean.
-        population: N, clients in the federation.
+        clients: |S|, number of updates in the mean.
+        population: N, number of clients in the federation.
     """
 
     groups: Groups
@@ -209,5 +223,5 @@ class Aggregate:
     population: int
 
     def __getitem__(self, group: str) -> Tensors:
-        """The tensors of a group; none of one that nobody sent anything in."""
+        """The tensors of a group; an empty mapping if no client sent that group."""
         return self.groups.get(group, {})

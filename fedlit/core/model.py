@@ -1,4 +1,4 @@
-"""A model, what is added to its local training, and what that comes to: frozen values."""
+"""A model's tensors, the terms that an algorithm adds to local training, and the result of a fit: frozen values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedlit.core.tensors import Groups, Tensors, apply_step, difference, sub
 
 @dataclass(frozen=True)
 class Model:
-    """A module's state by name: what an optimizer trains, and what it does not."""
+    """The state of a module by name: parameters, which an optimizer trains, and buffers."""
 
     parameters: Tensors
     buffers: Tensors
@@ -26,7 +26,10 @@ class Model:
         return {**self.parameters, **self.buffers}
 
     def add(self, step: Groups) -> Model:
-        """The model moved by a step, added in float64; names that are not in the step stay, integers move by whole numbers."""
+        """The model moved by a step.
+
+        The sum is computed in float64; integers move by whole numbers. Names without a step stay the same.
+        """
         return Model(
             *(
                 {name: apply_step(old, step.get(group, {}).get(name)) for name, old in tensors.items()}
@@ -34,17 +37,17 @@ class Model:
             )
         )
 
-    def fill_from(self, rest: Model) -> Model:
-        """This model, with the names that it lacks from another, in that one's order."""
-        mine = self.groups()
+    def fill_from(self, other: Model) -> Model:
+        """The other model, with this model's tensors where it has them."""
+        own = self.groups()
         return Model(
-            *({k: mine[group].get(k, t) for k, t in tensors.items()} for group, tensors in rest.groups().items())
+            *({k: own[group].get(k, t) for k, t in tensors.items()} for group, tensors in other.groups().items())
         )
 
 
 @dataclass(frozen=True)
 class GradientTerm:
-    """Adds mu * (w - center) + offset to the gradient at w in every local step. Data, so it crosses to workers."""
+    """Adds mu * (w - center) + offset to the gradient at w in every local step. It is data, so it crosses to workers."""
 
     mu: float = 0.0
     center: Tensors | None = None
@@ -53,15 +56,17 @@ class GradientTerm:
 
 @dataclass(frozen=True)
 class ContrastiveTerm:
-    """Adds mu * -log(e^(sim(z, g) / T) / (e^(sim(z, g) / T) + e^(sim(z, b) / T))) to the loss of every local step, the mean
-    over its batch: z are features of the model in training, g those of `towards`, b those of `away`, sim is their cosine.
+    """Adds a contrastive loss to the loss of every local step.
+
+    The loss is mu * -log(e^(sim(z, g) / T) / (e^(sim(z, g) / T) + e^(sim(z, b) / T))), the mean over the batch. z are features
+    of the trained model, g those of `towards`, b those of `away`, and sim is their cosine similarity.
 
     Args:
-        mu: its weight.
+        mu: weight of the loss.
         temperature: T.
-        towards: the model whose features are neared.
-        away: the model whose features are left; None for no contrast.
-        layer: path of the layer whose output are the features; None for what the last layer takes in.
+        towards: model whose features attract.
+        away: model whose features repel; None for no contrastive loss.
+        layer: path of the layer whose output is the features; None for the input of the last layer.
     """
 
     mu: float
@@ -73,14 +78,14 @@ class ContrastiveTerm:
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a client's local training came to.
+    """Result of one client's local training.
 
     Args:
         model: the model after the last step.
-        steps: optimizer steps that happened.
-        examples: samples in the client's shard.
-        metrics: what the module logged, averaged over the fit.
-        measure: how `displacement` is had.
+        steps: number of optimizer steps.
+        examples: number of examples in the client's shard.
+        metrics: logged metrics, averaged over the fit.
+        displacement_fn: computes `displacement`.
     """
 
     model: Model
@@ -91,23 +96,26 @@ class FitResult:
 
     @property
     def displacement(self) -> Mapping[str, float]:
-        """For each parameter how far the fit's own optimizer would have moved it under a gradient of 1, over the same steps,
-        rates and proximal terms: K * lr for K plain steps. Those that no optimizer has are left out.
+        """Distance that the fit's own optimizer would have moved each parameter under a gradient of 1.
+
+        It covers the same steps, rates and proximal terms: K * lr for K plain steps. Parameters without an optimizer are left
+        out.
 
         Raises:
-            Mistake: if the optimizer is not torch's SGD, or did not begin anew.
+            ConfigError: if the optimizer is not torch's SGD, or did not start fresh.
         """
         return self.displacement_fn()
 
     def delta(self, start: Model, buffers: bool = True) -> dict[str, Tensors]:
-        """How far parameters moved from `start`, and buffers unless they are not asked for. In the dtypes that they have: an
-        update is sent in float32, so float64 numbers move by what that can tell.
+        """The change of the parameters since `start` and, if wanted, that of the buffers.
+
+        The tensors keep their dtypes. An update is sent in float32, so a float64 number moves with that precision.
 
         Raises:
-            Mistake: if an integer buffer moved further than float32 can tell.
+            ConfigError: if an integer buffer moved further than float32 can represent.
         """
         delta: dict[str, Tensors] = {"parameters": sub(self.model.parameters, start.parameters)}
         if buffers:
-            of = self.model.buffers.items()
-            delta["buffers"] = {name: difference(name, new, start.buffers[name]) for name, new in of}
+            items = self.model.buffers.items()
+            delta["buffers"] = {name: difference(name, new, start.buffers[name]) for name, new in items}
         return delta

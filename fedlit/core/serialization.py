@@ -1,7 +1,7 @@
-"""How named tensors become one flat vector, and bytes. The only place that knows.
+"""Server states, client states and models as named paths, digests and safetensors bytes.
 
-An update is a flat float32 vector: its bytes are those numbers, little-endian, behind a float64 weight. The global state
-is sent in the dtypes that it has.
+A state's path, dtype and shape stand in a header line before its numbers, which are little-endian in their own dtype.
+Only this module and `aggregation.packing` know how named tensors become bytes.
 """
 
 from __future__ import annotations
@@ -16,17 +16,39 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from fedlit.core.messages import Model, ServerState
+from fedlit.core.messages import ServerState, Shared, StageState
+from fedlit.core.model import Model
 from fedlit.core.tensors import Groups, Tensors
 
 if sys.byteorder != "little":
     raise ImportError("fedlit's wire format is little-endian, and this machine is not")
 
-Tree = Mapping[str, "Model | Tensors"]
+Tree = Mapping[str, Model | Tensors]
+FlatTensors = Mapping[tuple[str, ...], Tensor]
+
+
+def shared_tree(state: ServerState) -> Tree:
+    """The tensors that each client receives, by path."""
+    stages = {f"channel/{name}": part.shared for name, part in state.channel.items() if part.shared}
+    return {"model": state.model, **state.shared.tensors, **stages}
+
+
+def state_tree(state: ServerState) -> Tree:
+    """All tensors of the server state, by path; the round's number is left out."""
+    return {f"{part}/{name}": value for part, tree in _parts_of(state).items() for name, value in tree.items()}
+
+
+def _parts_of(state: ServerState) -> dict[str, dict[str, Model | Tensors]]:
+    return {
+        "shared": {"model": state.model, **state.shared.tensors},
+        "private": dict(state.private),
+        "channel.shared": {name: part.shared for name, part in state.channel.items()},
+        "channel.private": {name: part.private for name, part in state.channel.items()},
+    }
 
 
 def named_paths(tree: Tree) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of a state with its path, sorted by path."""
+    """Yield each tensor of a state with its path, sorted by path."""
     flat: dict[str, Tensor] = {}
     for key, value in tree.items():
         groups = (
@@ -39,41 +61,35 @@ def named_paths(tree: Tree) -> Iterator[tuple[str, Tensor]]:
 
 
 def state_bytes(tree: Tree) -> bytes:
-    """A state as bytes: for every tensor a line with path, dtype and shape, then its numbers."""
-    return b"".join(part for path, tensor in named_paths(tree) for part in _parts(path, tensor))
+    """Serialise a state: for each tensor a header line, then its numbers."""
+    return b"".join(part for path, tensor in named_paths(tree) for part in _serialise(path, tensor))
 
 
 def state_nbytes(tree: Tree) -> int:
-    """Bytes that `dump` gives, without making them."""
-    return sum(
-        len(_header(path, tensor)) + tensor.numel() * tensor.element_size() for path, tensor in named_paths(tree)
-    )
+    """Length of `state_bytes(tree)`, computed without making the bytes."""
+    return sum(len(_header(path, tensor)) + tensor_nbytes(tensor) for path, tensor in named_paths(tree))
 
 
-def state_tree(state: ServerState) -> Tree:
-    """All that the server knows but the round's number, as one tree."""
-    return {
-        f"{part}/{name}": value
-        for part, tree in (("shared", state.shared), ("private", state.private))
-        for name, value in tree.items()
-    }
+def tensor_nbytes(tensor: Tensor) -> int:
+    """Bytes of a tensor's numbers."""
+    return tensor.numel() * tensor.element_size()
 
 
 def layout_sha256(tree: Tree) -> str:
-    """Digest of what a state's tensors are called, and of their dtypes and shapes."""
+    """SHA-256 of the paths, dtypes and shapes of a state."""
     return hashlib.sha256(b"".join(_header(path, tensor) for path, tensor in named_paths(tree))).hexdigest()
 
 
 def state_sha256(tree: Tree) -> str:
-    """Digest of a state: of the bytes that `dump` gives."""
+    """SHA-256 of `state_bytes(tree)`."""
     digest = hashlib.sha256()
     for path, tensor in named_paths(tree):
-        for part in _parts(path, tensor):
+        for part in _serialise(path, tensor):
             digest.update(part)
     return digest.hexdigest()
 
 
-def _parts(path: str, tensor: Tensor) -> tuple[bytes, bytes]:
+def _serialise(path: str, tensor: Tensor) -> tuple[bytes, bytes]:
     return _header(path, tensor), tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
@@ -81,8 +97,8 @@ def _header(path: str, tensor: Tensor) -> bytes:
     return f"{path} {str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}\n".encode()
 
 
-def to_safetensors(tree: Mapping[tuple[str, ...], Tensor]) -> bytes:
-    """Named tensors as the bytes of a safetensors file, in the dtypes and the order that they have; a name is a path."""
+def to_safetensors(tree: FlatTensors) -> bytes:
+    """Serialise named tensors as a safetensors file, in their dtypes and order; a name is a path."""
     plain: dict[str, Tensor] = {}
     seen: set[int] = set()
     for place, (path, tensor) in enumerate(tree.items()):
@@ -94,7 +110,7 @@ def to_safetensors(tree: Mapping[tuple[str, ...], Tensor]) -> bytes:
 
 
 def from_safetensors(content: bytes) -> dict[tuple[str, ...], Tensor]:
-    """What was frozen. Nothing in the bytes is executed.
+    """Read the result of `to_safetensors`. Nothing in the bytes is executed.
 
     Raises:
         ValueError: if the bytes are no such file.
@@ -105,13 +121,13 @@ def from_safetensors(content: bytes) -> dict[tuple[str, ...], Tensor]:
         )
         return {tuple(path): tensor for (_, *path), tensor in placed}
     except (SafetensorError, TypeError, KeyError) as error:
-        raise ValueError(f"no safetensors file of ours: {error}") from error
+        raise ValueError(f"not a safetensors file of fedlit: {error}") from error
 
 
 def flatten_state(state: ServerState) -> dict[tuple[str, ...], Tensor]:
-    """All that the server knows but the round's number, as named tensors; an entry's own path says whether it is a model."""
+    """The tensors of a server state by path; a path of length 2 tells whether its entry is a model."""
     flat: dict[tuple[str, ...], Tensor] = {}
-    for part, tree in (("shared", state.shared), ("private", state.private)):
+    for part, tree in _parts_of(state).items():
         for key, value in tree.items():
             flat[part, key] = torch.tensor([isinstance(value, Model)])
             for group, tensors in value.groups().items() if isinstance(value, Model) else [("", value)]:
@@ -119,39 +135,49 @@ def flatten_state(state: ServerState) -> dict[tuple[str, ...], Tensor]:
     return flat
 
 
-def unflatten_state(flat: Mapping[tuple[str, ...], Tensor], round: int) -> ServerState:
-    """The state after so many rounds."""
-    trees: dict[str, dict[str, Model | Tensors]] = {"shared": {}, "private": {}}
-    groups: dict[tuple[str, str, str], dict[str, Tensor]] = {}
+def unflatten_state(flat: FlatTensors, round: int) -> ServerState:
+    """Rebuild the server state after `round` rounds.
+
+    Raises:
+        ValueError: if there is no global model.
+    """
+    tensors: dict[tuple[str, str, str], dict[str, Tensor]] = {}
+    parts: dict[str, dict[str, Tensors]] = {}
     for path, tensor in flat.items():
         if len(path) == 4:
-            groups.setdefault((path[0], path[1], path[2]), {})[path[3]] = tensor
-    for path, tensor in flat.items():
-        if len(path) == 2:
-            part, key = path
-            if bool(tensor):
-                value = Model(groups.get((part, key, "parameters"), {}), groups.get((part, key, "buffers"), {}))
-                trees[part][key] = value
-            else:
-                trees[part][key] = groups.get((part, key, ""), {})
-    return ServerState(round, trees["shared"], trees["private"])
+            tensors.setdefault((path[0], path[1], path[2]), {})[path[3]] = tensor
+        elif len(path) == 2 and not bool(tensor):
+            parts.setdefault(path[0], {})[path[1]] = {}
+    for part, entries in parts.items():
+        entries.update({key: tensors.get((part, key, ""), {}) for key in entries})
+    if ("shared", "model") not in flat:
+        raise ValueError("has no global model")
+    groups = (tensors.get(("shared", "model", group), {}) for group in ("parameters", "buffers"))
+    shared, private = parts.get("channel.shared", {}), parts.get("channel.private", {})
+    channel = {name: StageState(part, private.get(name, {})) for name, part in shared.items()}
+    return ServerState(round, Shared(Model(*groups), parts.get("shared", {})), parts.get("private", {}), channel)
 
 
-def flatten_client_states(memories: Mapping[int, Groups]) -> dict[tuple[str, ...], Tensor]:
-    """What clients remember, as named tensors; a group without tensors has a path of its own."""
+def flatten_client_states(states: Mapping[int, Groups]) -> dict[tuple[str, ...], Tensor]:
+    """The tensors of client states by path; a group without tensors has a path of its own."""
     flat: dict[tuple[str, ...], Tensor] = {}
-    for client, groups in memories.items():
+    for client, groups in states.items():
         for group, tensors in groups.items():
             flat[str(client), group] = torch.zeros(0)
             flat |= {(str(client), group, name): tensor for name, tensor in tensors.items()}
     return flat
 
 
-def unflatten_client_states(flat: Mapping[tuple[str, ...], Tensor]) -> dict[int, dict[str, dict[str, Tensor]]]:
-    """The memories by client."""
-    memories: dict[int, dict[str, dict[str, Tensor]]] = {}
+def unflatten_client_states(flat: FlatTensors) -> dict[int, dict[str, dict[str, Tensor]]]:
+    """Rebuild the state of each client."""
+    states: dict[int, dict[str, dict[str, Tensor]]] = {}
     for path, tensor in flat.items():
-        group = memories.setdefault(int(path[0]), {}).setdefault(path[1], {})
+        group = states.setdefault(int(path[0]), {}).setdefault(path[1], {})
         if len(path) == 3:
             group[path[2]] = tensor
-    return memories
+    return states
+
+
+def groups_nbytes(groups: Groups) -> int:
+    """Bytes of the numbers in groups of named tensors, such as a client's state."""
+    return sum(tensor_nbytes(tensor) for named in groups.values() for tensor in named.values())

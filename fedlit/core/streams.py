@@ -1,8 +1,8 @@
-"""Every random number of an experiment is drawn from a stream with a name; there is no hidden RNG state.
+"""Streams of random numbers: every random number of an experiment comes from a stream with a name.
 
-A stream is keyed by (seed, purpose, round, client, key), so a round can be run again, a client can be run elsewhere, and
-two algorithms with the same seed meet the same partition, cohorts and batches. The key is the spawn key of a NumPy
-`SeedSequence`, which mixes all of its words into 128 bits.
+A stream is keyed by (seed, purpose, round, client, key). So a round can be repeated, a client can run elsewhere, and two
+algorithms with the same seed get the same partition, cohorts and batches. The key is the spawn key of a NumPy `SeedSequence`,
+which mixes all of its words into 128 bits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 
 
 class Purpose(IntEnum):
-    """What the numbers are for. A number never changes its meaning: results depend on it."""
+    """Purpose of a stream. A number never changes its meaning, since results depend on it."""
 
     INIT = 0
     SPLIT = 1
@@ -31,6 +31,7 @@ class Purpose(IntEnum):
     DATA = 8
     FAULTS = 9
     CLOCK = 10
+    CHANNEL = 11
 
 
 def sequence(seed: int, purpose: Purpose, round: int = 0, client: int = 0, key: int = 0) -> np.random.SeedSequence:
@@ -50,7 +51,7 @@ def torch_stream(seed: int, purpose: Purpose, round: int = 0, client: int = 0, k
 
 @contextmanager
 def seeded(seed: int, purpose: Purpose, round: int = 0, client: int = 0, key: int = 0) -> Iterator[None]:
-    """Seeds the global generators of torch, NumPy and random for foreign code, and restores them afterwards."""
+    """Seed the global generators of torch, NumPy and random for user code, and restore them afterwards."""
     words = sequence(seed, purpose, round, client, key)
     before = torch.get_rng_state(), np.random.get_state(), random.getstate()
     gpu = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
@@ -68,7 +69,7 @@ def seeded(seed: int, purpose: Purpose, round: int = 0, client: int = 0, key: in
 
 
 def _seed_torch(word: int) -> None:
-    """`torch.manual_seed`, which without a GPU takes a millisecond and remembers each call for ever, in case one comes."""
+    """Seed torch. Without a GPU `torch.manual_seed` takes a millisecond and stores each call, so it is avoided."""
     if _has_accelerator():
         torch.manual_seed(word)
     else:

@@ -1,4 +1,4 @@
-"""Arithmetic on named tensors. Nothing here changes what it was given."""
+"""Arithmetic on named tensors, and their layout in a flat vector. No function changes its arguments."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Tensors = Mapping[str, Tensor]
 Groups = Mapping[str, Tensors]
 
 MAX_EXACT_INTEGER = 2**24
-"""Up to here float32 has every whole number."""
+"""Largest integer up to which float32 represents every integer."""
 
 
 def add(a: Tensors, b: Tensors) -> dict[str, Tensor]:
@@ -48,26 +48,23 @@ def norm(a: Tensors) -> float:
 
 
 def difference(name: str, new: Tensor, old: Tensor) -> Tensor:
-    """new - old, 0 where nothing changed (an infinity less itself is no number), and of truth values as of 0 and 1.
+    """new - old, and 0 where nothing changed, since infinity - infinity is NaN. Booleans count as 0 and 1.
 
     Raises:
-        Mistake: if a whole number moved further than float32 can tell, which is what an update is sent in.
+        ConfigError: if an integer moved further than float32, the dtype of an update, can represent.
     """
     if new.is_floating_point():
         return torch.where(new == old, torch.zeros_like(new), new - old)
     step = new.to(torch.int64) - old.to(torch.int64)  # small types would wrap around
     if step.numel() and max(int(step.max()), -int(step.min())) > MAX_EXACT_INTEGER:
-        why = (
-            f"cannot average {name}, whose whole numbers moved by more than {MAX_EXACT_INTEGER:,}: an update is float32"
-        )
-        raise ConfigError(
-            "algorithm.buffers", "mean", why, "algorithm.buffers=server leaves them, or make it a float buffer"
-        )
+        problem = f"cannot average {name}: an integer moved by more than {MAX_EXACT_INTEGER:,}, and updates are float32"
+        hint = "algorithm.buffers=server does not average buffers; or make it a float buffer"
+        raise ConfigError("algorithm.buffers", "mean", problem, hint)
     return step
 
 
 def apply_step(old: Tensor, step: Tensor | None) -> Tensor:
-    """old + step, added in float64 and integers by whole numbers; `old` itself without a step."""
+    """old + step, in float64; integers move by whole numbers. Without a step `old` itself."""
     if step is None:
         return old
     if not old.is_floating_point():
@@ -77,13 +74,17 @@ def apply_step(old: Tensor, step: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each named tensor lies in the flat vector: (group, name, shape), in order."""
+    """Positions of named tensors in a flat vector.
+
+    Args:
+        entries: (group, name, shape) of each tensor, in order.
+    """
 
     entries: tuple[tuple[str, str, tuple[int, ...]], ...]
 
     @classmethod
     def of(cls, groups: Groups) -> Layout:
-        """The layout of these groups, in the order in which they come."""
+        """The layout of groups of named tensors, in their order."""
         return cls(
             tuple(
                 (group, name, tuple(tensor.shape))
@@ -98,7 +99,7 @@ class Layout:
         return sum(_numel(shape) for _, _, shape in self.entries)
 
     def span(self, group: str) -> slice:
-        """Where a group's tensors lie, from the first of them to the last."""
+        """The part of the vector from a group's first tensor to its last."""
         start, stops = 0, []
         for name, _, shape in self.entries:
             stop = start + _numel(shape)
@@ -106,27 +107,27 @@ class Layout:
             start = stop
         return slice(stops[0][0], stops[-1][1]) if stops else slice(0, 0)
 
-    def vector(self, groups: Groups, out: Tensor | None = None) -> Tensor:
-        """All tensors one behind the other in the layout's order, float32 on the CPU, shape (d,); into `out` if it is given.
+    def vector(self, groups: Groups) -> Tensor:
+        """All tensors in the layout's order as one vector, float32 on the CPU, shape (d,).
 
         Raises:
-            ValueError: if names or shapes are not those of the layout.
+            ValueError: if names or shapes differ from the layout.
         """
         if different := set(Layout.of(groups).entries) ^ set(self.entries):
-            odd = sorted(f"{group}/{name} {shape}" for group, name, shape in different)
-            raise ValueError(f"an update does not have the layout of the others: {', '.join(odd[:5])}")
+            names = sorted(f"{group}/{name} {shape}" for group, name, shape in different)
+            raise ValueError(f"an update has another layout than the others: {', '.join(names[:5])}")
         flat = [groups[group][name].reshape(-1).to("cpu", torch.float32) for group, name, _ in self.entries]
-        return torch.cat([torch.zeros(0), *flat], out=out)
+        return torch.cat([torch.zeros(0), *flat])
 
     def groups(self, vector: Tensor) -> dict[str, dict[str, Tensor]]:
         """Views of the vector under their names; groups without tensors are left out."""
-        cut: dict[str, dict[str, Tensor]] = {}
+        views: dict[str, dict[str, Tensor]] = {}
         start = 0
         for group, name, shape in self.entries:
             stop = start + _numel(shape)
-            cut.setdefault(group, {})[name] = vector[start:stop].view(shape)
+            views.setdefault(group, {})[name] = vector[start:stop].view(shape)
             start = stop
-        return cut
+        return views
 
 
 def _numel(shape: tuple[int, ...]) -> int:

@@ -1,4 +1,4 @@
-"""What a round leaves behind: its record."""
+"""The record of a round."""
 
 from __future__ import annotations
 
@@ -6,48 +6,56 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedlit.core.messages import ClientFailure, Model
+from fedlit.core.messages import ClientFailure
+from fedlit.core.model import Model
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RoundRecord:
-    """The record of one round; `number` counts from 1.
+    """The record of one round.
 
     Args:
+        number: number of the round, counted from 1.
         cohort: ids of the sampled clients, ascending.
         metrics: averages and measurements under `group/name`.
-        failures: clients whose update was left out.
-        lost: why the model stayed as it was; None if it did not.
-        sha256: digest of the server's state after the round.
-        model: the global model after the round; None of a round that was read from a file.
+        failures: clients whose update is not in the sum.
+        lost: reason of a lost round, in which the model stays the same; None otherwise.
+        sha256: digest of the server state after the round.
+        model: the global model after the round; None for a record that was read from a file.
     """
 
     number: int
     cohort: tuple[int, ...]
     metrics: Mapping[str, float]
-    failures: tuple[ClientFailure, ...]
-    lost: str | None
-    sha256: str
-    model: Model | None = field(repr=False)
+    failures: tuple[ClientFailure, ...] = ()
+    lost: str | None = None
+    sha256: str = ""
+    model: Model | None = field(default=None, repr=False)
 
     @property
     def attempted(self) -> bool:
-        """Whether there was anybody to ask: nothing went wrong in a round without."""
+        """True if there was a client to ask. A round without one is not a failure."""
         return bool(self.cohort or self.failures)
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any], model: Model | None = None) -> RoundRecord:
-        """The round of a record that was read back."""
+        """Rebuild the record that `to_dict` gave; null becomes NaN."""
         named = {"round", "cohort", "lost", "failures", "state_sha256"}
         metrics = {
             name: float("nan") if value is None else value for name, value in record.items() if name not in named
         }
-        failures = tuple(ClientFailure(f["client"], f["outcome"], f["reason"]) for f in record["failures"])
-        cohort = tuple(record["cohort"])
-        return cls(record["round"], cohort, metrics, failures, record["lost"], record["state_sha256"], model)
+        return cls(
+            number=record["round"],
+            cohort=tuple(record["cohort"]),
+            metrics=metrics,
+            failures=tuple(ClientFailure(f["client"], f["outcome"], f["reason"]) for f in record["failures"]),
+            lost=record["lost"],
+            sha256=record["state_sha256"],
+            model=model,
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """The round as one flat mapping of JSON values."""
+        """The record as one flat mapping of JSON values."""
         failures = [{"client": f.client, "outcome": f.outcome, "reason": f.reason} for f in self.failures]
         return {
             "round": self.number,

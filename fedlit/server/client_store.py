@@ -1,4 +1,4 @@
-"""What clients remember between rounds."""
+"""The store of client states between rounds."""
 
 from __future__ import annotations
 
@@ -8,38 +8,42 @@ from fedlit.core.tensors import Groups
 
 
 class ClientStateStore:
-    """The memory of each client that has one. Read for a round's jobs, written once at its end: a client whose update was
-    left out remembers what it did before.
+    """The state of each client that has one.
+
+    It is read for a round's jobs and updated once at the round's end. A client whose update is not in the sum keeps its old
+    state.
 
     Args:
-        memories: of clients, from an earlier run.
-        since: for each of them the round, counted from 1, after which it remembered that.
+        states: client states of an earlier run.
+        last_update: for each of them the round, counted from 1, that last updated it.
     """
 
-    def __init__(self, memories: Mapping[int, Groups] | None = None, since: Mapping[int, int] | None = None) -> None:
-        self._memories: dict[int, Groups] = dict(memories or {})
-        self.last_update: dict[int, int] = dict(since or {})
+    def __init__(
+        self, states: Mapping[int, Groups] | None = None, last_update: Mapping[int, int] | None = None
+    ) -> None:
+        self._states: dict[int, Groups] = dict(states or {})
+        self.last_update: dict[int, int] = dict(last_update or {})
 
     def read(self, clients: Iterable[int]) -> dict[int, Groups]:
-        """The memories of those of the clients that have one."""
-        return {client: self._memories[client] for client in clients if client in self._memories}
+        """The states of those of the clients that have one."""
+        return {client: self._states[client] for client in clients if client in self._states}
 
-    def update(self, round: int, memories: Mapping[int, Groups]) -> None:
-        """Takes the place of what the clients remembered before; an empty memory is none.
+    def update(self, round: int, states: Mapping[int, Groups]) -> None:
+        """Replace client states; an empty state removes the client's.
 
         Args:
-            round: whose memories these are, counted from 1.
-            memories: by client.
+            round: the round of the new states, counted from 1.
+            states: the new state of each client.
         """
-        for client, memory in memories.items():
-            if memory:
-                self._memories[client], self.last_update[client] = memory, round
-            elif client in self._memories:
-                del self._memories[client], self.last_update[client]
+        for client, state in states.items():
+            if state:
+                self._states[client], self.last_update[client] = state, round
+            elif client in self._states:
+                del self._states[client], self.last_update[client]
 
     def changed_in(self, round: int) -> dict[int, Groups]:
-        """The memories that changed in a round."""
-        return {client: self._memories[client] for client, since in self.last_update.items() if since == round}
+        """The client states that a round, counted from 1, updated last."""
+        return {client: self._states[client] for client, last in self.last_update.items() if last == round}
 
     def __len__(self) -> int:
-        return len(self._memories)
+        return len(self._states)

@@ -1,4 +1,4 @@
-"""What is evaluated when: the server's splits, and clients on their own test samples."""
+"""Evaluations of a round: the server's splits, and clients on their own test sets."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from fedlit.core.errors import ConfigError, did_you_mean
 from fedlit.core.facts import FederationFacts
 from fedlit.core.messages import EvalResult, EvaluateJob
+from fedlit.core.metric_names import bare_name
 from fedlit.core.streams import Purpose, stream
 from fedlit.core.tensors import Groups
 from fedlit.data.population import gini
@@ -18,77 +19,90 @@ from fedlit.data.population import gini
 
 @dataclass(frozen=True)
 class Evaluations:
-    """Which evaluations a round has.
+    """The clients whose own test sets are evaluated.
 
     Args:
-        clients: whose own test samples are evaluated on, where there are any: those of the round's `cohort`, of `all`
-            clients, or of so many drawn once.
+        clients: the round's `cohort`, `all` clients, or this number of clients, drawn once.
     """
 
     clients: Literal["cohort", "all"] | int = "cohort"
 
     def __post_init__(self) -> None:
-        if isinstance(self.clients, str) and self.clients not in ("cohort", "all"):
-            raise ConfigError(
-                "clients",
-                self.clients,
-                "must be cohort, all or a number",
-                did_you_mean(self.clients, ["cohort", "all"]),
-            )
+        choices = ("cohort", "all")
+        if isinstance(self.clients, str) and self.clients not in choices:
+            hint = did_you_mean(self.clients, choices)
+            raise ConfigError("clients", self.clients, "must be cohort, all or a number", hint)
         if not isinstance(self.clients, str) and self.clients < 1:
             raise ConfigError("clients", self.clients, "must be cohort, all or a number of at least 1")
 
     def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
-        """Not a million evaluations by accident."""
+        """Yield a warning if very many clients are evaluated."""
         if self.clients == "all" and facts.has_client_tests and len(facts.sizes) > 10_000:
-            why = f"evaluates {len(facts.sizes):,} clients one by one"
-            yield ConfigError("eval.clients", "all", why, "eval.clients=1000 takes so many of them", warning=True)
+            problem = f"evaluates {len(facts.sizes):,} clients one by one"
+            yield ConfigError("eval.clients", "all", problem, "eval.clients=1000 evaluates 1000 of them", warning=True)
 
     def make_jobs(
         self,
         round: int,
         splits: Iterable[str],
-        own: int,
+        num_client_tests: int,
         cohort: Sequence[int],
         seed: int,
-        memories: Callable[[Sequence[int]], Mapping[int, Groups]] | None = None,
+        client_states: Callable[[Sequence[int]], Mapping[int, Groups]] | None = None,
     ) -> list[EvaluateJob]:
-        """A job for each split, and for each client that is to be looked at if `own`, the number of clients, is not 0; with
-        what it remembers, if that is asked for."""
-        chosen = self._chosen(own, cohort, seed) if own else []
-        known = {} if memories is None else memories(chosen)
+        """Make one job for each split, and one for each client that is evaluated.
+
+        Args:
+            round: the round, counted from 0.
+            splits: the server's splits.
+            num_client_tests: number of clients with own test sets; 0 evaluates no client.
+            cohort: the clients that `cohort` stands for.
+            seed: the experiment's seed.
+            client_states: reads the states of clients; None if no model depends on them.
+        """
+        clients = self._choose(num_client_tests, cohort, seed) if num_client_tests else []
+        states = {} if client_states is None else client_states(clients)
         return [EvaluateJob(round, split) for split in splits] + [
-            EvaluateJob(round, "test", client, known.get(client, {})) for client in chosen
+            EvaluateJob(round, "test", client, states.get(client, {})) for client in clients
         ]
 
-    def _chosen(self, clients: int, cohort: Sequence[int], seed: int) -> list[int]:
+    def _choose(self, clients: int, cohort: Sequence[int], seed: int) -> list[int]:
         if self.clients == "cohort":
             return sorted(cohort)
         if self.clients == "all":
             return list(range(clients))
-        drawn = stream(seed, Purpose.EVALUATION).choice(clients, min(int(self.clients), clients), replace=False)
-        return sorted(drawn.tolist())
+        ids = stream(seed, Purpose.EVALUATION).choice(clients, min(int(self.clients), clients), replace=False)
+        return sorted(ids.tolist())
 
 
-def combine_results(scores: Iterable[EvalResult]) -> dict[str, float]:
-    """The splits' metrics under their names, and those of the clients' own test samples as `own/NAME`: their unweighted
-    mean, standard deviation, lowest and highest tenth (means over a tenth of the clients, at least one) and Gini."""
+def combine_results(results: Iterable[EvalResult]) -> dict[str, float]:
+    """Combine the results of a round's evaluations.
+
+    Returns:
+        The splits' metrics under their names. For clients' own test sets `own/NAME`: see `spread_over_clients`.
+    """
     metrics: dict[str, float] = {}
     own: dict[str, list[float]] = {}
-    for score in scores:
-        if score.client is None:
-            metrics |= score.metrics
+    for result in results:
+        if result.client is None:
+            metrics |= result.metrics
         else:
-            for name, value in score.metrics.items():
-                own.setdefault(name.removeprefix("test").lstrip("/_"), []).append(value)
+            for name, value in result.metrics.items():
+                own.setdefault(bare_name(name), []).append(value)
     for name, values in own.items():
         metrics |= {f"own/{key}": value for key, value in spread_over_clients(name, values).items()}
     return metrics
 
 
 def spread_over_clients(name: str, values: Sequence[float]) -> dict[str, float]:
-    """Mean, population standard deviation, means of the lowest and of the highest tenth, and Gini coefficient. Which tenth is
-    the worst depends on what the values are: the lowest of an accuracy, the highest of a loss."""
+    """Statistics of one metric over clients.
+
+    The worst tenth depends on the metric: it is the lowest of an accuracy and the highest of a loss.
+
+    Returns:
+        The unweighted mean under `name`; under `name` and a suffix the population standard deviation, the means of the lowest
+        and of the highest tenth (at least one client), and the Gini coefficient (NaN if a value is negative).
+    """
     array = np.sort(np.asarray(values, dtype=np.float64))
     tenth = max(1, len(array) // 10)
     return {

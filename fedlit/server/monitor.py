@@ -1,4 +1,4 @@
-"""By which logged value a model is judged."""
+"""The validation metric that judges a round."""
 
 from __future__ import annotations
 
@@ -7,31 +7,32 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedlit.core.errors import raise_errors, require, require_choice
+from fedlit.core.metric_names import split_of
 from fedlit.runs.record import RoundRecord
 
 
 @dataclass(frozen=True)
 class Monitor:
-    """The validation metric that chooses the best round. Never one of the test set's.
+    """The validation metric that chooses the best round. It is never a metric of a test set.
 
     Args:
-        name: as the record has it; None where nothing is held out for validation: then the last round counts.
-        mode: whether a larger value is better or a smaller one.
+        name: name of the metric in the record; None without a validation split: then the last round counts.
+        mode: `max` if larger values are better, `min` if smaller ones are.
     """
 
     name: str | None = "val/accuracy"
     mode: Literal["max", "min"] = "max"
 
     def __post_init__(self) -> None:
-        why = "is measured on test samples, which choose nothing: neither the best round nor when to stop"
-        remedy = "take a name that begins with val; what the test set says of the best round is in the summary"
-        chooses = self.name is None or not self.name.startswith(("test", "own/"))
+        problem = "is a test metric, and test metrics choose nothing: neither the best round nor when to stop"
+        hint = "take a name that begins with val; the summary has the test metrics of the best round"
+        is_allowed = self.name is None or split_of(self.name) not in ("test", "own")
         raise_errors(
-            require_choice("mode", self.mode, ["max", "min"]), require(chooses, "name", self.name, why, remedy)
+            require_choice("mode", self.mode, ["max", "min"]), require(is_allowed, "name", self.name, problem, hint)
         )
 
     def is_better(self, new: RoundRecord, best: RoundRecord | None) -> bool:
-        """Whether the new round is better than the best before it; of equal rounds the first is the best."""
+        """True if a round is better than the best before it; of equal rounds the first is the best."""
         if self.name is None:
             return True
         if self.name not in new.metrics:
@@ -44,7 +45,7 @@ class Monitor:
         return gain > 0 if self.mode == "max" else gain < 0
 
     def has_reached(self, record: RoundRecord | None, target: float | None) -> bool:
-        """Whether the round has come to the target."""
+        """True if a round's metric has reached the target."""
         value = None if record is None else record.metrics.get(self.name or "")
         if target is None or value is None:
             return False

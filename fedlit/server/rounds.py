@@ -1,53 +1,214 @@
-"""The record of a round that is over."""
+"""The loop over rounds, and the five steps of a round: select, train, aggregate, evaluate, record."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
-from fedlit.aggregation.mean import ReductionTree
-from fedlit.algorithms.algorithm import Algorithm
-from fedlit.core import serialization as wire
-from fedlit.core.messages import Model, ServerState
-from fedlit.core.tensors import Tensors
+from fedlit.aggregation.aggregator import ReductionTree, make_train_jobs
+from fedlit.core.errors import ConfigError
+from fedlit.core.messages import Aggregate, EvalResult, PartialAggregate, Result, ServerState
+from fedlit.core.metric_names import with_split
+from fedlit.core.serialization import state_sha256, state_tree
+from fedlit.core.tensors import norm
+from fedlit.executors.executor import Execute
 from fedlit.runs.record import RoundRecord
+from fedlit.server.checkpoint.checkpointer import Checkpoint
+from fedlit.server.client_store import ClientStateStore
+from fedlit.server.evaluation import combine_results
+from fedlit.server.federation import FederationParts
+from fedlit.server.fingerprint import fingerprint
+from fedlit.server.sampling.cohort import LossOracle, RoundPlan, draw_cohort
+from fedlit.server.sampling.sampler import ClientPool
 
 
-def make_record(
-    algorithm: Algorithm,
-    cohort: Sequence[int],
-    tally: ReductionTree,
-    state: ServerState,
-    more: Mapping[str, float],
-    lost: str | None,
-) -> RoundRecord:
-    """What a round leaves behind.
+@dataclass(frozen=True, kw_only=True)
+class RoundOutcome:
+    """The outcome of a round's training.
 
     Args:
-        algorithm: which may have figures of its own.
-        cohort: ids of the sampled clients.
-        tally: what came through.
-        state: after the round.
-        more: what else was measured.
-        lost: why the model stayed as it was; None if it did not.
+        state: the server state after the round.
+        tree: the sum of the updates, with its members and failures.
+        lost: reason of a lost round, in which the model stays the same; None otherwise.
+        metrics: figures of the sum for the round's record.
     """
-    train = {name if name.startswith("train") else f"train/{name}": value for name, value in tally.metrics().items()}
-    metrics = getattr(algorithm, "metrics", None)  # a user's own algorithm need not have any
-    rest = {
-        "clients/trained": len(tally.members),
-        "clients/failed": len(tally.failures),
-        "clients/steps": tally.steps,
-        "comm/up_bytes": tally.up_bytes,
-    }
-    return RoundRecord(
-        state.round,
-        tuple(sorted(cohort)),
-        {**train, **(metrics(state) if metrics is not None else {}), **more, **rest},
-        tuple(tally.failures),
-        lost,
-        wire.state_sha256({**_under("shared", state.shared), **_under("private", state.private)}),
-        algorithm.model(state.shared),
+
+    state: ServerState
+    tree: ReductionTree
+    lost: str | None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def run_rounds(federation: FederationParts, start: Checkpoint | None = None) -> Iterator[RoundRecord]:
+    """Algorithm 1 of McMahan et al. (2017): yield the record of each round that is left.
+
+    Args:
+        federation: the parts. Every draw is keyed by (seed, purpose, round, client).
+        start: checkpoint to resume from; None for the newest of the checkpointer, or the beginning.
+
+    Raises:
+        LostRounds: if too many rounds in a row were lost, also if the last round is one of them.
+        LostWorkers: if worker processes are lost so often that there is no result.
+        ConfigError: if another process uses the checkpoints.
+        ConfigErrors: if the checkpoints are of another experiment.
+    """
+    schedule, faults = federation.schedule, federation.faults
+    with federation.checkpointer.open(fingerprint(federation)):
+        begin = start or federation.checkpointer.load() or Checkpoint(federation.initial_state(), ClientStateStore())
+        state, clients, last = begin.state, begin.client_states, begin.last
+        lost = faults.carried_over(begin.lost_in_a_row)
+        with federation.executor.open(federation.worker, schedule.rounds - state.round) as execute:
+            while state.round < schedule.rounds and not federation.monitor.has_reached(last, schedule.stop_at):
+                faults.raise_if_too_many_lost(lost)
+                seconds = [time.perf_counter()]
+                plan = select(federation, state, execute)
+                outcome = aggregate(federation, plan, state, train(plan, state, clients, execute))
+                if outcome.lost is None:
+                    clients.update(state.round + 1, outcome.tree.client_states)
+                state = outcome.state
+                seconds.append(time.perf_counter())
+                scores = evaluate(federation, plan, state, clients, execute)
+                seconds.append(time.perf_counter())
+                last = record(federation, plan, outcome, scores, seconds)
+                lost = (lost + 1 if last.lost else 0) if last.attempted else lost
+                federation.checkpointer.commit(state, clients, last)  # all of the round, or nothing
+                yield last
+            faults.raise_if_too_many_lost(lost)
+        federation.checkpointer.finish()
+
+
+def select(federation: FederationParts, state: ServerState, execute: Execute) -> RoundPlan:
+    """Plan the round after a state: draw its cohort, and choose the clients that the server waits for.
+
+    Raises:
+        ConfigError: if the fastest clients are wanted and there is no clock.
+    """
+    schedule, registry = federation.schedule, federation.registry
+    losses = LossOracle(state, execute)
+    pool = ClientPool(registry.sizes, state.round, registry.seed, losses)
+    cohort = draw_cohort(federation.sampler, pool)
+    sent = federation.down_nbytes(state) * len(losses.results.keys() | set(cohort))
+    plan = RoundPlan(
+        cohort=cohort,
+        clients=cohort,
+        failures=losses.failures(cohort),
+        metrics={**federation.sampler.metrics(pool), **losses.metrics(), "comm/down_bytes": sent},
+        up_bytes=losses.up_bytes,
+    )
+    if federation.clock is None:
+        if schedule.over_select > 1:
+            hint = "pass clock=VirtualClock(...) to Federation.of"
+            raise ConfigError("schedule.over_select", schedule.over_select, "needs a clock", hint)
+        return plan
+    fastest = schedule.cohort_size(len(registry)) if schedule.over_select > 1 else None
+    timed = federation.clock.time_cohort(federation.round_work(cohort, state), fastest)
+    return replace(
+        plan,
+        clients=timed.clients,
+        budgets=timed.budgets,
+        failures=(*plan.failures, *timed.failures),
+        metrics={**plan.metrics, **timed.metrics},
     )
 
 
-def _under(part: str, tree: Mapping[str, Model | Tensors]) -> dict[str, Model | Tensors]:
-    return {f"{part}/{name}": value for name, value in tree.items()}
+def train(plan: RoundPlan, state: ServerState, clients: ClientStateStore, execute: Execute) -> Iterator[Result]:
+    """Train the plan's clients; the partial aggregates come in the order of their index."""
+    return execute(make_train_jobs(state.round, plan.clients, clients.read(plan.clients), plan.budgets), state)
+
+
+def aggregate(
+    federation: FederationParts, plan: RoundPlan, state: ServerState, partials: Iterable[Result]
+) -> RoundOutcome:
+    """Add the partial aggregates, open the sum, and take the server's step; or lose the round."""
+    tree = ReductionTree(federation.aggregator, plan.failures, plan.up_bytes)
+    for partial in partials:
+        assert isinstance(partial, PartialAggregate)
+        tree.add(partial)
+    total, weight = tree.root()
+    lost = _reason_if_lost(federation, plan, tree, weight)
+    if lost is not None or total is None:
+        return RoundOutcome(state=replace(state, round=state.round + 1), tree=tree, lost=lost)
+    opened, channel = federation.channel.open(total, len(tree.members), state.channel)
+    mean = tree.finish(opened, weight, len(federation.registry))
+    new_state = replace(federation.algorithm.server(state, mean), round=state.round + 1, channel=channel)
+    return RoundOutcome(state=new_state, tree=tree, lost=None, metrics=drift(tree, mean))
+
+
+def _reason_if_lost(federation: FederationParts, plan: RoundPlan, tree: ReductionTree, weight: float) -> str | None:
+    quorum = federation.schedule.quorum
+    if not plan.cohort:
+        return "no client was sampled"
+    if len(tree.members) < quorum:
+        return f"{len(tree.members)} updates arrived, and schedule.quorum={quorum}"
+    return None if weight > 0 else "the weights of all updates are 0"
+
+
+def drift(tree: ReductionTree, mean: Aggregate) -> dict[str, float]:
+    """Distance of the updates' parameters from their mean, and the norm of the mean.
+
+    The distance is the root of the weighted mean of squared distances. It follows from sums alone, so no update is kept.
+    """
+    length = norm(mean["parameters"])
+    distance = max(0.0, tree.sum_of_squares / mean.weight - length**2) ** 0.5
+    return {"drift/mean_distance": distance, "drift/update_norm": length}
+
+
+def evaluate(
+    federation: FederationParts, plan: RoundPlan, state: ServerState, clients: ClientStateStore, execute: Execute
+) -> dict[str, float]:
+    """Evaluate the state after a round, if the schedule evaluates that round.
+
+    Metrics are those of the global model on each split, and on clients' own test sets those of the model that each client uses.
+    """
+    round, registry = state.round - 1, federation.registry
+    if not federation.schedule.is_evaluated(round):
+        return {}
+    client_states = clients.read if federation.algorithm.personalized else None
+    ids = registry.clients_to_evaluate(plan.cohort)
+    jobs = federation.evaluations.make_jobs(
+        round, registry.splits, registry.num_client_tests, ids, registry.seed, client_states
+    )
+    return combine_results(result for result in execute(jobs, state) if isinstance(result, EvalResult))
+
+
+def record(
+    federation: FederationParts,
+    plan: RoundPlan,
+    outcome: RoundOutcome,
+    scores: Mapping[str, float],
+    seconds: list[float],
+) -> RoundRecord:
+    """Make the record of a finished round.
+
+    Args:
+        federation: the parts.
+        plan: the round's plan.
+        outcome: the outcome of its training.
+        scores: metrics of its evaluation.
+        seconds: readings of a clock: at the beginning, after training, after evaluation.
+    """
+    state, tree = outcome.state, outcome.tree
+    metrics = {
+        **{with_split(name, "train"): value for name, value in tree.metrics().items()},
+        **federation.algorithm.metrics(state),
+        **outcome.metrics,
+        **scores,
+        **plan.metrics,
+        "time/train_s": seconds[1] - seconds[0],
+        "time/round_s": seconds[2] - seconds[0],
+        "schedule/lr_factor": federation.schedule.lr_factor(state.round - 1),
+        "clients/trained": len(tree.members),
+        "clients/failed": len(tree.failures),
+        "clients/steps": tree.steps,
+        "comm/up_bytes": tree.up_bytes,
+    }
+    return RoundRecord(
+        number=state.round,
+        cohort=tuple(sorted(plan.cohort)),
+        metrics=metrics,
+        failures=tuple(tree.failures),
+        lost=outcome.lost,
+        sha256=state_sha256(state_tree(state)),
+        model=federation.algorithm.model(state.shared),
+    )

@@ -1,4 +1,4 @@
-"""How long a federation trains, with how many clients, for how many local steps, at what rate."""
+"""Rounds, cohort size, local work and learning rates of a federation."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from fedlit.client.trainer import TrainerConfig
 from fedlit.core.errors import ConfigError, raise_errors, require, require_at_least, require_choice
 from fedlit.core.facts import FederationFacts
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Rounds, cohort and local work.
+    """Rounds, cohort size and local work.
 
     Args:
-        rounds: rounds in all, >= 1.
+        rounds: number of rounds, >= 1.
         client_fraction: share of the clients in each round's cohort, in (0, 1]; at least one client.
-        clients_per_round: size of the cohort; wins over `client_fraction` if it is not None.
+        clients_per_round: size of the cohort; overrides `client_fraction` if it is not None.
         local_epochs: passes of a client over its shard in a round, >= 1.
-        local_steps: optimizer steps of a client in a round; wins over `local_epochs` if it is not None. A module then sees
+        local_steps: optimizer steps of a client in a round; overrides `local_epochs` if it is not None. A module then sees
             trainer.max_epochs = -1; trainer.estimated_stepping_batches is this number.
         eval_every: rounds between evaluations, >= 1; the last round is always evaluated.
         stop_at: target of the monitored validation metric that ends the run; None runs all rounds.
-        over_select: factor >= 1 by which more clients are sampled than a cohort has; those that finish first are taken.
-        quorum: updates that must come through, >= 1; with fewer the round is lost and the model stays.
-        client_state: what happens to a client's optimizer between rounds: `reset` builds it anew, `keep` makes its state the
-            client's memory.
-        lr: what multiplies the local learning rate in round t of T: `constant` 1; `step` lr_gamma^(t // lr_every);
+        over_select: factor >= 1 by which more clients are sampled than a cohort has; the first to finish are taken.
+        quorum: updates that a round needs, >= 1; with fewer the round is lost and the model stays the same.
+        client_state: `reset` gives a client a new optimizer in each round; `keep` keeps its optimizer's state as client state.
+        lr: factor on the local learning rate in round t of T: `constant` 1; `step` lr_gamma^(t // lr_every);
             `cosine` from 1 in the first round to lr_floor after the last.
         lr_every: rounds between two steps of `step`.
         lr_gamma: factor of one step of `step`, in (0, 1].
-        lr_floor: where `cosine` ends, in [0, 1].
+        lr_floor: end of `cosine`, in [0, 1].
     """
 
     rounds: int = 20
@@ -53,57 +53,56 @@ class Schedule:
     def __post_init__(self) -> None:
         counts = ("rounds", "local_epochs", "eval_every", "quorum", "lr_every", "clients_per_round", "local_steps")
         share, over = self.client_fraction, self.over_select
-        remedy = "1 is full participation; clients_per_round takes a number of clients"
+        hint = "1 is full participation; clients_per_round takes a number of clients"
         raise_errors(
             *(require_at_least(key, getattr(self, key)) for key in counts if getattr(self, key) is not None),
-            require(0 < share <= 1, "client_fraction", share, "must be above 0 and at most 1", remedy),
-            require(1 <= over < math.inf, "over_select", over, "must be a number of at least 1", "1 samples no more"),
+            require(0 < share <= 1, "client_fraction", share, "must be above 0 and at most 1", hint),
+            require(1 <= over < math.inf, "over_select", over, "must be a number of at least 1", "1 samples no further clients"),
             require_choice("client_state", self.client_state, ["reset", "keep"]),
             require_choice("lr", self.lr, ["constant", "step", "cosine"]),
             require(0 < self.lr_gamma <= 1, "lr_gamma", self.lr_gamma, "must be above 0 and at most 1"),
-            require(0 <= self.lr_floor <= 1, "lr_floor", self.lr_floor, "must be from 0 to 1"),
+            require(0 <= self.lr_floor <= 1, "lr_floor", self.lr_floor, "must be at least 0 and at most 1"),
         )
 
     def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
-        """A cohort of clients that there are, and something to judge the model by."""
+        """Yield errors of the cohort's size, and of an evaluation without data."""
         clients = len(facts.sizes)
         if facts.cohort_size > clients:
-            why = f"is more than the {clients} clients there are"
-            yield ConfigError("schedule.clients_per_round", self.clients_per_round, why, "take fewer clients a round")
-        if self.quorum > (most := facts.max_cohort or facts.cohort_size):
-            why = f"is more than the {most} clients of a round: every round would be lost"
-            yield ConfigError("schedule.quorum", self.quorum, why, "take less, or more clients a round")
+            problem = f"is more than the {clients} clients of the federation"
+            yield ConfigError("schedule.clients_per_round", self.clients_per_round, problem, "take fewer clients a round")
+        if self.quorum > (largest := facts.max_cohort or facts.cohort_size):
+            problem = f"is more than the {largest} clients of a round: every round would be lost"
+            yield ConfigError("schedule.quorum", self.quorum, problem, "take less, or more clients a round")
         if self.over_select > 1 and not facts.has_clock:
-            why = "takes those that finish first, and without a clock nobody knows who that is"
-            yield ConfigError("schedule.over_select", self.over_select, why, "take clock=lognormal, or 1")
+            problem = "takes the clients that finish first, and only a clock tells which these are"
+            yield ConfigError("schedule.over_select", self.over_select, problem, "set clock=lognormal, or over_select=1")
         elif self.over_select > 1 and self.num_sampled(clients) == facts.cohort_size:
-            why = f"samples no more than the {facts.cohort_size} clients of a round"
-            yield ConfigError(
-                "schedule.over_select", self.over_select, why, "take more, or fewer a round", warning=True
-            )
+            problem = f"samples no more than the {facts.cohort_size} clients of a round"
+            hint = "take a larger factor, or fewer clients a round"
+            yield ConfigError("schedule.over_select", self.over_select, problem, hint, warning=True)
         if self.stop_at is not None and "val" not in facts.splits:
-            remedy = "data.val_fraction=0.1 holds some out"
-            yield ConfigError("schedule.stop_at", self.stop_at, "needs validation samples to be measured on", remedy)
+            hint = "data.val_fraction=0.1 holds some out"
+            yield ConfigError("schedule.stop_at", self.stop_at, "needs validation examples to be measured on", hint)
         if not facts.splits and not facts.has_client_tests:
-            why = "is of no use: there is nothing to evaluate on"
-            remedy = "data.val_fraction=0.1 or data.client_test_fraction=0.1 holds some out"
-            yield ConfigError("schedule.eval_every", self.eval_every, why, remedy, warning=True)
+            problem = "has no effect: there are no examples to evaluate on"
+            hint = "data.val_fraction=0.1 or data.client_test_fraction=0.1 holds some out"
+            yield ConfigError("schedule.eval_every", self.eval_every, problem, hint, warning=True)
         elif self.eval_every > self.rounds:
-            why = f"is more than schedule.rounds={self.rounds}: only the last round is evaluated"
-            yield ConfigError("schedule.eval_every", self.eval_every, why, "take a smaller number", warning=True)
+            problem = f"is more than schedule.rounds={self.rounds}: only the last round is evaluated"
+            yield ConfigError("schedule.eval_every", self.eval_every, problem, "take a smaller number", warning=True)
 
     def for_one_client(self) -> Schedule:
-        """The same for one client that takes part in every round."""
+        """The same schedule for one client that takes part in every round."""
         return replace(self, client_fraction=1.0, clients_per_round=None, over_select=1.0, quorum=1)
 
     def cohort_size(self, clients: int) -> int:
-        """How many of `clients` take part in a round."""
+        """Number of clients in a round's cohort, out of `clients`."""
         if self.clients_per_round is not None:
             return self.clients_per_round
         return max(1, round(self.client_fraction * clients))
 
     def num_sampled(self, clients: int) -> int:
-        """How many of `clients` are sampled for a round: at least its cohort, at most all."""
+        """Number of clients that are sampled for a round: at least its cohort, at most all."""
         wanted = self.cohort_size(clients) * self.over_select
         return min(math.ceil(wanted * (1 - 1e-12)), clients)  # 100 * 1.1 is 110
 
@@ -116,5 +115,14 @@ class Schedule:
         return 1.0
 
     def is_evaluated(self, round: int) -> bool:
-        """Whether the model is evaluated after this round, counted from 0."""
+        """True if the model is evaluated after this round, counted from 0."""
         return (round + 1) % self.eval_every == 0 or round + 1 == self.rounds
+
+    def configure(self, config: TrainerConfig) -> TrainerConfig:
+        """The same Trainers with the local work and the learning rates of this schedule."""
+        return config.with_work(
+            epochs=self.local_epochs,
+            steps=self.local_steps,
+            lr_factor=None if self.lr == "constant" else self.lr_factor,
+            keep_optimizer=self.client_state == "keep",
+        )

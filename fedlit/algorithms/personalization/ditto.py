@@ -1,4 +1,4 @@
-"""Ditto: beside the global model each client trains one of its own, held near to the global one.
+"""Ditto: beside the global model each client trains a model of its own, held near the global one.
 
 Li, Hu, Beirami, Smith, "Ditto: Fair and Robust Federated Learning Through Personalization", ICML 2021,
 https://arxiv.org/abs/2012.04221, Algorithm 1.
@@ -9,23 +9,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from fedlit.algorithms.algorithm import Local, Shared
+from fedlit.algorithms.algorithm import Local
 from fedlit.algorithms.fedavg import FedAvg
 from fedlit.algorithms.personalization.partial import check_personal_evaluation, load_model, save_model
 from fedlit.core.errors import ConfigError, require
 from fedlit.core.facts import FederationFacts
-from fedlit.core.messages import GradientTerm, Model, Update
+from fedlit.core.messages import Shared, Update
+from fedlit.core.model import GradientTerm, Model
 from fedlit.core.tensors import Groups
 
 PERSONAL_MODEL = "ditto"
+"""Prefix of the client's own model in its client state."""
 
 
 @dataclass(frozen=True)
 class Ditto(FedAvg):
-    """FedAvg, and a client's own v_k minimises F_k(v) + pull / 2 * ||v - x||^2, with x the model that the client was sent.
+    """FedAvg; and each client minimises F_k(v) + pull / 2 * ||v - x||^2 over its own v, with x the global model.
 
-    v_k begins as the model that the client is sent when it first takes part. Besides `pull` its arguments are those of
-    `FedAvg`.
+    v starts as the global model of the client's first round. Besides `pull` the arguments are those of `FedAvg`.
 
     Args:
         pull: lambda in the paper, >= 0; with 0 each client trains alone.
@@ -33,22 +34,29 @@ class Ditto(FedAvg):
 
     pull: float = 0.1
 
-    def wrong(self) -> list[ConfigError | None]:
-        """What is wrong with its arguments; None for what is right."""
+    def argument_errors(self) -> list[ConfigError | None]:
+        """Errors in the arguments; None for a valid argument."""
         usual = "the paper tunes it between 0.05 and 2"
-        fits = 0 <= self.pull < float("inf")
-        return [*super().argument_errors(), require(fits, "pull", self.pull, "must be a number of at least 0", usual)]
+        is_valid = 0 <= self.pull < float("inf")
+        error = require(is_valid, "pull", self.pull, "must be a number of at least 0", usual)
+        return [*super().argument_errors(), error]
+
+    @property
+    def personalized(self) -> bool:
+        """True: each client evaluates a model of its own."""
+        return True
 
     def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
-        """Something to see the personal models by."""
+        """Errors of personal evaluation."""
         yield from check_personal_evaluation(facts)
 
-    def client(self, local: Local, shared: Shared, memory: Groups) -> Update:
-        """FedAvg's half, and a second fit of the client's own model."""
-        x, update = self.model(shared), super().client(local, shared, memory)
-        own = local.fit(load_model(memory, PERSONAL_MODEL) or x, GradientTerm(mu=self.pull, center=x.parameters), key=1)
-        return replace(update, remember=save_model(own.model, PERSONAL_MODEL))
+    def client(self, local: Local, shared: Shared, client_state: Groups) -> Update:
+        """Run FedAvg's client half, then fit the client's own model."""
+        x, update = self.model(shared), super().client(local, shared, client_state)
+        start = load_model(client_state, PERSONAL_MODEL) or x
+        own = local.fit(start, GradientTerm(mu=self.pull, center=x.parameters), key=1)
+        return replace(update, client_state=save_model(own.model, PERSONAL_MODEL))
 
-    def personal_model(self, local: Local, shared: Shared, memory: Groups) -> Model:
-        """The client's own model; the global one before it has any."""
-        return load_model(memory, PERSONAL_MODEL) or self.model(shared)
+    def personal_model(self, local: Local, shared: Shared, client_state: Groups) -> Model:
+        """The client's own model; the global model before the client has one."""
+        return load_model(client_state, PERSONAL_MODEL) or self.model(shared)

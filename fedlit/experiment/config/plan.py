@@ -1,75 +1,75 @@
-"""What is going to happen: the plan of a run, with one batch measured, before round 1."""
+"""The plan of a run before round 1: sizes, bytes and seconds, with one batch measured."""
 
 from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from rich.filesize import decimal
 from rich.table import Table
 
-from fedlit.client.trainer import planned_steps
-from fedlit.core import serialization as wire
-from fedlit.core.messages import Model
+from fedlit.core.model import Model
 from fedlit.core.tensors import Layout
-from fedlit.experiment.config.estimate import MemoryEstimate, client_state_nbytes, estimate_client_state, median_client
-from fedlit.experiment.observers import Run
-from fedlit.experiment.observers.terminal import size
+from fedlit.experiment.config.estimate import (
+    MemoryEstimate,
+    client_state_nbytes,
+    estimate_client_state,
+    median_client,
+)
+from fedlit.experiment.run import Run
 from fedlit.server.evaluation import Evaluations
 from fedlit.server.sampling.cohort import LOSS_REPLY_BYTES, draw_cohort
 from fedlit.server.sampling.sampler import ClientPool
 
-FILES = "config.yaml, rounds.jsonl, summary.json, partition.json, checkpoints and what the observers write"
+FILES = "config.yaml, rounds.jsonl, summary.json, partition.json, checkpoints, files of the observers"
 
 MAX_SAMPLED_ROUNDS = 100
-"""Rounds whose cohorts are drawn to see how large they are."""
+"""Number of rounds whose cohorts are drawn to estimate their size."""
 
 
 def estimate_run(run: Run) -> dict[str, Any]:
-    """The run in figures, or what is left of it. Trains some batches of a client of median size to measure the time of one,
-    and lets them go.
+    """Estimate a run, or the rest of a run that is resumed.
+
+    It trains some batches of a client of median size to measure the time of one; nothing of it is kept.
 
     Returns:
         `clients`, `samples_per_client` (quantiles), `cohort`, `sampled` and `asked` (for their losses), which are means a
         round, `cohorts` (the smallest and the largest), `rounds`, `done` (rounds), `steps_per_client` (quantiles),
         `parameters`, `buffers`, `federated`, `stay`, `up_bytes_per_round`, `down_bytes_per_round`, `memory_bytes` (of the
-        server's sums and states), `memories` (of clients, a `Room`), `batch_s`, `fit_s` (beyond its batches),
-        `evaluation_s`; of the rounds that are left, as expected: `steps`, `bytes`, `seconds`.
+        server's sums and states), `memories` (client states, a `MemoryEstimate`), `batch_s`, `fit_s` (beyond its batches),
+        `evaluation_s`; for the remaining rounds the expected `steps`, `bytes`, `seconds`.
     """
-    federation, population = run.federation, run.federation.population
-    schedule, worker, sizes = federation.schedule, federation.worker, run.federation.population.sizes
-    drawn = _cohorts(run)
-    cohort, sampled, asked = drawn["cohort"], drawn["sampled"], drawn["asked"]
-    per_client = planned_steps(worker.trainer_config, worker.data.loading, sizes)
-    batch_s, fit_s, send = _measured(run)
-    ask_s = _asking_seconds(run) if asked else 0.0
-    state = federation.algorithm.init(federation.initial)
-    vector, held = Layout.of(send), worker.data
-    up = (8 + 4 * vector.size if vector.size else 0) * cohort + LOSS_REPLY_BYTES * asked
-    down = wire.state_nbytes(state.shared) * max(sampled, asked)
-    own = federation.evaluations.make_jobs(
-        0, (), held.num_client_tests, held.clients_to_evaluate(range(round(sampled))), 0
-    )
-    evaluation_s = _evaluation_seconds(run) if federation.splits else 0.0
+    federation, schedule, registry = run.federation, run.federation.schedule, run.federation.registry
+    cohorts = _estimate_cohorts(run)
+    cohort, sampled, asked = cohorts["cohort"], cohorts["sampled"], cohorts["asked"]
+    per_client = federation.planned_steps(registry.sizes)
+    batch_s, fit_s, layout = _measure_fit(run)
+    ask_s = _measure_loss_seconds(run) if asked else 0.0
+    state = federation.initial_state()
+    down_nbytes = federation.down_nbytes(state)
+    up = federation.channel.nbytes(layout) * cohort + LOSS_REPLY_BYTES * asked
+    down = down_nbytes * max(sampled, asked)
+    ids = registry.clients_to_evaluate(range(round(sampled)))
+    own = federation.evaluations.make_jobs(0, (), registry.num_client_tests, ids, 0)
+    evaluation_s = _measure_evaluation_seconds(run) if federation.splits else 0.0
     done = len(run.finished_rounds)
     rounds, evaluated = max(0, schedule.rounds - done), sum(map(schedule.is_evaluated, range(done, schedule.rounds)))
     expected = float(per_client.mean()) * cohort * rounds
     return {
-        "clients": len(population),
-        "samples_per_client": _quantiles(sizes),
-        **drawn,
+        "clients": len(registry),
+        "samples_per_client": _quantiles(registry.sizes),
+        **cohorts,
         "rounds": schedule.rounds,
         "done": done,
         "steps_per_client": _quantiles(per_client),
         "steps": expected,
-        **_model(federation.initial, {name for _, name, _ in vector.entries}),
+        **_model_figures(federation.initial, {name for _, name, _ in layout.entries}),
         "up_bytes_per_round": up,
         "down_bytes_per_round": down,
         "bytes": (up + down) * rounds,
-        "memory_bytes": 8 * vector.size * (2 + math.ceil(math.log2(max(2, cohort))))
-        + 2 * wire.state_nbytes(state.shared),
+        "memory_bytes": 8 * layout.size * (2 + math.ceil(math.log2(max(2, cohort)))) + 2 * down_nbytes,
         "memories": estimate_client_state(run, client_state_nbytes(run)),
         "batch_s": batch_s,
         "fit_s": fit_s,
@@ -82,11 +82,15 @@ def estimate_run(run: Run) -> dict[str, Any]:
     }
 
 
-def _cohorts(run: Run) -> dict[str, Any]:
-    """The first rounds' cohorts, drawn as they will be but for losses, which are 0: `sampled`, `asked` for their losses, and
-    `cohort`, who is waited for, as means; `cohorts`, the smallest and the largest that is waited for."""
+def _estimate_cohorts(run: Run) -> dict[str, Any]:
+    """Draw the first rounds' cohorts, with losses of 0.
+
+    Returns:
+        `sampled`, `asked` (for their losses) and `cohort` (clients that the server waits for) as means; `cohorts`, the
+        smallest and the largest `cohort`.
+    """
     federation, counts = run.federation, []
-    schedule, sizes = federation.schedule, federation.population.sizes
+    schedule, sizes = federation.schedule, federation.registry.sizes
     for number in range(min(schedule.rounds, MAX_SAMPLED_ROUNDS)):
         asked: set[int] = set()
 
@@ -95,14 +99,14 @@ def _cohorts(run: Run) -> dict[str, Any]:
             return np.zeros(len(clients))
 
         cohort = draw_cohort(federation.sampler, ClientPool(sizes, number, federation.seed, losses))
-        first = min(schedule.cohort_size(len(sizes)), len(cohort)) if schedule.over_select > 1 else len(cohort)
-        counts.append((first, len(cohort), len(asked)))
+        fastest = min(schedule.cohort_size(len(sizes)), len(cohort)) if schedule.over_select > 1 else len(cohort)
+        counts.append((fastest, len(cohort), len(asked)))
     array = np.array(counts)
     means = dict(zip(("cohort", "sampled", "asked"), array.mean(axis=0).tolist(), strict=True))
     return {**means, "cohorts": [int(array[:, 0].min()), int(array[:, 0].max())]}
 
 
-def _model(model: Model, sent: set[str]) -> dict[str, Any]:
+def _model_figures(model: Model, sent: set[str]) -> dict[str, Any]:
     return {
         "parameters": sum(t.numel() for t in model.parameters.values()),
         "buffers": sum(t.numel() for t in model.buffers.values()),
@@ -116,33 +120,31 @@ def _quantiles(values: np.ndarray) -> dict[str, float]:
     return dict(zip(marks, np.quantile(values, [0, 0.25, 0.5, 0.75, 1]).tolist(), strict=True))
 
 
-def _measured(run: Run) -> tuple[float, float, Any]:
-    """Seconds of a batch and of a fit beyond its batches, and what a client sends."""
-    federation, client = run.federation, median_client(run.federation.population.sizes)
-    shared, send, seconds = federation.algorithm.init(federation.initial).shared, {}, {}
+def _measure_fit(run: Run) -> tuple[float, float, Layout]:
+    """Return the seconds of a batch, those of a fit beyond its batches, and the layout of an update."""
+    federation, client = run.federation, median_client(run.federation.registry.sizes)
+    layout, seconds = Layout(()), {}
     for steps in (1, 1, 9, 1, 9):  # the first warms up
-        local = federation.worker.local(0, client, {})
-        short = replace(local, trainer_config=replace(local.trainer_config, steps=steps))
         begin = time.perf_counter()
-        send = federation.algorithm.client(short, shared, {}).groups
+        layout = Layout.of(federation.dry_run(client, steps=steps)[1].groups)
         seconds[steps] = min(seconds.get(steps, math.inf), time.perf_counter() - begin)
     batch = max(0.0, (seconds[9] - seconds[1]) / 8)
-    return batch, max(0.0, seconds[1] - batch), send
+    return batch, max(0.0, seconds[1] - batch), layout
 
 
-def _asking_seconds(run: Run) -> float:
-    """Seconds in which a client of median size is asked for its loss."""
+def _measure_loss_seconds(run: Run) -> float:
+    """Seconds of measuring the loss of a client of median size."""
     federation = run.federation
-    local = federation.worker.local(0, median_client(federation.population.sizes), {})
+    local = federation.worker.local_trainer(0, median_client(federation.registry.sizes), {})
     begin = time.perf_counter()
-    local.loss(federation.algorithm.model(federation.algorithm.init(federation.initial).shared))
+    local.loss(federation.algorithm.model(federation.initial_state().shared))
     return time.perf_counter() - begin
 
 
-def _evaluation_seconds(run: Run) -> float:
-    """Seconds of evaluating the splits once; measured, for an estimate by a batch misses what is done at the end."""
+def _measure_evaluation_seconds(run: Run) -> float:
+    """Seconds of evaluating each split once. An estimate from one batch would miss the work at the end."""
     federation = run.federation
-    state = federation.algorithm.init(federation.initial)
+    state = federation.initial_state()
     begin = time.perf_counter()
     for job in Evaluations().make_jobs(0, federation.splits, 0, (), 0):
         federation.worker(job, state)
@@ -150,27 +152,27 @@ def _evaluation_seconds(run: Run) -> float:
 
 
 def plan_table(run: Run, figures: dict[str, Any]) -> Table:
-    """The plan for a terminal of 80 columns."""
+    """The plan as a table of 80 columns."""
     table = Table(show_header=False, title="plan: nothing was trained", title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     stay = ", ".join(figures["stay"][:4]) + (", ..." if len(figures["stay"]) > 4 else "")
     done = figures["done"]
-    told = f", {done:,} done, {max(0, figures['rounds'] - done):,} left" if done else ""
+    progress = f", {done:,} done, {max(0, figures['rounds'] - done):,} left" if done else ""
+    seconds = f"about {format_duration(figures['seconds'])}, with evaluations of {figures['evaluation_s']:.1f} s"
+    steps = f"{_line(figures['steps_per_client'])}; about {figures['steps']:,.0f} {'left' if done else 'in all'}"
     rows = {
-        "clients": f"{figures['clients']:,}, {_told(figures)} in a round, {figures['rounds']:,} rounds{told}",
-        "samples a client": _line(figures["samples_per_client"]),
-        "steps a client": f"{_line(figures['steps_per_client'])}; about {figures['steps']:,.0f} {'left' if done else 'in all'}",
+        "clients": f"{figures['clients']:,}, {_cohort_line(figures)} in a round, {figures['rounds']:,} rounds{progress}",
+        "examples a client": _line(figures["samples_per_client"]),
+        "steps a client": steps,
         "model": f"{figures['parameters']:,} parameters, {figures['buffers']:,} numbers in buffers",
         "federated": f"{figures['federated']:,} numbers" + (f"; not sent: {stay}" if stay else ""),
-        "bytes a round": f"{size(figures['down_bytes_per_round'])} down, {size(figures['up_bytes_per_round'])} up",
-        "bytes left" if done else "bytes in all": size(figures["bytes"]),
-        "server's memory": f"{size(figures['memory_bytes'])} for states and sums",
-        "clients' memories": client_state_line(figures["memories"]),
+        "bytes a round": f"{_size(figures['down_bytes_per_round'])} down, {_size(figures['up_bytes_per_round'])} up",
+        "bytes left" if done else "bytes in all": _size(figures["bytes"]),
+        "server's memory": f"{_size(figures['memory_bytes'])} for states and sums",
+        "client states": client_state_line(figures["memories"]),
         "one batch": f"{figures['batch_s'] * 1000:.1f} ms; a fit {figures['fit_s'] * 1000:.1f} ms more",
-        "what is left"
-        if done
-        else "the whole run": f"about {format_duration(figures['seconds'])}, evaluations of {figures['evaluation_s']:.1f} s included",
+        "the rest" if done else "the whole run": seconds,
         "will write": f"{FILES} into {run.folder}",
     }
     for name, text in rows.items():
@@ -179,13 +181,17 @@ def plan_table(run: Run, figures: dict[str, Any]) -> Table:
     return table
 
 
-def client_state_line(room: MemoryEstimate) -> str:
-    """What clients' memories take; an empty string if they remember nothing."""
-    each, ram, disk = map(size, (room.client, room.ram, room.disk))
-    return f"{each} a client; at most {ram} of RAM, {disk} in checkpoints" if room.client else ""
+def client_state_line(estimate: MemoryEstimate) -> str:
+    """The sizes of client states; an empty string if clients have no state."""
+    each, ram, disk = map(_size, (estimate.client, estimate.ram, estimate.disk))
+    return f"{each} a client; at most {ram} of RAM, {disk} in checkpoints" if estimate.client else ""
 
 
-def _told(figures: dict[str, Any]) -> str:
+def _size(nbytes: float) -> str:
+    return decimal(int(nbytes))
+
+
+def _cohort_line(figures: dict[str, Any]) -> str:
     least, most = figures["cohorts"]
     about = (
         f"{figures['cohort']:,.0f}" if least == most else f"{least:,} to {most:,}, {figures['cohort']:,.1f} on average,"
@@ -198,7 +204,7 @@ def _line(quantiles: dict[str, float]) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds for people."""
+    """Seconds as text in a readable unit."""
     for unit, length in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"

@@ -1,184 +1,175 @@
-"""One step tried before round 1, and let go: what only shows when foreign code runs, and whose fault it is."""
+"""A trial of one step before round 1: it finds errors that only show when user code runs, and names the part at fault."""
 
 from __future__ import annotations
 
 import traceback
-from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.utils._pytree import tree_leaves
 
-from fedlit.algorithms.algorithm import personal_model
+from fedlit.aggregation.validation import invalid_values
 from fedlit.client.callbacks import LocalTrainingCallback
 from fedlit.client.trainer import LocalTrainer, evaluate_split
-from fedlit.client.worker import invalid_values
 from fedlit.core.errors import ConfigError, ConfigErrors, did_you_mean
-from fedlit.core.messages import Aggregate, Model, Update
+from fedlit.core.messages import Aggregate, Update
+from fedlit.core.model import Model
 from fedlit.core.streams import Purpose, seeded
 from fedlit.core.tensors import Layout
 from fedlit.data import Data
 from fedlit.data.client_data import NoisyBatches
-from fedlit.server.federation import Federation
 from fedlit.server.sampling.cohort import draw_cohort
 from fedlit.server.sampling.sampler import ClientPool
+from fedlit.server.setup import Federation
 
-TWICE = "keep it in numbers, tensors or containers, which are put back before each fit, or make it anew in on_fit_start"
-LAYERS = "make them in __init__, or in a configure_model that makes them once; not in setup"
+STATE_HINT = (
+    "keep it in numbers, tensors or containers, which each fit starts with as they were, or create it in on_fit_start"
+)
+LAYERS_HINT = "make them in __init__, or in a configure_model that makes them once; not in setup"
+TRACEBACK_HINT = "traceback=true shows where"
 
 
 class StopAfterBatch(Callback):
-    """Makes the first batch of a fit the last, of its epoch too; all that a module can ask its Trainer is as in a whole fit."""
+    """Make the first batch of a fit its last, also of its epoch; the module sees the Trainer of a whole fit."""
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Says so before the step, so that accumulated gradients are stepped with, and schedulers of epochs step."""
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        """Stop before the step, so that accumulated gradients are applied and epoch schedulers step."""
         trainer.should_stop = True
         trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = True
 
 
 def try_first_step(federation: Federation, data: Data) -> list[ConfigError]:
-    """Draws a cohort, trains the client with most samples for a step, twice, and the noisiest, takes the server's step, and
-    evaluates two samples of each split: does the model take the data and the federation's terms, is what it comes to a number
-    and the same again, and does it log what the monitor asks for?"""
+    """Try one round in small, and collect the errors and warnings.
+
+    The trial draws a cohort, trains the largest client for one step, twice, and the noisiest client, takes the server's step,
+    and evaluates two examples of each split. It finds a model that does not take the data, results that are not finite or
+    not reproducible, and a monitored metric that the model does not log.
+    """
     try:
-        found = _noise(federation)
-        for tried in (_sampling, partial(_training, data=data), _evaluation):
-            found += [] if any(not mistake.warning for mistake in found) else tried(federation)
-        return found
-    except (ConfigError, ConfigErrors) as wrong:
-        return wrong.errors
-    except Exception as error:  # foreign code: the user's module on the user's data, and whatever is between
-        found = _strays(federation) or [_blamed(error, federation, data)]
-        found[0].__cause__ = error  # for traceback=true
-        return found
+        errors = _check_noise(federation)
+        for attempt in (_try_sampling, partial(_try_training, data=data), _try_evaluation):
+            errors += [] if any(not error.warning for error in errors) else attempt(federation)
+        return errors
+    except (ConfigError, ConfigErrors) as error:
+        return error.errors
+    except Exception as error:  # user code: the module on the data, and whatever is between
+        errors = _check_new_layers(federation) or [_explain(error, federation, data)]
+        errors[0].__cause__ = error  # for traceback=true
+        return errors
 
 
-def _sampling(federation: Federation) -> list[ConfigError]:
-    """Draws round 1's cohort with losses of 0; of those who were asked the one with fewest samples answers."""
-    asked: list[int] = []
+def _try_sampling(federation: Federation) -> list[ConfigError]:
+    """Draw round 1's cohort with losses of 0; measure the loss of the smallest candidate."""
+    candidates: list[int] = []
 
     def losses(clients: np.ndarray) -> np.ndarray:
-        asked.extend(clients.tolist())
+        candidates.extend(clients.tolist())
         return np.zeros(len(clients))
 
-    sampler, sizes = federation.sampler, federation.population.sizes
+    sampler, sizes = federation.sampler, federation.registry.sizes
     try:
         draw_cohort(sampler, ClientPool(sizes, 0, federation.seed, losses))
     except ConfigError:
         raise
-    except Exception as error:  # a user's own
-        why = f"fails to draw a cohort: {type(error).__name__}: {error}".splitlines()[0]
-        mistake = ConfigError("sampler", type(sampler).__name__, why, "see Sampler in fedlit.algorithms.algorithm")
-        raise mistake from error
-    if asked:
-        client = min(asked, key=lambda client: sizes[client])
-        model = federation.algorithm.model(federation.algorithm.init(federation.initial).shared)
-        federation.worker.local(0, client, {}).loss(model)
+    except Exception as error:  # user code
+        problem = f"fails to draw a cohort: {type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError("sampler", type(sampler).__name__, problem, "see help(fedlit.Sampler)") from error
+    if candidates:
+        client = min(candidates, key=lambda client: sizes[client])
+        model = federation.algorithm.model(federation.initial_state().shared)
+        federation.worker.local_trainer(0, client, {}).loss(model)
     return []
 
 
-def _counted_twice(federation: Federation, examples: int, weight: float) -> list[ConfigError]:
-    """A warning if who has more examples is both likelier to be drawn and counts for more."""
-    if not getattr(federation.sampler, "by_examples", False) or examples < 2 or weight != examples:
+def _check_double_weight(federation: Federation, examples: int, weight: float) -> list[ConfigError]:
+    """Warn if examples decide both a client's probability and its weight."""
+    if not federation.sampler.weighted_by_examples or examples < 2 or weight != examples:
         return []
-    why = "draws clients by their examples, and the algorithm averages by them as well: they count twice"
-    remedy = "algorithm.weights=uniform, where the algorithm has it"
-    return [ConfigError("sampler", type(federation.sampler).__name__, why, remedy, warning=True)]
+    problem = "draws clients by their examples, and the algorithm also weighs by examples: examples count twice"
+    hint = "set algorithm.weights=uniform, where the algorithm has it"
+    return [ConfigError("sampler", type(federation.sampler).__name__, problem, hint, warning=True)]
 
 
-def _trained(federation: Federation, client: int) -> tuple[LocalTrainer, Update]:
-    local = federation.worker.local(0, client, {})
-    recipe = replace(
-        local.trainer_config, callbacks=lambda: [*federation.worker.trainer_config.callbacks(), StopAfterBatch()]
-    )
-    trial = replace(local, trainer_config=recipe)
-    return trial, federation.algorithm.client(trial, federation.algorithm.init(federation.initial).shared, {})
+def _train_one_batch(federation: Federation, client: int) -> tuple[LocalTrainer, Update]:
+    return federation.dry_run(client, callbacks=[StopAfterBatch()])
 
 
-def _training(federation: Federation, data: Data) -> list[ConfigError]:
-    client, noise = int(federation.population.sizes.argmax()), federation.population.noise
-    trial, update = _trained(federation, client)
-    if found := _strays(federation):
-        return found
-    personal_model(
-        federation.algorithm, trial, federation.algorithm.init(federation.initial).shared, update.client_state
-    )
-    layout, name = Layout.of(update.groups), type(federation.worker.replica.module).__name__
+def _try_training(federation: Federation, data: Data) -> list[ConfigError]:
+    population, algorithm = federation.worker.data.population, federation.algorithm
+    client, noise, name = int(population.sizes.argmax()), population.noise, _module_name(federation)
+    local, update = _train_one_batch(federation, client)
+    if errors := _check_new_layers(federation):
+        return errors
+    state = federation.initial_state()
+    algorithm.personal_model(local, state.shared, update.client_state)
+    layout = Layout.of(update.groups)
     vector = layout.vector(update.groups)
-    if odd := invalid_values(vector, update.weight):
-        why = f"comes to an update that is no number in its first step: {odd}"
-        return [ConfigError("model", name, why, "take a smaller learning rate, or look for NaN in the data")]
-    if federation.worker.trainer_config.keep_optimizer and trial.results and not trial.optimizer_state:
-        why = "has nothing to keep: the client's optimizer has no state"
-        return [ConfigError("schedule.client_state", "keep", why, "take reset, or an optimizer with momentum")]
-    again = layout.vector(_trained(federation, client)[1].groups)
-    found = [] if torch.equal(vector, again) else _differing(federation, data, client)
-    if found and not found[0].warning:
-        return found
-    found += _counted_twice(federation, trial.examples, update.weight)
+    if problem := invalid_values(vector, update.weight):
+        hint = "take a smaller learning rate, or look for NaN in the data"
+        return [ConfigError("model", name, f"gives an invalid update in its first step: {problem}", hint)]
+    if federation.trainer_config.keep_optimizer and local.results and not local.optimizer_state:
+        hint = "take reset, or an optimizer with momentum"
+        return [ConfigError("schedule.client_state", "keep", "has no effect: the optimizer has no state", hint)]
+    again = layout.vector(_train_one_batch(federation, client)[1].groups)
+    errors = [] if torch.equal(vector, again) else _explain_difference(federation, data, client)
+    if errors and not errors[0].warning:
+        return errors
+    errors += _check_double_weight(federation, local.examples, update.weight)
     if noise is not None and int(noise.argmax()) != client:
-        _trained(federation, int(noise.argmax()))
+        _train_one_batch(federation, int(noise.argmax()))
     if update.weight:
-        state = federation.algorithm.init(federation.initial)
-        state = federation.algorithm.server(
-            state, Aggregate(layout.groups(vector.double()), update.weight, 1, len(federation.population))
-        )
-        if not isinstance(model := federation.algorithm.model(state.shared), Model):
-            why = f"has a {type(model).__name__} as the model that is evaluated"
-            return [ConfigError("algorithm", type(federation.algorithm).__name__, why, "it must be a fedlit.Model")]
-    return found
+        mean = Aggregate(layout.groups(vector.double()), update.weight, 1, len(federation.registry))
+        if not isinstance(model := algorithm.model(algorithm.server(state, mean).shared), Model):
+            problem = f"returns a {type(model).__name__} from `model`"
+            return [ConfigError("algorithm", type(algorithm).__name__, problem, "return a fedlit.Model")]
+    return errors
 
 
-def _evaluation(federation: Federation) -> list[ConfigError]:
-    worker, scores = federation.worker, {}
+def _try_evaluation(federation: Federation) -> list[ConfigError]:
+    worker, metrics = federation.worker, {}
     splits = dict(worker.data.splits)
     if worker.data.client_tests is not None and worker.data.client_tests.population.samples:
         splits.setdefault("test", worker.data.client_tests.samples)
     for split, samples in splits.items():
         batches = samples.batches(np.zeros(2, dtype=np.int64), 2)
-        scores[split] = evaluate_split(
-            worker.replica, worker.trainer_config, federation.initial, batches, split, federation.seed
-        )
-    name, logged = federation.monitor.name, scores.get("val", {})
+        arguments = (federation.initial, batches, split, federation.seed)
+        metrics[split] = evaluate_split(worker.replica, worker.trainer_config, *arguments)
+    name, logged = federation.monitor.name, metrics.get("val", {})
     if name is None or name in logged:
         return []
-    why = f"is not what the model logs in validation: {', '.join(logged) or 'nothing'}"
-    return [ConfigError("monitor.name", name, why, did_you_mean(name, logged))]
+    problem = f"is not a metric that the model logs in validation: {', '.join(logged) or 'it logs none'}"
+    return [ConfigError("monitor.name", name, problem, did_you_mean(name, logged))]
 
 
-def _noise(federation: Federation) -> list[ConfigError]:
-    """Noise is added to the first part of a batch: there must be one, of floats."""
-    holdings = federation.worker.data
-    if holdings.population.noise is None:
+def _check_noise(federation: Federation) -> list[ConfigError]:
+    """Check that batches begin with floats, to which noise can be added."""
+    data = federation.worker.data
+    if data.population.noise is None:
         return []
-    with seeded(holdings.seed, Purpose.EVALUATION):
-        batch = next(iter(holdings.train.batches(np.zeros(1, dtype=np.int64), 1)))
+    with seeded(data.seed, Purpose.EVALUATION):
+        batch = next(iter(data.train.batches(np.zeros(1, dtype=np.int64), 1)))
     first = batch[0] if isinstance(batch, tuple | list) else None
     if isinstance(first, torch.Tensor) and first.is_floating_point():
         return []
-    what = f"inputs are {first.dtype}" if isinstance(first, torch.Tensor) else f"batches are a {type(batch).__name__}"
-    return [
-        ConfigError(
-            "partition", "noise", f"needs batches (inputs, ...) of floats; the {what}", "take another partition"
-        )
-    ]
+    kind = f"inputs are {first.dtype}" if isinstance(first, torch.Tensor) else f"batches are a {type(batch).__name__}"
+    problem = f"needs batches (inputs, ...) with float inputs; the {kind}"
+    return [ConfigError("partition", "noise", problem, "take another partition")]
 
 
-def _strays(federation: Federation) -> list[ConfigError]:
-    bench = federation.worker.replica
-    if not (made := bench.new_parameters()):
+def _check_new_layers(federation: Federation) -> list[ConfigError]:
+    """Refuse a module that makes layers in each fit."""
+    if not (names := federation.worker.replica.new_parameters()):
         return []
-    why = f"makes layers in each fit, which are not federated: {', '.join(made[:3])}"
-    return [ConfigError("model", type(bench.module).__name__, why, LAYERS)]
+    problem = f"makes layers in each fit, and these are not federated: {', '.join(names[:3])}"
+    return [ConfigError("model", _module_name(federation), problem, LAYERS_HINT)]
 
 
-def _differing(federation: Federation, data: Data, client: int) -> list[ConfigError]:
-    """Why a client that was trained twice came to two results."""
-    recipe = federation.worker.trainer_config
-    if recipe.make_trainer().strategy.root_device.type != "cpu" and not recipe.options.get("deterministic"):
+def _explain_difference(federation: Federation, data: Data, client: int) -> list[ConfigError]:
+    """Explain why two fits of one client differ: by its data, or by state in the module."""
+    config = federation.trainer_config
+    if config.make_trainer().strategy.root_device.type != "cpu" and not config.options.get("deterministic"):
         return []  # a GPU adds in any order
     batches = []
     for _ in range(2):
@@ -186,52 +177,52 @@ def _differing(federation: Federation, data: Data, client: int) -> list[ConfigEr
             batches.append(tree_leaves(next(iter(federation.worker.data.train_batches(0, client)))))
     tensors = [pair for pair in zip(*batches, strict=False) if isinstance(pair[0], torch.Tensor)]
     if not all(torch.equal(*pair) for pair in tensors):
-        why = "gives other samples when it is read again: the same command gives other bits"
-        remedy = "draw from torch, numpy.random or random, which are seeded for each client"
-        return [ConfigError("data", data.name, why, remedy, warning=True)]
-    why = "comes to other numbers when the same client is trained again: it keeps something from fit to fit"
-    return [ConfigError("model", type(federation.worker.replica.module).__name__, why, TWICE)]
+        problem = "gives other examples when it is read again: the same command gives other results"
+        hint = "draw from torch, numpy.random or random, which are seeded for each client"
+        return [ConfigError("data", data.name, problem, hint, warning=True)]
+    problem = "gives other results when the same client trains again: it keeps state from one fit to the next"
+    return [ConfigError("model", _module_name(federation), problem, STATE_HINT)]
 
 
-def _blamed(error: Exception, federation: Federation, data: Data) -> ConfigError:
-    """The error as a mistake of the part in whose code it arose."""
-    key, given = blame(error, federation)
-    on = f"a batch of {data.name} (inputs {list(data.shape)}, {len(data.classes)} classes)"
-    why = f"fails on {on}: {type(error).__name__}: {error}".splitlines()[0]
-    where = "traceback=true shows where"
-    module = type(federation.worker.replica.module).__name__
+def _module_name(federation: Federation) -> str:
+    return type(federation.worker.replica.module).__name__
+
+
+def _explain(error: Exception, federation: Federation, data: Data) -> ConfigError:
+    """The exception as an error of the part whose code raised it."""
+    key, value = blame(error, federation)
+    batch = f"a batch of {data.name} (inputs {list(data.shape)}, {len(data.classes)} classes)"
+    problem, module = f"fails on {batch}: {type(error).__name__}: {error}".splitlines()[0], _module_name(federation)
     if key == "data":
-        return ConfigError(key, data.name, why, f"is what prepares its inputs right: mean, std, augment? {where}")
+        return ConfigError(key, data.name, problem, f"check mean, std and augment; {TRACEBACK_HINT}")
     if key == "optimizer":
-        return ConfigError("model", module, f"its {given} {why}", f"take another, or other values; {where}")
+        return ConfigError("model", module, f"its {value} {problem}", f"take other values; {TRACEBACK_HINT}")
     if key == "lightning":
-        return ConfigError("model", module, why, f"this is what Lightning or torch needs of the module; {where}")
+        return ConfigError("model", module, problem, f"Lightning or torch needs this of the module; {TRACEBACK_HINT}")
     if key == "model":
-        return ConfigError(key, module, why, f"make its input shape and classes the data's; {where}")
-    return ConfigError(key, given, why, where)
+        hint = f"give the model the data's input shape and classes; {TRACEBACK_HINT}"
+        return ConfigError(key, module, problem, hint)
+    return ConfigError(key, value, problem, TRACEBACK_HINT)
 
 
 def blame(error: Exception, federation: Federation) -> tuple[str, str]:
-    """Key and name of the part whose frame is the innermost one."""
+    """Return key and name of the part with the innermost frame of an exception."""
     algorithm, parts = federation.algorithm, {id(part) for part in federation.worker.replica.module.modules()}
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
-        own, file = frame.f_locals.get("self"), f"{frame.f_globals.get('__name__', '')}."
-        if (
-            own is algorithm
-            or isinstance(own, LocalTrainingCallback)
-            or file.startswith(("fedlit.algorithms.", "fedlit.experiment.config.trial."))
-        ):
+        owner, file = frame.f_locals.get("self"), f"{frame.f_globals.get('__name__', '')}."
+        ours = ("fedlit.algorithms.", "fedlit.experiment.config.trial.")
+        if owner is algorithm or isinstance(owner, LocalTrainingCallback) or file.startswith(ours):
             return "algorithm", type(algorithm).__name__
-        if isinstance(own, Callback):
-            return "trainer.callbacks", type(own).__name__
-        if isinstance(own, torch.optim.Optimizer | torch.optim.lr_scheduler.LRScheduler):
-            return "optimizer", type(own).__name__
-        if id(own) in parts:
+        if isinstance(owner, Callback):
+            return "trainer.callbacks", type(owner).__name__
+        if isinstance(owner, torch.optim.Optimizer | torch.optim.lr_scheduler.LRScheduler):
+            return "optimizer", type(owner).__name__
+        if id(owner) in parts:
             return "model", ""
         if file.startswith("fedlit.client.trainer."):
             return "lightning", ""
-        if isinstance(own, NoisyBatches):
+        if isinstance(owner, NoisyBatches):
             return "partition", "noise"
-        if isinstance(own, torch.utils.data.Dataset) or file.startswith(("fedlit.data.", "torch.utils.data.")):
+        if isinstance(owner, torch.utils.data.Dataset) or file.startswith(("fedlit.data.", "torch.utils.data.")):
             return "data", ""
     return "lightning", ""

@@ -1,11 +1,12 @@
-"""TODO."""
+"""The joint for checkpoints: a checkpointer stores each round, and a run resumes from the newest."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from fedlit.core.errors import raise_errors, require_at_least
 from fedlit.core.messages import ServerState
@@ -15,11 +16,11 @@ from fedlit.server.client_store import ClientStateStore
 
 @dataclass(frozen=True)
 class Retention:
-    """Which commits are kept.
+    """The checkpoints that a run keeps.
 
     Args:
-        keep: so many of the newest, >= 1.
-        every: and each of a round that this divides, >= 1; None for none.
+        keep: number of the newest checkpoints, >= 1.
+        every: also the checkpoints of the rounds that this number divides, >= 1; None for no others.
     """
 
     keep: int = 2
@@ -31,18 +32,18 @@ class Retention:
         )
 
     def select_rounds(self, rounds: list[int]) -> set[int]:
-        """Those of the rounds, ascending, whose commits are kept."""
+        """The rounds, of these ascending ones, whose checkpoints are kept."""
         return {*rounds[-self.keep :], *(r for r in rounds if self.every is not None and r % self.every == 0)}
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a run goes on.
+    """Everything that a run needs to resume.
 
     Args:
-        state: of the server.
-        store: what the clients remember.
-        records: of all rounds done, as in rounds.jsonl.
+        state: the server state.
+        client_states: the store of client states.
+        records: the records of all finished rounds, as in rounds.jsonl.
     """
 
     state: ServerState
@@ -51,54 +52,50 @@ class Checkpoint:
 
     @property
     def last(self) -> RoundRecord | None:
-        """The last round done."""
+        """The record of the last finished round."""
         return RoundRecord.from_dict(self.records[-1]) if self.records else None
 
     @property
     def lost_in_a_row(self) -> int:
-        """How many rounds in a row were lost before the next; those without anybody to ask are not counted."""
-        tried = [record for record in self.records if RoundRecord.from_dict(record).attempted]
-        good = [number for number, record in enumerate(tried, 1) if not record["lost"]]
-        return len(tried) - (good[-1] if good else 0)
+        """Number of lost rounds in a row at the end; rounds without a client to ask do not count."""
+        attempted = [record for record in self.records if RoundRecord.from_dict(record).attempted]
+        successful = [number for number, record in enumerate(attempted, 1) if not record["lost"]]
+        return len(attempted) - (successful[-1] if successful else 0)
 
 
-class Checkpointer(Protocol):
-    """Keeps a run's rounds."""
+class Checkpointer(ABC):
+    """Storage of a run's rounds."""
 
+    @abstractmethod
     def open(self, experiment: Mapping[str, Any]) -> AbstractContextManager[None]:
-        """In the block the rounds are those of an experiment, and no other process's.
+        """In the block the stored rounds belong to an experiment and to no other process.
 
         Args:
-            experiment: what makes it, as plain values by name: see `digests.fingerprint`.
+            experiment: the fingerprint of the experiment, as plain values by name: see `fingerprint`.
         """
-        ...
 
+    @abstractmethod
     def load(self) -> Checkpoint | None:
-        """The newest round that is whole; None if there is none."""
-        ...
+        """The checkpoint of the newest valid round; None if there is none."""
 
-    def commit(self, state: ServerState, store: ClientStateStore, record: RoundRecord) -> None:
-        """Keeps a round: all of it or nothing."""
-        ...
+    @abstractmethod
+    def commit(self, state: ServerState, client_states: ClientStateStore, record: RoundRecord) -> None:
+        """Store a round: all of it or nothing."""
 
     def finish(self) -> None:
-        """The run has come to its end."""
-        ...
+        """Act once after the last round; by default nothing happens."""
 
 
-class NoCheckpoints:
-    """Keeps nothing: for a federation in a script of one's own."""
+class NoCheckpoints(Checkpointer):
+    """No storage: for a federation in a script."""
 
     def open(self, experiment: Mapping[str, Any]) -> AbstractContextManager[None]:
-        """Does nothing."""
+        """Return a context without effect."""
         return nullcontext()
 
     def load(self) -> Checkpoint | None:
-        """None."""
+        """Return None."""
         return None
 
-    def commit(self, state: ServerState, store: ClientStateStore, record: RoundRecord) -> None:
-        """Does nothing."""
-
-    def finish(self) -> None:
-        """Does nothing."""
+    def commit(self, state: ServerState, client_states: ClientStateStore, record: RoundRecord) -> None:
+        """Store nothing."""

@@ -1,13 +1,13 @@
-"""A round is a transaction: one atomic commit holds the state, the memories that changed, and the record.
+"""Checkpoints on disk: a round is a transaction with the state, the changed client states and the record.
 
 In a run's folder:
 
-    rounds.jsonl                    a record a round
-    checkpoints/round-000012/       one commit: state, memories that changed in the round, round.json, manifest.json
-    checkpoints/memories-000007/    what is left of an older one while a client's memory is still that of its round
+    rounds.jsonl                    one record a round
+    checkpoints/round-000012/       one checkpoint: state, changed client states, round.json, manifest.json
+    checkpoints/memories-000007/    client states of an older round, while some client still has that state
 
-A commit is a new folder beside the others; its files and the folder are synced, then it gets its name, in one step. A
-manifest has the size and SHA-256 of each file, and of the older memories that are still some client's. Nothing is pickled.
+A checkpoint is a new folder. Its files and the folder are synced, and then one rename gives the folder its name. The manifest
+has the size and SHA-256 of each file, and of the older client states that some client still has. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from fedlit.core import serialization as wire
 from fedlit.core.errors import ConfigError
 from fedlit.core.files import Filesystem, LocalFilesystem, sync_parents, to_json, write_atomic
 from fedlit.core.messages import ServerState
-from fedlit.runs.layout import CHECKPOINTS, JOURNAL
+from fedlit.core.serialization import flatten_client_states, flatten_state, to_safetensors
+from fedlit.runs.layout import CHECKPOINTS, JOURNAL, LOCK
 from fedlit.runs.record import RoundRecord
-from fedlit.server.checkpoint.checkpointer import Checkpoint, Retention
+from fedlit.server.checkpoint.checkpointer import Checkpoint, Checkpointer, Retention
 from fedlit.server.checkpoint.format import (
+    CLIENT_STATES,
     MANIFEST,
-    MEMORIES,
     ROUND,
     STATE,
     client_state_file,
@@ -50,17 +50,17 @@ from fedlit.server.client_store import ClientStateStore
 log = logging.getLogger("fedlit")
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)
-"""What reading a commit raises that is not what it was, whatever stands there instead."""
+"""Exceptions of reading a checkpoint that is damaged, in whatever way."""
 
 
 @dataclass
-class DiskCheckpointer:
-    """Commits in a run's folder.
+class DiskCheckpointer(Checkpointer):
+    """Checkpoints in a run's folder.
 
     Args:
-        folder: of the run; made when it is first opened.
-        keeping: which are kept.
-        disk: where they are written.
+        folder: the run's folder; the first `open` makes it.
+        retention: checkpoints that are kept.
+        filesystem: writes the files.
     """
 
     folder: Path | str
@@ -70,22 +70,22 @@ class DiskCheckpointer:
     _experiment: Mapping[str, Any] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self._here = Path(self.folder)
-        self._lock = FileLock(self._here / "lock", timeout=0)
+        self._path = Path(self.folder)
+        self._lock = FileLock(self._path / LOCK, timeout=0)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Makes the folder, and keeps other processes from it in the block, in which it may be held again.
+        """Make the folder, and keep other processes out of it in the block; blocks may be nested.
 
         Raises:
-            Mistake: if another process has it.
+            ConfigError: if another process has the folder.
         """
-        self._here.mkdir(parents=True, exist_ok=True)
+        self._path.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire()
         except Timeout as error:
-            remedy = "wait for its end, or take another folder"
-            raise ConfigError("folder", self._here, "is another process's at the moment", remedy) from error
+            hint = "wait until it ends, or take another folder"
+            raise ConfigError("folder", self._path, "is in use by another process", hint) from error
         try:
             yield
         finally:
@@ -93,96 +93,98 @@ class DiskCheckpointer:
 
     @contextmanager
     def open(self, experiment: Mapping[str, Any]) -> Iterator[None]:
-        """In the block the folder is held, and its rounds have to be those of an experiment.
+        """In the block the folder is locked, and its rounds must belong to the experiment.
 
         Raises:
-            Mistake: if another process has the folder.
+            ConfigError: if another process has the folder.
         """
         with self.lock():
-            sync_parents(self._here, self.filesystem)
+            sync_parents(self._path, self.filesystem)
             self._experiment = experiment
             yield
 
-    def commit(self, state: ServerState, store: ClientStateStore, record: RoundRecord) -> None:
-        """Keeps a round. When this returns it survives a crash and a loss of power; when it raises the round before does.
+    def commit(self, state: ServerState, client_states: ClientStateStore, record: RoundRecord) -> None:
+        """Store a round.
+
+        After this call the round survives a crash and a loss of power. If the call raises, the round before it does.
 
         Raises:
-            OSError: as the disk does.
+            OSError: as the filesystem raises it.
         """
-        above, journal, disk = self._here / CHECKPOINTS, self._here / JOURNAL, self.filesystem
-        if not above.is_dir():
-            disk.mkdir(above)
-            disk.sync(self._here)
-        line, begun = to_json(record.to_dict()) + "\n", journal.exists()
-        note = {"round": state.round, "offset": journal.stat().st_size if begun else 0, "line": line}
+        parent, journal, disk = self._path / CHECKPOINTS, self._path / JOURNAL, self.filesystem
+        if not parent.is_dir():
+            disk.mkdir(parent)
+            disk.sync(self._path)
+        line, has_journal = to_json(record.to_dict()) + "\n", journal.exists()
+        note = {"round": state.round, "offset": journal.stat().st_size if has_journal else 0, "line": line}
         note["experiment"] = dict(self._experiment)
-        files = {
-            STATE: wire.to_safetensors({**wire.flatten_state(state), **last_update_rounds(store)}),
-            ROUND: json.dumps(note).encode(),
-        }
-        if changed := store.changed_in(state.round):
-            files[MEMORIES] = wire.to_safetensors(wire.flatten_client_states(changed))
-        older = sorted({*store.last_update.values()} - {state.round})
+        tensors = {**flatten_state(state), **last_update_rounds(client_states)}
+        files = {STATE: to_safetensors(tensors), ROUND: json.dumps(note).encode()}
+        if changed := client_states.changed_in(state.round):
+            files[CLIENT_STATES] = to_safetensors(flatten_client_states(changed))
+        older = sorted({*client_states.last_update.values()} - {state.round})
         self._digests = {r: self._digest(r) for r in older}
         own = {name: file_digest(content) for name, content in files.items()}
         files[MANIFEST] = make_manifest(own, self._digests)
-        self._write(files, round_dir(self._here, state.round))
-        self._digests |= {state.round: own[MEMORIES]} if changed else {}
+        self._write(files, round_dir(self._path, state.round))
+        self._digests |= {state.round: own[CLIENT_STATES]} if changed else {}
         disk.append(journal, line.encode())
         disk.sync(journal)
-        if not begun:
-            disk.sync(self._here)
+        if not has_journal:
+            disk.sync(self._path)
         self._prune()
 
     def load(self) -> Checkpoint | None:
-        """The newest round whose manifest holds. Newer ones are set aside with a warning, and rounds.jsonl is what it was when
-        that round had been recorded.
+        """The checkpoint of the newest valid round.
+
+        Newer rounds are quarantined with a warning, and rounds.jsonl becomes what it was after that round.
 
         Raises:
-            Mistake: if there are rounds, but none that holds.
-            Mistakes: if they are of another experiment than the folder was opened for.
-            OSError: if the disk takes no repair.
+            ConfigError: if there are rounds and none is valid.
+            ConfigErrors: if the rounds belong to another experiment.
+            OSError: if the filesystem does not allow the repair.
         """
-        saved, journal, bad = self._newest(self._experiment)
-        for left in sorted((self._here / CHECKPOINTS).glob(".*")):  # of a commit or a removal that a crash cut short
-            self.filesystem.remove(left)
-        if saved is not None:
-            after, memories = "is of a round after the last that holds", list_rounds(self._here, "memories")
-            self._set_aside([*bad, *((path, after) for r, path in memories.items() if r > saved.state.round)])
-            if not (self._here / JOURNAL).exists() or (self._here / JOURNAL).read_bytes() != journal:
-                write_atomic(self._here / JOURNAL, journal, self.filesystem)
-        return saved
+        checkpoint, journal, damaged = self._newest(self._experiment)
+        for leftover in sorted((self._path / CHECKPOINTS).glob(".*")):  # of a write or a removal that a crash interrupted
+            self.filesystem.remove(leftover)
+        if checkpoint is not None:
+            reason, older = "is of a round after the last valid one", list_rounds(self._path, "memories")
+            later = [(path, reason) for round, path in older.items() if round > checkpoint.state.round]
+            self._quarantine([*damaged, *later])
+            if not (self._path / JOURNAL).exists() or (self._path / JOURNAL).read_bytes() != journal:
+                write_atomic(self._path / JOURNAL, journal, self.filesystem)
+        return checkpoint
 
     def peek(self, experiment: Mapping[str, Any]) -> Checkpoint | None:
-        """What `load` would give for an experiment; nothing is changed in the folder. Raises as `load` does."""
+        """The checkpoint that `load` would return for an experiment; the folder stays unchanged. Raises as `load` does."""
         return self._newest(experiment)[0]
 
     def _newest(self, experiment: Mapping[str, Any]) -> tuple[Checkpoint | None, bytes, list[tuple[Path, str]]]:
-        """The newest round whose manifest holds, what rounds.jsonl was then, and the newer commits with what is wrong."""
-        bad: list[tuple[Path, str]] = []
-        for round in reversed(committed_rounds(self._here)):
+        """Return the newest valid checkpoint, its rounds.jsonl, and the damaged newer ones with the reasons."""
+        damaged: list[tuple[Path, str]] = []
+        for round in reversed(committed_rounds(self._path)):
             try:
-                state, store, note = read_checkpoint(self._here, round)
-                journal, records = read_journal(self._here / JOURNAL, note)
+                state, client_states, note = read_checkpoint(self._path, round)
+                journal, records = read_journal(self._path / JOURNAL, note)
                 before = dict(note["experiment"])
             except UNREADABLE as error:
-                bad.append((round_dir(self._here, round), " ".join(str(error).split())))
+                damaged.append((round_dir(self._path, round), " ".join(str(error).split())))
                 continue
-            raise_if_other_experiment(before, experiment, self._here)
-            return Checkpoint(state, store, records), journal, bad
-        if bad:
-            what = "; ".join(f"{path.name}: {why}" for path, why in bad)
-            raise ConfigError("resume", self._here, f"has no round that holds: {what}", "begin anew in another folder")
-        return None, b"", bad
+            raise_if_other_experiment(before, experiment, self._path)
+            return Checkpoint(state, client_states, records), journal, damaged
+        if damaged:
+            reasons = "; ".join(f"{path.name}: {reason}" for path, reason in damaged)
+            raise ConfigError("resume", self._path, f"has no valid round: {reasons}", "start a run in another folder")
+        return None, b"", damaged
 
     def finish(self) -> None:
-        """Keeps, of a run that has come to its end, the last round and those of `every`."""
+        """Keep only the last round, and those of `every`."""
         self._prune(1)
 
     def _digest(self, round: int) -> dict[str, Any]:
-        """Size and SHA-256 of the memories that changed in a round; they are read once."""
+        """Size and SHA-256 of the client states that a round changed; each file is read once."""
         if round not in self._digests:
-            self._digests[round] = file_digest(client_state_file(self._here, round).read_bytes())
+            self._digests[round] = file_digest(client_state_file(self._path, round).read_bytes())
         return self._digests[round]
 
     def _write(self, files: Mapping[str, bytes], place: Path) -> None:
@@ -196,40 +198,40 @@ class DiskCheckpointer:
         disk.rename(partial, place)
         disk.sync(place.parent)
 
-    def _set_aside(self, bad: Sequence[tuple[Path, str]]) -> None:
-        for path, why in bad:
-            log.warning("%s does not hold and is set aside: %s", path, why)
-            self.filesystem.rename(path, _free(path.with_name(f"bad-{path.name}")))
+    def _quarantine(self, damaged: Sequence[tuple[Path, str]]) -> None:
+        for path, reason in damaged:
+            log.warning("%s is not valid and is quarantined: %s", path, reason)
+            self.filesystem.rename(path, _unused_path(path.with_name(f"bad-{path.name}")))
 
     def _prune(self, keep: int | None = None) -> None:
-        """Removes the commits that are not kept; their memories stay while a kept one refers to them."""
-        rounds, needed = committed_rounds(self._here), set()
+        """Remove checkpoints that are not kept; their client states stay while a kept checkpoint refers to them."""
+        rounds, needed = committed_rounds(self._path), set()
         kept = replace(self.retention, keep=keep or self.retention.keep).select_rounds(rounds)
         for round in sorted(kept):
-            path = round_dir(self._here, round)
+            path = round_dir(self._path, round)
             try:
                 needed |= {int(r) for r in json.loads((path / MANIFEST).read_bytes())["memories"]}
-            except UNREADABLE as error:  # an old one that was spoilt: what newer ones need of it stays
-                log.warning("%s does not hold and is not kept: %s", path, error)
+            except UNREADABLE as error:  # an old damaged one: client states that newer ones need stay
+                log.warning("%s is not valid and is not kept: %s", path, error)
                 kept.remove(round)
-        for round, path in sorted(list_rounds(self._here, "memories").items()):
+        for round, path in sorted(list_rounds(self._path, "memories").items()):
             self._shrink(path, round in needed)
         for round in rounds:
             if round not in kept:
-                path = round_dir(self._here, round)
+                path = round_dir(self._path, round)
                 if round in needed:
                     self.filesystem.rename(path, path.with_name(path.name.replace("round", "memories")))
-                self._shrink(client_state_file(self._here, round).parent, round in needed)
+                self._shrink(client_state_file(self._path, round).parent, round in needed)
 
-    def _shrink(self, path: Path, needed: bool) -> None:
-        """Leaves a folder's memories alone, or nothing of it."""
-        if not needed:
-            gone = path.with_name(f".{path.name}")
-            self.filesystem.rename(path, gone)
-            self.filesystem.remove(gone)
+    def _shrink(self, path: Path, is_needed: bool) -> None:
+        """Keep only a folder's client states, or remove the folder."""
+        if not is_needed:
+            removed = path.with_name(f".{path.name}")
+            self.filesystem.rename(path, removed)
+            self.filesystem.remove(removed)
             return
         for other in sorted(path.iterdir()):
-            if other.name != MEMORIES:
+            if other.name != CLIENT_STATES:
                 self.filesystem.remove(other)
 
 
@@ -237,8 +239,7 @@ Checkpoints = DiskCheckpointer
 """Public alias."""
 
 
-def _free(path: Path) -> Path:
-    """A name that nothing has."""
+def _unused_path(path: Path) -> Path:
     number = 0
     while path.exists():
         number += 1

@@ -1,4 +1,4 @@
-"""What a commit is: what a run goes on from, where its files lie, and whether they are what its manifest says."""
+"""The format of a checkpoint: its files, its manifest, and how a checkpoint is read and verified."""
 
 from __future__ import annotations
 
@@ -11,109 +11,139 @@ from typing import Any
 
 import torch
 
-from fedlit.core import serialization as wire
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.messages import ServerState
+from fedlit.core.serialization import from_safetensors, unflatten_client_states, unflatten_state
 from fedlit.runs.layout import CHECKPOINTS, JOURNAL
 from fedlit.server.client_store import ClientStateStore
 
 SCHEMA = 2
-STATE, MEMORIES, ROUND, MANIFEST = "state.safetensors", "memories.safetensors", "round.json", "manifest.json"
+STATE = "state.safetensors"
+CLIENT_STATES = "memories.safetensors"
+ROUND = "round.json"
+MANIFEST = "manifest.json"
 
 
 def round_dir(folder: Path, round: int) -> Path:
-    """Where the commit of a round is, in a run's folder."""
+    """Folder of a round's checkpoint, in a run's folder."""
     return folder / CHECKPOINTS / f"round-{round:06d}"
 
 
 def list_rounds(folder: Path, kind: str) -> dict[int, Path]:
-    """What is kept of rounds in a run's folder, commits (`round`) or what is left of them (`memories`); names that are not
-    ours are left out."""
-    found = ((re.fullmatch(rf"{kind}-(\d+)", path.name), path) for path in (folder / CHECKPOINTS).glob(f"{kind}-*"))
-    return {int(match[1]): path for match, path in found if match}
+    """Folders below `checkpoints/` by round: whole checkpoints (`round`) or their client states alone (`memories`).
+
+    Folders with other names are left out.
+    """
+    paths = ((re.fullmatch(rf"{kind}-(\d+)", path.name), path) for path in (folder / CHECKPOINTS).glob(f"{kind}-*"))
+    return {int(match[1]): path for match, path in paths if match}
 
 
 def committed_rounds(folder: Path) -> list[int]:
-    """Rounds of which a commit is in a run's folder, whole or not, ascending."""
+    """Rounds with a checkpoint in a run's folder, valid or not, ascending."""
     return sorted(list_rounds(folder, "round"))
 
 
 def client_state_file(folder: Path, round: int) -> Path:
-    """Where the memories are that changed in a round."""
+    """File with the client states that a round changed."""
     older = folder / CHECKPOINTS / f"memories-{round:06d}"
-    return (older if older.is_dir() else round_dir(folder, round)) / MEMORIES
+    return (older if older.is_dir() else round_dir(folder, round)) / CLIENT_STATES
 
 
 def read_checkpoint(folder: Path, round: int) -> tuple[ServerState, ClientStateStore, dict[str, Any]]:
-    """A round's state, the clients' memories after it, and round.json, once the manifest was found to hold.
+    """Verify a round's manifest and read its checkpoint.
+
+    Returns:
+        The server state, the store of client states, and the content of round.json.
 
     Raises:
-        OSError, ValueError: if a file is missing, or is not what the manifest says.
+        OSError, ValueError: if a file is missing, or differs from the manifest.
     """
-    here = round_dir(folder, round)
-    manifest = json.loads((here / MANIFEST).read_bytes())
+    place = round_dir(folder, round)
+    manifest = json.loads((place / MANIFEST).read_bytes())
     if manifest["schema"] != SCHEMA:
-        raise ValueError(f"is of schema {manifest['schema']}, and this fedlit reads schema {SCHEMA}")
-    named = [name for name in (STATE, ROUND, MEMORIES) if name in manifest["files"]]  # and not what else it may name
-    files = {name: _checked(here / name, manifest["files"][name]) for name in named}
-    flat, note = wire.from_safetensors(files[STATE]), json.loads(files[ROUND])
+        raise ValueError(f"has schema {manifest['schema']}, and this fedlit reads schema {SCHEMA}")
+    names = [name for name in (STATE, ROUND, CLIENT_STATES) if name in manifest["files"]]  # no other that it may list
+    files = {name: _verified(place / name, manifest["files"][name]) for name in names}
+    flat, note = from_safetensors(files[STATE]), json.loads(files[ROUND])
     if note["round"] != round:
         raise ValueError(f"is of round {note['round']}")
     clients, rounds = (flat["since", name, ""].tolist() for name in ("clients", "rounds"))
-    since = dict(zip(clients, rounds, strict=True))
-    segments = {
-        int(r): _checked(client_state_file(folder, int(r)), wanted) for r, wanted in manifest["memories"].items()
-    }
-    if MEMORIES in files:
-        segments[round] = files[MEMORIES]
-    memories = {r: wire.unflatten_client_states(wire.from_safetensors(content)) for r, content in segments.items()}
-    store = ClientStateStore({client: memories[r][client] for client, r in since.items()}, since)
-    return wire.unflatten_state(flat, round), store, note
+    last_update = dict(zip(clients, rounds, strict=True))
+    contents = {int(r): _verified(client_state_file(folder, int(r)), d) for r, d in manifest["memories"].items()}
+    if CLIENT_STATES in files:
+        contents[round] = files[CLIENT_STATES]
+    states = {r: unflatten_client_states(from_safetensors(content)) for r, content in contents.items()}
+    store = ClientStateStore({client: states[r][client] for client, r in last_update.items()}, last_update)
+    return unflatten_state(flat, round), store, note
 
 
 def read_journal(journal: Path, note: Mapping[str, Any]) -> tuple[bytes, tuple[Mapping[str, Any], ...]]:
-    """What rounds.jsonl was when a commit's round had been recorded, and its records. Raises ValueError if it is lost."""
+    """Rebuild rounds.jsonl as it was after a checkpoint's round.
+
+    Args:
+        journal: path of rounds.jsonl.
+        note: content of the checkpoint's round.json.
+
+    Returns:
+        The bytes of the file, and its records.
+
+    Raises:
+        ValueError: if an earlier record is missing.
+    """
     before = journal.read_bytes()[: note["offset"]] if journal.exists() else b""
     if len(before) < note["offset"]:
         raise ValueError(f"{JOURNAL} is shorter than when the round was recorded")
-    whole = before + note["line"].encode()
-    records = tuple(json.loads(record) for record in whole.splitlines())
+    content = before + note["line"].encode()
+    records = tuple(json.loads(record) for record in content.splitlines())
     if [record["round"] for record in records] != [*range(1, note["round"] + 1)]:
-        raise ValueError(f"{JOURNAL} does not have the rounds before, each once")
-    return whole, records
+        raise ValueError(f"{JOURNAL} does not have each earlier round once")
+    return content, records
 
 
 def raise_if_other_experiment(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    """Raises Mistakes with every value of an experiment that is not what it was in a folder's commits; a value that one of
-    the two does not have is not compared."""
-    found = [
-        ConfigError(key, value, f"was {before[key]} in the rounds that {folder} has", "take that, or another folder")
+    """Raise ConfigErrors for each value that differs between two fingerprints.
+
+    A value that only one of them has is not compared.
+
+    Args:
+        before: fingerprint in the folder's checkpoints.
+        now: fingerprint of the experiment that resumes.
+        folder: the run's folder.
+    """
+    errors = [
+        ConfigError(key, value, f"was {before[key]} in the checkpoints of {folder}", "take that, or another folder")
         for key, value in now.items()
         if key in before and before[key] != value
     ]
-    if found:
-        raise ConfigErrors(found)
+    if errors:
+        raise ConfigErrors(errors)
 
 
-def _checked(path: Path, wanted: Mapping[str, Any]) -> bytes:
+def _verified(path: Path, digest: Mapping[str, Any]) -> bytes:
     content = path.read_bytes()
-    if file_digest(content) != wanted:
-        raise ValueError(f"{path.name} is not what the manifest says")
+    if file_digest(content) != digest:
+        raise ValueError(f"{path.name} differs from the manifest")
     return content
 
 
 def file_digest(content: bytes) -> dict[str, Any]:
-    """A file's size and digest."""
+    """Size and SHA-256 of a file's content."""
     return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def make_manifest(files: Mapping[str, Any], memories: Mapping[int, Any]) -> bytes:
-    """The manifest of a commit's files, measured, and of older memories by round."""
-    older = {str(round): measured for round, measured in memories.items()}
+def make_manifest(files: Mapping[str, Any], client_states: Mapping[int, Any]) -> bytes:
+    """The manifest of a checkpoint.
+
+    Args:
+        files: digest of each file.
+        client_states: digest of the client states of each older round that some client still has.
+    """
+    older = {str(round): digest for round, digest in client_states.items()}
     return json.dumps({"schema": SCHEMA, "files": files, "memories": older}).encode()
 
 
 def last_update_rounds(store: ClientStateStore) -> dict[tuple[str, ...], torch.Tensor]:
-    """After which round each client remembered what it does."""
-    clients, rounds = torch.tensor([*store.last_update]).long(), torch.tensor([*store.last_update.values()]).long()
+    """The round that last updated each client's state, as named tensors."""
+    clients = torch.tensor([*store.last_update]).long()
+    rounds = torch.tensor([*store.last_update.values()]).long()
     return {("since", "clients", ""): clients, ("since", "rounds", ""): rounds}

@@ -1,4 +1,4 @@
-"""A round's cohort as it was drawn, and what asking for it came to."""
+"""The plan of a round: cohort, step budgets, clients that are left out."""
 
 from __future__ import annotations
 
@@ -11,115 +11,82 @@ from fedlit.core.errors import ConfigError
 from fedlit.core.messages import ClientFailure, LossJob, LossResult, ServerState
 from fedlit.core.streams import Purpose, stream
 from fedlit.executors.executor import Execute
-from fedlit.server.sampling.sampler import ClientPool, Sampler
+from fedlit.server.sampling.sampler import ClientPool, FunctionSampler, Sampler
 
 LOSS_REPLY_BYTES = 8
-"""Bytes of a candidate's answer: its loss, a float64."""
+"""Length of a candidate's reply in bytes: its loss, a float64."""
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """A round's cohort.
-
-    Args:
-        cohort: its clients, those with most examples first; of equal ones the lower id.
-        sent: how many clients were sent the model: the cohort, and who was asked for a loss.
-        bytes: length of the candidates' answers.
-        failures: candidates that failed to answer and are not in the cohort.
-        metrics: what the record is to say.
-    """
-
-    cohort: tuple[int, ...]
-    sent: int
-    bytes: int
-    failures: tuple[ClientFailure, ...]
-    metrics: Mapping[str, float]
-
-
-class LossOracle:
-    """Asks clients for their losses in a round, each once, and keeps the answers."""
-
-    def __init__(self, round: int, state: ServerState, execute: Execute) -> None:
-        self._round, self._state, self._execute = round, state, execute
-        self.answers: dict[int, LossResult] = {}
-
-    def __call__(self, clients: np.ndarray) -> np.ndarray:
-        """See `Pool.losses`."""
-        ids = [int(client) for client in clients]
-        jobs = [LossJob(self._round, client) for client in dict.fromkeys(ids) if client not in self.answers]
-        for answer in self._execute(jobs, self._state):
-            assert isinstance(answer, LossResult)
-            self.answers[answer.client] = answer
-        return np.array([self.answers[client].value for client in ids], dtype=np.float64)
-
-
-def drawn(sampler: Sampler, sizes: np.ndarray, seed: int, state: ServerState, round: int, execute: Execute) -> Drawn:
-    """Who takes part in a round.
-
-    Args:
-        sampler: who decides.
-        sizes: samples of each client, shape (clients,).
-        seed: of the experiment.
-        state: before the round.
-        round: counted from 0.
-        execute: what does the jobs by which clients are asked.
-
-    Raises:
-        Mistake: if the sampler names a client twice, or one that there is not.
-    """
-    losses = LossOracle(round, state, execute)
-    pool = ClientPool(sizes, round, seed, losses)
-    cohort = draw_cohort(sampler, pool)
-    answers = losses.answers.values()
-    metrics = getattr(sampler, "metrics", None)  # most samplers have none
-    figures = dict(metrics(pool)) if metrics is not None else {}
-    return Drawn(
-        cohort,
-        len(losses.answers.keys() | set(cohort)),
-        LOSS_REPLY_BYTES * sum(answer.failure is None for answer in answers),
-        tuple(a.failure for a in answers if a.failure is not None and a.client not in cohort),
-        {**figures, **({"clients/asked": len(losses.answers)} if losses.answers else {})},
-    )
-
-
-def draw_cohort(sampler: Sampler, pool: ClientPool) -> tuple[int, ...]:
-    """The cohort that a sampler draws from a pool, those with most examples first; of equal ones the lower id.
-
-    Raises:
-        Mistake: if the sampler names a client twice, or one that there is not.
-    """
-    ids = np.asarray(sampler(pool, stream(pool.seed, Purpose.COHORT, pool.round)))
-    name, remedy = type(sampler).__name__, "it returns different ids out of range(len(pool))"
-    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
-        raise ConfigError("sampler", name, f"draws {ids.dtype} of shape {list(ids.shape)}, which are no ids", remedy)
-    odd = [int(client) for client in ids if not 0 <= client < len(pool)]
-    if odd or len(np.unique(ids)) < len(ids):
-        why = f"draws client {odd[0]}, and there are {len(pool)}" if odd else "draws a client twice"
-        raise ConfigError("sampler", name, why, remedy)
-    return tuple(sorted((int(client) for client in ids), key=lambda client: (-pool.sizes[client], client)))
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RoundPlan:
-    """Who is asked in a round.
+    """The plan of a round.
 
     Args:
-        cohort: who was sampled, those with most examples first.
-        asked: who trains, in that order; None for all of them.
-        budgets: optimizer steps after which a client is cut short, of those that are.
-        failures: clients whose update is not waited for.
-        metrics: what the record is to say.
-        bytes: length of what clients sent before they trained.
+        cohort: sampled clients, those with most examples first.
+        clients: clients of the cohort that train, in the same order.
+        budgets: maximum of optimizer steps, for clients with a step budget.
+        failures: clients that are left out before training.
+        metrics: figures for the round's record.
+        up_bytes: bytes that clients sent before they train.
     """
 
     cohort: tuple[int, ...]
-    asked: tuple[int, ...] | None = None
+    clients: tuple[int, ...]
     budgets: Mapping[int, int] = field(default_factory=dict)
     failures: tuple[ClientFailure, ...] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
-    bytes: int = 0
+    up_bytes: int = 0
+
+
+class LossOracle:
+    """Measure the loss of clients in one round, each client once.
+
+    Args:
+        state: the server state before the round.
+        execute: executes the jobs.
+    """
+
+    def __init__(self, state: ServerState, execute: Execute) -> None:
+        self._state, self._execute = state, execute
+        self.results: dict[int, LossResult] = {}
+
+    def __call__(self, clients: np.ndarray) -> np.ndarray:
+        """Return the losses of some clients: see `ClientPool.losses`."""
+        ids = [int(client) for client in clients]
+        jobs = [LossJob(self._state.round, client) for client in dict.fromkeys(ids) if client not in self.results]
+        for result in self._execute(jobs, self._state):
+            assert isinstance(result, LossResult)
+            self.results[result.client] = result
+        return np.array([self.results[client].value for client in ids], dtype=np.float64)
 
     @property
-    def clients(self) -> tuple[int, ...]:
-        """Who trains."""
-        return self.cohort if self.asked is None else self.asked
+    def up_bytes(self) -> int:
+        """Bytes of all replies."""
+        return LOSS_REPLY_BYTES * sum(result.failure is None for result in self.results.values())
+
+    def failures(self, cohort: tuple[int, ...]) -> tuple[ClientFailure, ...]:
+        """Failures of candidates that are not in the cohort."""
+        failures = (result.failure for result in self.results.values())
+        return tuple(failure for failure in failures if failure is not None and failure.client not in cohort)
+
+    def metrics(self) -> dict[str, float]:
+        """The number of candidates, if there are any."""
+        return {"clients/asked": len(self.results)} if self.results else {}
+
+
+def draw_cohort(sampler: Sampler, pool: ClientPool) -> tuple[int, ...]:
+    """Draw a cohort: the clients with most examples first, and of equal ones the lower id.
+
+    Raises:
+        ConfigError: if the sampler returns an id twice, or an id that does not exist.
+    """
+    ids = np.asarray(sampler(pool, stream(pool.seed, Purpose.COHORT, pool.round)))
+    made = sampler.function if isinstance(sampler, FunctionSampler) else sampler
+    name, hint = type(made).__name__, "return distinct ids out of range(len(pool))"
+    if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+        raise ConfigError("sampler", name, f"draws {ids.dtype} of shape {list(ids.shape)} instead of ids", hint)
+    unknown = [int(client) for client in ids if not 0 <= client < len(pool)]
+    if unknown or len(np.unique(ids)) < len(ids):
+        clients = f"draws client {unknown[0]}, and there are {len(pool)} clients"
+        raise ConfigError("sampler", name, clients if unknown else "draws a client twice", hint)
+    return tuple(sorted((int(client) for client in ids), key=lambda client: (-pool.sizes[client], client)))

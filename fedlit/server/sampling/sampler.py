@@ -1,26 +1,29 @@
-"""The clients that a round's cohort is drawn from, as a sampler sees them."""
+"""The joint for client selection: the pool of clients, and samplers that draw a cohort from it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 
+from fedlit.core.errors import ConfigError
+from fedlit.core.facts import FederationFacts
 from fedlit.core.streams import Purpose, stream
 
 
 @dataclass(frozen=True)
 class ClientPool:
-    """The clients, numbered from 0, in one round.
+    """The clients of a federation in one round, numbered from 0.
 
     Args:
-        sizes: samples of each client, shape (clients,).
-        round: counted from 0.
-        seed: of the experiment.
-        losses: asks clients, ids of shape (n,), for the mean training loss of the global model on their samples: float64 of
-            shape (n,), NaN for those who failed to answer. Each is sent the model, which is counted.
+        sizes: examples of each client, shape (clients,).
+        round: the round, counted from 0.
+        seed: the experiment's seed.
+        losses: returns the mean training loss of the global model for each of some clients: ids of shape (n,) give float64 of
+            shape (n,), with NaN for a client that failed. Each of them is sent the model, and its bytes are counted.
     """
 
     sizes: np.ndarray
@@ -32,28 +35,71 @@ class ClientPool:
         return len(self.sizes)
 
     def stream(self, key: int, number: int = 0) -> np.random.Generator:
-        """A generator of the sampler's own, the same in every round.
+        """A generator for the sampler itself, the same in every round.
 
         Args:
-            key: what it is for, >= 1.
-            number: of those for the same, >= 0.
+            key: purpose of the numbers, >= 1.
+            number: number of the generator among those of one purpose, >= 0.
 
         Raises:
-            ValueError: if the key is 0, which is that of the rounds' own generators.
+            ValueError: if the key is 0, the key of the rounds' own generators.
         """
         if key < 1:
-            raise ValueError(f"key {key} must be at least 1: 0 is the key of the rounds' own generators")
+            raise ValueError(f"key={key} must be at least 1: the rounds' own generators have key 0")
         return stream(self.seed, Purpose.COHORT, number, key=key)
 
 
-class Sampler(Protocol):
-    """Who takes part in a round.
+class Sampler(ABC):
+    """Selection of each round's cohort. `__call__` is abstract; the rest has defaults.
 
-    It may have more: `check(facts)`, its rules about other parts; `metrics(pool)`, figures for the record; `most(clients)`, how
-    large a cohort can be where that is not the schedule's size; and `by_examples`, true if it is likelier to draw clients that
-    have more examples.
+    Attributes:
+        weighted_by_examples: True if clients with more examples are more likely to be drawn.
     """
 
+    weighted_by_examples: ClassVar[bool] = False
+
+    @abstractmethod
     def __call__(self, pool: ClientPool, generator: np.random.Generator) -> np.ndarray:
-        """Different ids out of range(len(pool)), in any order, possibly none; `generator` is the round's own."""
-        ...
+        """Draw distinct ids out of range(len(pool)), in any order, possibly none.
+
+        Args:
+            pool: the clients.
+            generator: the round's own generator.
+        """
+
+    def check(self, facts: FederationFacts) -> Iterable[ConfigError]:
+        """Errors and warnings about the rest of the federation; none by default."""
+        return ()
+
+    def metrics(self, pool: ClientPool) -> Mapping[str, float]:
+        """Figures for the round's record; none by default."""
+        return {}
+
+    def max_cohort(self, clients: int) -> int | None:
+        """Size of the largest possible cohort; None, the default, for the schedule's size."""
+        return None
+
+
+@dataclass(frozen=True)
+class FunctionSampler(Sampler):
+    """A plain function as a sampler."""
+
+    function: Callable[[ClientPool, np.random.Generator], np.ndarray]
+
+    def __call__(self, pool: ClientPool, generator: np.random.Generator) -> np.ndarray:
+        """Call the function."""
+        return self.function(pool, generator)
+
+
+def as_sampler(value: Any) -> Sampler:
+    """A sampler, or a plain function as one.
+
+    Raises:
+        ConfigError: if the value cannot be called.
+    """
+    if isinstance(value, Sampler):
+        return value
+    if not callable(value):
+        hint = "make a function of (pool, generator) that returns ids, or subclass fedlit.Sampler"
+        raise ConfigError("sampler", type(value).__name__, "is not a sampler", hint)
+    return FunctionSampler(value)

@@ -12,7 +12,7 @@ from fedlit.data import Data
 from fedlit.experiment.config.estimate import MemoryEstimate, client_state_nbytes, estimate_client_state, groups_nbytes
 from fedlit.experiment.observers import Run
 from fedlit.server.checkpoint.disk import DiskCheckpointer, Retention
-from fedlit.server.checkpoint.format import MEMORIES
+from fedlit.server.checkpoint.format import CLIENT_STATES
 
 
 def a_run(keeping, folder=Path("nowhere"), state="keep", **more):
@@ -22,7 +22,7 @@ def a_run(keeping, folder=Path("nowhere"), state="keep", **more):
 
 
 def on_disk(folder):
-    files = folder.glob(f"checkpoints/*/{MEMORIES}")
+    files = folder.glob(f"checkpoints/*/{CLIENT_STATES}")
     found = [wire.unflatten_client_states(wire.from_safetensors(path.read_bytes())) for path in files]
     return sum(groups_nbytes(memory) for memories in found for memory in memories.values())
 

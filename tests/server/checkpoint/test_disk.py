@@ -16,7 +16,7 @@ from fedlit.core.messages import ClientFailure, Model, ServerState
 from fedlit.runs.layout import CHECKPOINTS
 from fedlit.runs.record import RoundRecord
 from fedlit.server.checkpoint.disk import JOURNAL, DiskCheckpointer, Retention
-from fedlit.server.checkpoint.format import MANIFEST, MEMORIES, ROUND, STATE, file_digest, round_dir
+from fedlit.server.checkpoint.format import MANIFEST, CLIENT_STATES, ROUND, STATE, file_digest, round_dir
 from fedlit.server.client_store import ClientStateStore
 from fedlit.simulation.server_crash import ServerCrash
 
@@ -140,7 +140,7 @@ def test_so_many_are_kept_and_memories_as_long_as_they_are_needed(tmp_path, keep
     assert [name for name in names(tmp_path) if name.startswith("round")] == left
     assert [name for name in names(tmp_path) if name.startswith("memories")] == ["memories-000001", "memories-000002"]
     assert names(tmp_path / CHECKPOINTS / "..") == names(tmp_path)
-    assert [path.name for path in (tmp_path / CHECKPOINTS / "memories-000001").iterdir()] == [MEMORIES]
+    assert [path.name for path in (tmp_path / CHECKPOINTS / "memories-000001").iterdir()] == [CLIENT_STATES]
     assert DiskCheckpointer(tmp_path).load().client_states.last_update == {1: 1, 2: 2, 9: 7}
 
 
@@ -171,7 +171,7 @@ def test_all_is_synced_before_it_counts(tmp_path):
     kept(tmp_path, 1, disk=disk)
     assert disk.steps == [
         f"sync {tmp_path.name}",
-        *(f"{step} {name}" for name in (STATE, ROUND, MEMORIES, MANIFEST) for step in ("write", "sync")),
+        *(f"{step} {name}" for name in (STATE, ROUND, CLIENT_STATES, MANIFEST) for step in ("write", "sync")),
         "sync .round-000001",
         "rename round-000001",
         "sync checkpoints",
@@ -218,7 +218,7 @@ def test_a_bad_one_is_set_aside_as_often_as_it_takes(tmp_path, caplog):
 def test_a_round_that_is_gone_back_behind_takes_its_memories_with_it(tmp_path):
     keeping = Retention(1, every=2)
     kept(tmp_path, 5, keeping, remember=lambda number: [number])
-    spoil(tmp_path / CHECKPOINTS / "memories-000003", MEMORIES)  # so 4 and 5 are bad, and 2 is the newest that holds
+    spoil(tmp_path / CHECKPOINTS / "memories-000003", CLIENT_STATES)  # so 4 and 5 are bad, and 2 is the newest that holds
     assert DiskCheckpointer(tmp_path, keeping).load().state.round == 2
     assert names(tmp_path) == [
         "bad-memories-000003", "bad-round-000004", "bad-round-000005", "memories-000001", "round-000002"

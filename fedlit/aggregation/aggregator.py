@@ -1,0 +1,198 @@
+"""The sum of a round: a tree that the cohort alone fixes, so the result does not depend on the workers.
+
+A worker adds its clients from left to right. The server adds the partial aggregates pairwise, in the order of their index.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from typing import ClassVar, TypeVar
+
+from torch import Tensor
+
+from fedlit.core.errors import ConfigError
+from fedlit.core.facts import FederationFacts
+from fedlit.core.messages import Aggregate, ClientFailure, PartialAggregate, TrainJob
+from fedlit.core.tensors import Groups, Layout
+
+MAX_CHUNKS = 64
+T = TypeVar("T")
+
+
+class Aggregator(ABC):
+    """A monoid over decoded messages: the sum that stands for a round's updates.
+
+    Attributes:
+        keeps_messages: True if the sum holds every message, so that its memory grows with the cohort.
+    """
+
+    keeps_messages: ClassVar[bool] = False
+
+    def check(self, facts: FederationFacts) -> Iterable[ConfigError]:
+        """Errors and warnings about the rest of the federation; none by default."""
+        return ()
+
+    @abstractmethod
+    def add(self, total: Tensor | None, vector: Tensor, weight: float) -> Tensor:
+        """Add one client's vector.
+
+        Args:
+            total: the sum so far, which is overwritten; None for an empty sum.
+            vector: float64 of shape (d,), which is overwritten.
+            weight: weight of the client.
+        """
+
+    @abstractmethod
+    def merge(self, left: Tensor, right: Tensor) -> Tensor:
+        """The sum of two sums."""
+
+    @abstractmethod
+    def finish(self, total: Tensor, weight: float) -> Tensor:
+        """The aggregate vector, float64 of shape (d,), of a sum with a total weight > 0."""
+
+
+def make_train_jobs(
+    round: int,
+    cohort: Sequence[int],
+    client_states: Mapping[int, Groups] | None = None,
+    budgets: Mapping[int, int] | None = None,
+) -> list[TrainJob]:
+    """Cut a cohort, in its order, into jobs: one client each up to 64 clients, and 64 equal parts above.
+
+    Args:
+        round: the round, counted from 0.
+        cohort: ids of the clients.
+        client_states: state of each client that has one.
+        budgets: step budget of each client that has one.
+    """
+    size = max(1, -(-len(cohort) // MAX_CHUNKS))
+    parts = [tuple(cohort[start : start + size]) for start in range(0, len(cohort), size)]
+    return [
+        TrainJob(round, index, part, _restrict(client_states or {}, part), _restrict(budgets or {}, part))
+        for index, part in enumerate(parts)
+    ]
+
+
+def _restrict(by_client: Mapping[int, T], clients: Sequence[int]) -> dict[int, T]:
+    return {client: by_client[client] for client in clients if client in by_client}
+
+
+def add_weighted(
+    sums: Mapping[str, tuple[float, float]], more: Mapping[str, tuple[float, float]]
+) -> dict[str, tuple[float, float]]:
+    """Add pairs (weight * value, weight) name by name, the first argument before the second."""
+    total = dict(sums)
+    for name, (value, weight) in more.items():
+        before = total.get(name, (0.0, 0.0))
+        total[name] = (before[0] + value, before[1] + weight)
+    return total
+
+
+def merge(aggregator: Aggregator, partials: Sequence[PartialAggregate]) -> PartialAggregate:
+    """The partial aggregate that one worker would make of all clients, left to right."""
+    return reduce(lambda left, right: _merge_pair(aggregator, left, right), partials)
+
+
+def _merge_pair(aggregator: Aggregator, left: PartialAggregate, right: PartialAggregate) -> PartialAggregate:
+    return PartialAggregate(
+        index=left.index,
+        layout=left.layout or right.layout,
+        total=_merge_totals(aggregator, left.total, right.total),
+        weight=left.weight + right.weight,
+        members=left.members + right.members,
+        failures=left.failures + right.failures,
+        metrics=add_weighted(left.metrics, right.metrics),
+        up_bytes=left.up_bytes + right.up_bytes,
+        steps=left.steps + right.steps,
+        client_states={**left.client_states, **right.client_states},
+        sum_of_squares=left.sum_of_squares + right.sum_of_squares,
+    )
+
+
+def _merge_totals(aggregator: Aggregator, left: Tensor | None, right: Tensor | None) -> Tensor | None:
+    if left is None or right is None:
+        return right if left is None else left
+    return aggregator.merge(left, right)
+
+
+class ReductionTree:
+    """Add partial aggregates pairwise in the order of their index. It holds at most log2 of their number.
+
+    Args:
+        aggregator: adds two sums.
+        failures: failures of clients that did not train.
+        up_bytes: bytes that clients sent before they trained.
+    """
+
+    def __init__(
+        self, aggregator: Aggregator, failures: Sequence[ClientFailure] = (), up_bytes: int = 0
+    ) -> None:
+        self._aggregator = aggregator
+        self._tree: list[tuple[int, Tensor | None, float]] = []  # (height, sum, weight) of subtrees, tallest first
+        self._next = 0
+        self._sums: dict[str, tuple[float, float]] = {}
+        self.layout: Layout | None = None
+        self.members: list[int] = []
+        self.failures: list[ClientFailure] = list(failures)
+        self.client_states: dict[int, Groups] = {}
+        self.up_bytes = up_bytes
+        self.steps = 0
+        self.sum_of_squares = 0.0
+
+    def add(self, partial: PartialAggregate) -> None:
+        """Add the next partial aggregate.
+
+        Raises:
+            ValueError: if its index is not the next one, or its layout differs from that of the others.
+        """
+        if partial.index != self._next:
+            raise ValueError(
+                f"partial {partial.index} came, and {self._next} is next: the order of the sum is part of the result"
+            )
+        self._next += 1
+        if partial.layout is not None:
+            if self.layout not in (None, partial.layout):
+                raise ValueError(f"the updates of clients {partial.members} have another layout than the others")
+            self.layout = partial.layout
+        self._push(0, partial.total, partial.weight)
+        self.members += partial.members
+        self.failures += partial.failures
+        self.client_states |= partial.client_states
+        self.up_bytes += partial.up_bytes
+        self.steps += partial.steps
+        self.sum_of_squares += partial.sum_of_squares
+        self._sums = add_weighted(self._sums, partial.metrics)
+
+    def root(self) -> tuple[Tensor | None, float]:
+        """Return the sum of all partial aggregates and its weight; None and 0 without any."""
+        while len(self._tree) > 1:
+            height, total, weight = self._tree.pop()
+            left_height, left, left_weight = self._tree.pop()
+            merged = _merge_totals(self._aggregator, left, total)
+            self._tree.append((max(height, left_height) + 1, merged, left_weight + weight))
+        return self._tree[0][1:] if self._tree else (None, 0.0)
+
+    def finish(self, opened: Tensor, weight: float, population: int | None = None) -> Aggregate:
+        """The aggregate of the opened sum.
+
+        Args:
+            opened: the root's sum after the channel opened it.
+            weight: the root's weight, > 0.
+            population: number of clients in the federation; None for the number of members.
+        """
+        assert self.layout is not None
+        groups, clients = self.layout.groups(self._aggregator.finish(opened, weight)), len(self.members)
+        return Aggregate(groups, weight, clients, population or clients)
+
+    def metrics(self) -> dict[str, float]:
+        """Metrics that the clients' modules logged, averaged by examples."""
+        return {name: total / examples for name, (total, examples) in self._sums.items() if examples}
+
+    def _push(self, height: int, total: Tensor | None, weight: float) -> None:
+        while self._tree and self._tree[-1][0] == height:
+            height += 1
+            _, left, left_weight = self._tree.pop()
+            total, weight = _merge_totals(self._aggregator, left, total), left_weight + weight
+        self._tree.append((height, total, weight))

@@ -1,0 +1,40 @@
+"""Checks of a client's update before it is added: names, shapes, dtypes, finite numbers, norm."""
+
+from __future__ import annotations
+
+import torch
+
+from fedlit.core.tensors import Groups
+
+
+def layout_mismatch(groups: Groups, template: Groups) -> str:
+    """Differences of an update's names, shapes and dtypes from the template; an empty string if there are none."""
+    given, expected = (
+        {
+            f"{group}/{name}": (tuple(t.shape), t.dtype)
+            for group, tensors in some.items()
+            for name, t in tensors.items()
+        }
+        for some in (groups, template)
+    )
+    differing = [name for name in {**expected, **given} if given.get(name) != expected.get(name)]
+    lines = [f"{name} is {_describe(given.get(name))}, not {_describe(expected.get(name))}" for name in differing[:3]]
+    return "; ".join(lines) + (f"; and {len(differing) - 3} more" if len(differing) > 3 else "")
+
+
+def _describe(entry: tuple[tuple[int, ...], torch.dtype] | None) -> str:
+    return "missing" if entry is None else f"{str(entry[1]).removeprefix('torch.')} {list(entry[0])}"
+
+
+def invalid_values(vector: torch.Tensor, weight: float, max_norm: float | None = None) -> str:
+    """The reason why an update is invalid; an empty string for a valid one.
+
+    The sum is checked first: it shows any NaN or infinity, and costs a tenth of a check of all numbers.
+    """
+    if not 0 <= weight < float("inf"):
+        return f"weight {weight}"
+    if not bool(vector.sum().isfinite()) and not bool(vector.isfinite().all()):
+        return f"{int((~vector.isfinite()).sum())} of {len(vector)} numbers are NaN or infinite"
+    if max_norm is not None and (norm := float(vector.double().norm())) > max_norm:
+        return f"norm {norm:.3g} is above faults.max_norm={max_norm:g}"
+    return ""
