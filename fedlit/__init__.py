@@ -7,11 +7,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedlit.aggregation import Aggregator as Aggregator
+    from fedlit.aggregation import Channel as Channel
+    from fedlit.aggregation import Order as Order
+    from fedlit.aggregation import Packing as Packing
+    from fedlit.aggregation import Stage as Stage
+    from fedlit.aggregation import Ticket as Ticket
     from fedlit.algorithms import FedAvg as FedAvg
+    from fedlit.algorithms.algorithm import Algorithm as Algorithm
+    from fedlit.algorithms.algorithm import Local as Local
     from fedlit.client.trainer import TrainerConfig as TrainerConfig
     from fedlit.core.messages import Aggregate as Aggregate
     from fedlit.core.messages import ServerState as ServerState
+    from fedlit.core.messages import Shared as Shared
+    from fedlit.core.messages import StageState as StageState
     from fedlit.core.messages import Update as Update
+    from fedlit.core.model import ContrastiveTerm as ContrastiveTerm
     from fedlit.core.model import FitResult as FitResult
     from fedlit.core.model import GradientTerm as GradientTerm
     from fedlit.core.model import Model as Model
@@ -21,42 +32,61 @@ if TYPE_CHECKING:
     from fedlit.data import Natural as Natural
     from fedlit.data import TensorSamples as TensorSamples
     from fedlit.data.custom import to_data as to_data
+    from fedlit.data.protocols import Partitioner as Partitioner
     from fedlit.data.samples import Loading as Loading
+    from fedlit.experiment.observers.observer import Observer as Observer
     from fedlit.runs.record import RoundRecord as RoundRecord
     from fedlit.server.checkpoint.checkpointer import Retention as Retention
     from fedlit.server.checkpoint.disk import Checkpoints as Checkpoints
     from fedlit.server.checkpoint.disk import DiskCheckpointer as DiskCheckpointer
     from fedlit.server.evaluation import Evaluations as Evaluations
-    from fedlit.server.federation import Federation as Federation
     from fedlit.server.monitor import Monitor as Monitor
+    from fedlit.server.sampling.sampler import ClientPool as ClientPool
+    from fedlit.server.sampling.sampler import Sampler as Sampler
     from fedlit.server.schedule import Schedule as Schedule
+    from fedlit.server.setup import Federation as Federation
 
 __version__ = "0.1.0"
 
 STARTED = time.time()
-"""When this process began to import fedlit, which is before anything that takes time."""
+"""Time at which this process began to import fedlit, before the slow imports, in seconds since the epoch."""
 
 _MODULES = {
     "Aggregate": "core.messages",
+    "Aggregator": "aggregation",
+    "Algorithm": "algorithms.algorithm",
+    "Channel": "aggregation",
     "Checkpoints": "server.checkpoint.disk",
+    "ClientPool": "server.sampling.sampler",
+    "ContrastiveTerm": "core.model",
     "Data": "data",
     "Dirichlet": "data",
     "DiskCheckpointer": "server.checkpoint.disk",
     "Evaluations": "server.evaluation",
     "FedAvg": "algorithms",
-    "Federation": "server.federation",
+    "Federation": "server.setup",
     "FitResult": "core.model",
     "GradientTerm": "core.model",
     "Iid": "data",
     "Loading": "data.samples",
+    "Local": "algorithms.algorithm",
     "Model": "core.model",
     "Monitor": "server.monitor",
     "Natural": "data",
+    "Observer": "experiment.observers.observer",
+    "Order": "aggregation",
+    "Packing": "aggregation",
+    "Partitioner": "data.protocols",
     "Retention": "server.checkpoint.checkpointer",
     "RoundRecord": "runs.record",
+    "Sampler": "server.sampling.sampler",
     "Schedule": "server.schedule",
     "ServerState": "core.messages",
+    "Shared": "core.messages",
+    "Stage": "aggregation",
+    "StageState": "core.messages",
     "TensorSamples": "data",
+    "Ticket": "aggregation",
     "TrainerConfig": "client.trainer",
     "Update": "core.messages",
     "to_data": "data.custom",

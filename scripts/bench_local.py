@@ -19,9 +19,10 @@ import numpy as np
 import torch
 
 from fedlit.algorithms import FedAvg
-from fedlit.client.trainer import ModuleReplica, TrainerConfig
+from fedlit.client.replica import ModuleReplica
+from fedlit.client.trainer import TrainerConfig
 from fedlit.client.worker import ClientWorker
-from fedlit.core.messages import ServerState, TrainJob
+from fedlit.core.messages import ServerState, Shared, TrainJob
 from fedlit.data import Normalise, Population, TensorSamples
 from fedlit.data.client_data import ClientData
 from fedlit.data.samples import Loading
@@ -57,7 +58,7 @@ def ours(w, x, y, parts):
     worker = ClientWorker(
         FedAvg(), bench, recipe, ClientData(samples, Population.of(owner, len(parts)), {}, loading, seed=0)
     )
-    return worker, ServerState(0, {"model": bench.read()})
+    return worker, ServerState(0, Shared(bench.read()))
 
 
 def bare(w, model, x, y, parts, cohort):

@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Makes everything go wrong that can on one machine, one row after the other, and says what held.
+"""Injects every fault that is possible on one machine, one row after the other, and prints which rows held.
 
     scripts/fault_matrix.py                        # all rows
-    scripts/fault_matrix.py --fast                 # those that take no seconds
-    scripts/fault_matrix.py --row "power cut"      # those with that in their name
-    scripts/fault_matrix.py --break sync --row "power cut"   # with a part of fedlit left out: must not hold
+    scripts/fault_matrix.py --fast                 # rows that do not take seconds
+    scripts/fault_matrix.py --row "power cut"      # rows with this text in their name
+    scripts/fault_matrix.py --break sync --row "power cut"   # without a part of fedlit: the row must not hold
 
-Exit status 1 if a row does not hold. "Same bits" are those of the run that nothing happened to: the states' digests,
-rounds.jsonl less its times, the clients' memories and the files of the commits, byte by byte.
+The exit status is 1 if a row does not hold. "Same bits" means bit-identical to the run without a fault: the digests of the
+server state, rounds.jsonl without its times, the client state, and the files of the checkpoints.
 """
 
 from __future__ import annotations
@@ -29,25 +29,29 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
 import torch  # noqa: E402
 from matrix import client_rows, commit_rows, disks, run_rows, signal_rows, spoilt_rows, worker_rows  # noqa: E402
-from matrix.lab import Broken, Row, listening  # noqa: E402
+from matrix.lab import Broken, Row, capture_logs  # noqa: E402
 
-from fedlit.aggregation.mean import ReductionTree  # noqa: E402
+from fedlit.aggregation.aggregator import ReductionTree  # noqa: E402
 from fedlit.client.worker import ClientWorker  # noqa: E402
 from fedlit.core.messages import ClientFailure, PartialAggregate  # noqa: E402
-from fedlit.server.checkpoint import format as commits  # noqa: E402
+from fedlit.server.checkpoint import format as checkpoint_format  # noqa: E402
 
 PARTS = (commit_rows, spoilt_rows, client_rows, worker_rows, signal_rows, run_rows)
 ROWS: Sequence[Row] = [row for part in PARTS for row in part.ROWS]
 
 
-def held(row: Row) -> tuple[str, str]:
-    """Nothing and the row's remark if what had to hold did; otherwise what did not."""
-    with TemporaryDirectory(prefix="fedlit-matrix-") as folder, listening():
+def check_row(row: Row) -> tuple[str, str]:
+    """Run a row.
+
+    Returns:
+        (problem, remark): an empty problem and the row's remark if the row holds; otherwise the problem and no remark.
+    """
+    with TemporaryDirectory(prefix="fedlit-matrix-") as folder, capture_logs():
         try:
             return "", row.run(Path(folder))
         except Broken as broken:
             return str(broken), ""
-        except Exception:  # of a row whose fault nothing was prepared for
+        except Exception:  # fedlit does not handle the fault of this row
             return traceback.format_exc(), ""
 
 
@@ -56,31 +60,31 @@ def _without_sync() -> Any:
 
 
 def _without_manifest() -> Any:
-    return patch.object(commits, "_checked", lambda path, wanted: path.read_bytes())
+    return patch.object(checkpoint_format, "_checked", lambda path, expected: path.read_bytes())
 
 
-def _swallowing() -> Any:
-    ask = ClientWorker._try
+def _catching_everything() -> Any:
+    original = ClientWorker._try
 
-    def swallow(self: ClientWorker, chunk: Any, client: int, state: Any) -> Any:
+    def catch_everything(self: ClientWorker, chunk: Any, client: int, state: Any) -> Any:
         try:
-            return ask(self, chunk, client, state)
+            return original(self, chunk, client, state)
         except BaseException as error:
             return ClientFailure(client, "exception", repr(error))
 
-    return patch.object(ClientWorker, "_try", swallow)
+    return patch.object(ClientWorker, "_try", catch_everything)
 
 
 @contextmanager
-def _as_they_come() -> Iterator[None]:
-    add = ReductionTree.add
+def _in_order_of_arrival() -> Iterator[None]:
+    original = ReductionTree.add
 
-    def anyhow(self: ReductionTree, partial: PartialAggregate) -> None:
-        add(self, replace(partial, index=self._next))
+    def add(self: ReductionTree, partial: PartialAggregate) -> None:
+        original(self, replace(partial, index=self._next))
 
     with (
-        patch.object(ReductionTree, "add", anyhow),
-        patch.object(worker_rows.LastFirst, "sent", lambda self, results: results),
+        patch.object(ReductionTree, "add", add),
+        patch.object(worker_rows.LastFirst, "in_order", lambda self, results: results),
     ):
         yield
 
@@ -88,40 +92,43 @@ def _as_they_come() -> Iterator[None]:
 BREAKS: dict[str, tuple[str, Callable[[], Any]]] = {
     "sync": ("power cut at every step of a run", _without_sync),
     "manifest": ("bit-flipped file in the newest checkpoint", _without_manifest),
-    "system-exit": ("SIGINT in a fit", _swallowing),
-    "arrival": ("workers that finish in another order", _as_they_come),
+    "system-exit": ("SIGINT in a fit", _catching_everything),
+    "arrival": ("workers that finish in another order", _in_order_of_arrival),
 }
-"""What can be left out, so that the row that is named does not hold: the sync of a commit, the check of its manifest, the
-difference between a client's failure and a wish to stop, the order of the sum."""
+"""Parts of fedlit that can be left out, each with the row that must not hold without it.
+
+The parts are the sync of a checkpoint, the check of its manifest, the difference between the failure of a client and a request
+to stop, and the order of the sum.
+"""
 
 
 def main() -> None:
-    torch.set_num_threads(1)  # before there are others: the rows fork
+    torch.set_num_threads(1)  # before torch starts others: the rows fork
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--row", default="", help="rows with this in their name")
-    parser.add_argument("--fast", action="store_true", help="leave out what takes seconds")
-    parser.add_argument("--break", dest="broken", choices=BREAKS, help="leave out a part of fedlit")
-    typed = parser.parse_args()
-    rows = [row for row in ROWS if typed.row.lower() in row.name.lower() and not (typed.fast and row.slow)]
+    parser.add_argument("--row", default="", help="run the rows with this text in their name")
+    parser.add_argument("--fast", action="store_true", help="skip the rows that take seconds")
+    parser.add_argument("--break", dest="broken", choices=BREAKS, help="run without a part of fedlit")
+    arguments = parser.parse_args()
+    rows = [row for row in ROWS if arguments.row.lower() in row.name.lower() and not (arguments.fast and row.slow)]
     count = 0
     for row in rows:
-        begin = time.perf_counter()
-        if typed.broken:
-            with BREAKS[typed.broken][1]():
-                wrong, remark = held(row)
+        start = time.perf_counter()
+        if arguments.broken:
+            with BREAKS[arguments.broken][1]():
+                problem, remark = check_row(row)
         else:
-            wrong, remark = held(row)
-        count += not wrong
-        seconds = time.perf_counter() - begin
-        line = f"{'NOT HELD' if wrong else 'held'} | {_named(row, remark)} | {row.holds} | {seconds:.1f} s"
+            problem, remark = check_row(row)
+        count += not problem
+        seconds = time.perf_counter() - start
+        line = f"{'NOT HELD' if problem else 'held'} | {_full_name(row, remark)} | {row.holds} | {seconds:.1f} s"
         print(textwrap.fill(line, 80, subsequent_indent="    ", break_on_hyphens=False), flush=True)
-        if wrong:
-            print("    " + wrong.strip().replace("\n", "\n    "), flush=True)
+        if problem:
+            print("    " + problem.strip().replace("\n", "\n    "), flush=True)
     print(f"{count} of {len(rows)} rows held")
     sys.exit(count < len(rows) or not rows)
 
 
-def _named(row: Row, remark: str) -> str:
+def _full_name(row: Row, remark: str) -> str:
     return f"{row.name} ({remark})" if remark else row.name
 
 

@@ -10,11 +10,12 @@ from fractions import Fraction
 
 from conftest import Quadratic, holdings, pairs
 
-from fedlit.client.trainer import ModuleReplica, TrainerConfig
+from fedlit.client.replica import ModuleReplica
+from fedlit.client.trainer import TrainerConfig
 from fedlit.client.worker import ClientWorker
-from fedlit.server.federation import Federation
 from fedlit.server.sampling import Uniform
 from fedlit.server.schedule import Schedule
+from fedlit.server.setup import Federation
 
 CURVES = (Fraction(1), Fraction(2), Fraction(1, 2))
 CENTERS = (Fraction(1), Fraction(-1), Fraction(3))
@@ -29,10 +30,10 @@ def federation(
     samples = [(float(a), float(b)) for a, b, n in zip(CURVES, CENTERS, sizes, strict=True) for _ in range(n)]
     owner = [client for client, n in enumerate(sizes) for _ in range(n)]
     plan = Schedule(rounds=rounds, clients_per_round=cohort, local_epochs=epochs, **schedule)
-    recipe = TrainerConfig({"accelerator": "cpu"}).with_schedule(plan)
+    recipe = plan.configure(TrainerConfig({"accelerator": "cpu"}))
     bench = ModuleReplica(Quadratic(start=float(start), lr=float(rate), **(optimizer or {})))
     worker = ClientWorker(algorithm, bench, recipe, holdings(pairs(*samples), owner, clients=3, batch=2))
-    return Federation(bench.read(), worker, Uniform(cohort), plan, seed=1)
+    return Federation.assemble(initial=bench.read(), worker=worker, sampler=Uniform(cohort), schedule=plan)
 
 
 def trained(algorithm, **setting):

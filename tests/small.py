@@ -17,9 +17,9 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from fedlit.algorithms import FedAvg
-from fedlit.algorithms.algorithm import bind
 from fedlit.cli.command_line import config_dir, config_loader
-from fedlit.client.trainer import ModuleReplica, TrainerConfig
+from fedlit.client.replica import ModuleReplica
+from fedlit.client.trainer import TrainerConfig
 from fedlit.client.worker import ClientWorker
 from fedlit.core.streams import Purpose, seeded, stream
 from fedlit.data import Iid, Normalise, Population, TensorSamples
@@ -27,10 +27,10 @@ from fedlit.data.client_data import ClientData
 from fedlit.data.samples import ClientTestSet, Loading
 from fedlit.models import Classifier
 from fedlit.server.evaluation import Evaluations
-from fedlit.server.federation import Federation
 from fedlit.server.monitor import Monitor
 from fedlit.server.sampling import Uniform
 from fedlit.server.schedule import Schedule
+from fedlit.server.setup import Federation
 
 GROUPS = {path.name for path in config_dir().iterdir() if path.is_dir()}
 
@@ -114,7 +114,13 @@ def federation(
     splits = {"val": images(30, seed=1), "test": images(40, seed=2)}
     holdings = ClientData(train, population, splits, Loading(batch_size=10, eval_batch_size=16), seed)
     worker = ClientWorker(algorithm or FedAvg(), bench, recipe, holdings)
-    return Federation(bench.read(), worker, Uniform(schedule.cohort_size(clients)), schedule, seed, monitor=Monitor())
+    return Federation.assemble(
+        initial=bench.read(),
+        worker=worker,
+        sampler=Uniform(schedule.cohort_size(clients)),
+        schedule=schedule,
+        monitor=Monitor(),
+    )
 
 
 def holdings(samples, owner=None, clients=None, batch="full", seed=0):
@@ -127,8 +133,8 @@ def holdings(samples, owner=None, clients=None, batch="full", seed=0):
 def ready(algorithm, **setting):
     """A federation of images whose algorithm knows the module."""
     fed = federation(**{"norm": "batch", "dropout": 0.0, **setting})
-    algorithm = bind(algorithm, fed.worker.replica.module, fed.initial)
-    return replace(fed, worker=replace(fed.worker, algorithm=algorithm))
+    algorithm = algorithm.bind(fed.worker.replica.module, fed.initial)
+    return fed.with_worker(replace(fed.worker, algorithm=algorithm))
 
 
 def with_own(algorithm, **setting):
@@ -136,4 +142,4 @@ def with_own(algorithm, **setting):
     fed = replace(ready(algorithm, **setting), evaluations=Evaluations("all"))
     held = fed.worker.data
     own = replace(held, client_tests=ClientTestSet(held.train, held.population), splits={})
-    return replace(fed, worker=replace(fed.worker, data=own))
+    return fed.with_worker(replace(fed.worker, data=own))

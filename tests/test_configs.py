@@ -10,8 +10,9 @@ from omegaconf import OmegaConf
 
 from fedlit.cli.command_line import config_dir, config_loader
 from fedlit.cli.sweep.plan import plan_sweep
+from fedlit.core.errors import ErrorCollector
 from fedlit.core.files import flatten
-from fedlit.experiment.config.build import ErrorCollector, make_components, to_plain
+from fedlit.experiment.config.build import make_components, to_plain
 
 pytestmark = pytest.mark.slow  # each composes the configuration
 CHOICES = sorted(

@@ -1,4 +1,4 @@
-"""The wheel carries the configuration, and works from any folder."""
+"""The wheel holds the configuration, and works from any folder."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def call(*arguments, cwd, **environment):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """A folder into which the wheel was installed, without what it depends on."""
+    """A folder with the installed wheel, without its dependencies."""
     pytest.importorskip("hatchling")
     folder = tmp_path_factory.mktemp("wheel")
     call("-m", "hatchling", "build", "-t", "wheel", "-d", str(folder), cwd=ROOT)
@@ -41,16 +41,16 @@ def site(tmp_path_factory):
     return folder / "site"
 
 
-def test_the_configuration_and_the_shipped_data_travel_inside(site):
+def test_the_wheel_holds_the_configuration_and_the_data_files(site):
     ours = {str(path.relative_to(ROOT / "conf")) for path in (ROOT / "conf").rglob("*.yaml")}
     assert ours == {
         str(path.relative_to(site / "fedlit" / "conf")) for path in (site / "fedlit" / "conf").rglob("*.yaml")
     }
     assert list(site.glob("fedlit-*.dist-info/licenses/LICENSE"))
-    assert len(list((site / "fedlit" / "data" / "files").rglob("*.data"))) == 4
+    assert len(list((site / "fedlit" / "data" / "sources" / "files").rglob("*.data"))) == 4
 
 
-def test_it_trains_from_another_folder_with_the_users_own_groups_and_in_any_locale_to_the_same_bits(
+def test_training_from_another_folder_with_the_users_own_groups_and_locale_is_bit_identical(
     site, tmp_path, monkeypatch
 ):
     (tmp_path / "mine" / "schedule").mkdir(parents=True)
@@ -60,19 +60,21 @@ def test_it_trains_from_another_folder_with_the_users_own_groups_and_in_any_loca
     arguments = ["--config-dir", "mine", "schedule=short", "data=heart_disease", "partition=natural", "model=logistic"]
     program = "import runpy, fedlit; print(fedlit.__file__); runpy.run_module('fedlit.train', run_name='__main__')"
     other = {"PYTHONHASHSEED": "7", "LC_ALL": "C", "TZ": "Asia/Kathmandu", "OMP_NUM_THREADS": "1"}
-    unseen = ["observers.tensorboard=null", "observers.partition=null"]  # they take time
-    said = call("-c", program, *arguments, *unseen, cwd=tmp_path, PYTHONPATH=str(site), **other)
-    assert Path(said.splitlines()[0]).is_relative_to(site)
-    assert "round 2/2" in said
+    no_figures = ["observers.tensorboard=null", "observers.partition=null"]  # they take time
+    printed = call("-c", program, *arguments, *no_figures, cwd=tmp_path, PYTHONPATH=str(site), **other)
+    assert Path(printed.splitlines()[0]).is_relative_to(site)
+    assert "round 2/2" in printed
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "argv", ["fedlit", *arguments, "observers=none", "hydra.run.dir=here"])
     train.main()
-    (there,) = (tmp_path / "outputs" / "runs").glob("*/*")
-    wanted, found = (json.loads((path / "summary.json").read_text()) for path in (tmp_path / "here", there))
-    assert (found["state_sha256"], found["digest"]) == (wanted["state_sha256"], wanted["digest"])
+    (folder,) = (tmp_path / "outputs" / "runs").glob("*/*")
+    expected, actual = (json.loads((path / "summary.json").read_text()) for path in (tmp_path / "here", folder))
+    assert (actual["state_sha256"], actual["digest"]) == (expected["state_sha256"], expected["digest"])
 
 
 def test_the_console_script_works_too(site, tmp_path):
-    said = call(str(site / "bin" / "fedlit"), "--cfg", "job", "experiment=tutorial", cwd=tmp_path, PYTHONPATH=str(site))
-    assert "client_fraction: 0.3" in said
+    printed = call(
+        str(site / "bin" / "fedlit"), "--cfg", "job", "experiment=tutorial", cwd=tmp_path, PYTHONPATH=str(site)
+    )
+    assert "client_fraction: 0.3" in printed

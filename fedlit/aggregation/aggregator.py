@@ -126,9 +126,7 @@ class ReductionTree:
         up_bytes: bytes that clients sent before they trained.
     """
 
-    def __init__(
-        self, aggregator: Aggregator, failures: Sequence[ClientFailure] = (), up_bytes: int = 0
-    ) -> None:
+    def __init__(self, aggregator: Aggregator, failures: Sequence[ClientFailure] = (), up_bytes: int = 0) -> None:
         self._aggregator = aggregator
         self._tree: list[tuple[int, Tensor | None, float]] = []  # (height, sum, weight) of subtrees, tallest first
         self._next = 0

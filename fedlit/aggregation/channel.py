@@ -109,9 +109,7 @@ class Channel:
         vector, new_own = layout.vector(groups), {}
         facts = {"round": round, "client": client, "seed": seed, "weight": weight}
         for stage in self.stages:
-            ticket = Ticket(
-                **facts, stage=stage.name, shared=states[stage.name].shared, own=own.get(stage.name) or {}
-            )
+            ticket = Ticket(**facts, stage=stage.name, shared=states[stage.name].shared, own=own.get(stage.name) or {})
             vector, new_own[stage.name] = stage.encode(vector, ticket)
         message = bytearray(HEADER.pack(weight))
         message += self.packing.pack(vector)

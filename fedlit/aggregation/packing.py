@@ -21,7 +21,7 @@ class Float32Packing(Packing):
 
     def pack(self, vector: Tensor) -> memoryview:
         """The memory of a float32 vector."""
-        return memoryview(vector.contiguous().numpy()).cast("B") if len(vector) else memoryview(b"")
+        return vector.contiguous().numpy().data.cast("B") if len(vector) else memoryview(b"")
 
     def unpack(self, content: memoryview, size: int) -> Tensor:
         """Return the vector, which shares memory with the message."""

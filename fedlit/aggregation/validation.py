@@ -10,11 +10,7 @@ from fedlit.core.tensors import Groups
 def layout_mismatch(groups: Groups, template: Groups) -> str:
     """Differences of an update's names, shapes and dtypes from the template; an empty string if there are none."""
     given, expected = (
-        {
-            f"{group}/{name}": (tuple(t.shape), t.dtype)
-            for group, tensors in some.items()
-            for name, t in tensors.items()
-        }
+        {f"{group}/{name}": (tuple(t.shape), t.dtype) for group, tensors in some.items() for name, t in tensors.items()}
         for some in (groups, template)
     )
     differing = [name for name in {**expected, **given} if given.get(name) != expected.get(name)]

@@ -6,8 +6,10 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from fedlit.core.torch_internals import batch_norm_base, registers_parameters
+
 NORMS = (
-    nn.modules.batchnorm._NormBase,  # batch and instance norm of every dimension, SyncBatchNorm
+    batch_norm_base(),  # batch and instance norm of every dimension, SyncBatchNorm
     nn.GroupNorm,
     nn.LayerNorm,
     nn.RMSNorm,
@@ -23,7 +25,7 @@ def last_layer(module: nn.Module) -> tuple[str, nn.Module]:
     Raises:
         ValueError: if no layer has parameters.
     """
-    found = [(path, part) for path, part in module.named_modules() if part._parameters]
+    found = [(path, part) for path, part in module.named_modules() if registers_parameters(part)]
     if not found:
         raise ValueError(f"{type(module).__name__} has no layer with parameters")
     return found[-1]

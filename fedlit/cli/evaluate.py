@@ -1,4 +1,4 @@
-"""`python -m fedlit.evaluate RUN`: evaluates a finished run's model again, and prints what its summary says."""
+"""Evaluate a finished run's model again: `python -m fedlit.evaluate RUN`."""
 
 from __future__ import annotations
 
@@ -19,88 +19,99 @@ from rich.table import Table
 from fedlit.algorithms import FedAvg
 from fedlit.core.errors import ConfigError, ConfigErrors, did_you_mean, print_config_errors
 from fedlit.core.files import read_json_lines
-from fedlit.core.messages import EvalResult, ServerState
+from fedlit.core.messages import EvalResult, ServerState, Shared
 from fedlit.experiment.config.allowlist import untrusted_targets
 from fedlit.experiment.config.build import build_run, to_plain
 from fedlit.experiment.weights import load_weights
+from fedlit.runs.layout import BEST_CKPT, CONFIG, JOURNAL, LAST_CKPT, SUMMARY
 from fedlit.server.checkpoint.checkpointer import Checkpoint
 from fedlit.server.checkpoint.format import committed_rounds, read_checkpoint
 from fedlit.server.evaluation import combine_results
 
+CKPTS = {"best": BEST_CKPT, "model": LAST_CKPT}
+"""File of each value of `--checkpoint`."""
+
 
 def main() -> None:
-    """The command. Exit status 2 for a mistake in what was typed."""
+    """Run the command. Exit status 2 for an error in the command line."""
     sys.path.insert(0, os.getcwd())
     parser = argparse.ArgumentParser(prog="python -m fedlit.evaluate", description=__doc__)
     parser.add_argument("run", type=Path, help="folder of a run")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="what differs now, such as data.root=FOLDER")
-    parser.add_argument("--checkpoint", choices=["best", "model"], default="best", help="the best round or the last")
-    parser.add_argument("--split", action="append", choices=["val", "test"], help="default: all that there are")
-    parser.add_argument(
-        "--allow", action="append", default=[], metavar="MODULE", help="trust what it names in the run's file"
-    )
-    typed = parser.parse_args()
+    help_text = "changed values of the run's configuration, such as data.root=FOLDER"
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=help_text)
+    help_text = "model of the best round or of the last (default: best)"
+    parser.add_argument("--checkpoint", choices=[*CKPTS], default="best", help=help_text)
+    parser.add_argument("--split", action="append", choices=["val", "test"], help="default: all splits of the run")
+    help_text = "trust the classes of this module in the run's configuration"
+    parser.add_argument("--allow", action="append", default=[], metavar="MODULE", help=help_text)
+    options = parser.parse_args()
     try:
-        summary, metrics = evaluate_run(typed.run, typed.overrides, typed.checkpoint, typed.split, typed.allow)
-    except ConfigErrors as mistakes:
-        print_config_errors(mistakes.errors)
+        summary, metrics = evaluate_run(
+            options.run, options.overrides, options.checkpoint, options.split, options.allow
+        )
+    except ConfigErrors as error:
+        print_config_errors(error.errors)
         sys.exit(2)
-    Console().print(_table(summary, metrics, typed.checkpoint))
+    Console().print(_table(summary, metrics, options.checkpoint))
 
 
 def evaluate_run(
     run: Path, overrides: Sequence[str], checkpoint: str, splits: Sequence[str] | None, allow: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """The run's summary, and its model's metrics now.
+    """Evaluate the model of a finished run.
 
     Args:
         run: folder of a finished run.
-        overrides: KEY=VALUE that differ from the run's own.
+        overrides: KEY=VALUE for each changed value of the run's configuration.
         checkpoint: `best` or `model`.
-        splits: which of `val` and `test`; None for all that there are.
+        splits: some of `val` and `test`; None for all splits of the run.
         allow: modules that the run's configuration may name, besides those of the list.
 
+    Returns:
+        The run's summary, and the metrics of its model now.
+
     Raises:
-        Mistakes: if the run is not finished, or its configuration cannot be had.
+        ConfigErrors: if the run is not finished, or its configuration is not valid any more.
     """
-    for name in ("config.yaml", "summary.json", "rounds.jsonl", f"{checkpoint}.ckpt"):
+    for name in (CONFIG, SUMMARY, JOURNAL, CKPTS[checkpoint]):
         if not (run / name).is_file():
             raise ConfigErrors([ConfigError("run", run, f"has no {name}", "name the folder of a finished run")])
-    config = load_run_config(run / "config.yaml", overrides)
-    if refused := untrusted_targets(config, allow):
-        raise ConfigErrors(refused)
+    config = load_run_config(run / CONFIG, overrides)
+    if untrusted := untrusted_targets(config, allow):
+        raise ConfigErrors(untrusted)
     config["observers"], config["check"], config["resume"] = {}, False, None
-    config["model"] = {key: value for key, value in config["model"].items() if key != "init_from"}  # it has its weights
-    summary = json.loads((run / "summary.json").read_text())
+    config["model"] = {key: value for key, value in config["model"].items() if key != "init_from"}  # weights are loaded
+    summary = json.loads((run / SUMMARY).read_text())
     number = summary["best" if checkpoint == "best" else "last"]["round"]
     cohort = _cohort(run, number)
-    config["clock"], config["schedule"]["over_select"] = {}, 1.0  # nobody is asked
-    built, _ = build_run(config, run, {})
-    federation = built.federation
-    saved = _saved(run, number) if hasattr(federation.algorithm, "personal") else None
-    # a checkpoint is the very model that is evaluated, unless clients have models of their own
+    config["clock"], config["schedule"]["over_select"] = {}, 1.0  # no client trains
+    federation = build_run(config, run, {})[0].federation
+    saved = _read_round(run, number) if federation.algorithm.personalized else None
+    # The file has exactly the model that is evaluated, unless clients have models of their own.
     worker = federation.worker if saved is not None else replace(federation.worker, algorithm=FedAvg())
-    gone = saved is None and hasattr(federation.algorithm, "personal")  # the clients' models of that round
-    own = 0 if gone else worker.data.num_client_tests
-    there = [*federation.splits, *(["test"] if own and "test" not in federation.splits else [])]
-    if missing := [split for split in splits or () if split not in there]:
-        raise ConfigErrors([ConfigError("split", split, f"is not there: {', '.join(there)} are") for split in missing])
+    lacks_client_models = saved is None and federation.algorithm.personalized
+    registry = federation.registry
+    num_client_tests = 0 if lacks_client_models else registry.num_client_tests
+    names = [*federation.splits, *(["test"] if num_client_tests and "test" not in federation.splits else [])]
+    if missing := [split for split in splits or () if split not in names]:
+        problem = f"is not a split of this run: it has {', '.join(names)}"
+        raise ConfigErrors([ConfigError("split", split, problem) for split in missing])
     try:
-        load_weights(worker.replica.module, str(run / f"{checkpoint}.ckpt"))
-    except ConfigError as mistake:
-        raise ConfigErrors([mistake]) from mistake
-    state = ServerState(0, {"model": worker.replica.read()}) if saved is None else replace(saved.state, round=0)
-    asked, memories = splits or there, None if saved is None else saved.client_states.read
-    server = [split for split in federation.splits if split in asked]
-    those, clients = worker.data.clients_to_evaluate(cohort), own if "test" in asked else 0
-    jobs = federation.evaluations.make_jobs(number - 1, server, clients, those, federation.seed, memories)
+        load_weights(worker.replica.module, str(run / CKPTS[checkpoint]))
+    except ConfigError as error:
+        raise ConfigErrors([error]) from error
+    state = ServerState(0, Shared(worker.replica.read())) if saved is None else replace(saved.state, round=0)
+    names, client_states = splits or names, None if saved is None else saved.client_states.read
+    server_splits = [split for split in federation.splits if split in names]
+    clients, count = registry.clients_to_evaluate(cohort), num_client_tests if "test" in names else 0
+    jobs = federation.evaluations.make_jobs(number - 1, server_splits, count, clients, federation.seed, client_states)
     with federation.executor.open(worker, 1) as execute:
-        scores = [score for score in execute(jobs, state) if isinstance(score, EvalResult)]
-    return summary, combine_results(scores)
+        results = [result for result in execute(jobs, state) if isinstance(result, EvalResult)]
+    return summary, combine_results(results)
 
 
-def _saved(run: Path, number: int) -> Checkpoint | None:
-    """What a round left, if it is kept."""
+def _read_round(run: Path, number: int) -> Checkpoint | None:
+    """The checkpoint of a round; None if the run has deleted it."""
     if number not in committed_rounds(run):
         return None
     state, store, _ = read_checkpoint(run, number)
@@ -108,30 +119,37 @@ def _saved(run: Path, number: int) -> Checkpoint | None:
 
 
 def _cohort(run: Path, number: int) -> list[int]:
-    """The cohort of a round, as its record has it."""
-    for record in read_json_lines(run / "rounds.jsonl")[0]:
+    """The cohort of a round in the run's journal."""
+    for record in read_json_lines(run / JOURNAL)[0]:
         if record["round"] == number:
             return record["cohort"]
-    why = f"has no round {number} in rounds.jsonl, which summary.json names"
-    raise ConfigErrors([ConfigError("run", run, why, "name the folder of a finished run")])
+    problem = f"has no round {number} in {JOURNAL}, but {SUMMARY} names this round"
+    raise ConfigErrors([ConfigError("run", run, problem, "name the folder of a finished run")])
 
 
 def load_run_config(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """The run's configuration with the overrides, which must be of keys that it has."""
+    """Load a run's configuration and change some of its values.
+
+    Args:
+        path: the configuration's file.
+        overrides: KEY=VALUE for each changed value.
+
+    Raises:
+        ConfigErrors: if the configuration does not have a key.
+    """
     config = OmegaConf.load(path)
-    wrong = []
+    errors = []
     for text in overrides:
-        key, equals, _ = text.partition("=")
-        keys = [str(name) for name in _keys(OmegaConf.to_container(config))]
+        key, equals, value = text.partition("=")
+        keys = _keys(OmegaConf.to_container(config))
         if not equals or key not in keys:
-            remedy = did_you_mean(key, keys) or "write KEY=VALUE"
-            wrong.append(ConfigError(key, text.partition("=")[2], "is not a key of the run's configuration", remedy))
+            hint = did_you_mean(key, keys) or "write KEY=VALUE"
+            errors.append(ConfigError(key, value, "is not a key of the run's configuration", hint))
         elif key == "model.init_from":
-            wrong.append(
-                ConfigError(key, text.partition("=")[2], "would change nothing: the checkpoint has the weights")
-            )
-    if wrong:
-        raise ConfigErrors(wrong)
+            problem = "would change nothing: the weights are those of the run's own model"
+            errors.append(ConfigError(key, value, problem, "leave it out"))
+    if errors:
+        raise ConfigErrors(errors)
     try:
         merged = OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides)))
     except OmegaConfBaseException as error:
@@ -141,19 +159,21 @@ def load_run_config(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def _keys(node: Any, path: str = "") -> list[str]:
+    """All dotted keys of nested mappings."""
     if not isinstance(node, Mapping):
         return []
-    here = [(f"{path}.{key}" if path else str(key), value) for key, value in node.items()]
-    return [name for name, _ in here] + [below for name, value in here for below in _keys(value, name)]
+    items = [(f"{path}.{key}" if path else str(key), value) for key, value in node.items()]
+    return [name for name, _ in items] + [below for name, value in items for below in _keys(value, name)]
 
 
 def _table(summary: Mapping[str, Any], metrics: Mapping[str, float], checkpoint: str) -> Table:
-    """What the summary says beside what was measured now."""
-    said = summary["best" if checkpoint == "best" else "last"]
-    table = Table(title=f"{checkpoint}.ckpt, round {said['round']} of {summary['rounds']}", title_justify="left")
-    for name in ("metric", "in summary.json", "now"):
+    """The metrics of the summary beside the metrics of now."""
+    entry = summary["best" if checkpoint == "best" else "last"]
+    title = f"{CKPTS[checkpoint]}, round {entry['round']} of {summary['rounds']}"
+    table = Table(title=title, title_justify="left")
+    for name in ("metric", f"in {SUMMARY}", "now"):
         table.add_column(name, justify="left" if name == "metric" else "right")
     for name, value in metrics.items():
-        then = said["metrics"].get(name)  # null is what was no number
-        table.add_row(name, "-" if then is None else f"{then:.6f}", f"{value:.6f}")
+        old = entry["metrics"].get(name)  # null for a value that was not finite
+        table.add_row(name, "-" if old is None else f"{old:.6f}", f"{value:.6f}")
     return table

@@ -1,4 +1,4 @@
-"""An override as it was typed: is there such a group, choice, key?"""
+"""Checks of one command-line override: do its group, choice and key exist?"""
 
 from __future__ import annotations
 
@@ -6,31 +6,36 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.core.object_type import ObjectType
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from fedlit.cli.hydra_internals import list_options, list_subgroups, load_option
 from fedlit.core.errors import ConfigError, did_you_mean
 from fedlit.runs.keys import REQUIRED_KEYS
 
 
-def list_groups(found: ConfigLoaderImpl, parent: str = "") -> list[str]:
-    """The names of all groups below a parent, those inside others with a slash."""
-    below = found.repository.get_group_options(parent, ObjectType.GROUP)  # list_groups copies all of it each time
-    names = [f"{parent}/{name}".lstrip("/") for name in below if not name.startswith((".", "_"))]
-    return names + [inner for name in names if name != "hydra" for inner in list_groups(found, name)]
+def list_groups(loader: ConfigLoader, parent: str = "") -> list[str]:
+    """The names of all groups below a parent. Nested groups have a slash."""
+    subgroups = list_subgroups(loader, parent)
+    names = [f"{parent}/{name}".lstrip("/") for name in subgroups if not name.startswith((".", "_"))]
+    return names + [inner for name in names if name != "hydra" for inner in list_groups(loader, name)]
 
 
-def group_errors(found: ConfigLoaderImpl, names: Sequence[str], override: Override) -> list[ConfigError]:
-    """What is wrong with the choice of a group."""
+def group_errors(loader: ConfigLoader, groups: Sequence[str], override: Override) -> list[ConfigError]:
+    """Return the errors in the choice of a group.
+
+    Args:
+        loader: Hydra's loader of configurations.
+        groups: names of all groups.
+        override: one override of a group.
+    """
     group = override.key_or_group
-    if group not in names:
-        return [ConfigError(group, (*_choices(override), "")[0], "is not a group", did_you_mean(group, names))]
+    if group not in groups:
+        return [ConfigError(group, (*_choices(override), "")[0], "is not a group", did_you_mean(group, groups))]
     if override.is_delete():
-        return _needed(group)
-    options = found.repository.get_group_options(group, ObjectType.CONFIG)
-    wrong = [choice for choice in _choices(override) if choice not in options]
+        return _required_key_errors(group)
+    options = list_options(loader, group)
     return [
         ConfigError(
             group,
@@ -38,81 +43,96 @@ def group_errors(found: ConfigLoaderImpl, names: Sequence[str], override: Overri
             f"must be one of {', '.join(options)}",
             "leave it out to take the default" if choice == "None" else did_you_mean(choice, options),
         )
-        for choice in wrong
+        for choice in _choices(override)
+        if choice not in options
     ]
 
 
 def redundant_add(override: Override) -> ConfigError:
-    """A + before a group that has its choice already."""
+    """The error of a + before a group with a choice."""
     group, choice = override.key_or_group, _choices(override)[0]
-    return ConfigError(group, choice, "is a choice that there is already", f"write {group}={choice}, without +")
+    return ConfigError(group, choice, "adds a group that is in the configuration", f"write {group}={choice}, without +")
 
 
 def key_errors(config: DictConfig, keys: Sequence[str], groups: Sequence[str], override: Override) -> list[ConfigError]:
-    """What is wrong with a key; `keys` are all of the configuration's, `groups` those that can be chosen."""
-    key, shown = override.key_or_group, str(override.input_line).partition("=")[2]
+    """Return the errors in the key of an override.
+
+    Args:
+        config: the configuration of the choices alone.
+        keys: all keys of that configuration.
+        groups: names of all groups.
+        override: one override of a key.
+    """
+    key, value = override.key_or_group, value_text(override)
     if override.is_force_add():
         return []
     if override.is_add():
-        taken = key in keys and isinstance(OmegaConf.select(config, key), str | int | float)
-        return [ConfigError(key, shown, "is there already", f"write {key}={shown}, without +")] if taken else []
+        is_scalar = key in keys and isinstance(OmegaConf.select(config, key), str | int | float)
+        error = ConfigError(key, value, "adds a key that is in the configuration", f"write {key}={value}, without +")
+        return [error] if is_scalar else []
     if key in keys:
-        return _needed(key) if override.is_delete() else []
-    remedies = [did_you_mean(key, [*keys, *groups]) or _same_ending(key, keys)]
+        return _required_key_errors(key) if override.is_delete() else []
+    hints = [did_you_mean(key, [*keys, *groups]) or _similar_last_part(key, keys)]
     if key.rpartition(".")[0] in keys and not override.is_delete():
-        remedies.append(f"a new key is added by +{key}={shown}")
-    return [ConfigError(key, shown, "is not a key of the configuration", "; ".join(filter(None, remedies)))]
+        hints.append(f"+{key}={value} adds a new key")
+    return [ConfigError(key, value, "is not a key of the configuration", "; ".join(filter(None, hints)))]
 
 
-def key_of_other_choice(found: ConfigLoaderImpl, chosen: Mapping[str, str], override: Override) -> list[ConfigError]:
-    """Of a key that the configuration does not have: that other choices of its group have it; `chosen` are those there are."""
-    key, shown = override.key_or_group, str(override.input_line).partition("=")[2]
+def key_of_other_choice(loader: ConfigLoader, choices: Mapping[str, str], override: Override) -> list[ConfigError]:
+    """The error of a key that only other choices have; or empty.
+
+    Args:
+        loader: Hydra's loader of configurations.
+        choices: the current choice of each group.
+        override: one override of a key that the configuration does not have.
+    """
+    key = override.key_or_group
     group, _, rest = key.partition(".")
-    if group not in chosen or override.is_add() or override.is_force_add():
+    if group not in choices or override.is_add() or override.is_force_add():
         return []
-    options = found.get_group_options(group, ObjectType.CONFIG)
-    results = {option: found.repository.load_config(f"{group}/{option}") for option in options}
-    configs = {option: result.config for option, result in results.items() if result is not None}
-    have = [
-        f"{group}={o}" for o, config in configs.items() if isinstance(config, DictConfig) and rest in list_keys(config)
+    configs = {option: load_option(loader, group, option) for option in list_options(loader, group)}
+    names = [
+        f"{group}={option}" for option, config in configs.items() if config is not None and rest in list_keys(config)
     ]
-    if not have:
+    if not names:
         return []
-    *rest_of_them, last = have
-    which = f"{', '.join(rest_of_them)} and {last} have it" if rest_of_them else f"{last} has it"
-    return [ConfigError(key, shown, f"is not a key of {group}={chosen[group]}", which)]
+    *first_names, last = names
+    hint = f"{', '.join(first_names)} and {last} have the key" if first_names else f"{last} has the key"
+    return [ConfigError(key, value_text(override), f"is not a key of {group}={choices[group]}", hint)]
 
 
 def adds_top_key(config: DictConfig, override: Override) -> bool:
-    """Whether it adds a key beside the configuration's groups and values."""
-    adds = override.is_add() or override.is_force_add()
-    return adds and override.key_or_group.partition(".")[0] not in config
+    """True if an override adds a top key to the configuration."""
+    has_plus = override.is_add() or override.is_force_add()
+    return has_plus and override.key_or_group.partition(".")[0] not in config
 
 
 def unused_key(text: str, config: DictConfig, override: Override) -> list[ConfigError]:
-    """A new key at the top that nobody reads, for no `${...}` in the text is about it."""
-    key, shown = override.key_or_group, str(override.input_line).partition("=")[2]
-    referred = {name for part in re.findall(r"\$\{([^}]*)", text) for name in re.findall(r"\w+", part)}
-    if key.partition(".")[0] in referred:
+    """The error of a new top key without a reference; or empty.
+
+    Args:
+        text: text in which `${...}` refers to keys.
+        config: the configuration.
+        override: an override that adds a top key.
+    """
+    key = override.key_or_group
+    references = {name for part in re.findall(r"\$\{([^}]*)", text) for name in re.findall(r"\w+", part)}
+    if key.partition(".")[0] in references:
         return []
-    known = [*list_keys(config)]
-    return [
-        ConfigError(
-            key, shown, "is a new key, which nobody reads", did_you_mean(key, known) or _same_ending(key, known)
-        )
-    ]
+    keys = [*list_keys(config)]
+    hint = did_you_mean(key, keys) or _similar_last_part(key, keys)
+    return [ConfigError(key, value_text(override), "is a new key that nothing uses", hint)]
 
 
 def sweep_in_single_run(override: Override) -> ConfigError:
-    """A sweep where one value is needed."""
-    key, _, shown = str(override.input_line).partition("=")
-    return ConfigError(
-        key, shown, "is several values", "-m runs each of them; a list is written [1,2], a text with commas '\"1,2\"'"
-    )
+    """The error of several values in the command of a single run."""
+    key, _, value = str(override.input_line).partition("=")
+    hint = "-m starts a run for each value; write a list as [1,2], and a text with commas as '\"1,2\"'"
+    return ConfigError(key, value, "has several values, and a single run needs one", hint)
 
 
 def list_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
-    """Every key of the configuration with those above it, joined by dots."""
+    """Yield every dotted key of a configuration, parents first."""
     for key in config:
         path = f"{prefix}{key}"
         yield path
@@ -122,24 +142,47 @@ def list_keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
                 yield from list_keys(value, f"{path}.")
 
 
+def value_text(override: Override) -> str:
+    """The text after the = of an override."""
+    return str(override.input_line).partition("=")[2]
+
+
+def first_value(override: Override) -> str:
+    """The override with its first value alone, as Hydra reads it."""
+    if not override.is_sweep_override():
+        return str(override.input_line)
+    if not override.is_discrete_sweep():
+        return f"+_swept.{override.key_or_group.replace('/', '_')}=null"
+    return f"{str(override.input_line).partition('=')[0]}={next(iter(override.sweep_string_iterator()))}"
+
+
+def quote(value: object) -> str:
+    """A value as one word that Hydra reads without changes."""
+    return "'" + str(value).replace("'", "\\'") + "'"
+
+
+def unquote(text: str) -> str:
+    """The value of `key=value`, without quotes around the value."""
+    value = text.partition("=")[2]
+    return value[1:-1].replace("\\'", "'") if value[:1] in ("'", '"') and value[-1:] == value[:1] else value
+
+
 def _choices(override: Override) -> list[str]:
-    """The values that are given; none for a glob or an interval, whose values Hydra finds later."""
+    """The values of an override; empty for a glob or interval."""
     value = override.value()
     if override.is_sweep_override():
         return [str(choice) for choice in override.sweep_string_iterator()] if override.is_discrete_sweep() else []
     return [str(choice) for choice in value] if isinstance(value, list) else [str(value)]
 
 
-def _needed(key: str) -> list[ConfigError]:
-    return (
-        [ConfigError(f"~{key}", "", f"cannot be left out: {key} has no default", f"give another: {key}=...")]
-        if key in REQUIRED_KEYS
-        else []
-    )
+def _required_key_errors(key: str) -> list[ConfigError]:
+    if key not in REQUIRED_KEYS:
+        return []
+    return [ConfigError(f"~{key}", "", f"cannot be left out: every run needs {key}", f"give another value: {key}=...")]
 
 
-def _same_ending(key: str, keys: Sequence[str]) -> str:
-    """For `rounds` or `alhpa`: the nearest of the last parts of all keys."""
-    whole = {known.rpartition(".")[2]: known for known in reversed(keys)}
-    close = get_close_matches(key.rpartition(".")[2], whole, n=1, cutoff=0.75)
-    return f"did you mean {whole[close[0]]}?" if close else ""
+def _similar_last_part(key: str, keys: Sequence[str]) -> str:
+    """A hint for `rounds` or `alhpa`; an empty string without one."""
+    key_by_last_part = {known.rpartition(".")[2]: known for known in reversed(keys)}
+    matches = get_close_matches(key.rpartition(".")[2], key_by_last_part, n=1, cutoff=0.75)
+    return f"did you mean {key_by_last_part[matches[0]]}?" if matches else ""

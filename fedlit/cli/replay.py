@@ -1,4 +1,7 @@
-"""Repeat one client's local training of a finished round, bit for bit: `python -m fedlit.replay RUN --round R --client C`."""
+"""Repeat one client's local training of a round, bit-identical.
+
+Usage: `python -m fedlit.replay RUN --round R --client C`.
+"""
 
 from __future__ import annotations
 
@@ -19,30 +22,32 @@ from fedlit.cli.evaluate import load_run_config
 from fedlit.client.callbacks import algorithm_state
 from fedlit.core.errors import ConfigError, ConfigErrors, print_config_errors
 from fedlit.core.files import read_json_lines
-from fedlit.core.messages import ClientFailure, FitResult, ServerState, Update
+from fedlit.core.messages import ClientFailure, ServerState, Update
+from fedlit.core.model import FitResult
 from fedlit.core.tensors import norm
 from fedlit.executors import Inline
 from fedlit.experiment.config.allowlist import untrusted_targets
 from fedlit.experiment.config.build import build_run
-from fedlit.runs.layout import JOURNAL
+from fedlit.runs.layout import CONFIG, JOURNAL
 from fedlit.runs.record import RoundRecord
-from fedlit.server.checkpoint.checkpointer import Checkpoint
+from fedlit.server.checkpoint.checkpointer import Checkpoint, Checkpointer
 from fedlit.server.checkpoint.format import committed_rounds, read_checkpoint
 from fedlit.server.client_store import ClientStateStore
-from fedlit.server.federation import Federation
+from fedlit.server.rounds import select
+from fedlit.server.setup import Federation
 
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """A client's training, run again.
+    """Result of a repeated local training.
 
     Args:
-        start: the round after whose commit the way began; 0 for the initial weights.
-        recomputed: rounds that were computed again, each found to have the digest that the run recorded.
-        update: what the client sends; None of one that was not waited for, and did not train.
-        fits: what its local fits came to.
-        steps: optimizer steps after which it was cut short; None if it was not.
-        left_out: why it was not waited for.
+        start: the round of the checkpoint from which the replay starts; 0 for the initial weights.
+        recomputed: number of rounds computed again. The digest of each equals the digest in the run's journal.
+        update: the client's update; None if the round did not wait for the client, which then did not train.
+        fits: results of the client's local fits.
+        steps: the client's step budget; None without one.
+        excluded: why the round did not wait for the client; None if it waited.
     """
 
     start: int
@@ -50,103 +55,117 @@ class ReplayResult:
     update: Update | None
     fits: Sequence[FitResult] = ()
     steps: int | None = None
-    left_out: ClientFailure | None = None
+    excluded: ClientFailure | None = None
 
 
 @dataclass
-class InMemoryCheckpointer:
-    """Keeps the newest round, in memory."""
+class InMemoryCheckpointer(Checkpointer):
+    """A checkpointer that keeps the newest round in memory."""
 
-    saved: Checkpoint | None = None
+    checkpoint: Checkpoint | None = None
 
     def open(self, experiment: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """Open for any experiment."""
         return nullcontext()
 
     def load(self) -> Checkpoint | None:
-        return self.saved
+        """The newest round; None before the first."""
+        return self.checkpoint
 
-    def commit(self, state: ServerState, store: ClientStateStore, record: RoundRecord) -> None:
-        self.saved = Checkpoint(state, store)
-
-    def finish(self) -> None: ...
+    def commit(self, state: ServerState, client_states: ClientStateStore, record: RoundRecord) -> None:
+        """Keep a round instead of the one before."""
+        self.checkpoint = Checkpoint(state, client_states)
 
 
 def replay_client(
     run: Path, round: int, client: int, allow: Sequence[str] = (), *, whole: bool = False, debug: bool = False
 ) -> ReplayResult:
-    """Trains a client again as it was trained in a round; one that was not waited for did not train, and does not now.
+    """Repeat a client's local training of one round.
+
+    A client that the round did not wait for did not train, and is not trained here.
 
     Args:
         run: folder of a run, finished or not.
-        round: which, counted from 1.
-        client: one of the round's cohort.
+        round: number of the round, counted from 1.
+        client: a client of the round's cohort.
         allow: modules that the run's configuration may name, besides those of the list.
-        whole: trains the rest of the cohort too, and compares the round's digest.
-        debug: steps into the client's rule with pdb.
+        whole: train the rest of the cohort too, and compare the round's digest.
+        debug: start pdb at the first line of the client's rule.
 
     Raises:
-        Mistakes: if there is no such run, round or client, or a digest is not the recorded one.
+        ConfigErrors: if there is no such run, round or client, or a digest differs from the journal's.
     """
-    records = _records(run)
+    records = _read_records(run)
     if not 1 <= round <= len(records):
         raise ConfigErrors([ConfigError("round", round, f"must be from 1 to {len(records)}")])
     if client not in records[round - 1]["cohort"]:
         cohort = ", ".join(map(str, records[round - 1]["cohort"][:20]))
-        raise ConfigErrors([ConfigError("client", client, f"was not in the cohort of round {round}: {cohort}")])
-    config = load_run_config(run / "config.yaml", [])
-    if refused := untrusted_targets(config, allow):
-        raise ConfigErrors(refused)
-    config["observers"], config["check"], config["resume"] = {}, False, None
-    federation = build_run(config, run, {})[0].federation
-    newest = InMemoryCheckpointer(_nearest(run, round - 1))
-    start = 0 if newest.saved is None else newest.saved.state.round
-    rounds = max(federation.schedule.rounds, len(records))  # a run that was gone on with may be asked for fewer
-    quiet = replace(federation.schedule, rounds=rounds, eval_every=10**9, stop_at=None)  # changes no state
-    borne = replace(
-        federation.worker.faults, max_lost_rounds=rounds + 1
-    )  # a run that they ended may have been gone on with
-    worker = replace(federation.worker, faults=borne)
-    federation = replace(
-        federation, worker=worker, schedule=quiet, executor=Inline(_threads(config)), checkpointer=newest
-    )
+        problem = f"was not in the cohort of round {round}: {cohort}"
+        raise ConfigErrors([ConfigError("client", client, problem, "name a client of the cohort")])
+    config = load_run_config(run / CONFIG, [])
+    if untrusted := untrusted_targets(config, allow):
+        raise ConfigErrors(untrusted)
+    newest = InMemoryCheckpointer(_nearest_checkpoint(run, round - 1))
+    start = 0 if newest.checkpoint is None else newest.checkpoint.state.round
+    federation = _build_federation(run, config, newest, len(records))
     _recompute(federation, newest, records, round - 1)
-    before = newest.saved or Checkpoint(federation.algorithm.init(federation.initial), ClientStateStore())
+    before = newest.checkpoint or Checkpoint(federation.initial_state(), ClientStateStore())
     with federation.executor.open(federation.worker, 1) as execute:
-        call = federation.call(round - 1, before.state, execute)
-        steps, left_out = call.budgets.get(client), next((f for f in call.failures if f.client == client), None)
-        update, fits = (None, ()) if left_out is not None else _trained(federation, before, round, client, steps, debug)
+        plan = select(federation, before.state, execute)
+        steps, excluded = plan.budgets.get(client), next((f for f in plan.failures if f.client == client), None)
+        update, fits = (None, ()) if excluded is not None else _train(federation, before, round, client, steps, debug)
     if whole:
         _recompute(federation, newest, records, round)
-    return ReplayResult(start, round - 1 - start + whole, update, fits, steps, left_out)
+    return ReplayResult(start, round - 1 - start + whole, update, fits, steps, excluded)
 
 
-def _trained(
+def _build_federation(
+    run: Path, config: dict[str, Any], checkpointer: InMemoryCheckpointer, num_rounds: int
+) -> Federation:
+    """The run's federation in this process, without evaluations, observers and files."""
+    config["observers"], config["check"], config["resume"] = {}, False, None
+    federation = build_run(config, run, {})[0].federation
+    rounds = max(federation.schedule.rounds, num_rounds)  # a resumed run may have a configuration with fewer rounds
+    schedule = replace(federation.schedule, rounds=rounds, eval_every=10**9, stop_at=None)  # changes no state
+    # A run that ended with too many lost rounds may have been resumed with a higher limit.
+    faults = replace(federation.faults, max_lost_rounds=rounds + 1)
+    federation = federation.with_worker(replace(federation.worker, faults=faults))
+    executor = Inline(int(config["executor"].get("threads", 1)))
+    return replace(federation, schedule=schedule, executor=executor, checkpointer=checkpointer)
+
+
+def _train(
     federation: Federation, before: Checkpoint, round: int, client: int, steps: int | None, debug: bool
 ) -> tuple[Update, Sequence[FitResult]]:
-    """What a client sends, and its fits."""
-    memory = before.client_states.read([client]).get(client, {})
-    local = federation.worker.local(round - 1, client, memory, steps)
-    arguments = (local, before.state.shared, algorithm_state(memory))
+    """Run the client's rule.
+
+    Returns:
+        The client's update, and the results of its local fits.
+    """
+    state = before.client_states.read([client]).get(client, {})
+    local = federation.worker.local_trainer(round - 1, client, state, steps)
+    arguments = (local, before.state.shared, algorithm_state(state))
     rule: Any = federation.algorithm.client
     update = pdb.runcall(rule, *arguments) if debug else rule(*arguments)
     assert isinstance(update, Update)
     return update, local.results
 
 
-def _records(run: Path) -> list[dict[str, Any]]:
-    for name in ("config.yaml", JOURNAL):
+def _read_records(run: Path) -> list[dict[str, Any]]:
+    """The records of all rounds in the run's journal."""
+    for name in (CONFIG, JOURNAL):
         if not (run / name).is_file():
             raise ConfigErrors([ConfigError("run", run, f"has no {name}", "name the folder of a run")])
     return read_json_lines(run / JOURNAL)[0]
 
 
-def _nearest(run: Path, round: int) -> Checkpoint | None:
-    """The newest commit that is whole and not after a round; None for the beginning."""
-    for kept in reversed([number for number in committed_rounds(run) if number <= round]):
+def _nearest_checkpoint(run: Path, round: int) -> Checkpoint | None:
+    """The newest complete checkpoint up to a round; None without one."""
+    for number in reversed([number for number in committed_rounds(run) if number <= round]):
         try:
-            state, store, _ = read_checkpoint(run, kept)
+            state, store, _ = read_checkpoint(run, number)
         except (OSError, ValueError, KeyError):
-            continue  # the way is longer, and the digests on it tell
+            continue  # an earlier checkpoint costs only time, since every digest is compared
         return Checkpoint(state, store)
     return None
 
@@ -154,62 +173,65 @@ def _nearest(run: Path, round: int) -> Checkpoint | None:
 def _recompute(
     federation: Federation, newest: InMemoryCheckpointer, records: Sequence[Mapping[str, Any]], last: int
 ) -> None:
-    """Runs the rounds up to the last, and compares each digest with the recorded one."""
-    at = 0 if newest.saved is None else newest.saved.state.round
-    rounds = federation.run() if at < last else iter(())
+    """Run the rounds up to `last` and compare each digest.
+
+    Raises:
+        ConfigErrors: if a digest differs, or the run ends before the last round.
+    """
+    done = 0 if newest.checkpoint is None else newest.checkpoint.state.round
+    rounds = federation.run() if done < last else iter(())
     for record in rounds:
         if record.sha256 != records[record.number - 1]["state_sha256"]:
-            why = f"round {record.number} came out otherwise than the run recorded"
-            remedy = "with the fedlit, torch and kind of machine of the run its bits come back"
-            raise ConfigErrors([ConfigError("state_sha256", record.sha256[:12], why, remedy)])
+            problem = f"round {record.number} has another digest than in the run"
+            hint = "use the run's version of fedlit, its version of torch and its kind of processor or GPU"
+            raise ConfigErrors([ConfigError("state_sha256", record.sha256[:12], problem, hint)])
         if record.number == last:
             return
-    if at < last:
-        raise ConfigErrors([ConfigError("round", last, "was not reached: the run ends before it")])
-
-
-def _threads(config: Mapping[str, Any]) -> int:
-    return int(config["executor"].get("threads", 1))
+    if done < last:
+        raise ConfigErrors([ConfigError("round", last, "was not reached: the run ends before this round")])
 
 
 def main() -> None:
-    """The command. Exit status 2 for a mistake in what was typed."""
+    """Run the command. Exit status 2 for an error in the command line."""
     sys.path.insert(0, os.getcwd())
     parser = argparse.ArgumentParser(prog="python -m fedlit.replay", description=__doc__)
     parser.add_argument("run", type=Path, help="folder of a run")
-    parser.add_argument("--round", type=int, required=True, help="counted from 1")
-    parser.add_argument("--client", type=int, required=True, help="one of the round's cohort")
-    parser.add_argument(
-        "--whole", action="store_true", help="train the rest of the cohort too, compare the round's digest"
-    )
-    parser.add_argument("--debug", action="store_true", help="step into the client's rule with pdb")
-    parser.add_argument("--allow", action="append", default=[], metavar="MODULE", help="trust what it names in the run")
-    typed = parser.parse_args()
+    parser.add_argument("--round", type=int, required=True, help="number of the round, counted from 1")
+    parser.add_argument("--client", type=int, required=True, help="a client of the round's cohort")
+    help_text = "train the rest of the cohort too, and compare the round's digest"
+    parser.add_argument("--whole", action="store_true", help=help_text)
+    parser.add_argument("--debug", action="store_true", help="start pdb at the first line of the client's rule")
+    help_text = "trust the classes of this module in the run's configuration"
+    parser.add_argument("--allow", action="append", default=[], metavar="MODULE", help=help_text)
+    options = parser.parse_args()
     try:
-        done = replay_client(typed.run, typed.round, typed.client, typed.allow, whole=typed.whole, debug=typed.debug)
-    except ConfigErrors as mistakes:
-        print_config_errors(mistakes.errors)
+        result = replay_client(
+            options.run, options.round, options.client, options.allow, whole=options.whole, debug=options.debug
+        )
+    except ConfigErrors as error:
+        print_config_errors(error.errors)
         sys.exit(2)
-    Console().print(_table(typed.run, typed.round, typed.client, done))
+    Console().print(_table(options.run, options.round, options.client, result))
 
 
-def _table(run: Path, round: int, client: int, done: ReplayResult) -> Table:
-    failures = _records(run)[round - 1]["failures"]
+def _table(run: Path, round: int, client: int, result: ReplayResult) -> Table:
+    """The result of a replay, a row for each fact."""
+    failures = _read_records(run)[round - 1]["failures"]
     outcome = next((f"{f['outcome']}: {f['reason']}" for f in failures if f["client"] == client), "ok")
     table = Table(show_header=False, title=f"client {client} in round {round}", title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    began = f"the commit of round {done.start}" if done.start else "the initial weights"
-    table.add_row("began at", f"{began}; {done.recomputed} rounds computed again, with the digests of the run")
-    if done.steps is not None:
-        table.add_row("was cut short", f"after {done.steps} steps, for clock.deadline_s")
-    table.add_row("then it was" if done.update else "did not train", outcome)
-    for fit in done.fits:
-        logged = ", ".join(f"{name} {value:.6f}" for name, value in fit.metrics.items())
-        table.add_row("a fit", f"{fit.examples} samples, {fit.steps} steps; {logged}")
-    if done.update is None:
+    start = f"the checkpoint of round {result.start}" if result.start else "the initial weights"
+    table.add_row("start", f"{start}; {result.recomputed} rounds computed again, digests equal to the run's")
+    if result.steps is not None:
+        table.add_row("step budget", f"{result.steps} steps, for clock.deadline_s")
+    table.add_row("outcome" if result.update else "did not train", outcome)
+    for fit in result.fits:
+        metrics = ", ".join(f"{name} {value:.6f}" for name, value in fit.metrics.items())
+        table.add_row("local fit", f"{fit.examples} examples, {fit.steps} steps; {metrics}")
+    if result.update is None:
         return table
-    table.add_row("weight", f"{done.update.weight:g}")
-    for group, tensors in done.update.groups.items():
+    table.add_row("weight", f"{result.update.weight:g}")
+    for group, tensors in result.update.groups.items():
         table.add_row(group, f"{sum(t.numel() for t in tensors.values()):,} numbers, norm {norm(tensors):.6g}")
     return table

@@ -1,7 +1,7 @@
-"""`resume=RUN`: what was typed for a run, and what is typed now, as one command line.
+"""`resume=RUN`: combine a run's overrides with the current command line.
 
-A run's folder may come from anybody: of what was typed for it nothing is taken that is Hydra's own, and what its configuration
-names has to be on the list of `trust`, or be typed again.
+A run's folder may come from anybody. None of its overrides of Hydra's own keys are used, and every class that its configuration
+names must be on the list of `allowlist`, or be given again.
 """
 
 from __future__ import annotations
@@ -17,205 +17,208 @@ from typing import Any
 import yaml
 from filelock import FileLock
 from hydra import compose
-from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 
-from fedlit.cli.command_line import PRIMARY, config_loader, parse_command, quote, unquote
+from fedlit.cli.command_line import PRIMARY, config_loader, parse_command
+from fedlit.cli.hydra_internals import parse_arguments
+from fedlit.cli.overrides import quote, unquote
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.files import flatten
 from fedlit.experiment.config.allowlist import ALLOW_VARIABLE, untrusted_targets
 from fedlit.experiment.config.build import to_plain
-from fedlit.runs.layout import COMMAND, JOURNAL
+from fedlit.runs.keys import row_of
+from fedlit.runs.layout import COMMAND, CONFIG, JOURNAL, LOCK, SUMMARY
 from fedlit.server.checkpoint.format import committed_rounds
-
-MAY_CHANGE = (
-    "schedule.rounds",
-    "executor",
-    "observers",
-    "checkpoint",
-    "sweep",
-    "faults.max_lost_rounds",
-    "trainer.accelerator",
-    "check",
-    "traceback",
-    "resume",
-)
-"""Keys that a run may be gone on with otherwise, with all below them; of `executor` not the threads, on which bits depend."""
 
 
 def resume_arguments(arguments: Sequence[str]) -> list[str]:
-    """The command line that goes on with the run that `resume` names; the same one where it names none.
+    """Return the command line that resumes the run of `resume=RUN`.
+
+    Args:
+        arguments: the current command line; returned unchanged if it names no run.
 
     Raises:
-        Mistakes: if there is no such run, or something was typed that differs and may not.
+        ConfigErrors: if there is no such run, or an override differs in a key that cannot change on resume.
     """
-    typed = get_args_parser().parse_args(list(arguments))
-    overrides = [text for text in typed.overrides if _key(text) != "resume"]
-    asked = [unquote(text) for text in typed.overrides if _key(text) == "resume"]
-    if not asked or asked[-1] in ("", "null"):
+    parsed = parse_arguments(arguments)
+    overrides = [text for text in parsed.overrides if _key(text) != "resume"]
+    names = [unquote(text) for text in parsed.overrides if _key(text) == "resume"]
+    if not names or names[-1] in ("", "null"):
         return list(arguments)
-    if typed.multirun:
-        raise ConfigErrors(
-            [ConfigError("resume", asked[-1], "goes on with one run, and -m begins several", "leave out -m")]
-        )
-    kept = [argument for argument in arguments if argument not in typed.overrides]
-    where = [Path(unquote(text)) for text in overrides if _key(text) == "hydra.run.dir"]
-    name, before, both = typed.config_name or PRIMARY, [], overrides
+    if parsed.multirun:
+        raise ConfigErrors([ConfigError("resume", names[-1], "resumes one run, and -m starts several", "leave out -m")])
+    flags = [argument for argument in arguments if argument not in parsed.overrides]
+    folders = [Path(unquote(text)) for text in overrides if _key(text) == "hydra.run.dir"]
+    primary, old, both = parsed.config_name or PRIMARY, [], overrides
     try:
-        with config_loader(typed.config_dir):
-            folder = _folder(asked[-1], where, name, overrides)
+        with config_loader(parsed.config_dir):
+            folder = _find_run(names[-1], folders, primary, overrides)
             if folder is None:
-                return [*kept, *overrides]  # nothing to go on with: it begins
-            before, flags = _typed_before(folder)
-            _refuse_without(flags, typed.config_dir, typed.config_name)
-            both = _joined(before, overrides)
-            _refuse_changes(folder, to_plain(compose(name, both)), overrides)
+                return [*flags, *overrides]  # no run to resume: a new one starts
+            old, old_flags = _load_command(folder)
+            _require_flags(old_flags, parsed.config_dir, parsed.config_name)
+            both = _combine(old, overrides)
+            _require_same_run(folder, to_plain(compose(primary, both)), overrides)
     except HydraException as error:
-        why, remedy = str(error).splitlines()[0], "a --config-dir has to be typed again"
-        rest = [ConfigError("resume", asked[-1], f"cannot be composed as it was: {why}", remedy)]
-        old = {text for text in before if text in both}
-        found = parse_command([*kept, *both]).errors
-        raise ConfigErrors([_of_before(m) if f"{m.key}={m.value}" in old else m for m in found] or rest) from error
-    return [*kept, *both, f"resume={quote(folder)}", f"hydra.run.dir={quote(folder)}"]
+        problem = f"cannot be composed again: {str(error).splitlines()[0]}"
+        default = [ConfigError("resume", names[-1], problem, "if the run had a --config-dir, give it again")]
+        unchanged = {text for text in old if text in both}
+        errors = parse_command([*flags, *both]).errors
+        raise ConfigErrors(
+            [_in_old_command(e) if f"{e.key}={e.value}" in unchanged else e for e in errors] or default
+        ) from error
+    return [*flags, *both, f"resume={quote(folder)}", f"hydra.run.dir={quote(folder)}"]
 
 
-def _folder(asked: str, where: Sequence[Path], name: str, overrides: Sequence[str]) -> Path | None:
-    """The run's folder; None if `auto` finds nothing to go on with. Raises Mistakes if `auto` is to go on in a folder that has
-    another run."""
-    if asked == "auto":
-        config = to_plain(compose(name, [text for text in overrides if not _key(text).startswith("hydra")]))
-        if not where:
-            return _newest(config)
-        folder = where[-1].expanduser().absolute()
-        if not all((folder / file).is_file() for file in (COMMAND, "config.yaml")):
+def _find_run(name: str, folders: Sequence[Path], primary: str, overrides: Sequence[str]) -> Path | None:
+    """The folder of the run to resume; None if `auto` finds none.
+
+    Args:
+        name: the value of `resume`: a run's folder, or `auto`.
+        folders: the values of `hydra.run.dir` in the command line.
+        primary: name of the primary configuration.
+        overrides: the command-line overrides without `resume`.
+
+    Raises:
+        ConfigErrors: if the folder of `hydra.run.dir` is not that of the run.
+    """
+    if name == "auto":
+        config = to_plain(compose(primary, [text for text in overrides if not _key(text).startswith("hydra")]))
+        if not folders:
+            return _newest_unfinished(config)
+        folder = folders[-1].expanduser().absolute()
+        if not all((folder / file).is_file() for file in (COMMAND, CONFIG)):
             return None
-        if found := _changes(_config(folder), config):
-            raise ConfigErrors(found)
+        if errors := _change_errors(_read_config(folder), config):
+            raise ConfigErrors(errors)
         return folder
-    folder = Path(asked).expanduser().absolute()
-    if where and where[-1].absolute() != folder:
-        why = f"is not {folder}, where the run is that is gone on with"
-        raise ConfigErrors([ConfigError("hydra.run.dir", where[-1], why, "leave it out")])
+    folder = Path(name).expanduser().absolute()
+    if folders and folders[-1].absolute() != folder:
+        problem = f"is not {folder}, the folder of the run to resume"
+        raise ConfigErrors([ConfigError("hydra.run.dir", folders[-1], problem, "leave it out")])
     return folder
 
 
-def _joined(before: Sequence[str], overrides: Sequence[str]) -> list[str]:
-    """What was typed for a run and is not typed otherwise now, and what is typed now. Another choice of a group that may
-    change comes without what was typed for the choice before."""
-    now = {_key(text) for text in overrides}
+def _combine(old: Sequence[str], new: Sequence[str]) -> list[str]:
+    """The run's overrides, replaced and extended by the command line's.
 
-    def stays(key: str) -> bool:
-        return key not in now and not (may_change(key) and key.partition(".")[0] in now)
+    A new choice of a group that can change also replaces the old overrides of keys in the group.
+    """
+    keys = {_key(text) for text in new}
 
-    return [text for text in before if stays(_key(text))] + [t for t in overrides if _key(t) != "hydra.run.dir"]
+    def is_replaced(key: str) -> bool:
+        return key in keys or (row_of(key).can_change and key.partition(".")[0] in keys)
+
+    return [text for text in old if not is_replaced(_key(text))] + [t for t in new if _key(t) != "hydra.run.dir"]
 
 
-def _typed_before(folder: Path) -> tuple[list[str], dict[str, str]]:
-    """The overrides that were typed for a run, but for what is Hydra's, and the flags."""
-    for name in (COMMAND, "config.yaml"):
+def _load_command(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """Read the command of a run.
+
+    Returns:
+        The overrides without those of Hydra's own keys and of `resume`, and the values of the flags.
+    """
+    for name in (COMMAND, CONFIG):
         if not (folder / name).is_file():
-            why, remedy = f"has no {name}", "name the folder of a run, or auto"
+            problem, hint = f"has no {name}", "name the folder of a run, or auto"
             if folder.is_dir() and not committed_rounds(folder):
-                why, remedy = f"{why} and no round that was kept", f"{remedy}; or type the run's whole command again"
-            raise ConfigErrors([ConfigError("resume", folder, why, remedy)])
+                problem, hint = f"{problem} and no checkpoint", f"{hint}; or give the run's whole command again"
+            raise ConfigErrors([ConfigError("resume", folder, problem, hint)])
     try:
         command = json.loads((folder / COMMAND).read_bytes())
         keys = {text: _key(text).split("/")[0].split(".")[0] for text in command["overrides"]}
-        if wrong := [text for text in keys if text.startswith("-")]:
-            raise ValueError(f"{wrong[0]} is no override")
+        if invalid := [text for text in keys if text.startswith("-")]:
+            raise ValueError(f"{invalid[0]} is not an override")
         flags = {flag.partition("=")[0]: flag.partition("=")[2] for flag in command.get("flags", ())}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigErrors(
-            [ConfigError("resume", folder, f"has a {COMMAND} that is not one of ours: {error}")]
-        ) from error
+        problem = f"has a {COMMAND} that fedlit did not write: {error}"
+        raise ConfigErrors([ConfigError("resume", folder, problem, "name the folder of a run")]) from error
     return [text for text, key in keys.items() if key not in ("hydra", "resume")], flags
 
 
-def _refuse_without(flags: Mapping[str, str], folder: str | None, name: str | None) -> None:
-    """Raises Mistakes if a flag with which the run began is not typed. None is taken from the run's folder: it would say
-    whose configuration is read."""
-    typed = {"--config-dir": folder, "--config-name": name}
-    found = [
-        ConfigError(
-            flag, "", f"was {flags[flag]} when the run began, and is not typed now", f"add {flag}={flags[flag]}"
-        )
-        for flag, value in typed.items()
-        if flag in flags and value is None
+def _require_flags(old: Mapping[str, str], folder: str | None, name: str | None) -> None:
+    """Raise ConfigErrors if the command line lacks a flag of the run.
+
+    No flag is taken from the run's folder: the folder would decide which configuration is read.
+    """
+    new = {"--config-dir": folder, "--config-name": name}
+    errors = [
+        ConfigError(flag, "", f"was {old[flag]} when the run began, and is missing now", f"add {flag}={old[flag]}")
+        for flag, value in new.items()
+        if flag in old and value is None
     ]
-    if found:
-        raise ConfigErrors(found)
+    if errors:
+        raise ConfigErrors(errors)
 
 
-def _of_before(mistake: ConfigError) -> ConfigError:
-    """A mistake in what was typed when the run began, and was none then."""
-    remedy = "it was typed when the run began: the --config-dir that has it has to be typed again"
-    return ConfigError(mistake.key, mistake.value, mistake.problem, remedy)
+def _in_old_command(error: ConfigError) -> ConfigError:
+    """The error with a hint for an override of the run."""
+    hint = "the run began with it: give the --config-dir that has it again"
+    return ConfigError(error.key, error.value, error.problem, hint)
 
 
-def _refuse_changes(folder: Path, new: Mapping[str, Any], typed: Sequence[str]) -> None:
-    """Raises Mistakes with every value that is not the run's and may not change, and every name that is not trusted."""
-    old = _config(folder)
-    found, rounds = _changes(old, new), new["schedule"]["rounds"]
+def _require_same_run(folder: Path, new: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Raise ConfigErrors for fixed values that differ and for untrusted classes."""
+    old = _read_config(folder)
+    errors, rounds = _change_errors(old, new), new["schedule"]["rounds"]
     journal = folder / JOURNAL
-    done = journal.read_bytes().count(b"\n") if journal.is_file() else 0
-    if isinstance(rounds, int) and rounds < done and rounds != (old.get("schedule") or {}).get("rounds"):
-        found.append(
-            ConfigError("schedule.rounds", rounds, f"is less than the {done} rounds done", "take more, or leave it out")
-        )
-    if found:
-        raise ConfigErrors(found)
-    named = [unquote(text) for text in typed if _key(text).endswith("_target_")]
-    refused = untrusted_targets(new, [*named, *(target.rpartition(".")[0] for target in named)])
-    remedy = f"if you trust it: type it again, or {ALLOW_VARIABLE}=MODULE"
-    if refused:
-        raise ConfigErrors(ConfigError(mistake.key, mistake.value, mistake.problem, remedy) for mistake in refused)
+    num_done = journal.read_bytes().count(b"\n") if journal.is_file() else 0
+    if isinstance(rounds, int) and rounds < num_done and rounds != (old.get("schedule") or {}).get("rounds"):
+        problem = f"is less than the {num_done} rounds done"
+        errors.append(ConfigError("schedule.rounds", rounds, problem, "give a larger number, or leave it out"))
+    if errors:
+        raise ConfigErrors(errors)
+    targets = [unquote(text) for text in overrides if _key(text).endswith("_target_")]
+    untrusted = untrusted_targets(new, [*targets, *(target.rpartition(".")[0] for target in targets)])
+    if untrusted:
+        hint = f"if you trust it: give it again, or set {ALLOW_VARIABLE}=MODULE"
+        raise ConfigErrors(ConfigError(error.key, error.value, error.problem, hint) for error in untrusted)
 
 
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[ConfigError]:
-    """Every value that is not the run's and may not change."""
-    found = [
-        ConfigError(key, now, f"was {was} when the run began", "leave it out, or begin another run")
-        for key, (was, now) in _differences(old, new).items()
-        if not may_change(key)
+def _change_errors(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[ConfigError]:
+    """Return an error for every changed value that cannot change on resume."""
+    errors = [
+        ConfigError(key, now, f"was {before} when the run began", "leave it out, or start another run")
+        for key, (before, now) in _differences(old, new).items()
+        if not row_of(key).can_change
     ]
     schedule, rounds = old.get("schedule") or {}, new["schedule"]["rounds"]
     if schedule.get("rounds") != rounds and schedule.get("lr") == "cosine":
-        why = f"was {schedule.get('rounds')}, and with schedule.lr=cosine the rates of the rounds done depend on it"
-        found.append(ConfigError("schedule.rounds", rounds, why, "leave it out"))
-    return found
+        problem = (
+            f"was {schedule.get('rounds')}; with schedule.lr=cosine the learning rates of past rounds depend on it"
+        )
+        errors.append(ConfigError("schedule.rounds", rounds, problem, "leave it out"))
+    return errors
 
 
-def _config(folder: Path) -> Mapping[str, Any]:
-    """A run's configuration. Raises Mistakes if that is not what is in its config.yaml."""
+def _read_config(folder: Path) -> Mapping[str, Any]:
+    """Read the configuration of a run.
+
+    Raises:
+        ConfigErrors: if the file is not a configuration.
+    """
     with suppress(OSError, ValueError, yaml.YAMLError):
-        config = yaml.safe_load((folder / "config.yaml").read_bytes())
+        config = yaml.safe_load((folder / CONFIG).read_bytes())
         if isinstance(config, Mapping):
             return config
-    raise ConfigErrors([ConfigError("resume", folder, "has a config.yaml that is not one of ours")])
+    problem = f"has a {CONFIG} that fedlit did not write"
+    raise ConfigErrors([ConfigError("resume", folder, problem, "name the folder of a run")])
 
 
-def may_change(key: str) -> bool:
-    """Whether a run may be gone on with another value of a key."""
-    return key != "executor.threads" and any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE)
-
-
-def _newest(config: Mapping[str, Any]) -> Path | None:
-    """The newest unfinished run of a configuration that no process is at; None if there is none."""
-    places = Path("outputs/runs").glob("*/*/config.yaml")
-    for path in sorted(filter(Path.is_file, places), key=lambda path: path.stat().st_mtime, reverse=True):
-        with suppress(ConfigErrors):  # no run's
-            if (path.parent / "summary.json").exists() or _changes(_config(path.parent), config):
+def _newest_unfinished(config: Mapping[str, Any]) -> Path | None:
+    """The newest unfinished, unlocked run of a configuration; None without one."""
+    paths = Path("outputs/runs").glob(f"*/*/{CONFIG}")
+    for path in sorted(filter(Path.is_file, paths), key=lambda path: path.stat().st_mtime, reverse=True):
+        with suppress(ConfigErrors):  # the folder is not of a run
+            if (path.parent / SUMMARY).exists() or _change_errors(_read_config(path.parent), config):
                 continue
-            with (
-                suppress(OSError),
-                FileLock(path.parent / "lock", timeout=0),
-            ):  # another process's, or not to be written
+            with suppress(OSError), FileLock(path.parent / LOCK, timeout=0):  # locked, or read-only
                 return path.parent.absolute()
     return None
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Keys whose values are not the same, with both; a key that is missing counts as null."""
+    """The old and new values of keys that differ. A missing key counts as null."""
     flat_old, flat_new = flatten(old), flatten(new)
     return {
         key: (flat_old.get(key), flat_new.get(key))
@@ -225,14 +228,22 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tu
 
 
 def _key(text: str) -> str:
-    """The key of an override, without what says how it is applied."""
+    """The key of an override, without +, ~ and a package."""
     return text.partition("=")[0].lstrip("+~").partition("@")[0]
 
 
 def resume_command(folder: Path, config: Mapping[str, Any], flags: Sequence[str] = ()) -> str:
-    """What to type to go on with a run: with leave to import what is the user's own, and the flags of `command_line.flags`."""
-    own = {str(mistake.value).partition(".")[0] for mistake in untrusted_targets(config)}
-    own |= {*filter(None, os.environ.get(ALLOW_VARIABLE, "").split(","))}
-    allow = f"{ALLOW_VARIABLE}={','.join(sorted(own))} " if own else ""
+    """Return the command that resumes a run.
+
+    It sets the environment variable that allows the user's own modules.
+
+    Args:
+        folder: the run's folder.
+        config: the run's configuration as plain values.
+        flags: the flags of `command_line.config_flags`.
+    """
+    modules = {str(error.value).partition(".")[0] for error in untrusted_targets(config)}
+    modules |= {*filter(None, os.environ.get(ALLOW_VARIABLE, "").split(","))}
+    allow = f"{ALLOW_VARIABLE}={','.join(sorted(modules))} " if modules else ""
     words = shlex.join(["python", "-m", "fedlit.train", *flags])
     return f"{allow}{words} resume={shlex.quote(str(folder))}"

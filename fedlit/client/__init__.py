@@ -1,1 +1,1 @@
-"""Local training of one client by Lightning, and the worker that executes jobs."""
+"""Local training of one client by Lightning; the worker of jobs."""

@@ -1,4 +1,7 @@
-"""How far a client's own optimizer moves a parameter whose gradient is 1: what FedNova and SCAFFOLD divide by."""
+"""Displacement of a parameter under a gradient of 1.
+
+A client's own optimizer causes the displacement; FedNova and SCAFFOLD divide by it.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,18 @@ import torch
 from torch import nn
 
 from fedlit.core.errors import ConfigError
-from fedlit.core.messages import GradientTerm
+from fedlit.core.model import GradientTerm
 
 OPTIMIZER = "model.optimizer"
-UNIT = "its steps make of a gradient of 1"
 
 
 class SGDStep(NamedTuple):
-    """What torch's SGD made of a gradient in one step; weight decay counts as part of the gradient.
+    """Settings of torch's SGD in one step.
+
+    Weight decay counts as part of the gradient.
 
     Args:
-        scale: of the gradient: below 1 in an epoch's last step if fewer batches are left than are accumulated.
+        scale: factor on the gradient; below 1 in an epoch's last step if too few batches are left to accumulate.
     """
 
     lr: float
@@ -30,15 +34,16 @@ class SGDStep(NamedTuple):
     scale: float = 1.0
 
 
-def displacement(strides: Iterable[SGDStep], mu: float = 0.0) -> float:
-    """x - y of one number x whose gradient at y is 1 + mu * (y - x), after these steps of torch's SGD from a fresh start.
+def displacement(steps: Iterable[SGDStep], mu: float = 0.0) -> float:
+    """Return x - y of a number that moves from x to y.
 
-    With plain steps and mu = 0 it is the sum of the rates, and a client's x - y divided by it is the mean of the gradients
-    that it met. It is lr * ||a||_1 of Wang et al., "Tackling the Objective Inconsistency Problem in Heterogeneous Federated
-    Optimization", NeurIPS 2020, https://arxiv.org/abs/2007.07481.
+    The number takes these steps of torch's SGD with a fresh state, under a gradient of 1 + mu * (y - x). For plain steps and
+    mu = 0 the result is the sum of the learning rates, and a client's x - y divided by it is the mean of the client's
+    gradients. The result is lr * ||a||_1 of Wang et al., "Tackling the Objective Inconsistency Problem in Heterogeneous
+    Federated Optimization", NeurIPS 2020, https://arxiv.org/abs/2007.07481.
     """
     moved, buffer = 0.0, None
-    for lr, momentum, dampening, nesterov, maximize, scale in strides:
+    for lr, momentum, dampening, nesterov, maximize, scale in steps:
         gradient = step = (-1.0 if maximize else 1.0) * (scale - mu * moved)
         if momentum:
             buffer = gradient if buffer is None else momentum * buffer + (1 - dampening) * gradient
@@ -51,57 +56,67 @@ SGD_KEYS = SGDStep._fields[:-1]
 
 
 class DisplacementTracker:
-    """Notes the strides of a fit's optimizers.
+    """Records the steps of a fit's optimizers.
 
     Args:
-        terms: of the fit.
-        keep: whether an optimizer goes on where it was in an earlier round.
+        terms: gradient terms of the fit.
+        keep: True if an optimizer starts with its state of an earlier round.
     """
 
     def __init__(self, terms: Sequence[GradientTerm] = (), keep: bool = False) -> None:
         self._terms, self._keep = terms, keep
-        self._strides: dict[torch.optim.Optimizer, list[list[SGDStep]]] = {}
+        self._steps: dict[torch.optim.Optimizer, list[list[SGDStep]]] = {}
 
     def step(self, optimizer: torch.optim.Optimizer, scale: float = 1.0) -> None:
-        """Notes that an optimizer stepped."""
+        """Record one step of an optimizer."""
         if not isinstance(optimizer, torch.optim.SGD):
-            self._strides.setdefault(optimizer, [])
+            self._steps.setdefault(optimizer, [])
             return
-        groups = self._strides.setdefault(optimizer, [])
+        groups = self._steps.setdefault(optimizer, [])
         groups += [[] for _ in optimizer.param_groups[len(groups) :]]
-        for strides, group in zip(groups, optimizer.param_groups, strict=True):
-            strides.append(SGDStep(**{key: group[key] for key in SGD_KEYS}, scale=scale))
+        for steps, group in zip(groups, optimizer.param_groups, strict=True):
+            steps.append(SGDStep(**{key: group[key] for key in SGD_KEYS}, scale=scale))
 
     def read(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, float]:
-        """How far each of the parameters would have moved; those that no optimizer has are left out.
+        """Return the displacement of each parameter under a gradient of 1.
+
+        Parameters without an optimizer are left out.
 
         Raises:
-            Mistake: if an optimizer is not torch's SGD, two have the same parameter, or one had momentum to begin with.
+            ConfigError: if an optimizer is not torch's SGD, if two optimizers share a parameter, or if an optimizer starts
+                with the momentum of an earlier round.
         """
-        taken: dict[int, list[SGDStep]] = {}
-        for optimizer, groups in self._strides.items():
+        steps_of: dict[int, list[SGDStep]] = {}
+        for optimizer, groups in self._steps.items():
+            name = type(optimizer).__name__
             if not isinstance(optimizer, torch.optim.SGD):
-                why = f"steps without a common measure, and the algorithm divides by what {UNIT}"
-                raise ConfigError(OPTIMIZER, type(optimizer).__name__, why, "take SGD, or another algorithm")
-            for strides, group in zip(groups, optimizer.param_groups, strict=True):
-                if any(id(parameter) in taken for parameter in group["params"]):
-                    why = f"steps a parameter by two optimizers, and the algorithm divides by what {UNIT}"
-                    raise ConfigError(OPTIMIZER, type(optimizer).__name__, why, "give each parameter one optimizer")
-                if self._keep and any(stride.momentum for stride in strides):
-                    why = f"goes on with the momentum of an earlier round, and the algorithm divides by what {UNIT}"
-                    raise ConfigError(
-                        "schedule.client_state", "keep", why, "take reset, or an optimizer without momentum"
+                problem = "has no known step length, and the algorithm divides by the length of the client's steps"
+                raise ConfigError(OPTIMIZER, name, problem, "use SGD, or another algorithm")
+            for steps, group in zip(groups, optimizer.param_groups, strict=True):
+                if any(id(parameter) in steps_of for parameter in group["params"]):
+                    problem = (
+                        "shares a parameter with a second optimizer: the algorithm cannot tell how far a step moves it"
                     )
-                taken |= {id(parameter): strides for parameter in group["params"]}
-        return self._read(parameters, taken)
+                    raise ConfigError(OPTIMIZER, name, problem, "give each parameter one optimizer")
+                if self._keep and any(step.momentum for step in steps):
+                    problem = (
+                        "keeps momentum between rounds: the algorithm cannot tell how far a step moves a parameter"
+                    )
+                    raise ConfigError(
+                        "schedule.client_state", "keep", problem, "use reset, or an optimizer without momentum"
+                    )
+                steps_of |= {id(parameter): steps for parameter in group["params"]}
+        return self._displacements(parameters, steps_of)
 
-    def _read(self, parameters: Mapping[str, nn.Parameter], taken: Mapping[int, list[SGDStep]]) -> dict[str, float]:
-        known: dict[tuple[int, float], float] = {}
-        found = {}
+    def _displacements(
+        self, parameters: Mapping[str, nn.Parameter], steps_of: Mapping[int, list[SGDStep]]
+    ) -> dict[str, float]:
+        cache: dict[tuple[int, float], float] = {}  # most parameters share steps and mu
+        by_name = {}
         for name, parameter in parameters.items():
-            if (strides := taken.get(id(parameter))) is not None:
+            if (steps := steps_of.get(id(parameter))) is not None:
                 mu = sum(term.mu for term in self._terms if term.center is not None and name in term.center)
-                if (key := (id(strides), mu)) not in known:
-                    known[key] = displacement(strides, mu)
-                found[name] = known[key]
-        return found
+                if (key := (id(steps), mu)) not in cache:
+                    cache[key] = displacement(steps, mu)
+                by_name[name] = cache[key]
+        return by_name

@@ -1,4 +1,4 @@
-"""What an error in a client's code is taken for."""
+"""Classification of errors in a client's code."""
 
 from __future__ import annotations
 
@@ -8,33 +8,44 @@ import torch
 
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.messages import ClientFailure
-from fedlit.simulation.faults import PlannedFailure
+from fedlit.simulation.client_faults import PlannedFailure
 
 
 def classify_failure(client: int, error: Exception) -> ClientFailure:
-    """What has become of a client in whose code an error arose. Only an Exception is its own: a signal that ends the run is
-    none, nor is what is wrong with the configuration."""
+    """Return the failure of a client whose code raised an error.
+
+    Args:
+        client: ID of the client.
+        error: error that the code of the client raised.
+
+    Raises:
+        ConfigError, ConfigErrors: the error itself if the configuration is at fault, not the client.
+        BaseException: the signal to end this process, if the client's code caught it and raised `error` instead.
+    """
     if isinstance(error, ConfigError | ConfigErrors):
         raise error
     if isinstance(error, PlannedFailure):
         return ClientFailure(client, "planned", str(error))
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         torch.cuda.empty_cache()
-        return ClientFailure(client, "out_of_memory", _told(error))
-    if (stop := _stop_behind(error)) is not None:
-        raise stop from error
-    return ClientFailure(client, "exception", _told(error))
+        return ClientFailure(client, "out_of_memory", _describe(error))
+    if (signal := _signal_behind(error)) is not None:
+        raise signal from error
+    return ClientFailure(client, "exception", _describe(error))
 
 
-def _stop_behind(error: BaseException | None) -> BaseException | None:
-    """The wish to end this process that code of a client caught and made an error of; None if there was none."""
+def _signal_behind(error: BaseException | None) -> BaseException | None:
+    """Return the signal to end this process behind an error, or None.
+
+    The signal is the first cause in the error's chain that is no Exception.
+    """
     while error is not None and (isinstance(error, Exception | GeneratorExit)):
         error = error.__cause__ or error.__context__
     return error
 
 
-def _told(error: BaseException) -> str:
-    """An error in one line, with the place where it was raised."""
+def _describe(error: BaseException) -> str:
+    """Return an error in one line, with file and line number."""
     frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno})" if frames else ""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300] + where
+    place = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno})" if frames else ""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300] + place

@@ -1,4 +1,4 @@
-"""What a module's `training_step` says of a client's samples without training on them."""
+"""Losses and gradients of a module's `training_step`, without training."""
 
 from __future__ import annotations
 
@@ -15,49 +15,55 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from fedlit.algorithms.layers import last_layer
+from fedlit.client.lightning_internals import detached_trainer, share_trainer
 from fedlit.client.metrics import batch_size
 from fedlit.core.errors import ConfigError, did_you_mean
-from fedlit.core.messages import ContrastiveTerm, Model
+from fedlit.core.model import ContrastiveTerm, Model
 
 
 class ShardLoss(LightningModule):
-    """Stands around a module in a validation, and asks its `training_step` instead, for gradients too if they are wanted."""
+    """Wraps a module so that validation calls the module's `training_step`.
+
+    Args:
+        module: the module with the weights to evaluate.
+        gradients: True to sum up gradients as well.
+    """
 
     def __init__(self, module: LightningModule, gradients: bool = False) -> None:
         super().__init__()
-        self.module, self._wanted = module, gradients
+        self.module, self._has_gradients = module, gradients
         self._losses: list[tuple[torch.Tensor, int]] = []
         self._sums: dict[str, torch.Tensor] = {}
-        self._takes = len(signature(module.training_step).parameters)  # Lightning lets the batch's number be left out
+        self._num_args = len(signature(module.training_step).parameters)  # Lightning lets a module leave batch_idx out
         self.transfer_batch_to_device = module.transfer_batch_to_device
         self.on_before_batch_transfer = module.on_before_batch_transfer
         self.on_after_batch_transfer = module.on_after_batch_transfer
 
     def setup(self, stage: str) -> None:
-        """The module is set up as for a fit."""
+        """Set the module up as for a fit."""
         self.module.setup("fit")
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Notes the loss and the size of a batch, and adds up gradients."""
-        with torch.set_grad_enabled(self._wanted or torch.is_grad_enabled()):
-            output: Any = self.module.training_step(*(batch, batch_idx)[: self._takes])
+        """Record loss and size of a batch, and sum up its gradients."""
+        with torch.set_grad_enabled(self._has_gradients or torch.is_grad_enabled()):
+            output: Any = self.module.training_step(*(batch, batch_idx)[: self._num_args])
         loss = output["loss"] if isinstance(output, Mapping) else output
         self._losses.append((loss.detach(), batch_size(batch)))
-        if self._wanted:
-            reached = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
-            found = torch.autograd.grad(loss, list(reached.values()), allow_unused=True)
-            for name, gradient in zip(reached, found, strict=True):
+        if self._has_gradients:
+            trainable = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+            gradients = torch.autograd.grad(loss, list(trainable.values()), allow_unused=True)
+            for name, gradient in zip(trainable, gradients, strict=True):
                 if gradient is not None:
                     self._sums[name] = self._sums.get(name, 0.0) + gradient * batch_size(batch)
 
     @property
     def loss(self) -> float:
-        """Mean over the samples; 0 of none."""
+        """Mean loss over the samples; 0 without samples."""
         return sum(float(loss) * size for loss, size in self._losses) / max(1, self._examples)
 
     @property
     def gradients(self) -> dict[str, torch.Tensor]:
-        """Of the mean over the samples, for the parameters that it reaches, on the CPU."""
+        """Gradients of the mean loss, on the CPU, without unreached parameters."""
         return {name: (total / self._examples).cpu() for name, total in self._sums.items()}
 
     @property
@@ -66,98 +72,117 @@ class ShardLoss(LightningModule):
 
 
 @contextmanager
-def contrastive_loss(module: LightningModule, start: Model, contrast: ContrastiveTerm) -> Iterator[None]:
-    """Within, the module's training steps return their loss with the contrast added.
+def contrastive_loss(module: LightningModule, start: Model, term: ContrastiveTerm) -> Iterator[None]:
+    """Add a contrastive term to the module's training loss inside the block.
 
     Args:
-        module: has the weights with which training begins.
-        start: has the names that the contrast's models lack.
-        contrast: what is added.
+        module: the module with the weights from which training begins.
+        start: model with the names that the term's models lack.
+        term: the term to add.
 
     Raises:
-        Mistake: if the module has no such layer, or no one loss to add to.
+        ConfigError: if the module has no such layer, or uses manual optimization.
     """
     if not module.automatic_optimization:
-        why = "optimises by hand: there is no one loss to which a contrast could be added"
-        raise ConfigError("model", type(module).__name__, why, "take an algorithm without")
-    if contrast.away is None:
-        capture_features(module, contrast.layer)[1]()
+        problem = "uses manual optimization: there is no single loss to which a contrastive term can be added"
+        raise ConfigError("model", type(module).__name__, problem, "use an algorithm without a contrastive term")
+    if term.away is None:
+        _, stop = capture_features(module, term.layer)  # raises if the module has no such layer
+        stop()
         yield
         return
-    near, far = (
-        FrozenModel(module, model.fill_from(start), contrast.layer) for model in (contrast.towards, contrast.away)
-    )
-    seen, detach = capture_features(module, contrast.layer)  # only now: what listens would be copied with the module
-    plain = module.training_step
+    near, far = (FrozenModel(module, model.fill_from(start), term.layer) for model in (term.towards, term.away))
+    read_features, stop = capture_features(module, term.layer)  # after the copies, which would copy the hook too
+    original = module.training_step
 
-    @wraps(plain)
-    def training_step(*given: Any) -> Any:
-        output: Any = plain(*given)
+    @wraps(original)
+    def training_step(*args: Any) -> Any:
+        output: Any = original(*args)
         with torch.no_grad(), torch.random.fork_rng([]):
-            towards, away = near.features(module, given), far.features(module, given)
-        term = contrast.mu * contrast_value(seen(), towards, away, contrast.temperature)
-        return {**output, "loss": output["loss"] + term} if isinstance(output, Mapping) else output + term
+            towards, away = near.features(module, args), far.features(module, args)
+        extra = term.mu * model_contrastive_loss(read_features(), towards, away, term.temperature)
+        return {**output, "loss": output["loss"] + extra} if isinstance(output, Mapping) else output + extra
 
     module.training_step = training_step  # type: ignore[method-assign]
     try:
         yield
     finally:
         del module.training_step
-        detach()
+        stop()
 
 
 class FrozenModel:
-    """A copy of a module with other weights, in eval mode, whose features are asked for."""
+    """A copy of a module with other weights, in eval mode.
+
+    The copy returns features of batches.
+
+    Args:
+        module: the module to copy.
+        model: weights of the copy.
+        layer: path of the layer whose output is the features; None for the input of the last layer.
+    """
 
     def __init__(self, module: LightningModule, model: Model, layer: str | None) -> None:
-        trainer, module._trainer = module._trainer, None  # not to be copied with it
-        try:
-            self._twin = copy.deepcopy(module).eval()
-        finally:
-            module._trainer = trainer
-        self._twin.load_state_dict(model.state_dict(), strict=False)  # metrics are none of the model's
-        self._twin.log = self._twin.log_dict = _silent  # type: ignore[method-assign]
-        self._seen, _ = capture_features(self._twin, layer)
+        with detached_trainer(module):
+            self._copy = copy.deepcopy(module).eval()
+        self._copy.load_state_dict(model.state_dict(), strict=False)  # a model has no state of metrics
+        self._copy.log = self._copy.log_dict = _ignore  # type: ignore[method-assign]
+        self._read_features, _ = capture_features(self._copy, layer)
 
-    def features(self, module: LightningModule, given: tuple[Any, ...]) -> Tensor:
-        """What it makes of what a module's training step is given."""
-        self._twin._trainer = module._trainer
-        self._twin.to(module.device).training_step(*given)
-        return self._seen()
+    def features(self, module: LightningModule, args: tuple[Any, ...]) -> Tensor:
+        """Return the features of a batch.
+
+        Args:
+            module: the module in training; the copy uses its Trainer and its device.
+            args: arguments of the module's `training_step`.
+        """
+        share_trainer(module, self._copy)
+        self._copy.to(module.device).training_step(*args)
+        return self._read_features()
 
 
-def contrast_value(z: Tensor, near: Tensor, far: Tensor, temperature: float) -> Tensor:
-    """-log(exp(sim(z, near) / T) / (exp(sim(z, near) / T) + exp(sim(z, far) / T))), the mean over a batch of features, the
-    first axis of all three, with the cosine similarity of the rest."""
-    similar = [F.cosine_similarity(z.flatten(1), other.flatten(1), dim=1) / temperature for other in (near, far)]
-    return -F.log_softmax(torch.stack(similar), dim=0)[0].mean()
+def model_contrastive_loss(z: Tensor, near: Tensor, far: Tensor, temperature: float) -> Tensor:
+    """Return the model-contrastive loss, the mean over a batch.
+
+    The loss of a sample is -log(exp(sim(z, near) / T) / (exp(sim(z, near) / T) + exp(sim(z, far) / T))).
+    `sim` is the cosine similarity. The first axis of all three tensors is the batch; the other axes are flattened.
+
+    Source: Li et al., "Model-Contrastive Federated Learning", CVPR 2021, https://arxiv.org/abs/2103.16257.
+    """
+    similarities = [F.cosine_similarity(z.flatten(1), other.flatten(1), dim=1) / temperature for other in (near, far)]
+    return -F.log_softmax(torch.stack(similarities), dim=0)[0].mean()
 
 
 def capture_features(module: nn.Module, layer: str | None) -> tuple[Callable[[], Tensor], Callable[[], None]]:
-    """What a layer put out when it was last run, or, without a layer, what the last one took in; and how to stop listening.
+    """Capture the output of a layer in each run of the module.
+
+    If `layer` is None, the input of the module's last layer is captured.
+
+    Returns:
+        a function that returns the features of the last run, a function that ends the capture.
 
     Raises:
-        Mistake: if the module has no such layer.
+        ConfigError: if the module has no such layer.
     """
-    heard: list[Any] = []
+    captured: list[Any] = []
     if layer is None:
-        hook = last_layer(module)[1].register_forward_pre_hook(lambda _, inputs: heard.append(inputs[0]))
+        hook = last_layer(module)[1].register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
     else:
-        named = dict(module.named_modules())
-        if layer not in named or not layer:
-            raise ConfigError("algorithm.layer", layer, "is not a layer of the module", did_you_mean(layer, named))
-        hook = named[layer].register_forward_hook(lambda _, __, output: heard.append(output))
+        layers = dict(module.named_modules())
+        if layer not in layers or not layer:
+            raise ConfigError("algorithm.layer", layer, "is not a layer of the module", did_you_mean(layer, layers))
+        hook = layers[layer].register_forward_hook(lambda _, __, output: captured.append(output))
 
-    def last() -> Tensor:
-        if not heard or not isinstance(heard[-1], Tensor):
-            what = type(heard[-1]).__name__ if heard else "nothing: training_step does not run it"
-            raise ConfigError("algorithm.layer", layer, f"gives {what}", "name a layer whose output is one tensor")
-        found = heard[-1]
-        heard.clear()
-        return found
+    def read() -> Tensor:
+        if not captured or not isinstance(captured[-1], Tensor):
+            problem = f"returns a {type(captured[-1]).__name__}" if captured else "is not run by training_step"
+            raise ConfigError("algorithm.layer", layer, problem, "name a layer whose output is one tensor")
+        features = captured[-1]
+        captured.clear()
+        return features
 
-    return last, hook.remove
+    return read, hook.remove
 
 
-def _silent(*_: Any, **__: Any) -> None:
-    """Logs nothing."""
+def _ignore(*_: Any, **__: Any) -> None:
+    """Log nothing."""

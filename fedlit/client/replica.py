@@ -1,4 +1,7 @@
-"""One module that serves many fits: its weights are loaded, and what a fit left in it is put back."""
+"""One module that serves many fits.
+
+Each fit loads weights and starts from the module's original state.
+"""
 
 from __future__ import annotations
 
@@ -8,133 +11,145 @@ from contextlib import contextmanager
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
+from fedlit.client.lightning_internals import overrides
 from fedlit.client.metrics import MetricAccumulator
 from fedlit.client.snapshot import ModuleSnapshot
 from fedlit.core.errors import ConfigError
-from fedlit.core.messages import Model
+from fedlit.core.model import Model
+from fedlit.core.torch_internals import copy_in_place, non_persistent_buffers, set_buffer
 
 
 class ModuleReplica:
-    """One module, used by one fit after the other: its weights are loaded, its optimizer is built anew.
+    """One module for one fit after the other.
+
+    Each fit loads weights and builds a new optimizer.
+
+    Args:
+        module: the module; from now on it belongs to the replica.
 
     Raises:
-        Mistake: if the module has what cannot be federated: see `unfit`.
+        ConfigError: if the module cannot be federated: see `unsupported_module`.
     """
 
     def __init__(self, module: LightningModule) -> None:
-        _remember_that_there_is_no_gpu()
         self.module = configure_module(module)
-        for mistake in unsupported_module(module):
-            raise mistake
+        for error in unsupported_module(module):
+            raise error
         persistent = set(module.state_dict())
-        own = [part for part in module.modules() if not isinstance(part, Metric)]
+        parts = [part for part in module.modules() if not isinstance(part, Metric)]
         self._metrics = [part for part in module.modules() if isinstance(part, Metric)]
-        self._snapshot = ModuleSnapshot(own, [*module.parameters(), *module.buffers()])
-        self._trained = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+        self._snapshot = ModuleSnapshot(parts, [*module.parameters(), *module.buffers()])
+        self._requires_grad = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
         self._scratch = [
-            (part, name, buffer.detach().clone())
-            for part in own
-            for name, buffer in part._buffers.items()
-            if name in part._non_persistent_buffers_set and buffer is not None
+            (part, name, buffer.detach().clone()) for part in parts for name, buffer in non_persistent_buffers(part)
         ]
         self._parameters = dict(module.named_parameters())
         self._buffers = {
             f"{path}.{name}".lstrip("."): (part, name)
             for path, part in module.named_modules()
-            for name in part._buffers
-            if part._buffers[name] is not None and f"{path}.{name}".lstrip(".") in persistent
+            for name, _ in part.named_buffers(recurse=False, remove_duplicate=False)
+            if f"{path}.{name}".lstrip(".") in persistent
         }
 
     def _restore(self) -> None:
-        """Makes the module what it was, but for its weights: what a fit left in it must not reach the next."""
+        """Restore the module's original state, except its weights.
+
+        No fit may influence the next one.
+        """
         self._snapshot.restore()
-        for parameter, trained in self._trained:
-            if parameter.requires_grad != trained:
-                parameter.requires_grad_(trained)
+        for parameter, requires_grad in self._requires_grad:
+            if parameter.requires_grad != requires_grad:
+                parameter.requires_grad_(requires_grad)
         for part, name, value in self._scratch:
-            part._buffers[name] = value.clone()
+            set_buffer(part, name, value.clone())
         for metric in self._metrics:
             if metric.update_count:
                 metric.reset()
 
     def new_parameters(self) -> list[str]:
-        """Parameters that the module has now and did not have, or has anew: those of layers that a fit made."""
+        """Return names of parameters that a fit added or replaced."""
         return [name for name, p in self.module.named_parameters() if self._parameters.get(name) is not p]
 
     def read(self) -> Model:
-        """A copy of the module's weights, on the CPU."""
+        """Return a copy of the module's weights, on the CPU."""
         return Model(
-            {name: _copied(p) for name, p in self._parameters.items()},
-            {name: _copied(b) for name, b in self._tensors()},
+            {name: _copy(p) for name, p in self._parameters.items()},
+            {name: _copy(b) for name, b in self._current_buffers()},
         )
 
     @torch.no_grad()
     def load(self, model: Model, only: Collection[str] | None = None) -> None:
-        """Puts weights into the module, and makes the rest of it what it was; of its parameters `only` these are trained."""
+        """Load weights into the module, and restore its original state otherwise.
+
+        Args:
+            model: the weights.
+            only: names of the parameters to train; the others are frozen. None trains all.
+        """
         self._restore()
         frozen = () if only is None else self._parameters.keys() - set(only)
         for name in frozen:
             self._parameters[name].requires_grad_(False)
-        for slots, given in ((self._parameters, model.parameters), (dict(self._tensors()), model.buffers)):
-            for name, slot in slots.items():
-                if slot.dtype != given[name].dtype:  # a Trainer's precision may change what a module's numbers are
-                    slot.data = slot.data.to(given[name].dtype)
-            if slots:
-                torch._foreach_copy_([slot.detach() for slot in slots.values()], [given[name] for name in slots])
+        pairs = ((self._parameters, model.parameters), (dict(self._current_buffers()), model.buffers))
+        for targets, sources in pairs:
+            for name, target in targets.items():
+                if target.dtype != sources[name].dtype:  # a Trainer's precision may have changed the module's dtypes
+                    target.data = target.data.to(sources[name].dtype)
+            if targets:
+                copy_in_place([target.detach() for target in targets.values()], [sources[name] for name in targets])
 
-    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The buffers; a module that was moved to another device has new ones."""
+    def _current_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield names and tensors of the persistent buffers.
+
+        A move to another device replaces the tensors, so they are read each time.
+        """
         for path, (part, name) in self._buffers.items():
             yield path, getattr(part, name)
 
     @contextmanager
     def redirect_log(self, log: MetricAccumulator) -> Iterator[None]:
-        """What the module logs goes to `log`."""
+        """Send the module's logged metrics to `log` inside the block.
+
+        Two warnings that each fit raises are hidden.
+        """
         self.module.log = log.log  # type: ignore[method-assign]
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-                warnings.filterwarnings(
-                    "ignore", message=".*does not have many workers.*"
-                )  # data.num_workers says how many
+                warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # data.num_workers decides
                 yield
         finally:
             del self.module.log
 
 
-def _remember_that_there_is_no_gpu() -> None:
-    """Without one, torch loads the driver's library anew for each of a Trainer's three questions; with one, it remembers."""
-    if torch.cuda.device_count() == 0:
-        torch.cuda._cached_device_count = 0
-
-
 def configure_module(module: LightningModule) -> LightningModule:
-    """The module with the layers of its `configure_model`, which Lightning calls again in each fit."""
-    if is_overridden("configure_model", module):
+    """Return the module with the layers of its `configure_model`.
+
+    Lightning calls `configure_model` again in each fit.
+    """
+    if overrides(module, "configure_model"):
         module.configure_model()
     return module
 
 
 def unsupported_module(module: LightningModule) -> list[ConfigError]:
-    """Why the module cannot be federated."""
+    """Return the reason why the module cannot be federated, or nothing."""
     name, tensors = type(module).__name__, {**dict(module.named_parameters()), **dict(module.named_buffers())}
     if lazy := [path for path, tensor in tensors.items() if is_lazy(tensor)]:
-        why = f"has a shape only after a first batch: {', '.join(lazy[:3])}"
-        remedy = "give its layers the sizes of their inputs, or run a batch through them in __init__"
-        return [ConfigError("model", name, why, remedy)]
+        problem = f"has tensors without a shape before the first batch: {', '.join(lazy[:3])}"
+        hint = "give its layers the sizes of their inputs, or run a batch through them in __init__"
+        return [ConfigError("model", name, problem, hint)]
     if unreal := [path for path, tensor in tensors.items() if tensor.is_complex()]:
-        why = f"has complex numbers, of which an update takes the real part alone: {', '.join(unreal[:3])}"
-        return [ConfigError("model", name, why, "keep real and imaginary part as two real tensors")]
+        problem = f"has complex tensors, and an update keeps only their real part: {', '.join(unreal[:3])}"
+        return [ConfigError("model", name, problem, "store real and imaginary part as two real tensors")]
     if not any(parameter.requires_grad for parameter in module.parameters()):
-        why = "has no parameter to train"
-        return [ConfigError("model", name, why, "make its layers in __init__ or configure_model, not in setup")]
+        hint = "create its layers in __init__ or configure_model, not in setup"
+        return [ConfigError("model", name, "has no parameter to train", hint)]
     return []
 
 
-def _copied(tensor: Tensor) -> Tensor:
+def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""What a module holds beside its weights, and how it is put back: a fit must not reach the next one by it."""
+"""A snapshot of a module's attributes: no fit influences the next."""
 
 from __future__ import annotations
 
@@ -8,23 +8,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-LIGHTNING_ATTRIBUTES = {name for name in vars(LightningModule()) if name.startswith("_")} | {"log"}
-"""Attributes of a module that are not its author's; `log` is stood in for while a Trainer runs."""
+from fedlit.client.lightning_internals import own_attributes
 
 
 class ModuleSnapshot:
-    """The attributes of a module's parts as they are now: which there are, and what is in those that can be put back, which
-    are numbers and words, tensors, arrays, generators of random numbers, and lists, tuples, dicts, sets and deques of them.
+    """The attributes of a module's parts at one moment, for `restore`.
 
-    Whatever can change in place is put back in place, so that two names of one thing stay two names of one thing. Objects
-    of other classes keep what a fit left in them.
+    The snapshot covers numbers, strings, tensors, arrays, random generators, and lists, tuples, dicts, sets and deques of
+    these. Objects of other classes keep the changes of a fit. Mutable values are restored in place, so that two names of one
+    object stay two names of one object.
 
     Args:
         parts: submodules.
-        weights: tensors that are put back by loading weights.
+        weights: tensors that the snapshot leaves out, since loading weights restores them.
     """
 
     def __init__(self, parts: Iterable[nn.Module], weights: Iterable[Tensor]) -> None:
@@ -35,20 +33,19 @@ class ModuleSnapshot:
         self._generators: list[tuple[Any, Any]] = []
         seen = {id(tensor) for tensor in weights}
         for part in parts:
-            library = type(part).__module__.startswith(
-                ("torch.", "torchmetrics.")
-            )  # whose own notes are the library's to keep
-            self._attributes.append((part, library, {n: v for n, v in vars(part).items() if _is_own(n, library)}))
-            for value in self._attributes[-1][2].values():
+            is_library = type(part).__module__.startswith(("torch.", "torchmetrics."))
+            attributes = {name: value for name, value in vars(part).items() if _is_covered(name, is_library)}
+            self._attributes.append((part, is_library, attributes))
+            for value in attributes.values():
                 self._capture(value, seen)
 
     def _capture(self, value: Any, seen: set[int]) -> None:
-        """Notes what is in a value, and in the values in it."""
+        """Record the content of a value, and of the values inside it."""
         if value is None or isinstance(value, bool | int | float | complex | str | bytes) or id(value) in seen:
             return
         seen.add(id(value))
         if isinstance(value, Tensor):
-            if _can_be_written(value):
+            if _is_writable(value):
                 self._tensors.append((value, value.detach().clone()))
         elif isinstance(value, np.ndarray):
             if not value.dtype.hasobject and value.flags.writeable:
@@ -62,13 +59,14 @@ class ModuleSnapshot:
                 self._capture(inner, seen)
 
     def restore(self) -> None:
-        """Puts all of it back; an attribute that was not there is removed."""
-        for part, library, known in self._attributes:
+        """Restore all recorded values, and remove attributes that are new."""
+        for part, is_library, recorded in self._attributes:
             attributes = vars(part)
-            if len(attributes) > len(known):
-                for name in [name for name in attributes.keys() - known.keys() if _is_own(name, library)]:
+            if len(attributes) > len(recorded):
+                new = [name for name in attributes.keys() - recorded.keys() if _is_covered(name, is_library)]
+                for name in new:
                     delattr(part, name)
-            attributes.update(known)
+            attributes.update(recorded)
         for container, content in self._containers:
             _fill(container, content)
         for tensor, value in self._tensors:
@@ -85,14 +83,21 @@ class ModuleSnapshot:
                 generator.bit_generator.state = state
 
 
-def _is_own(name: str, library: bool) -> bool:
-    return name not in LIGHTNING_ATTRIBUTES and not (library and name.startswith("_"))
+def _is_covered(name: str, is_library: bool) -> bool:
+    """Return True if an attribute belongs to the module's author.
+
+    `log` does not: it is replaced while a Trainer runs.
+    """
+    return name != "log" and name not in own_attributes() and not (is_library and name.startswith("_"))
 
 
-def _can_be_written(tensor: Tensor) -> bool:
-    """Not if it was made in inference mode, or several of its elements share a place: then nobody can change it in place."""
-    shared = any(stride == 0 and length > 1 for stride, length in zip(_strides(tensor), tensor.shape, strict=False))
-    return not tensor.is_inference() and not shared
+def _is_writable(tensor: Tensor) -> bool:
+    """Return True if the tensor can change in place.
+
+    Inference tensors cannot, nor tensors with elements that share memory.
+    """
+    overlaps = any(stride == 0 and length > 1 for stride, length in zip(_strides(tensor), tensor.shape, strict=False))
+    return not tensor.is_inference() and not overlaps
 
 
 def _strides(tensor: Tensor) -> tuple[int, ...]:

@@ -1,39 +1,31 @@
-"""A client's local training: an unmodified LightningModule, fit by a short-lived Trainer. The only Lightning in the core."""
+"""A client's local training: a short-lived Trainer fits an unmodified LightningModule."""
 
 from __future__ import annotations
 
-import functools
-import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import lightning.pytorch.trainer.connectors.callback_connector as callback_connector
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from fedlit.client.callbacks import LocalTrainingCallback, StopAfterSteps, optimizer_state
+from fedlit.client.lightning_internals import overrides, trainer_scope
 from fedlit.client.losses import ShardLoss, contrastive_loss
 from fedlit.client.metrics import MetricAccumulator
 from fedlit.client.replica import ModuleReplica
 from fedlit.core.errors import ConfigError
-from fedlit.core.messages import ContrastiveTerm, FitResult, GradientTerm, Model
+from fedlit.core.metric_names import with_split
+from fedlit.core.model import ContrastiveTerm, FitResult, GradientTerm, Model
 from fedlit.core.streams import Purpose, seeded
 from fedlit.core.tensors import Groups, Tensors
 from fedlit.data.client_data import ClientData
 from fedlit.data.protocols import Batches
 from fedlit.data.samples import Loading
-from fedlit.server.schedule import Schedule
-
-# Every Trainer asks all installed packages for callbacks again, which takes as long as the rest of its construction.
-callback_connector._load_external_callbacks = functools.cache(callback_connector._load_external_callbacks)
-
-logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # it says seven lines for each Trainer
 
 Module = LightningModule
 
@@ -51,15 +43,15 @@ FIXED_ARGS = {
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """How a client's Trainer is made.
+    """Settings of clients' Trainers.
 
     Args:
-        options: arguments of `lightning.Trainer`, none of FIXED.
-        callbacks: makes the callbacks of one fit: they carry state, so no two fits may share them.
+        options: arguments of `lightning.Trainer`, none of FIXED_ARGS.
+        callbacks: function that makes the callbacks of one fit; callbacks carry state, so no two fits may share them.
         epochs: passes over the shard.
         steps: optimizer steps; wins over `epochs` if it is not None.
-        rate: factor on the learning rate in a round, counted from 0; None for always 1.
-        keep: whether a client's optimizer goes on where it was when the client last took part.
+        lr_factor: factor on the learning rate in a round, counted from 0; None for always 1.
+        keep_optimizer: True if a client's optimizer resumes from its state of the client's last round.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -69,44 +61,52 @@ class TrainerConfig:
     lr_factor: Callable[[int], float] | None = None
     keep_optimizer: bool = False
 
-    def with_schedule(self, schedule: Schedule) -> TrainerConfig:
-        """The same Trainers with the local work and the rates of a schedule."""
-        rate = None if schedule.lr == "constant" else schedule.lr_factor
-        work = {"epochs": schedule.local_epochs, "steps": schedule.local_steps}
-        return replace(self, **work, lr_factor=rate, keep_optimizer=schedule.client_state == "keep")
+    def with_work(
+        self, *, epochs: int, steps: int | None, lr_factor: Callable[[int], float] | None, keep_optimizer: bool
+    ) -> TrainerConfig:
+        """Return the same settings with other local work; see the class."""
+        return replace(self, epochs=epochs, steps=steps, lr_factor=lr_factor, keep_optimizer=keep_optimizer)
 
     def with_budget(self, epochs: int | None = None, steps: int | None = None) -> TrainerConfig:
-        """The same Trainers for fits of another number of epochs, which end after so many steps, >= 1, where they would take
-        more; None leaves either."""
-        asked = self if epochs is None else replace(self, epochs=epochs, steps=None)
-        return asked if steps is None else replace(asked, callbacks=lambda: [*self.callbacks(), StopAfterSteps(steps)])
+        """Return the same settings with other epochs, or with a step budget.
+
+        Args:
+            epochs: passes over the shard instead of the configured work; None keeps that work.
+            steps: optimizer steps, >= 1, after which a longer fit ends; None for no budget.
+        """
+        config = self if epochs is None else replace(self, epochs=epochs, steps=None)
+        return (
+            config if steps is None else replace(config, callbacks=lambda: [*self.callbacks(), StopAfterSteps(steps)])
+        )
 
     @property
     def duration(self) -> dict[str, int]:
-        """How much a fit does, as arguments of a Trainer."""
+        """Length of a fit, as arguments of a Trainer."""
         return {"max_epochs": self.epochs} if self.steps is None else {"max_epochs": -1, "max_steps": self.steps}
 
     def make_trainer(self, *callbacks: Callback, **more: Any) -> Trainer:
-        """A fresh Trainer that neither logs nor saves, and installs no handler of a cluster's signals."""
-        return Trainer(
-            **{**self.options, **FIXED_ARGS, **more}, callbacks=list(callbacks), plugins=[LightningEnvironment()]
-        )
+        """Return a new Trainer that neither logs nor saves."""
+        options = {**self.options, **FIXED_ARGS, **more}
+        with trainer_scope():  # another environment would install a handler for a cluster's signals
+            return Trainer(**options, callbacks=list(callbacks), plugins=[LightningEnvironment()])
 
 
-@dataclass(frozen=True)
+@dataclass
 class LocalTrainer:
-    """A client in one round: see `protocols.Local`.
+    """The local trainer of a client in a round.
+
+    Implements the protocol `Local` of `fedlit/algorithms/algorithm.py`: client rules call `fit`, `loss` and `gradient`.
 
     Args:
-        bench: the worker's module.
-        recipe: how a Trainer is made.
-        holdings: whose `training` and `shard` batches are taken.
+        replica: the worker's module.
+        trainer_config: settings of the Trainers.
+        data: source of the client's training and shard batches.
         examples: samples in the client's shard.
-        round, client: what the fit's random numbers are keyed by.
-        memory: what the client remembers.
-        budget: optimizer steps of all its fits together after which it is cut short; None where it is not.
-        fits: what its fits came to, for the record: what the module logged in those whose key is 0.
-        kept: what the fit adds to the memory.
+        round, client: keys of the fit's random numbers.
+        client_state: the client's state before the round.
+        step_budget: optimizer steps of all fits together after which training ends; None for no budget.
+        results: results of the fits so far, for the record; metrics are kept for fits with key 0 only.
+        optimizer_state: groups that the fits add to the client state.
     """
 
     replica: ModuleReplica
@@ -128,74 +128,79 @@ class LocalTrainer:
         epochs: int | None = None,
         key: int = 0,
     ) -> FitResult:
-        """Trains from `model`; a shard that gives no batch takes no step and logs nothing.
+        """Train from `model`; without a batch take no step.
 
         Raises:
-            Mistake: if a second fit in a round is to go on with the first one's optimizer.
+            ConfigError: if a second fit in a round would start with the first one's optimizer.
         """
         batches = self.data.train_batches(self.round, self.client, key)
-        left = None if self.step_budget is None else self.step_budget - sum(fit.steps for fit in self.results)
-        if self.examples == 0 or len(batches) == 0 or left == 0 or (only is not None and not only):
+        budget = None if self.step_budget is None else self.step_budget - sum(fit.steps for fit in self.results)
+        if self.examples == 0 or len(batches) == 0 or budget == 0 or (only is not None and not only):
             self.optimizer_state.update(optimizer_state(self.client_state))
             return FitResult(model, steps=0, examples=self.examples, metrics={})
-        recipe, log = self.trainer_config.with_budget(epochs, left), MetricAccumulator()
-        if recipe.keep_optimizer and key:
-            why = "has one optimizer to keep for a client, and the algorithm trains it more than once in a round"
-            raise ConfigError("schedule.client_state", "keep", why, "take reset")
-        watch = LocalTrainingCallback(
+        config, log = self.trainer_config.with_budget(epochs, budget), MetricAccumulator()
+        if config.keep_optimizer and key:
+            problem = "keeps one optimizer for each client, and the algorithm trains a client twice in a round"
+            raise ConfigError("schedule.client_state", "keep", problem, "use reset")
+        callback = LocalTrainingCallback(
             log,
             [term for term in terms if isinstance(term, GradientTerm)],
-            recipe.lr_factor and recipe.lr_factor(self.round),
-            self.client_state if recipe.keep_optimizer else None,
+            config.lr_factor and config.lr_factor(self.round),
+            self.client_state if config.keep_optimizer else None,
         )
         contrasts = [term for term in terms if isinstance(term, ContrastiveTerm)]
         with (
             seeded(self.data.seed, Purpose.MODEL, self.round, self.client, key),
             self.replica.redirect_log(log),
+            trainer_scope(),
             ExitStack() as stack,
         ):
             self.replica.load(model, only)
             for contrast in contrasts:
                 stack.enter_context(contrastive_loss(self.replica.module, model, contrast))
-            trainer = recipe.make_trainer(watch, *recipe.callbacks(), **recipe.duration)
-            trainer.fit(self.replica.module, batches, val_dataloaders=[])  # none, in so many words: else it warns
-        self.optimizer_state.update(watch.optimizer_state)
-        measure = partial(watch.displacement.read, dict(self.replica.module.named_parameters()))
-        fit = FitResult(self.replica.read(), watch.steps, self.examples, log.averages(), measure)
-        self.results.append(fit if key == 0 else replace(fit, metrics={}))
-        return fit
+            trainer = config.make_trainer(callback, *config.callbacks(), **config.duration)
+            trainer.fit(self.replica.module, batches, val_dataloaders=[])  # Lightning warns without an explicit []
+        self.optimizer_state.update(callback.optimizer_state)
+        read_displacement = partial(callback.displacement.read, dict(self.replica.module.named_parameters()))
+        result = FitResult(self.replica.read(), callback.steps, self.examples, log.averages(), read_displacement)
+        self.results.append(result if key == 0 else replace(result, metrics={}))
+        return result
 
     def loss(self, model: Model) -> float:
-        """Mean of `training_step` over the shard, weighted by batch size; 0 for an empty shard. In eval mode, on the device
-        and in the precision of a fit.
+        """Return the mean of `training_step` over the shard's samples.
+
+        The mean is weighted by batch size; it is 0 for an empty shard.
+        The module is in eval mode, on the device and in the precision of a fit.
 
         Raises:
-            Mistake: if the module optimises by hand, since its `training_step` need not return a loss.
+            ConfigError: if the module uses manual optimization, since its `training_step` need not return a loss.
         """
-        return self._asked(model, ShardLoss(self.replica.module)).loss
+        return self._evaluate(model, ShardLoss(self.replica.module)).loss
 
     def gradient(self, model: Model) -> dict[str, torch.Tensor]:
-        """Gradient of `loss` for each parameter, on the CPU; 0 for an empty shard and where the loss does not reach.
+        """Return the gradient of `loss` for each parameter, on the CPU.
+
+        The gradient is 0 for an empty shard, and for parameters that the loss does not reach.
 
         Raises:
-            Mistake: if the module optimises by hand.
+            ConfigError: if the module uses manual optimization.
         """
-        found = self._asked(model, ShardLoss(self.replica.module, gradients=True)).gradients
-        return {name: found.get(name, torch.zeros_like(old)) for name, old in model.parameters.items()}
+        gradients = self._evaluate(model, ShardLoss(self.replica.module, gradients=True)).gradients
+        return {name: gradients.get(name, torch.zeros_like(old)) for name, old in model.parameters.items()}
 
-    def _asked(self, model: Model, losses: ShardLoss) -> ShardLoss:
+    def _evaluate(self, model: Model, losses: ShardLoss) -> ShardLoss:
         module, log = self.replica.module, MetricAccumulator()
         if not module.automatic_optimization:
-            why = "optimises by hand: the loss of a client cannot be asked of its training_step"
-            raise ConfigError(
-                "model", type(module).__name__, why, "take an algorithm and a sampler that do not ask for it"
-            )
+            problem = "uses manual optimization: its training_step need not return the client's loss"
+            hint = "use an algorithm and a sampler that do not need clients' losses"
+            raise ConfigError("model", type(module).__name__, problem, hint)
         if self.examples == 0:
             return losses
         self.replica.load(model)
         with (
             seeded(self.data.seed, Purpose.EVALUATION, self.round, self.client),
             self.replica.redirect_log(log),
+            trainer_scope(),
         ):
             trainer = self.trainer_config.make_trainer(
                 LocalTrainingCallback(log), limit_val_batches=None, inference_mode=False
@@ -205,30 +210,31 @@ class LocalTrainer:
 
 
 def evaluate_split(
-    bench: ModuleReplica, recipe: TrainerConfig, model: Model, batches: Batches, split: str, seed: int
+    replica: ModuleReplica, config: TrainerConfig, model: Model, batches: Batches, split: str, seed: int
 ) -> dict[str, float]:
-    """What the module logs on a split: by its `test_step` on the test set if it has one, otherwise by `validation_step`.
+    """Return the metrics that the module logs on a split.
 
-    A name that does not begin with the split's is put behind it: `loss` becomes `test/loss`.
+    The names are those of `with_split`: `loss` becomes `test/loss`.
+    The test set is evaluated by the module's `test_step` if it has one, other splits by its `validation_step`.
     """
     log = MetricAccumulator()
-    bench.load(model)
-    test = split == "test" and is_overridden("test_step", bench.module)
-    with seeded(seed, Purpose.EVALUATION), bench.redirect_log(log):
-        trainer = recipe.make_trainer(LocalTrainingCallback(log), limit_val_batches=None)
-        (trainer.test if test else trainer.validate)(bench.module, batches, verbose=False)
-    return {_of_split(name, split): value for name, value in log.averages().items()}
+    replica.load(model)
+    has_test_step = split == "test" and overrides(replica.module, "test_step")
+    with seeded(seed, Purpose.EVALUATION), replica.redirect_log(log), trainer_scope():
+        trainer = config.make_trainer(LocalTrainingCallback(log), limit_val_batches=None)
+        (trainer.test if has_test_step else trainer.validate)(replica.module, batches, verbose=False)
+    return {with_split(name, split): value for name, value in log.averages().items()}
 
 
-def _of_split(name: str, split: str) -> str:
-    if name.startswith(split):
-        return name
-    return f"{split}{name[3:]}" if split == "test" and name.startswith(("val_", "val/")) else f"{split}/{name}"
+def planned_steps(config: TrainerConfig, loading: Loading, samples: np.ndarray) -> np.ndarray:
+    """Return each client's optimizer steps in a round, shape (n,).
 
-
-def planned_steps(recipe: TrainerConfig, loading: Loading, samples: np.ndarray) -> np.ndarray:
-    """Optimizer steps of a client's local training in a round, for each number of samples, shape (n,)."""
-    options = recipe.options
+    Args:
+        config: settings of the Trainers.
+        loading: batch size, and the rule for an incomplete last batch.
+        samples: samples of each client, shape (n,).
+    """
+    options = config.options
     size = loading.local_batch_size or np.maximum(samples, 1)
     batches = samples // size if loading.drop_last else -(-samples // size)
     limit = options.get("limit_train_batches")
@@ -236,5 +242,5 @@ def planned_steps(recipe: TrainerConfig, loading: Loading, samples: np.ndarray) 
         batches = np.minimum(batches, limit)
     elif limit is not None:
         batches = (batches * limit).astype(np.int64)
-    epoch = -(-batches // int(options.get("accumulate_grad_batches") or 1))
-    return np.where(batches == 0, 0, recipe.steps or recipe.epochs * epoch)
+    steps_per_epoch = -(-batches // int(options.get("accumulate_grad_batches") or 1))
+    return np.where(batches == 0, 0, config.steps or config.epochs * steps_per_epoch)

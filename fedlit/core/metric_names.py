@@ -1,4 +1,4 @@
-"""The spelling of metric names: the split of a name, and its counterpart on another split.
+"""The spelling of metric names: splits, and counterparts on other splits.
 
 A name belongs to the split that it begins with: `val/loss`, `val_loss`, `validation/loss`. Metrics of clients' own test sets
 are `own/NAME`.
@@ -7,6 +7,8 @@ are `own/NAME`.
 from __future__ import annotations
 
 SPLITS = ("train", "val", "test", "own/")
+PREFIXES = ("train/", "train_", "val/", "val_", "test", "own/")
+"""Prefixes of a name that `bare_name` removes. `value` and `validation/loss` have none of them."""
 
 
 def split_of(name: str) -> str | None:
@@ -15,14 +17,13 @@ def split_of(name: str) -> str | None:
 
 
 def is_evaluation(name: str) -> bool:
-    """True if the metric is measured by an evaluation, and not in training or elsewhere."""
+    """True if an evaluation measures the metric: on val, test or own."""
     return split_of(name) in ("val", "test", "own")
 
 
 def bare_name(name: str) -> str:
     """The name without its split: `loss` for `test/loss`, `val_loss` and `own/loss`."""
-    split = split_of(name)
-    return name if split is None else name.removeprefix(split).lstrip("/_")
+    return name.removeprefix(_prefix_of(name)).lstrip("/_")
 
 
 def with_split(name: str, split: str) -> str:
@@ -33,12 +34,20 @@ def with_split(name: str, split: str) -> str:
     """
     if name.startswith(split):
         return name
-    return counterpart(name, split) if split == "test" and split_of(name) == "val" else f"{split}/{name}"
+    return counterpart(name, split) if split == "test" and _prefix_of(name) in ("val/", "val_") else f"{split}/{name}"
 
 
 def counterpart(name: str, split: str) -> str:
-    """The name of the same metric on another split: `test_loss` for `val_loss`, `own/loss` for `val/loss`."""
-    if split == "own":
-        return f"own/{bare_name(name)}"
-    own = split_of(name)
-    return f"{split}{name.removeprefix(own)}" if own in ("train", "val", "test") else f"{split}/{bare_name(name)}"
+    """The name of the same metric on another split: `test_loss` for `val_loss`.
+
+    On clients' own test sets it is `own/loss`. Only the split of an evaluation is replaced. Other names get the split in
+    front: `loss` becomes `test/loss`, and `train/loss` becomes `test/train/loss`.
+    """
+    prefix = _prefix_of(name) if is_evaluation(name) else ""
+    if "own" in (split, prefix.rstrip("/")):
+        return f"{split}/{name.removeprefix(prefix).lstrip('/_')}"
+    return f"{split}{name.removeprefix(prefix.rstrip('/_'))}" if prefix else f"{split}/{name}"
+
+
+def _prefix_of(name: str) -> str:
+    return next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")

@@ -1,7 +1,8 @@
-"""Where samples come from, and who owns them."""
+"""Data sources, samples and partitioners."""
 
 from fedlit.data.partitioners import Classes, Dirichlet, DirichletClient, Iid, Natural, Noise, Quantity, Shards
 from fedlit.data.population import Population
+from fedlit.data.protocols import Partitioner
 from fedlit.data.samples import Data, Normalise, TensorSamples
 from fedlit.data.sources.heart_disease import heart_disease
 from fedlit.data.sources.images import digits, image_folder, torchvision_images
@@ -17,6 +18,7 @@ __all__ = [
     "Natural",
     "Noise",
     "Normalise",
+    "Partitioner",
     "Population",
     "Quantity",
     "Shards",

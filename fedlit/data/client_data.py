@@ -1,7 +1,8 @@
-"""What a federation trains and evaluates on, and how it becomes batches."""
+"""The data of a federation by client, and its batches."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,22 +13,23 @@ import torch
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.streams import Purpose, stream, torch_stream
 from fedlit.data.population import Population
-from fedlit.data.protocols import Batches, Partitioner, Samples
+from fedlit.data.protocols import Batches, Partitioner, PartitionFunction, Samples, as_partitioner
+from fedlit.data.registry import ClientRegistry
 from fedlit.data.samples import ClientTestSet, Data, Loading
 
 
 @dataclass(frozen=True)
 class ClientData:
-    """Samples and whose they are.
+    """Training samples with their owners, and the sets for evaluation.
 
     Args:
-        train: samples of all clients.
-        population: who owns which of them.
-        splits: what the server evaluates on, by name: `val`, `test`.
-        own_test: test samples of each client; None where there are none.
-        loading: how samples become batches.
-        seed: the experiment's.
-        pooled: whether the population is one client that has everybody's samples.
+        train: training samples of all clients.
+        population: the clients and their shards of `train`.
+        splits: sets that the server evaluates, by name: `val`, `test`.
+        loading: settings of the batches.
+        seed: seed of the experiment.
+        client_tests: test samples of each client; None if clients have no own test sets.
+        is_pooled: True if the population is one client that has the training samples of all clients.
     """
 
     train: Samples
@@ -39,27 +41,48 @@ class ClientData:
     is_pooled: bool = False
 
     @classmethod
-    def of(cls, data: Data, partition: Partitioner, loading: Loading, seed: int, pooled: bool = False) -> ClientData:
-        """The data dealt out by the partition; `loading.client_test_fraction` of each shard becomes its client's own test
-        set. If it is `pooled`, one client has the training samples of all; the test sets stay with those whose they are.
+    def of(
+        cls,
+        data: Data,
+        partition: Partitioner | PartitionFunction,
+        loading: Loading,
+        seed: int,
+        pooled: bool = False,
+    ) -> ClientData:
+        """Partition the data among clients.
+
+        Args:
+            data: training and test sets.
+            partition: a partitioner, or a function that does its work.
+            loading: settings of the batches. `client_test_fraction` of each shard becomes its client's own test set.
+            seed: seed of the experiment.
+            pooled: True gives all training samples to one client. Each client keeps its own test set.
 
         Raises:
-            Mistake: if the data does not have what the partition goes by.
+            ConfigError: if the data lacks the labels or owners that the partition needs, or `partition` is not callable.
         """
         try:
-            population = partition(data.train, stream(seed, Purpose.PARTITION))
-        except (ConfigError, ConfigErrors) as wrong:
-            raise wrong.prefixed("partition") from wrong
-        own = data.client_tests if data.client_tests is not None and _same(population, data.train.natural()) else None
+            population = as_partitioner(partition)(data.train, stream(seed, Purpose.PARTITION))
+        except (ConfigError, ConfigErrors) as error:
+            raise error.prefixed("partition") from error
+        tests = data.client_tests if _is_natural(population, data) else None
         if loading.client_test_fraction > 0:
-            population, held = population.split_shards(loading.client_test_fraction, stream(seed, Purpose.SPLIT, key=1))
-            own = ClientTestSet(data.train, held)
+            population, held_out = population.split_shards(
+                loading.client_test_fraction, stream(seed, Purpose.SPLIT, key=1)
+            )
+            tests = ClientTestSet(data.train, held_out)
         splits = {name: samples for name, samples in (("val", data.val), ("test", data.test)) if samples is not None}
-        return cls(data.train, population.merge_clients() if pooled else population, splits, loading, seed, own, pooled)
+        population = population.merge_clients() if pooled else population
+        return cls(data.train, population, splits, loading, seed, tests, pooled)
 
     def train_batches(self, round: int, client: int, key: int = 0) -> Batches:
-        """The batches of a client's local training, in an order of this round's and client's own; `key` tells a second
-        training in the same round from the first."""
+        """Return the batches of a client's local training.
+
+        Args:
+            round: number of the round, from 0.
+            client: number of the client.
+            key: number of the training within the round. Each (round, client, key) has its own order of samples.
+        """
         loading, shard = self.loading, self.population.shard(client)
         batches = self.train.batches(
             shard, loading.local_batch_size, self.batch_order(round, client, key), drop_last=loading.drop_last
@@ -70,70 +93,110 @@ class ClientData:
         return NoisyBatches(batches, float(noise[client]), torch_stream(self.seed, Purpose.NOISE, round, client, key))
 
     def batch_order(self, round: int, client: int, key: int = 0) -> torch.Generator:
-        """The generator that decides the order of a client's samples in a round."""
+        """Return the generator of a client's order of samples."""
         return torch_stream(self.seed, Purpose.LOADER, round, client, key)
 
     def shard_batches(self, client: int) -> Batches:
-        """A client's samples in their order, as they are."""
+        """Return a client's training samples in order, without augmentation or noise."""
         return self.train.batches(self.population.shard(client), self.loading.eval_batch_size)
 
     def split_batches(self, name: str) -> Batches:
-        """The samples of one of the server's splits."""
+        """Return the batches of one of the server's splits."""
         return self.splits[name].batches(None, self.loading.eval_batch_size)
 
     @property
     def num_client_tests(self) -> int:
-        """How many clients have test samples of their own; 0 where there are none."""
+        """Number of clients that have their own test set; 0 for none."""
         return 0 if self.client_tests is None else len(self.client_tests.population)
 
     def clients_to_evaluate(self, cohort: Sequence[int]) -> Sequence[int]:
-        """Whose own test samples go with a cohort: theirs, or everybody's where all train in one place."""
+        """Return the clients whose own test sets are evaluated: see `ClientRegistry`."""
         return range(self.num_client_tests) if self.is_pooled else cohort
 
     def client_test(self, client: int) -> Batches:
-        """A client's own test samples."""
+        """Return the batches of a client's own test set."""
         assert self.client_tests is not None
         return self.client_tests.samples.batches(
             self.client_tests.population.shard(client), self.loading.eval_batch_size
         )
 
-    def to(self, device: torch.device) -> ClientData:
-        """The same samples on a device."""
-        own = (
-            None
-            if self.client_tests is None
-            else replace(self.client_tests, samples=self.client_tests.samples.to(device))
+    def registry(self) -> ClientRegistry:
+        """Return the server's view of the data.
+
+        Each call computes the digest of the whole partition.
+        """
+        return ClientRegistry(
+            sizes=self.population.sizes,
+            splits=tuple(self.splits),
+            num_client_tests=self.num_client_tests,
+            seed=self.seed,
+            is_pooled=self.is_pooled,
+            partition_sha256=partition_sha256(self),
         )
+
+    def to(self, device: torch.device) -> ClientData:
+        """Return the same data on a device."""
+        tests = self.client_tests
+        tests = None if tests is None else replace(tests, samples=tests.samples.to(device))
         splits = {name: samples.to(device) for name, samples in self.splits.items()}
-        return replace(self, train=self.train.to(device), splits=splits, client_tests=own)
+        return replace(self, train=self.train.to(device), splits=splits, client_tests=tests)
 
 
-def warn_unused_client_tests(data: Data, holdings: ClientData) -> list[ConfigError]:
-    """A warning if clients are not evaluated on the test sets that the data has for them."""
+def partition_sha256(data: ClientData) -> str:
+    """Return a SHA-256 of the partition, in hexadecimal.
+
+    It covers the owners of the training samples, the noise and the clients' own test sets.
+    """
+    digest = hashlib.sha256()
+    tests = data.client_tests
+    for population in (data.population, *(() if tests is None else (tests.population,))):
+        for part in _population_bytes(population):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def _population_bytes(population: Population) -> list[bytes]:
+    """Return the bytes that identify a population."""
+    index = population.index  # a range is identified by its ends
+    samples = str(index).encode() if isinstance(index, range) else np.asarray(index, dtype=np.int64).tobytes()
+    noise = b"" if population.noise is None else np.asarray(population.noise, dtype=np.float64).tobytes()
+    return [samples, np.asarray(population.offsets, dtype=np.int64).tobytes(), noise]
+
+
+def warn_unused_client_tests(data: Data, client_data: ClientData) -> list[ConfigError]:
+    """Warn if the data has test sets of clients that are unused.
+
+    Returns:
+        Errors, all of them warnings; empty if there are none.
+    """
     if data.client_tests is None:
         return []
-    if (fraction := holdings.loading.client_test_fraction) > 0:
-        why = f"takes the place of the test sets that {data.name} has for its clients"
-        return [
-            ConfigError(
-                "data.client_test_fraction", fraction, why, "0 keeps them, with partition=natural", warning=True
-            )
-        ]
-    if holdings.client_tests is None:
-        why = f"has other clients than {data.name}, whose test sets for each of its own are left out"
-        return [ConfigError("partition", "", why, "partition=natural has them", warning=True)]
+    if (fraction := client_data.loading.client_test_fraction) > 0:
+        why = f"replaces the test sets that {data.name} has for its clients"
+        hint = "0 keeps them, with partition=natural"
+        return [ConfigError("data.client_test_fraction", fraction, why, hint, warning=True)]
+    if client_data.client_tests is None:
+        why = f"makes other clients than those of {data.name}, so the test sets of its clients are unused"
+        return [ConfigError("partition", "", why, "partition=natural uses them", warning=True)]
     return []
 
 
-def _same(population: Population, natural: Population | None) -> bool:
-    """Whether the clients are those that the data itself names: only theirs are its clients' test samples."""
+def _is_natural(population: Population, data: Data) -> bool:
+    """Return True if the clients are those that the data itself names."""
+    natural = None if data.client_tests is None else data.train.natural()
     if natural is None:
         return False
     return np.array_equal(population.offsets, natural.offsets) and np.array_equal(population.index, natural.index)
 
 
 class NoisyBatches:
-    """Batches whose inputs get Gaussian noise, drawn anew for each."""
+    """Batches with new Gaussian noise on the inputs in each pass.
+
+    Args:
+        batches: batches (inputs, ...) of floating-point inputs.
+        std: standard deviation of the noise, in units of the inputs.
+        generator: source of the noise, on the CPU.
+    """
 
     def __init__(self, batches: Batches, std: float, generator: torch.Generator) -> None:
         self.batches, self.std, self.generator = batches, std, generator

@@ -1,30 +1,76 @@
-"""TODO."""
+"""The interfaces of data: partitioners, samples and batches."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
 
+from fedlit.core.errors import ConfigError
 from fedlit.data.population import Population
 
 
-class Partitioner(Protocol):
-    """Which client owns each sample."""
+class Partitioner(ABC):
+    """Assignment of every sample to one client.
 
+    A dataclass that has `num_clients` as a field writes `num_clients: int = field()`. Without `= field()` the field would
+    take the default of this class.
+    """
+
+    num_clients: Any = None  # Any lets a dataclass declare the field as int
+    """Number of clients, an int; None if the data decides."""
+
+    @abstractmethod
     def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
-        """The clients and their shards: every sample has exactly one owner.
+        """Return the clients and their shards.
+
+        Args:
+            samples: the training samples of all clients. Every sample gets exactly one owner.
+            generator: source of every random draw.
 
         Raises:
-            Mistake: if the samples do not have what the partition goes by.
+            ConfigError: if the samples lack the labels or owners that the partition needs.
         """
-        ...
+
+
+PartitionFunction = Callable[["Samples", np.random.Generator], Population]
+"""A function with the arguments and the result of `Partitioner.__call__`."""
+
+
+@dataclass(frozen=True)
+class FunctionPartitioner(Partitioner):
+    """A partitioner that calls a function of the user.
+
+    Args:
+        function: function that returns the population.
+    """
+
+    function: PartitionFunction
+
+    def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
+        return self.function(samples, generator)
+
+
+def as_partitioner(partition: object) -> Partitioner:
+    """Return a partitioner as it is, and any other callable wrapped.
+
+    Raises:
+        ConfigError: if the object is not callable.
+    """
+    if isinstance(partition, Partitioner):
+        return partition
+    if not callable(partition):
+        hint = "give a subclass of fedlit.data.Partitioner, or a function (samples, generator) -> Population"
+        raise ConfigError("_target_", type(partition).__name__, "is not callable, so it cannot be a partitioner", hint)
+    return FunctionPartitioner(cast(PartitionFunction, partition))
 
 
 class Batches(Protocol):
-    """What a Trainer iterates over: batches as `training_step` takes them, `len` batches an epoch."""
+    """Batches of one epoch, each in the form that `training_step` takes."""
 
     def __len__(self) -> int: ...
 
@@ -37,15 +83,18 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def labels(self, index: np.ndarray | None = None) -> np.ndarray | None:
-        """One for each sample of the index (None: all), shape (n,): integers are classes. None where there are none."""
+        """Return the labels of the samples in `index` (None: all).
+
+        The shape is (n,) or (n, ...). Integers of shape (n,) are classes. The result is None if there are no labels.
+        """
         ...
 
     def natural(self) -> Population | None:
-        """Whose the samples are, where the data says so."""
+        """Return the clients that the data names; None without any."""
         ...
 
     def subset(self, index: np.ndarray) -> Samples:
-        """The samples in `index`, in that order."""
+        """Return the samples in `index`, in that order."""
         ...
 
     def batches(
@@ -55,11 +104,17 @@ class Samples(Protocol):
         generator: torch.Generator | None = None,
         drop_last: bool = False,
     ) -> Batches:
-        """Batches of the samples in `index` (None: all) with `size` samples each (None: all in one); shuffled and
-        augmented if there is a generator, in their order and as they are if there is none. `drop_last` leaves out a last
-        batch that is not full."""
+        """Return batches of the samples in `index`.
+
+        Args:
+            index: sample numbers; None for all samples.
+            size: samples in a batch; None for all samples in one batch.
+            generator: source of the order and of the augmentation; without it the order is that of `index`, and nothing is
+                augmented.
+            drop_last: True leaves out a last batch that is not full.
+        """
         ...
 
     def to(self, device: torch.device) -> Samples:
-        """The samples where the model is, if they fit there."""
+        """Return the samples on the model's device, if they fit there."""
         ...

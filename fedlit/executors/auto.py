@@ -1,4 +1,4 @@
-"""Jobs in this process, until it is seen that worker processes save more than their start costs. The bits are the same."""
+"""The executor that uses worker processes only if they save more time than their start costs."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ from typing import Literal
 
 from fedlit.core.errors import raise_errors, require
 from fedlit.core.messages import Job, Result, ServerState, TrainJob
-from fedlit.executors.executor import Execute, Worker
-from fedlit.executors.inline import torch_threads
+from fedlit.executors.executor import Execute, Executor, Worker
+from fedlit.executors.inline import inline_execute, torch_threads
 from fedlit.executors.processes import Processes
 from fedlit.executors.resources import available_cores
 
 log = logging.getLogger("fedlit")
 
 START_S = 6.0
-"""Seconds in which a process imports torch and Lightning on a core of its own: 5 to 7 where it was measured."""
+"""Seconds in which a process imports torch and Lightning on a core of its own; measured values are 5 to 7."""
 
 MIN_GAIN = 2.0
-"""What is saved must be so many times what the start costs: the work of later rounds is a guess."""
+"""Smallest ratio of the saved time to the start time, because the work of later rounds is an estimate."""
 
 
 @dataclass(frozen=True)
-class Auto:
-    """Runs jobs in this process, and from a later round on in others if that is clearly faster; which and why is logged.
+class Auto(Executor):
+    """Runs jobs in this process, and in worker processes from the round on in which they pay off.
+
+    The choice and its reason are logged. Results are bit-identical either way.
 
     Args:
         workers, threads, per_gpu, wall_timeout_s: see `Processes`.
@@ -42,21 +44,31 @@ class Auto:
     start_s: float = START_S
 
     def __post_init__(self) -> None:
-        self._processes()
-        raise_errors(require(self.start_s >= 0, "start_s", self.start_s, "must be a number of at least 0"))
+        self._make_processes()
+        raise_errors(require(self.start_s >= 0, "start_s", self.start_s, "must be at least 0"))
 
-    def _processes(self) -> Processes:
+    def _make_processes(self) -> Processes:
         return Processes(self.workers, self.threads, self.per_gpu, self.wall_timeout_s)
+
+    @property
+    def has_worker_processes(self) -> bool:
+        """True: clients may train in worker processes."""
+        return True
+
+    @property
+    def timeout_s(self) -> float | None:
+        """Seconds after which a worker process without an answer is replaced; None for never."""
+        return self.wall_timeout_s
 
     @contextmanager
     def open(self, worker: Worker, rounds: int) -> Iterator[Execute]:
-        """Yields what does the jobs, here or there; processes end whichever way the block is left."""
+        """Yield the function that runs jobs, and end the worker processes, if there are any."""
         with torch_threads(self.threads), ExitStack() as stack:
-            yield _Choice(self._processes(), self.start_s, worker, rounds, stack).execute
+            yield _Choice(self._make_processes(), self.start_s, worker, rounds, stack).execute
 
 
 class _Choice:
-    """Where a run's jobs are done, which is thought over before each round."""
+    """The choice between this process and worker processes, checked before each round."""
 
     def __init__(self, processes: Processes, start_s: float, worker: Worker, rounds: int, stack: ExitStack) -> None:
         self._processes, self._worker, self._rounds, self._stack = processes, worker, rounds, stack
@@ -64,66 +76,71 @@ class _Choice:
         device = worker.device
         self._count = len(processes.gpus(device))
         self._parallel = min(self._count, available_cores()) if device.type == "cpu" else self._count
-        self._there: Execute | None = None
-        self._told = self._settled = False
-        self._took: list[list[float]] = []  # seconds of each job, for each time that jobs were given
-        self._done, self._round = 0, -1  # rounds that were done here, and the number of the last one
+        self._execute: Execute | None = None  # once the choice is final
+        self._is_logged = False
+        self._durations: list[list[float]] = []  # seconds of each job, one list for each call of `execute`
+        self._measured_rounds, self._last_round = 0, -1
 
     def execute(self, jobs: Iterable[Job], state: ServerState) -> Iterator[Result]:
-        """The results in the order of the jobs."""
+        """Return the results in the order of the jobs."""
         jobs = list(jobs)
-        if not self._settled and jobs and jobs[0].round > self._round:
-            if self._round < 0:
-                self._think_before_the_first(jobs)
+        if self._execute is None and jobs and jobs[0].round > self._last_round:
+            if self._last_round < 0:
+                self._choose_before_first_round(jobs)
             else:
-                self._think()
-            self._round = jobs[0].round
-        return self._here(jobs, state) if self._there is None else self._there(jobs, state)
+                self._choose()
+            self._last_round = jobs[0].round
+        return self._measure(jobs, state) if self._execute is None else self._execute(jobs, state)
 
-    def _here(self, jobs: Sequence[Job], state: ServerState) -> Iterator[Result]:
-        took: list[float] = []
-        if not self._settled:
-            self._took.append(took)
+    def _measure(self, jobs: Sequence[Job], state: ServerState) -> Iterator[Result]:
+        durations: list[float] = []
+        self._durations.append(durations)
         for job in jobs:
-            begin = time.perf_counter()
+            start = time.perf_counter()
             result = self._worker(job, state)
-            took.append(time.perf_counter() - begin)
+            durations.append(time.perf_counter() - start)
             yield result
 
-    def _think_before_the_first(self, jobs: Sequence[Job]) -> None:
+    def _choose_before_first_round(self, jobs: Sequence[Job]) -> None:
         clients = sum(len(job.clients) for job in jobs if isinstance(job, TrainJob))
-        nothing = {
+        reasons = {
             "there is one core": self._parallel == 1,
             "there is one round": self._rounds <= 1,
             "a round has one client": clients == 1,
         }
-        if reasons := [why for why, holds in nothing.items() if holds]:
-            self._settled = True
-            self._tell(f"this process, for {reasons[0]}")
+        if valid := [reason for reason, is_valid in reasons.items() if is_valid]:
+            self._execute = inline_execute(self._worker)
+            self._log(f"this process, because {valid[0]}")
 
-    def _think(self) -> None:
-        self._done += 1
-        left, start = self._rounds - self._done, self._start_s * -(-self._count // available_cores())
-        here = left * sum(map(sum, self._took)) / self._done
-        there = left * sum(makespan(took, self._parallel) for took in self._took) / self._done
-        pays = here - there > MIN_GAIN * start
-        if pays or not self._told:
-            where = f"{self._count} processes" if pays else "this process"
-            self._tell(
-                f"{where} from round {self._done + 1} on: the {left} rounds to come should take {here:.1f} s in this "
-                f"process and {there:.1f} s in {self._count} others, which take about {start:.0f} s to start"
+    def _choose(self) -> None:
+        self._measured_rounds += 1
+        remaining = self._rounds - self._measured_rounds
+        start_s = self._start_s * -(-self._count // available_cores())
+        inline_s = remaining * sum(map(sum, self._durations)) / self._measured_rounds
+        parallel_s = remaining * sum(makespan(s, self._parallel) for s in self._durations) / self._measured_rounds
+        is_worthwhile = inline_s - parallel_s > MIN_GAIN * start_s
+        if is_worthwhile or not self._is_logged:
+            place = f"{self._count} worker processes" if is_worthwhile else "this process"
+            self._log(
+                f"{place} from round {self._measured_rounds + 1} on: the remaining {remaining} rounds need about "
+                f"{inline_s:.1f} s in this process, or {parallel_s:.1f} s in {self._count} worker processes "
+                f"after a start of {start_s:.0f} s"
             )
-        if pays:
-            self._settled = True
-            self._there = self._stack.enter_context(self._processes.open(self._worker, left))
+        if is_worthwhile:
+            self._execute = self._stack.enter_context(self._processes.open(self._worker, remaining))
 
-    def _tell(self, what: str) -> None:
-        self._told = True
-        log.info("executor=auto takes %s", what)
+    def _log(self, choice: str) -> None:
+        self._is_logged = True
+        log.info("executor=auto takes %s", choice)
 
 
 def makespan(seconds: Sequence[float], workers: int) -> float:
-    """Seconds until all jobs are done by so many workers, each of which takes the next one when it is free."""
+    """Return the seconds until all jobs are done if each free worker takes the next job.
+
+    Args:
+        seconds: duration of each job, in the order of the jobs.
+        workers: number of workers, >= 1.
+    """
     free = [0.0] * workers
     for job in seconds:
         heapq.heapreplace(free, free[0] + job)

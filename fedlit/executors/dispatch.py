@@ -1,12 +1,11 @@
-"""Jobs that were given together, what has come of them, and what becomes of those whose process is lost."""
+"""Batches of jobs for worker processes: their results, and their retries when a process is lost."""
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from fedlit.aggregation.mean import merge
 from fedlit.core.errors import LostWorkers
 from fedlit.core.messages import (
     LOSS_QUERY,
@@ -22,82 +21,106 @@ from fedlit.core.messages import (
 from fedlit.executors.transport import Buffers, decode_message
 
 MAX_ATTEMPTS = 2
-"""How often a chunk is tried whose worker is lost, before its clients run alone."""
+"""Attempts at a job whose worker process is lost, before the clients of a training job run alone."""
+
+Merge = Callable[[Sequence[PartialAggregate]], PartialAggregate]
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A job; with `alone`, one client of a chunk that lost its worker too often."""
+    """A job of a batch.
+
+    Args:
+        batch: the batch of the job.
+        index: the place of the job in its batch.
+        job: the job; for a client that runs alone, a job of this client only.
+        position: place of a client that runs alone among the clients of its job; None for a whole job.
+    """
 
     batch: JobBatch
     index: int
     job: Job
-    alone: int | None = None
+    position: int | None = None
 
 
 class JobBatch:
-    """Jobs that were given together, and what has come of them. Answers that nobody waits for any more end here too."""
+    """A batch of jobs, their results and their retries.
 
-    def __init__(self, jobs: Iterable[Job], state: Buffers, number: int) -> None:
+    A batch also takes the results that come after its caller has stopped to wait, so that the next batch does not get them.
+
+    Args:
+        jobs: the jobs, in order.
+        state: the encoded server state.
+        number: the number of this server state.
+        merge: see `Worker.merge`.
+    """
+
+    def __init__(self, jobs: Iterable[Job], state: Buffers, number: int, merge: Merge) -> None:
         self.tasks = deque(Task(self, index, job) for index, job in enumerate(jobs))
-        self.state, self.number, self.total, self.next = state, number, len(self.tasks), 0
+        self.state, self.number, self.total, self.next_index = state, number, len(self.tasks), 0
         self.done: dict[int, Result] = {}
         self.error: Exception | None = None
-        self.lost: Counter[int] = Counter()
-        self._apart: dict[int, list[PartialAggregate | None]] = {}  # of chunks whose clients run alone
+        self._merge = merge
+        self._num_lost: Counter[int] = Counter()
+        self._single_results: dict[int, list[PartialAggregate | None]] = {}  # of jobs whose clients run alone
 
     def job(self, task: Task) -> Job:
-        """The job as it is sent: a chunk knows which attempt it is."""
-        return replace(task.job, attempt=self.lost[task.index]) if isinstance(task.job, TrainJob) else task.job
+        """Return the job as it is sent: a training job carries the number of its attempt."""
+        return replace(task.job, attempt=self._num_lost[task.index]) if isinstance(task.job, TrainJob) else task.job
 
     def take(self, task: Task, parts: Buffers) -> None:
-        """Takes in what a process answered; what the job raised is kept for whoever waits."""
-        said, what = decode_message(parts)
-        if said == "raised":
-            self.error, shown = what
-            what[0].add_note(f"in a worker process:\n{shown}")
-        elif task.alone is None:
-            self.done[task.index] = what
+        """Store the answer of a worker process: the result, or the exception that the job raised."""
+        kind, content = decode_message(parts)
+        if kind == "raised":
+            self.error, trace = content
+            content[0].add_note(f"in a worker process:\n{trace}")
+        elif task.position is None:
+            self.done[task.index] = content
         else:
-            self._take_alone(task, what)
+            self._take_single(task, task.position, content)
 
     def lose(self, task: Task) -> None:
-        """A job whose process is gone is tried again; in the end its clients run alone, and one may be lost."""
-        if task.alone is not None:
+        """Retry a job whose worker process is lost, or store its failure.
+
+        After `MAX_ATTEMPTS` attempts the clients of a training job run alone, so that only one of them can fail.
+        """
+        if task.position is not None:
             assert isinstance(task.job, TrainJob)
-            reason = f"its worker process was lost {MAX_ATTEMPTS} times with others and once alone"
+            reason = f"its worker process was lost {MAX_ATTEMPTS} times with other clients and once with this one alone"
             failures = (ClientFailure(task.job.clients[0], "lost_worker", reason),)
-            return self._take_alone(task, PartialAggregate(task.job.index, failures=failures))
-        self.lost[task.index] += 1
-        if self.lost[task.index] < MAX_ATTEMPTS:
+            return self._take_single(task, task.position, PartialAggregate(index=task.job.index, failures=failures))
+        self._num_lost[task.index] += 1
+        if self._num_lost[task.index] < MAX_ATTEMPTS:
             return self.tasks.appendleft(task)
         if isinstance(task.job, LossJob):
-            failure = ClientFailure(
-                task.job.client, "lost_worker", f"its worker process was lost {MAX_ATTEMPTS} times, {LOSS_QUERY}"
-            )
+            reason = f"its worker process was lost {MAX_ATTEMPTS} times, {LOSS_QUERY}"
+            failure = ClientFailure(task.job.client, "lost_worker", reason)
             self.done[task.index] = LossResult(task.job.client, float("nan"), failure)
             return None
-        if isinstance(task.job, EvaluateJob):  # without one there is no result
-            self.error = LostWorkers(_untold(task.job))
+        if isinstance(task.job, EvaluateJob):  # a round cannot do without its evaluation
+            self.error = LostWorkers(_evaluation_problem(task.job))
             return None
         clients = task.job.clients
-        self._apart[task.index] = [None] * len(clients)
-        alone = [replace(task, job=replace(task.job, clients=(who,)), alone=place) for place, who in enumerate(clients)]
-        return self.tasks.extendleft(reversed(alone))
+        self._single_results[task.index] = [None] * len(clients)
+        single_tasks = [
+            replace(task, job=replace(task.job, clients=(client,)), position=position)
+            for position, client in enumerate(clients)
+        ]
+        return self.tasks.extendleft(reversed(single_tasks))
 
-    def _take_alone(self, task: Task, partial: PartialAggregate) -> None:
-        assert task.alone is not None
-        self._apart[task.index][task.alone] = partial
-        parts = [part for part in self._apart[task.index] if part is not None]
-        if len(parts) == len(self._apart[task.index]):
-            self.done[task.index] = merge(parts)
+    def _take_single(self, task: Task, position: int, partial: PartialAggregate) -> None:
+        results = self._single_results[task.index]
+        results[position] = partial
+        parts = [part for part in results if part is not None]
+        if len(parts) == len(results):
+            self.done[task.index] = self._merge(parts)
 
 
-def _untold(job: EvaluateJob) -> str:
-    """That a job was lost for good: what it was to evaluate, and what may help."""
-    whose = "the server's" if job.client is None else f"client {job.client}'s"
+def _evaluation_problem(job: EvaluateJob) -> str:
+    """The message for an evaluation whose worker process was lost too often."""
+    owner = "the server's" if job.client is None else f"client {job.client}'s"
     return (
-        f"round {job.round + 1} cannot be evaluated on {whose} {job.split} samples: the worker process was lost {MAX_ATTEMPTS} "
-        "times; a smaller data.eval_batch_size or fewer executor.workers need less memory, a longer "
-        "executor.wall_timeout_s gives more time, and executor=inline does it without worker processes"
+        f"round {job.round + 1} cannot be evaluated on {owner} {job.split} samples: its worker process was lost "
+        f"{MAX_ATTEMPTS} times; reduce data.eval_batch_size or executor.workers, raise executor.wall_timeout_s, "
+        "or use executor=inline"
     )

@@ -1,36 +1,67 @@
-"""TODO."""
+"""The executor and the worker: the executor decides where jobs run, the worker runs them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
 
-from fedlit.core.messages import Job, Result, ServerState
+from fedlit.core.messages import Job, PartialAggregate, Result, ServerState
 
 Execute = Callable[[Iterable[Job], ServerState], Iterator[Result]]
 
 
 class Worker(Protocol):
-    """Does one job, given what the clients are sent."""
+    """Runs one job at a time."""
 
     @property
     def device(self) -> torch.device:
-        """Where it trains."""
+        """The device on which clients train."""
         ...
 
     def on_device(self, device: torch.device) -> Worker:
-        """The same worker with its samples on a device."""
+        """Return the same worker with its samples on a device."""
         ...
 
-    def __call__(self, job: Job, state: ServerState) -> Result: ...
+    def merge(self, parts: Sequence[PartialAggregate]) -> PartialAggregate:
+        """Return the partial aggregate that one worker would have made of all parts, added left to right.
+
+        Args:
+            parts: at least one partial aggregate, in the order of the clients.
+        """
+        ...
+
+    def __call__(self, job: Job, state: ServerState) -> Result:
+        """Run a job.
+
+        Args:
+            job: the clients to train, the split to evaluate, or the client whose loss is wanted.
+            state: the server state before the round; executors pass it as the keyword `state`.
+        """
+        ...
 
 
-class Executor(Protocol):
-    """Where jobs are done. Results come in the order of the jobs, and do not depend on the executor."""
+class Executor(ABC):
+    """Runs jobs. Results come in the order of the jobs and do not depend on the executor."""
 
+    @abstractmethod
     def open(self, worker: Worker, rounds: int) -> AbstractContextManager[Execute]:
-        """A pool for the whole run; `rounds` are still to come, for an executor that weighs its start against the work."""
-        ...
+        """Return a context that yields the function that runs jobs.
+
+        Args:
+            worker: runs one job.
+            rounds: rounds still to run; an executor may weigh the cost of its start against them.
+        """
+
+    @property
+    def has_worker_processes(self) -> bool:
+        """True if clients may train in worker processes; False by default."""
+        return False
+
+    @property
+    def timeout_s(self) -> float | None:
+        """Seconds after which a worker process without an answer is replaced; None, the default, for never."""
+        return None

@@ -1,24 +1,25 @@
-"""All jobs in this process, one after the other."""
+"""The executor that runs all jobs in this process, one after the other."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from fedlit.core.errors import raise_errors, require_at_least
-from fedlit.executors.executor import Execute, Worker
+from fedlit.executors.executor import Execute, Executor, Worker
 
 
 @dataclass(frozen=True)
-class Inline:
+class Inline(Executor):
     """Runs jobs in this process.
 
     Args:
-        threads: torch threads, >= 1. Results differ in the last bits between one and two, so it is a setting, not the
-            machine's choice.
+        threads: torch threads, >= 1. Results with one and with two threads differ in the last bits, so the number is a
+            setting and does not depend on the machine.
     """
 
     threads: int = 1
@@ -28,18 +29,28 @@ class Inline:
 
     @contextmanager
     def open(self, worker: Worker, rounds: int) -> Iterator[Execute]:
-        """Yields what does the jobs; the number of threads is put back afterwards."""
+        """Yield the function that runs jobs, and restore the number of threads afterwards."""
         with torch_threads(self.threads):
-            yield lambda jobs, state: (worker(job, state) for job in jobs)
+            yield inline_execute(worker)
+
+
+def inline_execute(worker: Worker) -> Execute:
+    """Return a function that runs jobs in this process.
+
+    Its results are a `map`, so that no Python frame of ours stands between the loop over rounds and the worker.
+    """
+    return lambda jobs, state: map(partial(worker, state=state), jobs)
 
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """So many torch threads in this process; those before are put back afterwards. With every executor the server has as many
-    as its clients, since its sums have bits too."""
-    before = torch.get_num_threads()
+    """Set the number of torch threads of this process within the block.
+
+    Every executor gives the server as many threads as its clients: the server's sums depend on the number too.
+    """
+    previous = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(previous)

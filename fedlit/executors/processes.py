@@ -1,4 +1,4 @@
-"""Jobs in worker processes that live for the whole run. The results are those of `inline`, bit for bit."""
+"""The executor that runs jobs in worker processes. Its results are bit-identical to those of `inline`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import IO, Literal
 import torch
 
 from fedlit.core.errors import did_you_mean, raise_errors, require, require_at_least
-from fedlit.executors.executor import Execute, Worker
-from fedlit.executors.inline import torch_threads
+from fedlit.executors.executor import Execute, Executor, Worker
+from fedlit.executors.inline import inline_execute, torch_threads
 from fedlit.executors.resources import available_cores, visible_gpus
 from fedlit.executors.transport import encode_message, serialize_worker
 from fedlit.executors.worker_pool import WorkerPool, WorkerStartError
@@ -25,14 +25,15 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Processes:
-    """Runs jobs in processes of their own.
+class Processes(Executor):
+    """Runs jobs in worker processes that live for the whole run.
 
     Args:
-        workers: processes; `auto` is one for each core, or `per_gpu` for each GPU where clients train on GPUs.
-        threads: torch threads of each, >= 1; results differ in the last bits between one and two.
-        per_gpu: processes on each GPU, >= 1.
-        wall_timeout_s: seconds after which a job's worker is given up as hanging; None never gives one up.
+        workers: number of worker processes; `auto` starts one for each core, or `per_gpu` for each GPU if clients train
+            on GPUs.
+        threads: torch threads of each process, >= 1; results with one and with two threads differ in the last bits.
+        per_gpu: worker processes on each GPU, >= 1.
+        wall_timeout_s: seconds, > 0, after which a worker process that gives no answer is replaced; None for never.
     """
 
     workers: int | Literal["auto"] = "auto"
@@ -41,18 +42,33 @@ class Processes:
     wall_timeout_s: float | None = None
 
     def __post_init__(self) -> None:
-        given, timeout = self.workers, self.wall_timeout_s
-        word = require(given == "auto", "workers", given, "must be auto or a number", did_you_mean(given, ["auto"]))
+        workers, timeout = self.workers, self.wall_timeout_s
+        hint = did_you_mean(workers, ["auto"])
+        word_error = require(workers == "auto", "workers", workers, "must be auto or a number", hint)
+        is_valid_timeout = timeout is None or timeout > 0
         raise_errors(
-            word if isinstance(given, str) else require_at_least("workers", given),
+            word_error if isinstance(workers, str) else require_at_least("workers", workers),
             require_at_least("threads", self.threads),
             require_at_least("per_gpu", self.per_gpu),
-            require(timeout is None or timeout > 0, "wall_timeout_s", timeout, "must be a number above 0, or null"),
+            require(is_valid_timeout, "wall_timeout_s", timeout, "must be greater than 0, or null"),
         )
 
+    @property
+    def has_worker_processes(self) -> bool:
+        """True: clients train in worker processes."""
+        return True
+
+    @property
+    def timeout_s(self) -> float | None:
+        """Seconds after which a worker process without an answer is replaced; None for never."""
+        return self.wall_timeout_s
+
     def gpus(self, device: torch.device) -> list[str | None]:
-        """For each process the GPU that it is to see, as CUDA_VISIBLE_DEVICES names it; None where clients train on another
-        kind of device."""
+        """Return the GPU of each worker process, named as in CUDA_VISIBLE_DEVICES.
+
+        Args:
+            device: the device on which clients train; if it is no CUDA device, each name is None.
+        """
         gpus = visible_gpus() if device.type == "cuda" else [None]
         count = available_cores() if device.type == "cpu" else self.per_gpu * len(gpus)
         count = count if isinstance(self.workers, str) else self.workers
@@ -60,31 +76,32 @@ class Processes:
 
     @contextmanager
     def open(self, worker: Worker, rounds: int) -> Iterator[Execute]:
-        """Starts the processes, and ends them whichever way the block is left. What cannot be sent to another process is
-        done in this one, with a warning."""
+        """Start the worker processes, yield the function that runs jobs, and end the processes.
+
+        If the worker cannot be sent to another process, its jobs run in this process, and a warning is logged.
+        """
         with ExitStack() as stack:
             stack.enter_context(torch_threads(self.threads))
-            file = stack.enter_context(
-                TemporaryFile(prefix="fedlit-")
-            )  # has no name: it is gone when nobody has it open
-            pool = WorkerPool(file.fileno(), self.wall_timeout_s)
-            stack.callback(pool.end)
-            yield self._begun(pool, worker, file)
+            # The file has no name: it disappears when no process has it open any more.
+            file = stack.enter_context(TemporaryFile(prefix="fedlit-"))
+            pool = WorkerPool(file.fileno(), self.wall_timeout_s, worker.merge)
+            stack.callback(pool.close)
+            yield self._start(pool, worker, file)
 
-    def _begun(self, pool: WorkerPool, worker: Worker, file: IO[bytes]) -> Execute:
+    def _start(self, pool: WorkerPool, worker: Worker, file: IO[bytes]) -> Execute:
         try:
             content = serialize_worker(worker.on_device(CPU), file)
         except (pickle.PicklingError, AttributeError, TypeError, OSError) as error:
-            return _inline(worker, error)
+            return _fall_back(worker, error)
         try:
-            pool.begin(encode_message((self._settings(), content)), self.gpus(worker.device))
+            pool.start(encode_message((self._torch_settings(), content)), self.gpus(worker.device))
         except (WorkerStartError, OSError) as error:
-            pool.end()
-            return _inline(worker, error)
+            pool.close()
+            return _fall_back(worker, error)
         return pool.execute
 
-    def _settings(self) -> dict[str, object]:
-        """What this process has set in torch, by the name of the function that sets it."""
+    def _torch_settings(self) -> dict[str, object]:
+        """Torch settings of this process, by the name of the function that sets each."""
         return {
             "set_num_threads": self.threads,
             "set_default_dtype": torch.get_default_dtype(),
@@ -93,7 +110,7 @@ class Processes:
         }
 
 
-def _inline(worker: Worker, error: Exception) -> Execute:
-    why = f"{type(error).__name__}: {error}".removeprefix("CannotStart: ")
-    log.warning("this federation cannot be sent to another process, and runs inline: %s", why)
-    return lambda jobs, state: (worker(job, state) for job in jobs)
+def _fall_back(worker: Worker, error: Exception) -> Execute:
+    reason = str(error) if isinstance(error, WorkerStartError) else f"{type(error).__name__}: {error}"
+    log.warning("this federation cannot be sent to a worker process, so it runs inline: %s", reason)
+    return inline_execute(worker)

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The CPU cores and GPUs that this process may use."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from fedlit.core.errors import ConfigError, ConfigErrors
 
 
 def available_cores() -> int:
-    """The cores that this process may use: its share, by the environment variable FEDLIT_CORES, of what the system gives.
+    """Return the number of CPU cores that this process may use.
+
+    The environment variable FEDLIT_CORES limits the number that the system offers.
 
     Raises:
-        Mistakes: if FEDLIT_CORES is not a number of cores.
+        ConfigErrors: if FEDLIT_CORES is not a whole number of at least 1.
     """
-    given = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    share = os.environ.get("FEDLIT_CORES", str(given))
-    if not share.isdecimal() or int(share) < 1:
-        raise ConfigErrors(
-            [ConfigError("FEDLIT_CORES", share, "must be a whole number of at least 1", "unset it to take all")]
-        )
-    return min(given, int(share))
+    offered = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    limit = os.environ.get("FEDLIT_CORES", str(offered))
+    if not limit.isdecimal() or int(limit) < 1:
+        problem = "must be a whole number of at least 1"
+        raise ConfigErrors([ConfigError("FEDLIT_CORES", limit, problem, "unset it to use all cores")])
+    return min(offered, int(limit))
 
 
 def visible_gpus() -> Sequence[str | None]:
-    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
-    count, chosen = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = map(str, range(count)) if chosen is None else chosen.split(",")
+    """Return the GPUs that this process sees, named as in CUDA_VISIBLE_DEVICES."""
+    count, visible = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = map(str, range(count)) if visible is None else visible.split(",")
     return [name.strip() for name in names][:count]

@@ -1,4 +1,7 @@
-"""How things cross to other processes: a worker once, its large tensors in a file that all map; messages with raw buffers."""
+"""Transport to worker processes: a worker crosses once, messages cross with raw buffers.
+
+The large tensors of a worker lie in a file that all worker processes map.
+"""
 
 from __future__ import annotations
 
@@ -16,34 +19,45 @@ import torch
 from torch import Tensor
 
 LARGE = 1 << 20
-"""Bytes from which a tensor or an array of a worker lies in the file."""
+"""Size in bytes from which a tensor or an array of a worker lies in the file."""
 
 RAW = 1 << 14
-"""Bytes from which a tensor of a message is sent as it lies in memory, without a copy."""
+"""Size in bytes from which a tensor of a message is sent as a raw buffer, without a copy."""
 
 Buffers = Sequence[bytes | bytearray | memoryview]
 Reduced = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-def serialize_worker(thing: Any, file: IO[bytes]) -> bytes:
-    """The thing as bytes; its large tensors and arrays in the file, for processes that inherit it.
+def serialize_worker(worker: Any, file: IO[bytes]) -> bytes:
+    """Pickle a worker, and write its large tensors and arrays to a file.
+
+    Args:
+        worker: any object that can be pickled.
+        file: an open file that the worker processes inherit.
 
     Raises:
-        Exception: whatever pickling raises when the thing cannot be pickled, and writing when the disk is full.
+        Exception: any exception of pickle, or an OSError if the disk is full.
     """
     stream = io.BytesIO()
-    _Packer(stream, file).dump(thing)
+    _WorkerPickler(stream, file).dump(worker)
     file.flush()
     return stream.getvalue()
 
 
 def deserialize_worker(content: bytes) -> Any:
-    """What was packed. Its large tensors are the file's own memory, shared by all who unpack, copied where written to."""
-    return pickle.loads(content)  # our own bytes, from our own parent
+    """Return the worker that `serialize_worker` pickled.
+
+    All processes share its large tensors through the file; a write copies the page for the process that writes.
+    """
+    return pickle.loads(content)  # these bytes come from our own parent process
 
 
 class MappedFile:
-    """A file that was inherited; it is mapped once."""
+    """An inherited file that this process maps once.
+
+    Args:
+        descriptor: file descriptor.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -53,40 +67,40 @@ class MappedFile:
 
     @cached_property
     def content(self) -> mmap.mmap:
-        """The whole file, copied where written to."""
+        """The whole file, with copy-on-write pages."""
         return mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_COPY)
 
 
-class _Packer(pickle.Pickler):
+class _WorkerPickler(pickle.Pickler):
     def __init__(self, stream: io.BytesIO, file: IO[bytes]) -> None:
         super().__init__(stream, protocol=5)
-        self._file, self._shelf = file, MappedFile(file.fileno())
+        self._file, self._mapped = file, MappedFile(file.fileno())
 
     def reducer_override(self, obj: Any) -> Reduced | Any:
-        """Places in the file for large plain tensors and arrays; NotImplemented, which means the usual way, for all else."""
+        """Return a reference into the file for a large plain tensor or array; otherwise NotImplemented."""
         if _is_plain(obj) and obj.numel() * obj.element_size() >= LARGE:
             plain = obj.contiguous()
-            return _tensor, (self._shelf, self._put(_bytes(plain)), str(plain.dtype)[6:], tuple(plain.shape))
+            return _tensor, (self._mapped, self._write(_bytes(plain)), str(plain.dtype)[6:], tuple(plain.shape))
         if type(obj) is np.ndarray and obj.nbytes >= LARGE and not obj.dtype.hasobject:
             plain = np.ascontiguousarray(obj)
-            return _array, (self._shelf, self._put(plain.reshape(-1).view(np.uint8)), plain.dtype, plain.shape)
+            return _array, (self._mapped, self._write(plain.reshape(-1).view(np.uint8)), plain.dtype, plain.shape)
         return NotImplemented
 
-    def _put(self, array: np.ndarray) -> int:
-        """Where it begins in the file."""
-        begin = -(-self._file.tell() // 64) * 64
-        self._file.seek(begin)
+    def _write(self, array: np.ndarray) -> int:
+        """Write an array at the next multiple of 64 bytes, and return its offset."""
+        offset = -(-self._file.tell() // 64) * 64
+        self._file.seek(offset)
         self._file.write(array.data)
-        return begin
+        return offset
 
 
-def _tensor(shelf: MappedFile, begin: int, dtype: str, shape: tuple[int, ...]) -> Tensor:
+def _tensor(mapped: MappedFile, offset: int, dtype: str, shape: tuple[int, ...]) -> Tensor:
     count = int(np.prod(shape))
-    return torch.frombuffer(shelf.content, dtype=getattr(torch, dtype), count=count, offset=begin).view(shape)
+    return torch.frombuffer(mapped.content, dtype=getattr(torch, dtype), count=count, offset=offset).view(shape)
 
 
-def _array(shelf: MappedFile, begin: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    return np.frombuffer(shelf.content, dtype, int(np.prod(shape)), begin).reshape(shape)
+def _array(mapped: MappedFile, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    return np.frombuffer(mapped.content, dtype, int(np.prod(shape)), offset).reshape(shape)
 
 
 def _is_plain(obj: Any) -> bool:
@@ -99,67 +113,73 @@ def _bytes(tensor: Tensor) -> np.ndarray:
     return tensor.reshape(-1).view(torch.uint8).numpy()
 
 
-def encode_message(thing: Any) -> Buffers:
-    """A message: the thing pickled, then its large tensors as they lie in memory, which must not change until it is sent."""
+def encode_message(content: Any) -> Buffers:
+    """Return a message: the pickled content, then its large tensors as raw buffers.
+
+    The buffers are the tensors' own memory, which must not change until the message is sent.
+    """
     stream, buffers = io.BytesIO(), []
 
-    def apart(buffer: pickle.PickleBuffer) -> bool:
+    def pickle_in_band(buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
         if raw.nbytes >= RAW:
             buffers.append(raw)
-        return raw.nbytes < RAW  # which pickles it among the rest
+        return raw.nbytes < RAW
 
-    _Messenger(stream, protocol=5, buffer_callback=apart).dump(thing)
+    _MessagePickler(stream, protocol=5, buffer_callback=pickle_in_band).dump(content)
     return [stream.getvalue(), *buffers]
 
 
 def decode_message(parts: Buffers) -> Any:
-    """What was encoded. Its large tensors are the parts' own memory."""
-    return pickle.loads(parts[0], buffers=parts[1:])  # our own bytes, from our own processes
+    """Return the content of a message. Its large tensors use the memory of the parts."""
+    return pickle.loads(parts[0], buffers=parts[1:])  # these bytes come from our own processes
 
 
-class _Messenger(pickle.Pickler):
+class _MessagePickler(pickle.Pickler):
     def reducer_override(self, obj: Any) -> Reduced | Any:
-        """A buffer for a plain tensor: torch's own way copies it four times. Others keep how they lie in memory."""
+        """Return a buffer for a plain contiguous tensor; otherwise NotImplemented.
+
+        torch's own pickling would copy the tensor four times. Other tensors keep their memory layout.
+        """
         if _is_plain(obj) and obj.is_contiguous() and obj.numel():
-            return _of_buffer, (pickle.PickleBuffer(_bytes(obj).data), str(obj.dtype)[6:], tuple(obj.shape))
+            return _from_buffer, (pickle.PickleBuffer(_bytes(obj).data), str(obj.dtype)[6:], tuple(obj.shape))
         return NotImplemented
 
 
-def _of_buffer(buffer: Any, dtype: str, shape: tuple[int, ...]) -> Tensor:
+def _from_buffer(buffer: Any, dtype: str, shape: tuple[int, ...]) -> Tensor:
     return torch.frombuffer(buffer, dtype=getattr(torch, dtype)).view(shape)
 
 
-def send(line: socket.socket, parts: Buffers) -> None:
-    """Sends a message.
+def send(connection: socket.socket, parts: Buffers) -> None:
+    """Send a message.
 
     Raises:
-        OSError: if nobody is at the other end.
+        OSError: if the other end is closed.
     """
     sizes = [memoryview(part).nbytes for part in parts]
-    line.sendall(struct.pack(f"!I{len(sizes)}Q", len(sizes), *sizes))
+    connection.sendall(struct.pack(f"!I{len(sizes)}Q", len(sizes), *sizes))
     for part in parts:
-        line.sendall(part)
+        connection.sendall(part)
 
 
-def receive(line: socket.socket) -> Buffers:
-    """The next message, as `encode` made it.
+def receive(connection: socket.socket) -> Buffers:
+    """Return the next message, as `encode_message` made it.
 
     Raises:
-        EOFError: if nobody is at the other end.
-        OSError: if the other end went away in the middle.
+        EOFError: if the other end is closed.
+        OSError: if the other end closes within the message.
     """
-    (count,) = struct.unpack("!I", _read(line, 4))
-    sizes = struct.unpack(f"!{count}Q", _read(line, 8 * count))
-    return [_read(line, size) for size in sizes]
+    (count,) = struct.unpack("!I", _read(connection, 4))
+    sizes = struct.unpack(f"!{count}Q", _read(connection, 8 * count))
+    return [_read(connection, size) for size in sizes]
 
 
-def _read(line: socket.socket, size: int) -> bytearray:
+def _read(connection: socket.socket, size: int) -> bytearray:
     content = bytearray(size)
-    left = memoryview(content)
-    while left:
-        got = line.recv_into(left)
-        if not got:
+    remaining = memoryview(content)
+    while remaining:
+        received = connection.recv_into(remaining)
+        if not received:
             raise EOFError
-        left = left[got:]
+        remaining = remaining[received:]
     return content

@@ -1,4 +1,4 @@
-"""Worker processes that live for the whole run; one that is lost is replaced."""
+"""The worker processes of a run. A lost process is replaced."""
 
 from __future__ import annotations
 
@@ -18,207 +18,216 @@ from socket import socket, socketpair
 
 from fedlit.core.errors import LostWorkers
 from fedlit.core.messages import Job, Result, ServerState
-from fedlit.executors.dispatch import JobBatch, Task
+from fedlit.executors.dispatch import JobBatch, Merge, Task
 from fedlit.executors.transport import Buffers, decode_message, encode_message, receive, send
 
 log = logging.getLogger(__name__)
 
 MAX_FAILED_STARTS = 3
-"""How many processes may end one after the other while they start."""
+"""Processes that may end during their start, one after the other."""
 
 BLOCKED_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
-"""Signals that are the parent's to act on, whoever they were sent to."""
+"""Signals that only the parent handles, also if they are sent to a worker process."""
 
 MALLOC_SETTINGS = {"MALLOC_TRIM_THRESHOLD_": str(1 << 28), "MALLOC_MMAP_THRESHOLD_": str(1 << 25)}
-"""What glibc is told in a worker: it otherwise gives memory back after each client, and faults it in anew for the next, which
-took a quarter of the time of small clients."""
+"""glibc settings of a worker process, which keep freed memory for the next client.
+
+By default glibc returns the memory after each client, and page faults then take a quarter of the time of small clients.
+"""
 
 
 class WorkerStartError(Exception):
-    """A process that could not make its worker."""
+    """A worker process could not build its worker."""
 
 
 class WorkerProcess:
-    """One worker process, and the job it is at.
+    """One worker process and its current task.
 
     Args:
-        first: what it needs before its first job.
-        shelf: descriptor of the file that it maps.
-        gpu: the GPU that it sees; None for what this process sees.
+        setup: the message from which the process builds its worker.
+        descriptor: descriptor of the file that the process maps.
+        gpu: the GPU that the process sees; None for all devices that this process sees.
     """
 
-    def __init__(self, first: Buffers, shelf: int, gpu: str | None) -> None:
+    def __init__(self, setup: Buffers, descriptor: int, gpu: str | None) -> None:
         self.gpu = gpu
-        self.line, theirs = socketpair()
+        self.connection, far_end = socketpair()
         program, path = str(Path(__file__).with_name("worker_process.py")), json.dumps(sys.path)
-        command = [sys.executable, "-P", program, str(theirs.fileno()), str(os.getpid()), path]
+        command = [sys.executable, "-P", program, str(far_end.fileno()), str(os.getpid()), path]
         environment = {**MALLOC_SETTINGS, **os.environ, **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})}
-        with (
-            theirs,
-            _blocked(BLOCKED_SIGNALS),
-        ):  # it inherits what is blocked: Lightning would put handlers in place of ignoring
+        # The process inherits blocked signals. Lightning would replace handlers that ignore the signals.
+        with far_end, _blocked(BLOCKED_SIGNALS):
             self.process = subprocess.Popen(
                 command,
-                pass_fds=[theirs.fileno(), shelf],
+                pass_fds=[far_end.fileno(), descriptor],
                 env=environment,
                 stdin=subprocess.DEVNULL,
-                process_group=0,  # its own, which is ended with all that its DataLoaders started
+                process_group=0,  # a group of its own, so that `kill` also ends its DataLoader workers
             )
-        self.at: Task | None = None
-        self.ready, self.since, self._state = False, 0.0, -1
-        self._send(first)
+        self.task: Task | None = None
+        self.is_ready, self.assigned_at, self._state_number = False, 0.0, -1
+        self._send(setup)
 
-    def give(self, task: Task) -> None:
-        """Sends a job, and the state if the process does not have it yet."""
-        call, self.at, self.since = task.batch, task, time.monotonic()
-        fresh = self._state != call.number
-        self._send(encode_message((call.job(task), fresh)))
-        if fresh:
-            self._send(call.state)
-            self._state = call.number
+    def assign(self, task: Task) -> None:
+        """Send a job, and the server state if the process does not have it yet."""
+        batch, self.task, self.assigned_at = task.batch, task, time.monotonic()
+        has_new_state = self._state_number != batch.number
+        self._send(encode_message((batch.job(task), has_new_state)))
+        if has_new_state:
+            self._send(batch.state)
+            self._state_number = batch.number
 
-    def answer(self) -> Buffers | None:
-        """What it says; None if it is gone."""
+    def receive(self) -> Buffers | None:
+        """Return the next message of the process; None if the process has ended."""
         try:
-            return receive(self.line)
+            return receive(self.connection)
         except (EOFError, OSError):
             return None
 
-    def begin(self, parts: Buffers | None) -> None:
-        """Takes in its first answer.
+    def confirm_start(self, parts: Buffers | None) -> None:
+        """Check the first message of the process.
 
         Raises:
-            CannotStart: with what it says, or that it is gone.
+            WorkerStartError: if the process failed or ended; with the reason.
         """
-        said, what = ("failed", "a process ended while it started") if parts is None else decode_message(parts)
-        if said != "ready":
-            raise WorkerStartError(what)
-        self.ready = True
+        kind, content = ("failed", "a process ended while it started") if parts is None else decode_message(parts)
+        if kind != "ready":
+            raise WorkerStartError(content)
+        self.is_ready = True
 
-    def end(self) -> None:
-        """Ends the process, busy or not, and what it started."""
-        self.line.close()
-        with suppress(ProcessLookupError, PermissionError):  # all of them are gone
+    def kill(self) -> None:
+        """End the process, busy or not, and every process that it started."""
+        self.connection.close()
+        with suppress(ProcessLookupError, PermissionError):  # all of them have ended
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def _send(self, parts: Buffers) -> None:
-        with suppress(OSError):  # it is gone, which its closed end tells next
-            send(self.line, parts)
+        with suppress(OSError):  # the process has ended, which the next `receive` reports
+            send(self.connection, parts)
 
 
 class WorkerPool:
-    """The processes of a run.
+    """The worker processes of a run.
 
     Args:
-        shelf: descriptor of the file that they map.
-        timeout: seconds after which a job's process is given up; None for never.
+        descriptor: descriptor of the file that the processes map.
+        timeout_s: seconds after which a process that gives no answer is replaced; None for never.
+        merge: see `Worker.merge`.
     """
 
-    def __init__(self, shelf: int, timeout: float | None) -> None:
-        self._shelf, self._timeout = shelf, timeout
-        self._first: Buffers = ()
-        self._children: list[WorkerProcess] = []
-        self._state: tuple[ServerState | None, Buffers, int] = (
-            None,
-            (),
-            0,
-        )  # the last one, as it is sent, and its number
+    def __init__(self, descriptor: int, timeout_s: float | None, merge: Merge) -> None:
+        self._descriptor, self._timeout_s, self._merge = descriptor, timeout_s, merge
+        self._setup: Buffers = ()
+        self._workers: list[WorkerProcess] = []
+        self._state: ServerState | None = None
+        self._encoded_state: Buffers = ()
+        self._state_number = 0
         self._failed_starts = 0
 
-    def begin(self, first: Buffers, gpus: Sequence[str | None]) -> None:
-        """Starts a process for each of the GPUs, and waits until all are ready.
+    def start(self, setup: Buffers, gpus: Sequence[str | None]) -> None:
+        """Start a process for each entry of `gpus`, and wait until all are ready.
 
         Raises:
-            CannotStart: with what one of them says.
+            WorkerStartError: if one of them fails; with its reason.
         """
-        self._first = first
+        self._setup = setup
         for gpu in gpus:
-            self._children.append(WorkerProcess(first, self._shelf, gpu))
-        for child in self._children:
-            child.begin(child.answer())
+            self._workers.append(WorkerProcess(setup, self._descriptor, gpu))
+        for worker in self._workers:
+            worker.confirm_start(worker.receive())
 
-    def end(self) -> None:
-        """Ends all processes."""
-        while self._children:
-            self._children.pop().end()
+    def close(self) -> None:
+        """End all processes."""
+        while self._workers:
+            self._workers.pop().kill()
 
     def execute(self, jobs: Iterable[Job], state: ServerState) -> Iterator[Result]:
-        """The results in the order of the jobs; at most twice as many jobs as processes are out or wait to be taken.
+        """Yield the results in the order of the jobs.
+
+        The number of jobs that are assigned, or whose result was not yielded yet, is at most twice that of processes.
 
         Raises:
-            Exception: what a job raised.
+            Exception: any exception that a job raises.
         """
-        if self._state[0] is not state:  # the one of a round's evaluation is the next round's: it is sent once
-            self._state = (state, encode_message(replace(state, private={})), self._state[2] + 1)
-        call = JobBatch(jobs, *self._state[1:])
-        for index in range(call.total):
-            call.next = index
-            while index not in call.done:
-                self._dispatch(call)
-                self._listen(call)
-                if call.error is not None:
-                    raise call.error
-            yield call.done.pop(index)
+        if self._state is not state:  # the state of a round's evaluation is that of the next round: send it once
+            self._state, self._encoded_state = state, encode_message(replace(state, private={}))
+            self._state_number += 1
+        batch = JobBatch(jobs, self._encoded_state, self._state_number, self._merge)
+        for index in range(batch.total):
+            batch.next_index = index
+            while index not in batch.done:
+                self._dispatch(batch)
+                self._process_answers(batch)
+                if batch.error is not None:
+                    raise batch.error
+            yield batch.done.pop(index)
 
-    def _dispatch(self, call: JobBatch) -> None:
-        for child in self._children:
-            if child.ready and child.at is None and call.tasks:
-                if call.tasks[0].index >= call.next + 2 * len(self._children):
+    def _dispatch(self, batch: JobBatch) -> None:
+        for worker in self._workers:
+            if worker.is_ready and worker.task is None and batch.tasks:
+                if batch.tasks[0].index >= batch.next_index + 2 * len(self._workers):
                     return
-                child.give(call.tasks.popleft())
+                worker.assign(batch.tasks.popleft())
 
-    def _listen(self, call: JobBatch) -> None:
-        """Takes in what has come, at least one answer; whoever gave it has its next job before it is unpacked."""
-        for child, parts in self._heard():
-            task, child.at = child.at, None
+    def _process_answers(self, batch: JobBatch) -> None:
+        """Wait for at least one answer, and store all that have arrived.
+
+        A process gets its next job before its answer is decoded.
+        """
+        for worker, parts in self._wait():
+            task, worker.task = worker.task, None
             if parts is None:
-                self._replace(child)
+                self._replace(worker)
             elif task is None:
-                child.begin(parts)
+                worker.confirm_start(parts)
                 self._failed_starts = 0
             if task is not None and parts is None:
                 task.batch.lose(task)
-            self._dispatch(call)
+            self._dispatch(batch)
             if task is not None and parts is not None:
                 task.batch.take(task, parts)
 
-    def _heard(self) -> list[tuple[WorkerProcess, Buffers | None]]:
-        """Who answered, and what; None of a process that is gone, or that has been at its job for too long."""
-        waited = {child.line: child for child in self._children if child.at is not None or not child.ready}
-        oldest = min((child for child in waited.values() if child.at is not None), key=_since, default=None)
-        left = None
-        if self._timeout is not None and oldest is not None:
-            left = max(0.0, oldest.since + self._timeout - time.monotonic())
-        came: list[tuple[WorkerProcess, Buffers | None]] = []
-        for line in wait(list(waited), left):
-            assert isinstance(line, socket)
-            came.append((waited[line], waited[line].answer()))
-        if not came and oldest is not None:
-            log.warning("a worker process gave no answer for %.0f s", self._timeout)
-            came.append((oldest, None))
-        return came
+    def _wait(self) -> list[tuple[WorkerProcess, Buffers | None]]:
+        """Wait for answers; the answer is None for a process that has ended or exceeds the timeout.
 
-    def _replace(self, child: WorkerProcess) -> None:
-        child.end()
-        status = child.process.returncode
-        self._failed_starts += not child.ready
+        Returns:
+            (worker, answer) for each worker with an answer.
+        """
+        busy = {worker.connection: worker for worker in self._workers if worker.task is not None or not worker.is_ready}
+        oldest = min((worker for worker in busy.values() if worker.task is not None), key=_assigned_at, default=None)
+        remaining_s = None
+        if self._timeout_s is not None and oldest is not None:
+            remaining_s = max(0.0, oldest.assigned_at + self._timeout_s - time.monotonic())
+        answers: list[tuple[WorkerProcess, Buffers | None]] = []
+        for connection in wait(list(busy), remaining_s):
+            assert isinstance(connection, socket)
+            answers.append((busy[connection], busy[connection].receive()))
+        if not answers and oldest is not None:
+            log.warning("a worker process gave no answer for %.0f s", self._timeout_s)
+            answers.append((oldest, None))
+        return answers
+
+    def _replace(self, worker: WorkerProcess) -> None:
+        worker.kill()
+        status = worker.process.returncode
+        self._failed_starts += not worker.is_ready
         if self._failed_starts >= MAX_FAILED_STARTS:
             raise LostWorkers(
-                f"{MAX_FAILED_STARTS} worker processes ended while they started, the last with status {status}"
+                f"{MAX_FAILED_STARTS} worker processes ended while they started, the last one with exit status {status}"
             )
-        log.warning("worker process %d is lost, with status %s; another takes its place", child.process.pid, status)
-        self._children[self._children.index(child)] = WorkerProcess(self._first, self._shelf, child.gpu)
+        log.warning("worker process %d is lost (exit status %s); a new one replaces it", worker.process.pid, status)
+        self._workers[self._workers.index(worker)] = WorkerProcess(self._setup, self._descriptor, worker.gpu)
 
 
-def _since(child: WorkerProcess) -> float:
-    return child.since
+def _assigned_at(worker: WorkerProcess) -> float:
+    return worker.assigned_at
 
 
 @contextmanager
 def _blocked(signals: set[signal.Signals]) -> Iterator[None]:
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)

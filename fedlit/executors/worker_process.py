@@ -1,5 +1,7 @@
-"""A worker process: does the jobs that come through a socket until it is closed. It is run as a file, so that it has looked
-after its end before anything heavy is imported."""
+"""The program of a worker process: it runs the jobs that it receives until its socket is closed.
+
+The pool runs this file as a script, so that the process arranges its own end before it imports anything heavy.
+"""
 
 from __future__ import annotations
 
@@ -15,34 +17,37 @@ from typing import Any
 
 
 def main() -> None:
-    """Reads what it needs, then a job after the other. What a job raises goes back as it is, with its traceback."""
+    """Build the worker, then run one job after the other.
+
+    An exception of a job is sent back with its traceback.
+    """
     descriptor, parent, path = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
-    _die_with(parent)
-    line, me = socket.socket(fileno=descriptor), os.getpid()
-    os.register_at_fork(after_in_child=lambda: _of_a_loader(line, me))
+    _end_with_parent(parent)
+    connection, own_pid = socket.socket(fileno=descriptor), os.getpid()
+    os.register_at_fork(after_in_child=lambda: _detach_fork(connection, own_pid))
     sys.path[:] = path
-    gc.disable()  # while all is imported
+    gc.disable()  # during the imports
     from fedlit.executors.transport import decode_message, encode_message, receive, send
 
     try:
-        settings, content = decode_message(receive(line))
+        settings, content = decode_message(receive(connection))
         try:
-            worker, state = _worker(settings, content), None
-        except Exception as error:  # what cannot be found here, such as a class of the script that was run
-            send(line, encode_message(("failed", f"{type(error).__name__}: {error}")))
+            worker, state = _make_worker(settings, content), None
+        except Exception as error:  # for instance a class of the main script, which cannot be imported here
+            send(connection, encode_message(("failed", f"{type(error).__name__}: {error}")))
             return
         gc.freeze()
         gc.enable()
-        send(line, encode_message(("ready", None)))
+        send(connection, encode_message(("ready", None)))
         while True:
-            job, has_state = decode_message(receive(line))
-            state = decode_message(receive(line)) if has_state else state
-            send(line, _answer(worker, job, state))
+            job, has_new_state = decode_message(receive(connection))
+            state = decode_message(receive(connection)) if has_new_state else state
+            send(connection, _run_job(worker, job, state))
     except (EOFError, OSError):
-        return  # the parent has no more jobs, or is gone
+        return  # the parent has no more jobs, or has ended
 
 
-def _worker(settings: dict[str, Any], content: bytes) -> Any:
+def _make_worker(settings: dict[str, Any], content: bytes) -> Any:
     import torch
 
     from fedlit.executors.transport import deserialize_worker
@@ -50,32 +55,32 @@ def _worker(settings: dict[str, Any], content: bytes) -> Any:
     for name, value in settings.items():
         getattr(torch, name)(value)
     worker = deserialize_worker(content)
-    return worker.placed(worker.device)
+    return worker.on_device(worker.device)
 
 
-def _answer(worker: Any, job: Any, state: Any) -> Any:
+def _run_job(worker: Any, job: Any, state: Any) -> Any:
     from fedlit.executors.transport import decode_message, encode_message
 
     try:
-        return encode_message(("done", worker(job, state)))
+        return encode_message(("done", worker(job, state=state)))
     except Exception as error:
-        shown = traceback.format_exc()
+        trace = traceback.format_exc()
         try:
-            raised = encode_message(("raised", (error, shown)))
-            decode_message(raised)
-            return raised
-        except Exception:  # an error that cannot be pickled, or not be made again
-            return encode_message(("raised", (RuntimeError(f"{type(error).__name__}: {error}"), shown)))
+            message = encode_message(("raised", (error, trace)))
+            decode_message(message)
+            return message
+        except Exception:  # the exception cannot be pickled or unpickled
+            return encode_message(("raised", (RuntimeError(f"{type(error).__name__}: {error}"), trace)))
 
 
-def _of_a_loader(line: socket.socket, parent: int) -> None:
-    """A process that loads samples for this one must not seem to be it, nor live longer."""
-    line.close()
-    _die_with(parent)
+def _detach_fork(connection: socket.socket, parent: int) -> None:
+    """Keep a forked DataLoader worker from holding the socket open and from outliving this process."""
+    connection.close()
+    _end_with_parent(parent)
 
 
-def _die_with(parent: int) -> None:
-    """On Linux the kernel ends this process when its parent is gone, however that went."""
+def _end_with_parent(parent: int) -> None:
+    """Let the Linux kernel end this process when its parent ends, however the parent ends."""
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1  # noqa: N806
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

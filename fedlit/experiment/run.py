@@ -1,4 +1,4 @@
-"""What an observer is told before round 1."""
+"""One run of a federation, as observers and the runner see it."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ from typing import Any
 from fedlit.core.errors import ConfigError
 from fedlit.data.samples import Data
 from fedlit.runs.record import RoundRecord
-from fedlit.server.checkpoint.disk import Retention
-from fedlit.server.federation import Federation
+from fedlit.server.checkpoint.checkpointer import Retention
+from fedlit.server.setup import Federation
 from fedlit.simulation.server_crash import ServerCrash
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
     """One run of a federation.
 
+    The class is not frozen, because `partition` is computed at its first use and stored in the object: it may read the label
+    of every sample. Fields are never assigned; a changed run is made by `dataclasses.replace`.
+
     Args:
-        folder: where everything of it goes.
+        folder: folder of the run's files.
         config: the resolved configuration, plain values.
-        federation: what runs.
-        data: what it is trained and evaluated on.
-        warnings: what may not be meant.
-        keeping: which commits are kept.
-        crash: when the server is to be killed.
-        done: the rounds of a run that is gone on with, the last of them with its model.
+        federation: the federation.
+        data: data for training and evaluation.
         names: choices in the configuration's groups, such as {"algorithm": "fedavg"}.
+        warnings: probably unintended values of the configuration.
+        finished_rounds: rounds of a resumed run that are done, the last of them with its model.
+        retention: rule that says which checkpoints are kept.
+        crash: planned crash of the server; None for none.
     """
 
     folder: Path
@@ -45,5 +48,5 @@ class Run:
     @cached_property
     def partition(self) -> dict[str, Any]:
         """Statistics of the partition: see `Population.statistics`."""
-        holdings = self.federation.worker.data
-        return holdings.population.statistics(holdings.train.labels, len(self.data.classes))
+        client_data = self.federation.worker.data
+        return client_data.population.statistics(client_data.train.labels, len(self.data.classes))

@@ -1,9 +1,8 @@
-"""One run, from its configuration to its summary: begun, gone on with, stopped, finished."""
+"""One run, from its configuration to its summary: start, resume, interruption, end."""
 
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,20 +15,18 @@ from rich.console import Console
 
 from fedlit.client.worker import FatalClientFailure
 from fedlit.core.errors import ConfigError, ConfigErrors, LostRounds, LostWorkers
-from fedlit.core.files import LocalFilesystem, write_atomic
+from fedlit.core.files import LocalFilesystem
 from fedlit.experiment.config.build import build_run
 from fedlit.experiment.config.estimate import check_disk_space, client_state_nbytes, estimate_client_state
 from fedlit.experiment.config.plan import client_state_line, estimate_run, plan_table
-from fedlit.experiment.digests import PairingDigests
-from fedlit.experiment.observers import ObserverGroup, Run, RunFolder
-from fedlit.experiment.observers.observer import Observer
+from fedlit.experiment.observers import Observer, Run
 from fedlit.experiment.performance import gc_frozen
+from fedlit.experiment.reporter import RoundReporter
 from fedlit.experiment.signals import handle_signals
-from fedlit.experiment.summary import RunTracker
-from fedlit.runs.layout import CHECKPOINTS, COMMAND
+from fedlit.runs.layout import CHECKPOINTS, JOURNAL, SUMMARY
 from fedlit.runs.record import RoundRecord
 from fedlit.server.checkpoint.checkpointer import Checkpoint
-from fedlit.server.checkpoint.disk import JOURNAL, DiskCheckpointer
+from fedlit.server.checkpoint.disk import DiskCheckpointer
 from fedlit.server.fingerprint import fingerprint
 
 log = logging.getLogger("fedlit")
@@ -38,11 +35,14 @@ DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 class DiskFull(RuntimeError):
-    """The run's folder cannot be written any more; the last round that was kept is whole."""
+    """The run's folder can no longer be written.
+
+    The checkpoint of the last finished round is complete.
+    """
 
 
 FATAL = (DiskFull, FatalClientFailure, LostRounds, LostWorkers)
-"""What ends a run that cannot go on before something is mended."""
+"""Errors that end a run. It can be resumed once the user has fixed the cause."""
 
 
 def run_experiment(
@@ -51,186 +51,175 @@ def run_experiment(
     names: Mapping[str, str],
     started: float,
     overrides: Sequence[str] = (),
-    searched: bool = False,
+    is_search: bool = False,
     flags: Sequence[str] = (),
 ) -> float | None:
-    """Trains a federation and leaves everything in its folder.
+    """Train a federation and write its results into the run's folder.
 
     Args:
-        config: resolved, plain values; with `resume` the run that is in the folder is gone on with.
-        folder: of the run.
+        config: resolved configuration, plain values; with `resume` the run in the folder is resumed.
+        folder: folder of the run.
         names: choices in the configuration's groups.
-        started: time.time() when the command began, or the job.
-        overrides: what was typed, for who wants to go on.
-        searched: whether a sweeper needs what is returned.
-        flags: what was typed besides, and has to be typed again.
+        started: time.time() at the start of the command or of the sweep's job.
+        overrides: command-line overrides, needed to resume.
+        is_search: True if a sweeper searches for the best value of the returned metric.
+        flags: further command-line flags, needed to resume.
 
     Returns:
         The monitored metric of the best round, for a sweeper; None without a validation split.
 
     Raises:
-        Mistakes: before round 1, with everything that is wrong with the configuration.
-        NoRoom: when the disk takes no more.
-        Stopped: when a signal came.
+        ConfigErrors: before round 1, with all errors in the configuration.
+        DiskFull: if the folder can no longer be written.
+        Interrupted: if a signal came.
     """
-    with handle_signals() as wish:
+    with handle_signals() as stop_request:
         if config["check"]:
-            _show_plan(config, folder, names)
+            _print_plan(config, folder, names)
             return None
-        commits = DiskCheckpointer(folder)
-        with _locked(commits), _translate_disk_errors(folder):
-            if not config["resume"]:
-                _refuse_used(folder)
-            run, observers = _built(config, folder, names)
-            _refuse_vain_search(run, searched)
-            commits.retention = run.retention
-            commits.filesystem = (
-                LocalFilesystem() if run.crash is None or config["resume"] else run.crash.filesystem(LocalFilesystem())
-            )
-            check_disk_space(run)
-            run = replace(run, federation=replace(run.federation, checkpointer=commits))
-            with commits.open(fingerprint(run.federation)):
-                saved = _load_or_fail(commits.load) if config["resume"] else None
-                run = replace(run, finished_rounds=_done(run, saved))
+        checkpointer = DiskCheckpointer(folder)
+        with _locked(checkpointer), _translate_disk_errors(folder):
+            run, observers = _prepare(config, folder, names, checkpointer, is_search)
+            with checkpointer.open(fingerprint(run.federation)):
+                checkpoint = _load_or_fail(checkpointer.load) if config["resume"] else None
+                run = replace(run, finished_rounds=_finished_rounds(run, checkpoint))
                 if _is_finished(run):
                     return None
                 if line := client_state_line(estimate_client_state(run, client_state_nbytes(run))):
-                    log.info("clients' memories: %s", line)
-                wish.raise_if_set()
-                first = RunFolder()
-                first.start(run)
-                command = {"overrides": list(overrides), "flags": list(flags)}
-                write_atomic(folder / COMMAND, (json.dumps(command) + "\n").encode())
-                return _rounds(run, first, observers, saved, started)
+                    log.info("client state: %s", line)
+                stop_request.raise_if_set()
+                reporter = RoundReporter(run, observers)
+                reporter.open_folder(overrides, flags)
+                with gc_frozen(), reporter:
+                    reporter.start()
+                    for record in run.federation.run(checkpoint):
+                        reporter.report(record)
+                        stop_request.raise_if_set()
+                    return reporter.finish(time.time() - started)
 
 
-def _built(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> tuple[Run, list[Observer]]:
+def _prepare(
+    config: Mapping[str, Any],
+    folder: Path,
+    names: Mapping[str, str],
+    checkpointer: DiskCheckpointer,
+    is_search: bool,
+) -> tuple[Run, list[Observer]]:
+    """Return the run and its observers. The checkpointer writes its checkpoints.
+
+    Returns:
+        The run and its observers.
+
+    Raises:
+        ConfigErrors: if the configuration or the folder cannot be used.
+    """
+    if not config["resume"]:
+        _refuse_used_folder(folder)
+    run, observers = _build(config, folder, names)
+    if is_search:
+        _refuse_missing_objective(run)
+    checkpointer.retention = run.retention
+    crash = None if config["resume"] else run.crash  # a planned crash happens once
+    checkpointer.filesystem = LocalFilesystem() if crash is None else crash.filesystem(LocalFilesystem())
+    check_disk_space(run)
+    return replace(run, federation=replace(run.federation, checkpointer=checkpointer)), observers
+
+
+def _build(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> tuple[Run, list[Observer]]:
+    """Build the run and its observers, and log the warnings.
+
+    Returns:
+        The run and its observers.
+    """
     if config["resume"] and Path(config["resume"]).resolve() != folder.resolve():
-        remedy = "it has to be typed, not to stand in a file"
-        raise ConfigErrors([ConfigError("resume", config["resume"], f"is not {folder}, where this run is", remedy)])
+        hint = "give resume on the command line, not in a configuration file"
+        raise ConfigErrors([ConfigError("resume", config["resume"], f"is not {folder}, the folder of this run", hint)])
     run, observers = build_run(config, folder, names)
     for warning in run.warnings:
         log.warning("%s", warning)
     return run, observers
 
 
-def _show_plan(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> None:
-    """Prints what would happen; of a run that would be gone on with, what is left of it."""
-    run, _ = _built(config, folder, names)
+def _print_plan(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> None:
+    """Print the plan of the run; with `resume`, of its remaining rounds."""
+    run, _ = _build(config, folder, names)
     if config["resume"]:
-        commits, experiment = DiskCheckpointer(folder), fingerprint(run.federation)
-        run = replace(run, finished_rounds=_done(run, _load_or_fail(lambda: commits.peek(experiment))))
+        checkpointer, experiment = DiskCheckpointer(folder), fingerprint(run.federation)
+        checkpoint = _load_or_fail(lambda: checkpointer.peek(experiment))
+        run = replace(run, finished_rounds=_finished_rounds(run, checkpoint))
     if not _is_finished(run):
         Console().print(plan_table(run, estimate_run(run)))
 
 
-def _refuse_vain_search(run: Run, searched: bool) -> None:
-    if searched and run.federation.monitor.name is None:
-        given, why = run.config["data"].get("val_fraction"), "leaves no validation split, whose metric is searched for"
-        raise ConfigErrors([ConfigError("data.val_fraction", given, why, "hold some out")])
-
-
-def _rounds(
-    run: Run, first: RunFolder, observers: Sequence[Observer], saved: Checkpoint | None, started: float
-) -> float | None:
-    """Runs the rounds that are left, told to who watches, and leaves the summary."""
-    standing, digests = RunTracker(run.federation.monitor), PairingDigests(run.federation)
-    for record in run.finished_rounds:
-        standing.add(record)
-        digests.add(record)
-    earlier, watchers = sum(record.metrics["time/round_s"] for record in run.finished_rounds), ObserverGroup(observers)
-    with gc_frozen(), handle_signals() as wish, watchers:
-        watchers.notify(lambda observer: observer.start(run))
-        for record in run.federation.run(saved):
-            standing.add(record)
-            digests.add(record)
-            _log(record, run.federation.schedule.rounds)
-            first.round(record)
-            watchers.notify(lambda observer, record=record: observer.round(record))
-            wish.raise_if_set()
-        summary = standing.summary(earlier + time.time() - started, run.federation.seed)
-        summary |= {"digest": digests.summary(), "observers_failed": watchers.failed}
-        watchers.notify(lambda observer: observer.end(summary))
-        watchers.close()  # before the summary, which counts who fails at it
-        first.end(summary)  # last: a folder with a summary is of a finished run
-    name = standing.monitor.name
-    return None if name is None or standing.best is None else standing.best.metrics.get(name)
-
-
-def _log(record: RoundRecord, rounds: int) -> None:
-    """A line for the round, and one for what went wrong in it."""
-    shown = {name: value for name, value in record.metrics.items() if name.startswith(("train/loss", "val/", "test/"))}
-    figures = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
-    clients = f"{int(record.metrics['clients/trained'])} of {len(record.cohort)} clients"
-    log.info("round %d/%d  %s  %s  %.1f s", record.number, rounds, clients, figures, record.metrics["time/round_s"])
-    if record.lost:
-        log.warning("round %d is lost: %s", record.number, record.lost)
-    for failure in record.failures:
-        if failure.outcome == "surplus":  # planned, by schedule.over_select
-            continue
-        log.warning(
-            "round %d: client %d left out, %s: %s", record.number, failure.client, failure.outcome, failure.reason
-        )
+def _refuse_missing_objective(run: Run) -> None:
+    """Raise ConfigErrors if the run has no validation metric for a sweeper."""
+    if run.federation.monitor.name is None:
+        value = run.config["data"].get("val_fraction")
+        problem = "leaves no validation split, and the search needs a validation metric"
+        raise ConfigErrors([ConfigError("data.val_fraction", value, problem, "hold out some samples")])
 
 
 def _load_or_fail(load: Callable[[], Checkpoint | None]) -> Checkpoint | None:
-    """Where the run goes on; None if it was killed in its first round. Raises Mistakes where `load` raises a Mistake."""
+    """Return the checkpoint to resume from; None if no round was finished.
+
+    Raises:
+        ConfigErrors: if `load` raises a ConfigError.
+    """
     try:
         return load()
-    except ConfigError as mistake:
-        raise ConfigErrors([mistake]) from mistake
+    except ConfigError as error:
+        raise ConfigErrors([error]) from error
 
 
-def _done(run: Run, saved: Checkpoint | None) -> tuple[RoundRecord, ...]:
-    """The rounds that are done, the last of them with its model."""
-    if saved is None:
+def _finished_rounds(run: Run, checkpoint: Checkpoint | None) -> tuple[RoundRecord, ...]:
+    """Return the records of the finished rounds; the last has its model."""
+    if checkpoint is None:
         return ()
-    done = [RoundRecord.from_dict(record) for record in saved.records]
-    done[-1] = replace(done[-1], model=run.federation.algorithm.model(saved.state.shared))
-    return tuple(done)
+    records = [RoundRecord.from_dict(record) for record in checkpoint.records]
+    records[-1] = replace(records[-1], model=run.federation.algorithm.model(checkpoint.state.shared))
+    return tuple(records)
 
 
 def _is_finished(run: Run) -> bool:
-    """Whether nothing is left to do, which is told."""
-    if not run.finished_rounds or not (run.folder / "summary.json").is_file():
+    """Return True, and print it, if no round is left."""
+    if not run.finished_rounds or not (run.folder / SUMMARY).is_file():
         return False
     schedule, last = run.federation.schedule, run.finished_rounds[-1]
     if last.number < schedule.rounds and not run.federation.monitor.has_reached(last, schedule.stop_at):
         return False
-    said = f"{run.folder} is finished after {last.number} rounds; schedule.rounds=NUMBER goes further"
-    Console().print(said, soft_wrap=True, highlight=False)
+    text = f"{run.folder} is finished after {last.number} rounds; add schedule.rounds=NUMBER to train more rounds"
+    Console().print(text, soft_wrap=True, highlight=False)
     return True
 
 
-def _refuse_used(folder: Path) -> None:
+def _refuse_used_folder(folder: Path) -> None:
+    """Raise ConfigErrors if the folder holds a run."""
     if (folder / JOURNAL).exists() or (folder / CHECKPOINTS).exists():
-        remedy = f"resume={folder} goes on with it; hydra.run.dir=OTHER begins another"
-        raise ConfigErrors([ConfigError("hydra.run.dir", folder, "holds a run already", remedy)])
+        hint = f"resume={folder} resumes it; hydra.run.dir=OTHER starts another run"
+        raise ConfigErrors([ConfigError("hydra.run.dir", folder, "holds a run already", hint)])
 
 
 @contextmanager
-def _locked(commits: DiskCheckpointer) -> Iterator[None]:
-    """Keeps other processes from the folder.
+def _locked(checkpointer: DiskCheckpointer) -> Iterator[None]:
+    """Lock the folder against other processes in the block.
 
     Raises:
-        Mistakes: if another process has it.
+        ConfigErrors: if another process has locked it.
     """
     with ExitStack() as stack:
         try:
-            stack.enter_context(commits.lock())
-        except ConfigError as mistake:
-            raise ConfigErrors(
-                [ConfigError("hydra.run.dir", mistake.value, mistake.problem, mistake.hint)]
-            ) from mistake
+            stack.enter_context(checkpointer.lock())
+        except ConfigError as error:
+            raise ConfigErrors([ConfigError("hydra.run.dir", error.value, error.problem, error.hint)]) from error
         yield
 
 
 @contextmanager
 def _translate_disk_errors(folder: Path) -> Iterator[None]:
-    """Turns what a disk says that takes no more into NoRoom."""
+    """Raise DiskFull instead of the OSError of a full disk."""
     try:
         yield
     except OSError as error:
         if error.errno not in DISK_FULL_ERRNOS:
             raise
-        raise DiskFull(f"{folder} cannot be written any more: {error.strerror}") from error
+        raise DiskFull(f"{folder} can no longer be written: {error.strerror}") from error

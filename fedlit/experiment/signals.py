@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop. The command owns them from its beginning to its end."""
+"""Signals that ask a run to stop. The command handles them from its start to its end."""
 
 from __future__ import annotations
 
@@ -12,96 +12,111 @@ from types import FrameType
 from typing import Any
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-"""A scheduler's wish, the user's, and SLURM's warning that time is up."""
+"""Sent by a scheduler, by Ctrl-C, and by SLURM before the time limit."""
 
 
 class Interrupted(BaseException):
-    """The run was asked to stop. No Exception, so that nothing takes it for a client's failure.
+    """A signal asked the run to stop.
+
+    The class is no Exception, so that nothing treats a signal as a client's failure.
 
     Args:
-        number: of the signal.
-        found: what handled that signal before the run.
+        signal_number: number of the signal.
+        previous_handler: handler of that signal before the run.
 
     Attributes:
-        then: what the user is told.
+        hint: text for the user on what to do next.
     """
 
-    def __init__(self, number: int, found: Any = None) -> None:
-        self.number, self.found = number, found
-        self.then = "nothing was trained yet, and there is nothing to go on with: type the command again"
-        super().__init__(signal.Signals(number).name)
+    def __init__(self, signal_number: int, previous_handler: Any = None) -> None:
+        self.signal_number, self.previous_handler = signal_number, previous_handler
+        self.hint = "nothing was trained yet, so there is nothing to resume: run the command again"
+        super().__init__(signal.Signals(signal_number).name)
 
     @property
     def status(self) -> int:
         """The exit status: 130 for Ctrl-C, 143 otherwise."""
-        return 128 + (signal.SIGINT if self.number == signal.SIGINT else signal.SIGTERM)
+        return 128 + (signal.SIGINT if self.signal_number == signal.SIGINT else signal.SIGTERM)
 
 
 class StopRequest:
-    """Whether a signal came; `heed` raises Stopped if one did."""
+    """The request to stop that a signal makes.
+
+    Attributes:
+        stopped: the exception of the first signal; None before it.
+    """
 
     def __init__(self) -> None:
         self.stopped: Interrupted | None = None
 
     def raise_if_set(self) -> None:
-        """To be called between rounds: what a handler raises is lost where Python ignores exceptions, as in a destructor."""
+        """Raise Interrupted if a signal came.
+
+        Call it between rounds: Python ignores exceptions of a signal handler in some places, such as a destructor.
+        """
         if self.stopped is not None:
             raise self.stopped
 
 
-class _Stop:
-    """The handler of a block."""
+class _SignalHandler:
+    """The signal handler of a `handle_signals` block."""
 
-    def __init__(self, wish: StopRequest) -> None:
-        self.wish, self.owner = wish, os.getpid()
-        self.found = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    def __init__(self, request: StopRequest) -> None:
+        self.request, self.process = request, os.getpid()
+        self.previous_handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self.owner:  # a forked process, such as a DataLoader's: it does as it would without us
+        if os.getpid() != self.process:  # a forked process, such as a DataLoader's, behaves as without this handler
             raise KeyboardInterrupt
-        if self.wish.stopped is not None:
-            os._exit(self.wish.stopped.status)
-        self.wish.stopped = Interrupted(number, self.found[signal.Signals(number)])
-        raise self.wish.stopped
+        if self.request.stopped is not None:
+            os._exit(self.request.stopped.status)
+        self.request.stopped = Interrupted(number, self.previous_handlers[signal.Signals(number)])
+        raise self.request.stopped
 
 
 @contextmanager
 def handle_signals() -> Iterator[StopRequest]:
-    """In the block the first signal raises Stopped wherever the program is, and a second one ends the process at once. The
-    block ends with Stopped, whatever was made of it on its way. The handlers that were found are put back. A block inside
-    another has its handlers and its wish. Outside the main thread signals are left alone."""
+    """Raise Interrupted in the block when a signal comes.
+
+    A second signal exits the process. After a signal the block always ends with Interrupted, also if code in it caught or
+    replaced the exception. The previous handlers are restored. A nested block shares the handlers and the request of the outer
+    block. Outside the main thread signals are not handled.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield StopRequest()
         return
-    stop = signal.getsignal(STOP_SIGNALS[0])
-    if isinstance(stop, _Stop) and stop.owner == os.getpid():
-        with _stopped_by(stop.wish):
-            yield stop.wish
+    handler = signal.getsignal(STOP_SIGNALS[0])
+    if isinstance(handler, _SignalHandler) and handler.process == os.getpid():
+        with _raise_interrupted(handler.request):
+            yield handler.request
         return
-    stop = _Stop(StopRequest())
+    handler = _SignalHandler(StopRequest())
     for number in STOP_SIGNALS:
-        signal.signal(number, stop)
+        signal.signal(number, handler)
     try:
-        with _stopped_by(stop.wish):
-            yield stop.wish
+        with _raise_interrupted(handler.request):
+            yield handler.request
     finally:
-        for number, handler in stop.found.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for number, previous in handler.previous_handlers.items():
+            signal.signal(number, signal.SIG_DFL if previous is None else previous)
 
 
 @contextmanager
-def _stopped_by(wish: StopRequest) -> Iterator[None]:
-    """Whatever ends the block once a signal came, it ends with Stopped."""
+def _raise_interrupted(request: StopRequest) -> Iterator[None]:
+    """Raise Interrupted instead of other exceptions if a signal came."""
     try:
         yield
     except BaseException as error:
-        if wish.stopped in (None, error):
+        if request.stopped in (None, error):
             raise
-        raise wish.stopped from error  # such as Lightning's own SystemExit after code that caught ours
+        raise request.stopped from error  # such as the SystemExit that Lightning raises after it caught Interrupted
 
 
 def clear_frames(error: BaseException | None) -> None:
-    """Frees what an error's frames hold: what torch made of another's memory crashes if it outlives the interpreter."""
+    """Free the local variables of an error's tracebacks, also of its causes.
+
+    A tensor on memory that torch does not own, such as a NumPy array's, crashes if it outlives the interpreter.
+    """
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__

@@ -1,19 +1,24 @@
-"""What a finished run says of itself."""
+"""The summary of a run: its best round, its last round, its totals, and the metrics that people read first."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+from fedlit.core.metric_names import is_evaluation, split_of
 from fedlit.runs.record import RoundRecord
 from fedlit.server.monitor import Monitor
 
 PACKAGES = ("fedlit", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy")
 
+SPREAD_SUFFIXES = ("_std", "_lowest_tenth", "_highest_tenth", "_gini")
+"""Suffixes of the figures of spread over clients that stand beside a mean: `own/loss_std` beside `own/loss`."""
+
 
 class RunTracker:
-    """Follows the rounds of a run: which is the best, which the last, what was sent."""
+    """The best round, the last round and the totals of a run."""
 
     def __init__(self, monitor: Monitor) -> None:
         self.monitor = monitor
@@ -22,7 +27,7 @@ class RunTracker:
         self._lost = self._up = self._down = 0
 
     def add(self, record: RoundRecord) -> None:
-        """Takes in the next round."""
+        """Add the next round."""
         self.last = record
         self._lost += record.lost is not None
         self._up += int(record.metrics["comm/up_bytes"])
@@ -31,10 +36,13 @@ class RunTracker:
             self.best = record
 
     def summary(self, seconds: float, seed: int) -> dict[str, Any]:
-        """The content of summary.json. `best` is the round chosen on the validation metric, or the last without one."""
+        """Return the content of summary.json.
+
+        `best` is the round chosen on the validation metric, or the last round if there is none.
+        """
         assert self.last is not None
         best, model = self.best or self.last, self.last.model
-        assert model is not None  # of the last round it is there
+        assert model is not None  # the last round keeps its model
         return {
             "rounds": self.last.number,
             "lost_rounds": self._lost,
@@ -51,3 +59,17 @@ class RunTracker:
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             "platform": platform.platform(),
         }
+
+
+def evaluation_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics of evaluations.
+
+    Of the metrics of clients' own test sets only the means are returned.
+    """
+    return {name: value for name, value in metrics.items() if is_evaluation(name) and not _is_spread(name, metrics)}
+
+
+def _is_spread(name: str, metrics: Mapping[str, float]) -> bool:
+    """True if the metric is a figure of spread beside its mean."""
+    means = [name.removesuffix(suffix) for suffix in SPREAD_SUFFIXES if name.endswith(suffix)]
+    return split_of(name) == "own" and any(mean in metrics for mean in means)

@@ -8,34 +8,43 @@ import torch
 from lightning.pytorch import LightningModule
 from safetensors.torch import load_file, save
 
-from fedlit.client.replica import configure_module
-from fedlit.client.trainer import ModuleReplica, TrainerConfig
+from fedlit.client.lightning_internals import connect_module, trainer_scope
+from fedlit.client.replica import ModuleReplica, configure_module
+from fedlit.client.trainer import TrainerConfig
 from fedlit.core.errors import ConfigError
-from fedlit.core.messages import Model
+from fedlit.core.model import Model
 
 
-def save_ckpt(bench: ModuleReplica, recipe: TrainerConfig, model: Model, path: Path) -> None:
-    """Writes a checkpoint that `LightningModule.load_from_checkpoint` opens, with weights_only too: weights and
-    hyper-parameters."""
-    bench.load(model)  # in the dtypes that the model has, whatever the Trainer's precision
-    trainer = recipe.make_trainer(accelerator="cpu")
-    trainer.strategy.connect(bench.module)
-    trainer.save_checkpoint(path, weights_only=True)
+def save_ckpt(replica: ModuleReplica, config: TrainerConfig, model: Model, path: Path) -> None:
+    """Write weights and hyperparameters as a Lightning checkpoint.
+
+    `LightningModule.load_from_checkpoint` opens the file, with weights_only too.
+    """
+    replica.load(model)  # in the model's dtypes, whatever the Trainer's precision
+    trainer = config.make_trainer(accelerator="cpu")
+    with trainer_scope():
+        connect_module(trainer, replica.module)
+        trainer.save_checkpoint(path, weights_only=True)
 
 
-def safetensors_bytes(bench: ModuleReplica, model: Model) -> bytes:
-    """The module's whole state dict, which `load_state_dict` takes: weights that have two names are in it under both."""
-    bench.load(model)
+def safetensors_bytes(replica: ModuleReplica, model: Model) -> bytes:
+    """Return the module's whole state dict as safetensors.
+
+    `load_state_dict` takes it: tied weights stand under each of their names.
+    """
+    replica.load(model)
     return save(
-        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in bench.module.state_dict().items()}
+        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in replica.module.state_dict().items()}
     )
 
 
 def load_weights(module: LightningModule, path: str) -> None:
-    """Loads a module's weights from a Lightning checkpoint (opened with weights_only) or a .safetensors file.
+    """Load a module's weights from a Lightning checkpoint or safetensors file.
+
+    A checkpoint is opened with weights_only.
 
     Raises:
-        Mistake: if it cannot be read, or is of another model.
+        ConfigError: if the file cannot be read, or belongs to another model.
     """
     try:
         if path.endswith(".safetensors"):
@@ -44,8 +53,7 @@ def load_weights(module: LightningModule, path: str) -> None:
             weights = torch.load(Path(path).expanduser(), map_location="cpu", weights_only=True)
             weights = weights.get("state_dict", weights)
         configure_module(module).load_state_dict(weights)
-    except Exception as error:  # a missing file, a pickle that is not weights, other names or shapes
-        why = " ".join(str(error).split())[:200]
-        raise ConfigError(
-            "init_from", path, f"cannot be loaded: {why}", "name a .ckpt or .safetensors of the same model"
-        ) from error
+    except Exception as error:  # a missing file, a pickle without weights, other names or shapes
+        reason = " ".join(str(error).split())[:200]
+        hint = "name a .ckpt or .safetensors file of the same model"
+        raise ConfigError("init_from", path, f"cannot be loaded: {reason}", hint) from error

@@ -1,4 +1,4 @@
-"""Ordinary LightningModules and networks: they know nothing of federation."""
+"""Ordinary LightningModules and networks: none depends on federated learning."""
 
 from fedlit.models.classifier import Classifier
 from fedlit.models.networks import MLP, LeNet, Logistic, McMahanCNN, SimpleCNN

@@ -1,4 +1,4 @@
-"""A LightningModule that trains any network to classify."""
+"""A LightningModule for classification with any network."""
 
 from __future__ import annotations
 
@@ -17,17 +17,21 @@ from fedlit.core.errors import ConfigError, did_you_mean
 
 
 class Classifier(LightningModule):
-    """Cross entropy and accuracy, logged as train/loss, train/accuracy, val/loss, ... Its hyper-parameters are plain values,
-    so that `Classifier.load_from_checkpoint` opens what a run leaves.
+    """A classifier that logs cross entropy and accuracy: train/loss, train/accuracy, val/loss, ...
+
+    The hyper-parameters are plain values, so that `Classifier.load_from_checkpoint` opens the checkpoints of a run.
 
     Args:
-        network: class of the network, as an import path; called with shape, classes and the arguments.
-        shape: of one input.
-        classes: number of classes, >= 2; a network may answer two with one logit, that of class 1.
-        optimizer: `name` in torch.optim, any case, and its arguments.
-        scheduler: `name` in torch.optim.lr_scheduler, its arguments and, if it is to act on each step, `interval: step`.
-            It begins anew with each local fit; a rate that changes over rounds is `schedule.lr`.
-        arguments: what else the network takes.
+        network: import path of the network's class; it is called with shape, classes and the arguments.
+        shape: shape of one input.
+        classes: number of classes, >= 2; for two classes a network may return one logit, that of class 1.
+        optimizer: `name` in torch.optim, in any case, and its arguments.
+        scheduler: `name` in torch.optim.lr_scheduler, its arguments and, for a scheduler that acts on each step,
+            `interval: step`. Each local fit restarts it; `schedule.lr` changes the learning rate over rounds.
+        arguments: further arguments of the network.
+
+    Raises:
+        ConfigError: if `classes` is below 2, or the optimizer or scheduler cannot be made.
     """
 
     def __init__(
@@ -44,42 +48,42 @@ class Classifier(LightningModule):
             if not isinstance(node, Mapping):
                 raise ConfigError(key, node, "must be keys with values", "such as {name: sgd, lr: 0.01}")
         if classes < 2:
-            remedy = "data whose labels are whole numbers from 0, or model=custom for another task than classification"
-            raise ConfigError("classes", classes, "must be at least 2", remedy)
+            hint = "use data with labels 0, 1, ..., or model=custom for another task than classification"
+            raise ConfigError("classes", classes, "must be at least 2", hint)
         self.save_hyperparameters()
         module, _, name = network.rpartition(".")
         self.network: nn.Module = getattr(import_module(module), name)(shape=shape, classes=classes, **arguments)
         accuracies = [MulticlassAccuracy(classes, average="micro", validate_args=False) for _ in range(3)]
         self.train_accuracy, self.val_accuracy, self.test_accuracy = accuracies
         self.optimizer, self.scheduler = dict(optimizer), scheduler and dict(scheduler)
-        self._configured([nn.Parameter(torch.zeros(1))])  # says now what is wrong with the optimizer
+        self._make_optimizers([nn.Parameter(torch.zeros(1))])  # a wrong optimizer fails here and not in the first fit
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits."""
+        """Return logits."""
         return self.network(x)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The loss of a batch."""
+        """Return the loss of a batch; log train/loss and train/accuracy."""
         return self._step("train", batch, self.train_accuracy)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Logs val/loss and val/accuracy."""
+        """Log val/loss and val/accuracy."""
         self._step("val", batch, self.val_accuracy)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Logs test/loss and test/accuracy."""
+        """Log test/loss and test/accuracy."""
         self._step("test", batch, self.test_accuracy)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer over all parameters, and the scheduler if there is one."""
-        return self._configured(self.parameters())
+        """Return the optimizer of all parameters, and its scheduler."""
+        return self._make_optimizers(self.parameters())
 
-    def _configured(self, parameters: Iterable[nn.Parameter]) -> Any:
-        optimizer = _made(torch.optim, "optimizer", self.optimizer, parameters)
+    def _make_optimizers(self, parameters: Iterable[nn.Parameter]) -> Any:
+        optimizer = _instantiate(torch.optim, "optimizer", self.optimizer, parameters)
         if self.scheduler is None:
             return optimizer
         options = {key: value for key, value in self.scheduler.items() if key != "interval"}
-        scheduler = _made(torch.optim.lr_scheduler, "scheduler", options, optimizer)
+        scheduler = _instantiate(torch.optim.lr_scheduler, "scheduler", options, optimizer)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": self.scheduler.get("interval", "epoch")},
@@ -99,11 +103,17 @@ class Classifier(LightningModule):
         return loss
 
 
-def _made(module: Any, key: str, node: Mapping[str, Any], first: Any) -> Any:
-    """An object of the class that `name` names, in any case, made of the node's other values.
+def _instantiate(module: Any, key: str, node: Mapping[str, Any], first: Any) -> Any:
+    """Return an object of the class that the node names.
+
+    Args:
+        module: module of the class.
+        key: name of the node, for the error.
+        node: `name` of the class, in any case, and its keyword arguments.
+        first: first argument of the class.
 
     Raises:
-        Mistake: if there is no such class, or it does not take them.
+        ConfigError: if there is no such class, or it refuses an argument.
     """
     name, options = node.get("name"), {option: value for option, value in node.items() if option != "name"}
     classes = {
@@ -123,4 +133,4 @@ def _made(module: Any, key: str, node: Mapping[str, Any], first: Any) -> Any:
     try:
         return target(first, **options)
     except (TypeError, ValueError) as error:
-        raise ConfigError(key, dict(node), f"{target.__name__} refuses it: {error}") from error
+        raise ConfigError(key, dict(node), f"is refused by {target.__name__}: {error}") from error

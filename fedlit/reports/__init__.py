@@ -1,1 +1,1 @@
-"""What runs left on the disk: read, grouped, measured, compared, shown. Nothing that a run's files name is imported."""
+"""Reports on finished runs. They import nothing that a run names."""

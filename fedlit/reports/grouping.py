@@ -1,4 +1,4 @@
-"""Runs that differ in the seed alone are a group; what differs between groups is their label."""
+"""Groups of runs that differ in the seed alone, their labels, and their baselines."""
 
 from __future__ import annotations
 
@@ -8,27 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fedlit.core.errors import ConfigError, ConfigErrors, did_you_mean
-from fedlit.reports.runs import BROKEN, LOADER, FinishedRun, SkippedRun
+from fedlit.reports.runs import SkippedRun
+from fedlit.runs.folder import READ_ERRORS, FinishedRun, read_command, read_yaml
+from fedlit.runs.keys import row_of
+from fedlit.runs.layout import HYDRA_SETTINGS
 
-SAME = (
-    "seed",
-    "executor",
-    "observers",
-    "checkpoint",
-    "resume",
-    "check",
-    "traceback",
-    "data.root",
-    "faults.server",
-    "sweep",
-)
-"""Keys that may differ within a group, with all below them: seeds, and what cannot change a result. But for the executor's
-threads, on which bits depend."""
 ABSENT = "-"
-"""The value of a key that a configuration has not."""
+"""The value of a key that a configuration does not have."""
 
 
 @dataclass(frozen=True)
@@ -36,188 +23,209 @@ class Group:
     """Runs that differ in the seed alone.
 
     Args:
-        settings: what tells it from the other groups, as it is typed.
-        runs: by seed.
-        failed: folders of its jobs that failed.
+        settings: keys whose values differ between groups, with this group's values as command-line text.
+        runs: runs by seed.
+        failed_jobs: folders of jobs with the same configuration that failed.
     """
 
     settings: Mapping[str, str]
     runs: Mapping[int, FinishedRun]
-    failed: Sequence[Path] = ()
+    failed_jobs: Sequence[Path] = ()
 
     @property
     def label(self) -> str:
-        """Its settings in one line."""
+        """The settings in one line."""
         return " ".join(f"{key}={value}" for key, value in self.settings.items())
 
 
 def config_signature(config: Mapping[str, Any]) -> Hashable:
-    """What the runs of a group have in common."""
-    return frozenset((key, _frozen(value)) for key, value in config.items() if not _is_same(key))
+    """Return the values of a configuration that separate groups."""
+    return frozenset((key, _hashable(value)) for key, value in config.items() if row_of(key).separates_groups)
 
 
-def group_runs(runs: Sequence[FinishedRun], left: Sequence[SkippedRun]) -> tuple[list[Group], list[SkippedRun]]:
-    """The groups, in the order of their settings, and the runs that are there again: the first of a seed is taken."""
-    by: dict[Hashable, dict[int, FinishedRun]] = {}
-    again = []
+def group_runs(runs: Sequence[FinishedRun], skipped: Sequence[SkippedRun]) -> tuple[list[Group], list[SkippedRun]]:
+    """Group runs by their configuration without the seed.
+
+    Args:
+        runs: finished runs.
+        skipped: runs that the report skips; failed jobs among them are counted in their groups.
+
+    Returns:
+        The groups in the order of their settings; and the duplicate runs. Of several runs with one seed the first is taken.
+    """
+    by_signature: dict[Hashable, dict[int, FinishedRun]] = {}
+    duplicates = []
     for run in runs:
-        seeds = by.setdefault(config_signature(run.config), {})
+        seeds = by_signature.setdefault(config_signature(run.flat_config), {})
         first = seeds.setdefault(run.seed, run)
         if first is not run:
-            same = first.rounds[-1].get("state_sha256") == run.rounds[-1].get("state_sha256")
-            result = "the same result" if same else "ANOTHER RESULT"
-            again.append(
-                SkippedRun(run.folder, "again", f"seed {run.seed} with {result} is {first.folder}", run.config)
-            )
-    failed: dict[Hashable, list[Path]] = {key: [] for key in by}
-    for one in left:
-        if one.what == "failed":
-            failed.get(config_signature(one.config), []).append(one.folder)
-    settings = _settings([next(iter(seeds.values())) for seeds in by.values()])
+            is_identical = first.records[-1].get("state_sha256") == run.records[-1].get("state_sha256")
+            result = "the same result" if is_identical else "a DIFFERENT RESULT"
+            reason = f"seed {run.seed} is already read from {first.folder}, with {result}"
+            duplicates.append(SkippedRun(run.folder, "again", reason, run.flat_config))
+    failed: dict[Hashable, list[Path]] = {signature: [] for signature in by_signature}
+    for job in skipped:
+        if job.kind == "failed":
+            failed.get(config_signature(job.config), []).append(job.folder)
+    settings = _group_settings([next(iter(seeds.values())) for seeds in by_signature.values()])
     groups = [
-        Group(named, dict(sorted(seeds.items())), failed[key])
-        for named, (key, seeds) in zip(settings, by.items(), strict=True)
+        Group(group_settings, dict(sorted(seeds.items())), failed[signature])
+        for group_settings, (signature, seeds) in zip(settings, by_signature.items(), strict=True)
     ]
-    return sorted(groups, key=lambda one: [_order(value) for value in one.settings.values()]), again
+    return sorted(groups, key=lambda group: [_sort_key(value) for value in group.settings.values()]), duplicates
 
 
-def _settings(runs: Sequence[FinishedRun]) -> list[dict[str, str]]:
-    """For one run of each group: the keys that tell the groups apart, and their values."""
-    keys = sorted({key for run in runs for key in run.config if not _is_same(key)})
-    differ = [key for key in keys if len({_frozen(run.config.get(key, ABSENT)) for run in runs}) > 1]
-    choices = [_choices(run) for run in runs]
-    found: list[dict[str, str]] = [{} for _ in runs]
-    for top in dict.fromkeys(key.partition(".")[0] for key in differ):
-        below = [key for key in differ if key.partition(".")[0] == top]
-        names = _names(top, runs, choices)
+def _group_settings(runs: Sequence[FinishedRun]) -> list[dict[str, str]]:
+    """Return the settings that differ between groups, for one run of each."""
+    keys = sorted({key for run in runs for key in run.flat_config if row_of(key).separates_groups})
+    differing = [key for key in keys if len({_hashable(run.flat_config.get(key, ABSENT)) for run in runs}) > 1]
+    choices = [_read_choices(run) for run in runs]
+    all_settings: list[dict[str, str]] = [{} for _ in runs]
+    for top in dict.fromkeys(key.partition(".")[0] for key in differing):
+        below = [key for key in differing if key.partition(".")[0] == top]
+        names = _choice_names(top, runs, choices)
         if names is not None:
-            for settings, name in zip(found, names, strict=True):
+            for settings, name in zip(all_settings, names, strict=True):
                 settings[top] = name
-            below = [key for key in below if not _follows(key, runs, names)]
-        for settings, run in zip(found, runs, strict=True):
-            settings |= {key: format_value(run.config[key]) for key in below if key in run.config}
-    keys = list(dict.fromkeys(key for settings in found for key in settings))
-    if not keys:  # one group: what it is, though nothing else is there
-        return [{top: name for top in ("algorithm", "data", "model") if (name := _name(top, runs[0], choices[0]))}]
-    return [{key: settings.get(key, ABSENT) for key in keys} for settings in found]
+            below = [key for key in below if not _follows_choice(key, runs, names)]
+        for settings, run in zip(all_settings, runs, strict=True):
+            settings |= {key: format_value(run.flat_config[key]) for key in below if key in run.flat_config}
+    keys = list(dict.fromkeys(key for settings in all_settings for key in settings))
+    if not keys:  # one group is named by its choices, though no other group differs from it
+        tops = ("algorithm", "data", "model")
+        return [{top: name for top in tops if (name := choices[0].get(top) or _class_name(top, runs[0]))}]
+    return [{key: settings.get(key, ABSENT) for key in keys} for settings in all_settings]
 
 
-def _names(top: str, runs: Sequence[FinishedRun], choices: Sequence[Mapping[str, str]]) -> list[str] | None:
-    """What each run chose in a group of the configuration, where that differs; by class where choices are not known."""
-    for names in ([chosen.get(top) for chosen in choices], [_class(top, run) for run in runs]):
+def _choice_names(top: str, runs: Sequence[FinishedRun], choices: Sequence[Mapping[str, str]]) -> list[str] | None:
+    """Return each run's choice in a configuration group; None if all are equal.
+
+    If choices are unknown, the names are class names.
+    """
+    for names in ([choice.get(top) for choice in choices], [_class_name(top, run) for run in runs]):
         if None not in names:
             return [str(name) for name in names] if len(set(names)) > 1 else None
     return None
 
 
-def _name(top: str, run: FinishedRun, choices: Mapping[str, str]) -> str | None:
-    return choices.get(top) or _class(top, run)
-
-
-def _class(top: str, run: FinishedRun) -> str | None:
-    target = run.config.get(f"{top}._target_")
+def _class_name(top: str, run: FinishedRun) -> str | None:
+    target = run.flat_config.get(f"{top}._target_")
     return None if target is None else str(target).rpartition(".")[2]
 
 
-def _follows(key: str, runs: Sequence[FinishedRun], names: Sequence[str]) -> bool:
-    """Whether a key's value is the same wherever the choice is."""
-    pairs = {(name, _frozen(run.config.get(key, ABSENT))) for run, name in zip(runs, names, strict=True)}
+def _follows_choice(key: str, runs: Sequence[FinishedRun], names: Sequence[str]) -> bool:
+    """Return True if the choice determines the value of the key."""
+    pairs = {(name, _hashable(run.flat_config.get(key, ABSENT))) for run, name in zip(runs, names, strict=True)}
     return len(pairs) == len(set(names))
 
 
-def _choices(run: FinishedRun) -> dict[str, str]:
-    """The choices in the configuration's groups, as Hydra recorded them, or as they were typed."""
+def _read_choices(run: FinishedRun) -> dict[str, str]:
+    """Read the choices in the configuration groups, by group.
+
+    They are recorded by Hydra, or else taken from the command-line overrides.
+    """
     try:
-        content = yaml.load((run.folder / ".hydra" / "hydra.yaml").read_bytes(), LOADER)
-        return {key: str(value) for key, value in content["hydra"]["runtime"]["choices"].items() if value is not None}
-    except BROKEN:  # a run's choices are for its label alone
+        choices = read_yaml(run.folder / HYDRA_SETTINGS)["hydra"]["runtime"]["choices"]
+        return {key: str(value) for key, value in choices.items() if value is not None}
+    except READ_ERRORS:  # choices only name a group: without them its classes do
         pass
     try:
-        typed = json.loads((run.folder / "command.json").read_bytes())["overrides"]
-        parts = [text.lstrip("+").partition("=") for text in typed]
-    except BROKEN:
+        parts = [text.lstrip("+").partition("=") for text in read_command(run.folder)["overrides"]]
+    except READ_ERRORS:
         return {}
-    tops = {key.partition(".")[0] for key in run.config if "." in key}
+    tops = {key.partition(".")[0] for key in run.flat_config if "." in key}
     return {key: value for key, _, value in parts if key in tops}
 
 
-def choose_baselines(groups: Sequence[Group], typed: str | None) -> tuple[str | None, dict[int, int]]:
-    """The baseline as it is typed, and for each group's index that of the group which it is compared with: the one that has
-    the baseline's settings and all other settings of its own, or the one group that is meant by what was typed, whatever its
-    other settings. Without one typed, the first value of the first setting.
+def choose_baselines(groups: Sequence[Group], baseline: str | None) -> tuple[str | None, dict[int, int]]:
+    """Choose the group with which each group is compared.
+
+    Each group is compared with the baseline group that has the same other settings. If `baseline` names exactly one group,
+    all other groups are compared with that group.
+
+    Args:
+        groups: groups of the report.
+        baseline: `KEY=VALUE` pairs; None for the first value of the first setting.
+
+    Returns:
+        The baseline as text, None for a single group; and a mapping from a group's index to its baseline's index.
 
     Raises:
-        Mistakes: if no group, or more than one, is meant.
+        ConfigErrors: if the baseline matches no group, or several groups for one group.
     """
     if len(groups) < 2:
-        if typed is None:
+        if baseline is None:
             return None, {}
-        raise ConfigErrors(
-            [ConfigError("--baseline", typed, "has nothing to be compared with: there is one group", "leave it out")]
-        )
+        problem = "needs a second group for the comparison, and there is only one group"
+        raise ConfigErrors([ConfigError("--baseline", baseline, problem, "leave out --baseline")])
     first, value = next(iter(groups[0].settings.items()))
-    text = typed if typed is not None else f"{first}={value}"
-    asked = {key: value for key, _, value in (part.partition("=") for part in text.replace(",", " ").split())}
-    offered = sorted({f"{key}={value}" for one in groups for key, value in one.settings.items()})
-    for key, value in asked.items() or [("", "")]:
-        if not any(_equal(one.settings.get(key), value) for one in groups):
-            why = f"must be of what differs: {', '.join(offered)}"
-            raise ConfigErrors([ConfigError("--baseline", text, why, did_you_mean(f"{key}={value}", offered))])
-    base = [i for i, one in enumerate(groups) if all(_equal(one.settings[key], asked[key]) for key in asked)]
-    found = {}
-    for i, one in enumerate(groups):
-        alone = typed is not None and len(base) == 1  # one group was named: all others are held against it
-        partners = [] if i in base else list(base) if alone else _partners(groups, base, i, asked)
-        if len(partners) > 1 and typed is not None:
-            several = "; ".join(groups[j].label for j in partners)
+    text = baseline if baseline is not None else f"{first}={value}"
+    wanted = _parse_baseline(text, groups)
+    candidates = [
+        i for i, group in enumerate(groups) if all(_is_equal(group.settings[key], wanted[key]) for key in wanted)
+    ]
+    is_for_all = baseline is not None and len(candidates) == 1
+    pairs = {}
+    for i, group in enumerate(groups):
+        if i in candidates:
+            continue
+        partners = list(candidates) if is_for_all else _partners(groups, candidates, i, wanted)
+        if len(partners) > 1 and baseline is not None:
+            labels = "; ".join(groups[j].label for j in partners)
+            problem = f"matches several groups for {group.label}: {labels}"
             raise ConfigErrors(
-                [
-                    ConfigError(
-                        "--baseline", text, f"is several groups for {one.label}: {several}", "add what tells them apart"
-                    )
-                ]
+                [ConfigError("--baseline", text, problem, "add a KEY=VALUE that matches only one of them")]
             )
         if len(partners) == 1:
-            found[i] = partners[0]
-    return text, found
+            pairs[i] = partners[0]
+    return text, pairs
 
 
-def _partners(groups: Sequence[Group], base: Sequence[int], i: int, asked: Mapping[str, str]) -> list[int]:
-    """Of the baseline's groups those that have the other settings of group `i`; what is below the baseline's keys may be
-    another, such as FedProx's mu, but as little as can be."""
-    below = tuple(f"{key}." for key in asked)
-
-    def differing(j: int) -> list[str]:
-        return [
-            key for key, value in groups[i].settings.items() if key not in asked and groups[j].settings[key] != value
-        ]
-
-    keys = {j: differing(j) for j in base}
-    near = {j: len(keys[j]) for j in base if all(key.startswith(below) for key in keys[j])}
-    return [j for j, count in near.items() if count == min(near.values())]
+def _parse_baseline(text: str, groups: Sequence[Group]) -> dict[str, str]:
+    """Return the baseline's pairs. Raises ConfigErrors if no group has one of the pairs."""
+    wanted = {key: value for key, _, value in (part.partition("=") for part in text.replace(",", " ").split())}
+    choices = sorted({f"{key}={value}" for group in groups for key, value in group.settings.items()})
+    for key, value in wanted.items() or [("", "")]:
+        if not any(_is_equal(group.settings.get(key), value) for group in groups):
+            problem = f"must be one of {', '.join(choices)}"
+            raise ConfigErrors([ConfigError("--baseline", text, problem, did_you_mean(f"{key}={value}", choices))])
+    return wanted
 
 
-def _is_same(key: str) -> bool:
-    return key != "executor.threads" and any(key == same or key.startswith(f"{same}.") for same in SAME)
+def _partners(groups: Sequence[Group], candidates: Sequence[int], i: int, wanted: Mapping[str, str]) -> list[int]:
+    """Return the baseline groups with the same other settings as group `i`.
+
+    Settings below the baseline's keys can differ, such as the mu of FedProx. The groups with the fewest such differences
+    are returned.
+    """
+    below = tuple(f"{key}." for key in wanted)
+
+    def differing_keys(j: int) -> list[str]:
+        settings = groups[i].settings.items()
+        return [key for key, value in settings if key not in wanted and groups[j].settings[key] != value]
+
+    keys = {j: differing_keys(j) for j in candidates}
+    counts = {j: len(keys[j]) for j in candidates if all(key.startswith(below) for key in keys[j])}
+    return [j for j, count in counts.items() if count == min(counts.values())]
 
 
-def _frozen(value: Any) -> Hashable:
-    """The value, such that 1 and 1.0 are equal and 1 and true are not."""
-    plain = isinstance(value, int | float | str) and not isinstance(value, bool)
-    return value if plain else (json.dumps(value, default=str),)
+def _hashable(value: Any) -> Hashable:
+    """Return a value for comparison: 1 equals 1.0, and 1 does not equal true."""
+    is_plain = isinstance(value, int | float | str) and not isinstance(value, bool)
+    return value if is_plain else (json.dumps(value, default=str),)
 
 
 def format_value(value: Any) -> str:
-    """A value of a configuration as it is typed."""
+    """Return a value of a configuration as command-line text."""
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _equal(a: str | None, b: str) -> bool:
-    return a is not None and (a == b or _order(a) == _order(b))
+def _is_equal(a: str | None, b: str) -> bool:
+    return a is not None and (a == b or _sort_key(a) == _sort_key(b))
 
 
-def _order(text: str) -> tuple[int, float, str]:
-    """Numbers by their size, before words."""
+def _sort_key(text: str) -> tuple[int, float, str]:
+    """Sort numbers by size, before words."""
     try:
         return 0, float(text), ""
     except ValueError:

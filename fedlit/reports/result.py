@@ -1,9 +1,9 @@
-"""The report as one mapping of JSON values: everything that is shown is in it."""
+"""The report as JSON values, for tables, text and figures."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,16 @@ import numpy as np
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.reports.grouping import Group, choose_baselines, group_runs
 from fedlit.reports.metrics import COSTS, SPREAD, Criterion, make_criterion, mean_curve, measure_run, skip_reason
-from fedlit.reports.render.terminal import MOST_TOLD
-from fedlit.reports.runs import FinishedRun, SkippedRun, find_runs, read_run
+from fedlit.reports.runs import MAX_LISTED, SkippedRun, find_runs, read_run
 from fedlit.reports.statistics import LEVEL, Estimate, student_interval, unpaired
+from fedlit.runs.folder import FinishedRun
+from fedlit.runs.layout import SUMMARY
 
 SCALARS = ("best", "last", "area", "rounds", "bytes", "wall_s", "simulated_s", "seconds")
 COMPARED = ("best", "last", "area")
 
-Measured = Mapping[int, Mapping[str, Any]]
+Measures = Mapping[int, Mapping[str, Any]]
+"""The measurements of a group's runs, by seed."""
 
 
 def make_result(
@@ -29,147 +31,157 @@ def make_result(
     metric: str | None = None,
     mode: str | None = None,
 ) -> dict[str, Any]:
-    """The report of the runs at and below the paths.
+    """Return the report of the runs at and below the paths.
+
+    Args:
+        paths: folders of runs or sweeps, or patterns of them.
+        baseline: `KEY=VALUE` pairs; None for the first value of the first setting that differs.
+        target: value of the metric, or None.
+        metric: name of the metric; None for the monitored metric on the test set.
+        mode: `max`, `min`, or None for the mode of the monitored metric.
 
     Returns:
         `metric`, `mode`, `level`, `target`, `baseline`; `runs`, a mapping for each; `groups`, with their estimates; `paired`,
-        differences from the baseline; `left_out`, with reasons; `curves`.
+        differences from the baseline; `left_out`, skipped runs with reasons; `curves`.
 
     Raises:
-        Mistakes: if there is nothing to report on, or the target, metric or baseline cannot be had.
+        ConfigErrors: if there is no finished run, or the target, metric or baseline is invalid.
     """
-    groups, left, by = _grouped(paths, metric, mode, target)
-    typed, compared = choose_baselines(groups, baseline)
-    measured = [{seed: measure_run(run, by) for seed, run in one.runs.items()} for one in groups]
+    groups, skipped, criterion = _load_groups(paths, metric, mode, target)
+    baseline_text, pairs = choose_baselines(groups, baseline)
+    measures = [{seed: measure_run(run, criterion) for seed, run in group.runs.items()} for group in groups]
     return {
-        "metric": by.metric,
-        "mode": by.mode,
+        "metric": criterion.metric,
+        "mode": criterion.mode,
         "level": LEVEL,
-        "target": by.target,
-        "baseline": typed,
+        "target": criterion.target,
+        "baseline": baseline_text,
         "baseline_was_typed": baseline is not None,
-        "groups": [_group(one, found, by) for one, found in zip(groups, measured, strict=True)],
-        "paired": [_paired(groups[i], groups[j], measured[i], measured[j]) for i, j in compared.items()],
-        "not_compared": _not_compared(groups, compared),
-        "left_out": [{"folder": str(one.folder), "what": one.what, "why": one.why} for one in left],
-        "runs": [
-            {
-                "folder": str(one.runs[seed].folder),
-                "group": one.label,
-                "settings": dict(one.settings),
-                "seed": seed,
-                **run,
-            }
-            for one, found in zip(groups, measured, strict=True)
-            for seed, run in found.items()
-        ],
-        "curves": [{over: _band(one, by.metric, over) for over in ("rounds", "bytes")} for one in groups],
+        "groups": [_group_summary(*one, criterion) for one in zip(groups, measures, strict=True)],
+        "paired": [_paired_differences(groups[i], groups[j], measures[i], measures[j]) for i, j in pairs.items()],
+        "not_compared": _groups_without_baseline(groups, pairs),
+        "left_out": [{"folder": str(run.folder), "what": run.kind, "why": run.reason} for run in skipped],
+        "runs": [row for one in zip(groups, measures, strict=True) for row in _run_rows(*one)],
+        "curves": [{over: _band(group, criterion.metric, over) for over in ("rounds", "bytes")} for group in groups],
     }
 
 
-def _grouped(
+def _load_groups(
     paths: Sequence[Path | str], metric: str | None, mode: str | None, target: float | None
 ) -> tuple[list[Group], list[SkippedRun], Criterion]:
-    here = [read_run(folder) for folder in find_runs(paths)]
-    runs, left = (
-        [one for one in here if isinstance(one, FinishedRun)],
-        [one for one in here if isinstance(one, SkippedRun)],
-    )
+    """Return the groups, the skipped runs, and the metric of the report."""
+    results = [read_run(folder) for folder in find_runs(paths)]
+    runs = [run for run in results if isinstance(run, FinishedRun)]
+    skipped = [run for run in results if isinstance(run, SkippedRun)]
     if not runs:
-        raise ConfigErrors(_nothing(left))
-    by = make_criterion(runs, metric, mode, target)
-    other = {run.folder: why for run in runs if (why := skip_reason(run, by, metric is not None))}
-    left += [
-        SkippedRun(run.folder, "other metric", other[run.folder], run.config) for run in runs if run.folder in other
+        raise ConfigErrors(_no_run_errors(skipped))
+    criterion = make_criterion(runs, metric, mode, target)
+    comparable = []
+    for run in runs:
+        reason = skip_reason(run, criterion, metric is not None)
+        if reason is None:
+            comparable.append(run)
+        else:
+            skipped.append(SkippedRun(run.folder, "other metric", reason, run.flat_config))
+    if not comparable:
+        raise ConfigErrors(_no_run_errors(skipped))
+    groups, duplicates = group_runs(comparable, skipped)
+    return groups, [*skipped, *duplicates], criterion
+
+
+def _no_run_errors(skipped: Sequence[SkippedRun]) -> list[ConfigError]:
+    """One error for each skipped run, up to MAX_LISTED."""
+    errors = [ConfigError("PATH", run.folder, f"is skipped: {run.kind}: {run.reason}") for run in skipped[:MAX_LISTED]]
+    more = f" and {len(skipped) - MAX_LISTED} more" if len(skipped) > MAX_LISTED else ""
+    hint = f"a report needs at least one finished run, with a {SUMMARY}"
+    last = errors[-1]
+    return [*errors[:-1], ConfigError(last.key, f"{last.value}{more}", last.problem, hint)]
+
+
+def _run_rows(group: Group, measures: Measures) -> list[dict[str, Any]]:
+    return [
+        {
+            "folder": str(group.runs[seed].folder),
+            "group": group.label,
+            "settings": dict(group.settings),
+            "seed": seed,
+            **run,
+        }
+        for seed, run in measures.items()
     ]
-    if len(other) == len(runs):
-        raise ConfigErrors(_nothing(left))
-    groups, again = group_runs([run for run in runs if run.folder not in other], left)
-    return groups, [*left, *again], by
 
 
-def _nothing(left: Sequence[SkippedRun]) -> list[ConfigError]:
-    """What there was instead of finished runs."""
-    told = [ConfigError("PATH", one.folder, f"is left out: {one.what}: {one.why}") for one in left[:MOST_TOLD]]
-    more = f" and {len(left) - MOST_TOLD} more" if len(left) > MOST_TOLD else ""
-    remedy = "a report needs one finished run, with a summary.json"
-    last = told[-1]
-    return [*told[:-1], ConfigError(last.key, f"{last.value}{more}", last.problem, remedy)]
-
-
-def _group(one: Group, measured: Measured, by: Criterion) -> dict[str, Any]:
-    found = {name: _estimate(measured, lambda run, name=name: run[name]) for name in SCALARS}
-    spread = {part: _estimate(measured, lambda run, part=part: (run["spread"] or {}).get(part)) for part in SPREAD}
+def _group_summary(group: Group, measures: Measures, criterion: Criterion) -> dict[str, Any]:
+    spread = {part: _estimate(measures, lambda run, part=part: (run["spread"] or {}).get(part)) for part in SPREAD}
     outcomes: Counter[str] = Counter()
-    for run in measured.values():
+    for run in measures.values():
         outcomes.update(run["failures"])
-    without = {name: [seed for seed, run in measured.items() if run[name] is None] for name in ("best", "last")}
     target = None
-    if by.target is not None:
-        reached = [seed for seed, run in measured.items() if run["target"] is not None]
-        costs = {name: _estimate(measured, lambda run, name=name: (run["target"] or {}).get(name)) for name in COSTS}
-        target = {"reached": reached, "of": len(measured), **costs}
+    if criterion.target is not None:
+        reached = [seed for seed, run in measures.items() if run["target"] is not None]
+        costs = {name: _estimate(measures, lambda run, name=name: (run["target"] or {}).get(name)) for name in COSTS}
+        target = {"reached": reached, "of": len(measures), **costs}
     return {
-        "group": one.label,
-        "settings": dict(one.settings),
-        "n": len(measured),
-        "seeds": [*measured],
-        **found,
-        "no_number": without,
+        "group": group.label,
+        "settings": dict(group.settings),
+        "n": len(measures),
+        "seeds": [*measures],
+        **{name: _estimate(measures, lambda run, name=name: run[name]) for name in SCALARS},
+        "no_number": {name: [seed for seed, run in measures.items() if run[name] is None] for name in ("best", "last")},
         "spread": spread if spread["std"] else None,
         "failures": dict(sorted(outcomes.items())),
-        "lost_rounds": sum(run["lost_rounds"] for run in measured.values()),
-        "failed_jobs": [str(folder) for folder in one.failed],
+        "lost_rounds": sum(run["lost_rounds"] for run in measures.values()),
+        "failed_jobs": [str(folder) for folder in group.failed_jobs],
         "target": target,
     }
 
 
-def _estimate(measured: Measured, of: Any) -> dict[str, Any] | None:
-    """The mean over the seeds that have a number."""
-    values = {seed: value for seed, run in measured.items() if (value := of(run)) is not None}
-    found = Estimate.of(values)
-    return None if found is None else found.plain()
+def _estimate(measures: Measures, value_of: Callable[[Mapping[str, Any]], float | None]) -> dict[str, Any] | None:
+    """Return the mean over the seeds that have a value, or None."""
+    values = {seed: value for seed, run in measures.items() if (value := value_of(run)) is not None}
+    estimate = Estimate.of(values)
+    return None if estimate is None else estimate.to_dict()
 
 
-def _paired(one: Group, base: Group, measured: Measured, to: Measured) -> dict[str, Any]:
+def _paired_differences(group: Group, baseline: Group, measures: Measures, base: Measures) -> dict[str, Any]:
     """Differences of a group from its baseline, seed by seed."""
-    found: dict[str, Any] = {}
+    differences: dict[str, Any] = {}
     for name in COMPARED:
-        a, b = ({seed: run[name] for seed, run in part.items() if run[name] is not None} for part in (measured, to))
+        a, b = ({seed: run[name] for seed, run in part.items() if run[name] is not None} for part in (measures, base))
         pairs = Estimate.paired(a, b)
-        found[name] = None if pairs is None else pairs.plain() | {"unpaired": unpaired(a, b)}
-    both = sorted(set(measured) & set(to))
+        differences[name] = None if pairs is None else pairs.to_dict() | {"unpaired": unpaired(a, b)}
+    seeds = sorted(set(measures) & set(base))
     return {
-        "group": one.label,
-        "baseline": base.label,
-        "n": len(both),
-        "seeds": both,
-        **found,
-        "left_out_seeds": {"group": sorted(set(measured) - set(to)), "baseline": sorted(set(to) - set(measured))},
-        "digests_that_differ": _unlike(one, base, both),
+        "group": group.label,
+        "baseline": baseline.label,
+        "n": len(seeds),
+        "seeds": seeds,
+        **differences,
+        "left_out_seeds": {"group": sorted(set(measures) - set(base)), "baseline": sorted(set(base) - set(measures))},
+        "digests_that_differ": _differing_digests(group, baseline, seeds),
     }
 
 
-def _unlike(one: Group, base: Group, seeds: Sequence[int]) -> list[str]:
-    """What a seed did not make the same in both, of what their summaries have digests of."""
-    found = set()
+def _differing_digests(group: Group, baseline: Group, seeds: Sequence[int]) -> list[str]:
+    """Names of the digests that differ between runs with the same seed."""
+    names = set()
     for seed in seeds:
-        a, b = (part.runs[seed].summary.get("digest", {}) for part in (one, base))
-        found |= {name for name in set(a) & set(b) if a[name] != b[name]}
-    return sorted(found)
+        a, b = (part.runs[seed].summary.get("digest", {}) for part in (group, baseline))
+        names |= {name for name in set(a) & set(b) if a[name] != b[name]}
+    return sorted(names)
 
 
-def _not_compared(groups: Sequence[Group], compared: Mapping[int, int]) -> list[str]:
-    """Groups that are no baseline and have none."""
-    return [one.label for i, one in enumerate(groups) if compared and i not in compared and i not in compared.values()]
+def _groups_without_baseline(groups: Sequence[Group], pairs: Mapping[int, int]) -> list[str]:
+    """Labels of the groups that have no baseline and are no baseline."""
+    return [group.label for i, group in enumerate(groups) if pairs and i not in pairs and i not in pairs.values()]
 
 
-def _band(one: Group, metric: str, over: str) -> dict[str, Any]:
-    """The mean over the seeds at each point, and its interval's ends; none for one seed."""
-    found = mean_curve(one.runs, metric, over)
-    x = found.pop("x")
+def _band(group: Group, metric: str, over: str) -> dict[str, Any]:
+    """Return the mean over seeds at each point, with its interval."""
+    curves = mean_curve(group.runs, metric, over)
+    x = curves.pop("x")
     if not x:
         return {"x": [], "mean": [], "low": None, "high": None}
-    mean, half = student_interval(np.array([*found.values()]).T)
-    ends = (None, None) if len(found) < 2 else ((mean - half).tolist(), (mean + half).tolist())
-    return {"x": x, "mean": mean.tolist(), "low": ends[0], "high": ends[1]}
+    mean, half = student_interval(np.array([*curves.values()]).T)
+    low, high = (None, None) if len(curves) < 2 else ((mean - half).tolist(), (mean + half).tolist())
+    return {"x": x, "mean": mean.tolist(), "low": low, "high": high}

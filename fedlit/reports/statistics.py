@@ -1,6 +1,6 @@
-"""What seeds say: means with Student-t intervals, differences, areas.
+"""Statistics over seeds: means with Student-t intervals, differences, areas under curves.
 
-An interval is about the mean over seeds, as if each seed's value were drawn from one normal distribution.
+An interval is an interval of the mean over seeds. It assumes that the seeds' values come from one normal distribution.
 """
 
 from __future__ import annotations
@@ -14,13 +14,19 @@ import numpy as np
 from scipy.special import stdtrit
 
 LEVEL = 0.95
-"""Of all intervals: the share of experiments in which they hold the truth."""
+"""Confidence level of all intervals."""
 
 Array = np.ndarray | np.floating
 
 
 def student_interval(values: np.ndarray) -> tuple[Array, Array]:
-    """Mean over the last axis, and half the width of its interval, which is NaN for one value.
+    """Return the mean over the last axis with its Student-t interval.
+
+    Args:
+        values: shape (..., n).
+
+    Returns:
+        The mean and half the width of its interval, shape (...,). Half the width is NaN for n = 1.
 
     Source: Student, Biometrika 6 (1908), https://doi.org/10.1093/biomet/6.1.1
     """
@@ -32,8 +38,15 @@ def student_interval(values: np.ndarray) -> tuple[Array, Array]:
 
 
 def welch_interval(a: np.ndarray, b: np.ndarray) -> tuple[Array, Array]:
-    """Difference of the means over the last axis, a's less b's, as if nothing paired them, and half the width of its
-    interval, which is NaN if there is one value of either.
+    """Return the difference of means over the last axis with its Welch interval.
+
+    Args:
+        a: shape (..., n).
+        b: shape (..., m).
+
+    Returns:
+        The difference a - b of the unpaired means and half the width of its interval, shape (...,). Half the width is NaN
+        for n = 1 or m = 1.
 
     Source: Welch, Biometrika 34 (1947), https://doi.org/10.1093/biomet/34.1-2.28
     """
@@ -42,7 +55,7 @@ def welch_interval(a: np.ndarray, b: np.ndarray) -> tuple[Array, Array]:
         return difference, np.full_like(difference, np.nan)
     parts = [values.var(-1, ddof=1) / values.shape[-1] for values in (a, b)]
     variance = parts[0] + parts[1]
-    with np.errstate(invalid="ignore"):  # of 0 / 0, where all values are the same
+    with np.errstate(invalid="ignore"):  # 0 / 0 if all values are equal
         freedom = variance**2 / sum(
             part**2 / (values.shape[-1] - 1) for part, values in zip(parts, (a, b), strict=True)
         )
@@ -51,7 +64,14 @@ def welch_interval(a: np.ndarray, b: np.ndarray) -> tuple[Array, Array]:
 
 
 def area_under_curve(x: np.ndarray, y: np.ndarray) -> float:
-    """Area under the line through the points, by trapezoids, divided by its length: the line's mean height."""
+    """Return the mean height of the line through the points.
+
+    It is the area under the line by trapezoids, divided by the length of the line.
+
+    Args:
+        x: ascending, shape (n,).
+        y: shape (n,).
+    """
     return float(np.sum((y[1:] + y[:-1]) / 2 * np.diff(x)) / (x[-1] - x[0])) if len(x) > 1 else float(y[0])
 
 
@@ -64,10 +84,10 @@ class Estimate:
     """A mean over seeds.
 
     Args:
-        mean: of the values.
-        half: half the width of its interval; None where one value says nothing of the others.
-        std: sample standard deviation; None of one value.
-        values: seed by seed.
+        mean: mean of the values.
+        half: half the width of the interval; None for one value.
+        std: sample standard deviation; None for one value.
+        values: values by seed.
     """
 
     mean: float
@@ -77,32 +97,39 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Mapping[int, float]) -> Estimate | None:
-        """The estimate from values that are numbers; None where there are none."""
+        """Return the estimate from finite values by seed, or None."""
         if not values:
             return None
         array = np.array([*values.values()], dtype=np.float64)
         mean, half = student_interval(array)
-        return cls(float(mean), _number(half), float(array.std(ddof=1)) if len(array) > 1 else None, dict(values))
+        return cls(
+            float(mean), _finite_or_none(half), float(array.std(ddof=1)) if len(array) > 1 else None, dict(values)
+        )
 
     @classmethod
     def paired(cls, a: Mapping[int, float], b: Mapping[int, float]) -> Estimate | None:
-        """The mean of a's value less b's over the seeds that both have."""
+        """Return the estimate of a - b over the common seeds, or None."""
         return cls.of({seed: value - b[seed] for seed, value in a.items() if seed in b})
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON values, with the interval's ends and the number of seeds."""
-        ends = (None, None) if self.half is None else (self.mean - self.half, self.mean + self.half)
-        return {"n": len(self.values), "low": ends[0], "high": ends[1], **asdict(self)}
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values, with the ends of the interval and the number of seeds."""
+        low, high = (None, None) if self.half is None else (self.mean - self.half, self.mean + self.half)
+        return {"n": len(self.values), "low": low, "high": high, **asdict(self)}
 
 
 def unpaired(a: Mapping[int, float], b: Mapping[int, float]) -> dict[str, Any] | None:
-    """The difference of the means with Welch's interval, as JSON values; None where one has no values."""
+    """Return the difference of two means as JSON values.
+
+    Returns:
+        The mean of a less the mean of b, with its Welch interval: `n` of both, `mean`, `half`, `low` and `high`; None if a
+        or b is empty.
+    """
     if not a or not b:
         return None
     mean, half = map(float, welch_interval(np.array([*a.values()]), np.array([*b.values()])))
-    ends = (mean - half, mean + half) if math.isfinite(half) else (None, None)
-    return {"n": [len(a), len(b)], "mean": mean, "half": _number(half), "low": ends[0], "high": ends[1]}
+    low, high = (mean - half, mean + half) if math.isfinite(half) else (None, None)
+    return {"n": [len(a), len(b)], "mean": mean, "half": _finite_or_none(half), "low": low, "high": high}
 
 
-def _number(value: Array | float) -> float | None:
+def _finite_or_none(value: Array | float) -> float | None:
     return float(value) if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""The keys of a configuration, and what each of them identifies: one table with a row a key.
+"""The keys of a configuration and their meaning: a row for each key.
 
 A row holds for its key and for all keys below it, unless a longer row holds for those.
 """
@@ -84,7 +84,7 @@ GROUPS = tuple(key for key in TOP_KEYS if TABLE[key].is_group)
 
 
 def row_of(key: str) -> KeyRow:
-    """The row that holds for a dotted key; the default row for a key that is not in the table."""
+    """The row that holds for a dotted key; unknown keys have the default row."""
     while key:
         if key in TABLE:
             return TABLE[key]
@@ -98,7 +98,7 @@ def job_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fingerprint_keys(group: str) -> Iterator[str]:
-    """Yield the names below a group whose values the fingerprint holds, in the table's order."""
+    """Yield the names below a group whose values are in the fingerprint."""
     for key, row in TABLE.items():
         if key.startswith(f"{group}.") and row.in_fingerprint:
             yield key.removeprefix(f"{group}.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+
 from fedlit.aggregation import Aggregator, Channel, MeanAggregator
 from fedlit.algorithms.algorithm import Algorithm, update_template
 from fedlit.client.trainer import LocalTrainer, TrainerConfig, planned_steps
@@ -24,8 +25,9 @@ from fedlit.server.evaluation import Evaluations
 from fedlit.server.monitor import Monitor
 from fedlit.server.sampling.sampler import Sampler
 from fedlit.server.schedule import Schedule
-from fedlit.simulation.clock import RoundWork, VirtualClock
+from fedlit.simulation.clock import VirtualClock
 from fedlit.simulation.faults import FailurePolicy
+from fedlit.simulation.timing import RoundWork
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fedlit.client.trainer import TrainerConfig
 from fedlit.core.errors import ConfigError, raise_errors, require, require_at_least, require_choice
 from fedlit.core.facts import FederationFacts
+
+if TYPE_CHECKING:  # a schedule alone needs no Lightning
+    from fedlit.client.trainer import TrainerConfig
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,13 @@ class Schedule:
         raise_errors(
             *(require_at_least(key, getattr(self, key)) for key in counts if getattr(self, key) is not None),
             require(0 < share <= 1, "client_fraction", share, "must be above 0 and at most 1", hint),
-            require(1 <= over < math.inf, "over_select", over, "must be a number of at least 1", "1 samples no further clients"),
+            require(
+                1 <= over < math.inf,
+                "over_select",
+                over,
+                "must be a number of at least 1",
+                "1 samples no further clients",
+            ),
             require_choice("client_state", self.client_state, ["reset", "keep"]),
             require_choice("lr", self.lr, ["constant", "step", "cosine"]),
             require(0 < self.lr_gamma <= 1, "lr_gamma", self.lr_gamma, "must be above 0 and at most 1"),
@@ -69,13 +78,17 @@ class Schedule:
         clients = len(facts.sizes)
         if facts.cohort_size > clients:
             problem = f"is more than the {clients} clients of the federation"
-            yield ConfigError("schedule.clients_per_round", self.clients_per_round, problem, "take fewer clients a round")
+            yield ConfigError(
+                "schedule.clients_per_round", self.clients_per_round, problem, "take fewer clients a round"
+            )
         if self.quorum > (largest := facts.max_cohort or facts.cohort_size):
             problem = f"is more than the {largest} clients of a round: every round would be lost"
             yield ConfigError("schedule.quorum", self.quorum, problem, "take less, or more clients a round")
         if self.over_select > 1 and not facts.has_clock:
             problem = "takes the clients that finish first, and only a clock tells which these are"
-            yield ConfigError("schedule.over_select", self.over_select, problem, "set clock=lognormal, or over_select=1")
+            yield ConfigError(
+                "schedule.over_select", self.over_select, problem, "set clock=lognormal, or over_select=1"
+            )
         elif self.over_select > 1 and self.num_sampled(clients) == facts.cohort_size:
             problem = f"samples no more than the {facts.cohort_size} clients of a round"
             hint = "take a larger factor, or fewer clients a round"

@@ -1,7 +1,8 @@
-"""Slow devices, failures and crashes, as a real federation has them."""
+"""Slow devices, failures and crashes, as real federations have them."""
 
+from fedlit.simulation.client_faults import Corrupt, CrashWorker, Drop, Fault, Hang, Raise
 from fedlit.simulation.clock import VirtualClock
-from fedlit.simulation.faults import Corrupt, CrashWorker, Drop, FailurePolicy, FaultPlan, Hang, Raise
+from fedlit.simulation.faults import FailurePolicy, FaultPlan
 from fedlit.simulation.server_crash import ServerCrash
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "CrashWorker",
     "Drop",
     "FailurePolicy",
+    "Fault",
     "FaultPlan",
     "Hang",
     "Raise",

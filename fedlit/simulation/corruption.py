@@ -1,4 +1,4 @@
-"""What a broken client sends in the place of a number."""
+"""Corruptions of a tensor in a client's update."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from torch import Tensor
 
 
 def is_corruptible(tensor: Tensor) -> bool:
-    """Whether it has numbers that can be spoilt."""
+    """Return True if a tensor has floating-point numbers."""
     return tensor.is_floating_point() and tensor.numel() > 0
 
 
-def _put(tensor: Tensor, generator: np.random.Generator, value: float) -> Tensor:
+def _set_one(tensor: Tensor, generator: np.random.Generator, value: float) -> Tensor:
     tensor.view(-1)[int(generator.integers(tensor.numel()))] = value
     return tensor
 
 
 def _bit_flip(tensor: Tensor, generator: np.random.Generator) -> Tensor:
-    numbers = tensor.view(-1).view(torch.uint8)
-    numbers[int(generator.integers(numbers.numel()))] ^= 1 << int(generator.integers(8))
+    raw = tensor.view(-1).view(torch.uint8)
+    raw[int(generator.integers(raw.numel()))] ^= 1 << int(generator.integers(8))
     return tensor
 
 
 CORRUPTIONS: dict[str, Callable[[Tensor, np.random.Generator], Tensor]] = {
-    "nan": lambda tensor, generator: _put(tensor, generator, float("nan")),
-    "inf": lambda tensor, generator: _put(tensor, generator, float("inf")),
-    "huge": lambda tensor, generator: _put(tensor, generator, 1e30),
+    "nan": lambda tensor, generator: _set_one(tensor, generator, float("nan")),
+    "inf": lambda tensor, generator: _set_one(tensor, generator, float("inf")),
+    "huge": lambda tensor, generator: _set_one(tensor, generator, 1e30),
     "bit_flip": _bit_flip,
     "wrong_shape": lambda tensor, generator: torch.cat([tensor.view(-1), tensor.new_zeros(1)]),
 }
-"""How a tensor of floats is spoilt, by name; all but `wrong_shape` change it in place."""
+"""Functions that corrupt a floating-point tensor, by name; all but `wrong_shape` change it in place."""

@@ -1,4 +1,4 @@
-"""A server that is killed on purpose."""
+"""A planned crash of the server."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fedlit.core.files import Filesystem
 
 @dataclass(frozen=True)
 class ServerCrash:
-    """The server is killed while it commits a round; a resumed run takes no notice.
+    """Kills the server while it writes the checkpoint of a round; a resumed run ignores the crash.
 
     Args:
-        round: which, counted from 1.
-        step: at the first `mkdir`, `write`, `sync`, `rename` or `append` of its commit; `mkdir` is before anything of the
-            round is on the disk.
+        round: the round, counted from 1.
+        step: the crash is at the first `mkdir`, `write`, `sync`, `rename` or `append` of the checkpoint; at `mkdir` nothing
+            of the round is on the disk yet.
     """
 
     round: int
@@ -33,28 +33,35 @@ class ServerCrash:
         )
 
     def check(self, rounds: int) -> Iterator[ConfigError]:
-        """A round that the run has."""
+        """Yield an error if the run does not have the round.
+
+        Args:
+            rounds: number of rounds of the run.
+        """
         if self.round > rounds:
-            why = f"is after the last of the {rounds} rounds"
-            yield ConfigError("faults.server.round", self.round, why, "take an earlier one, or more rounds")
+            problem = f"must be at most {rounds}, the last round"
+            yield ConfigError("faults.server.round", self.round, problem, "choose an earlier round, or run more rounds")
 
     def filesystem(self, disk: Filesystem) -> Filesystem:
-        """The disk that kills this process."""
+        """Return a file system that kills this process at the planned step."""
         return cast(Filesystem, CrashingFilesystem(disk, self))
 
 
 class CrashingFilesystem:
-    """A disk that kills its process at a step of a round's commit, which is recognised by its folder's name."""
+    """A file system that kills its process at a step of a round's checkpoint.
+
+    The name of the round's folder shows which checkpoint is written.
+    """
 
     def __init__(self, disk: Filesystem, crash: ServerCrash) -> None:
-        self._disk, self._crash, self._due = disk, crash, False
+        self._disk, self._crash, self._is_due = disk, crash, False
 
     def __getattr__(self, step: str) -> Callable[..., None]:
-        def do(*given: Path | bytes) -> None:
+        def run_step(*args: Path | bytes) -> None:
             name = f"round-{self._crash.round:06d}"
-            self._due |= any(isinstance(path, Path) and name in str(path) for path in given)
-            if self._due and step == self._crash.step:
+            self._is_due |= any(isinstance(path, Path) and name in str(path) for path in args)
+            if self._is_due and step == self._crash.step:
                 os.kill(os.getpid(), signal.SIGKILL)
-            getattr(self._disk, step)(*given)
+            getattr(self._disk, step)(*args)
 
-        return do
+        return run_step

@@ -1,1 +1,1 @@
-"""The rows of scripts/fault_matrix.py, and what they need."""
+"""The rows of scripts/fault_matrix.py, and their tools."""

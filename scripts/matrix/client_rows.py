@@ -1,4 +1,4 @@
-"""What may befall clients."""
+"""Faults of clients."""
 
 from __future__ import annotations
 
@@ -15,36 +15,37 @@ from fedlit.client.worker import FatalClientFailure
 from fedlit.core.errors import LostRounds
 from fedlit.data import Population
 from fedlit.server.checkpoint.disk import DiskCheckpointer
-from fedlit.simulation.faults import Corrupt, Drop, FailurePolicy, FaultPlan, Raise
-from matrix.commit_rows import unbroken
-from matrix.lab import Broken, Quick, Rows, must, run, same
+from fedlit.simulation import Corrupt, Drop, FailurePolicy, Fault, FaultPlan, Raise
+from matrix.commit_rows import reference_run
+from matrix.lab import Broken, Quick, Rows, expect, expect_same, run
 
 ROWS = Rows()
 
 
-def struck(fault: Any, **options: Any) -> FailurePolicy:
-    """A fault that strikes clients 1 and 2 whenever they take part in rounds 2 and 3."""
+def two_client_policy(fault: Fault, **options: Any) -> FailurePolicy:
+    """A policy with a fault that strikes clients 1 and 2 in rounds 2 and 3."""
     return FailurePolicy(
         **{"max_lost_rounds": 9, **options}, plans=(FaultPlan(fault, 1.0, clients=(1, 2), rounds=(2, 3)),)
     )
 
 
-def left_out(folder: Path, fault: Any, outcome: str, **options: Any) -> str:
-    """Raises Broken unless a fault's clients are left out, with the others' bits as if they had never been asked."""
-    wanted = run(folder / "dropped", faults=struck(Drop()))
-    found = run(folder / "struck", faults=struck(fault, **options))
-    for name in ("state", "memories", "files"):
-        must(found[name] == wanted[name], f"{name}: not what it is with the clients dropped as planned")
-    booked(folder / "struck", outcome)
-    must(all(map(_finite, _model(folder / "struck"))), "the model is not finite")
+def expect_left_out(folder: Path, fault: Fault, outcome: str, **options: Any) -> str:
+    """Raise Broken unless the faulty clients are left out, and the rest is bit-identical to a run in which they drop out."""
+    expected = run(folder / "dropped", faults=two_client_policy(Drop()))
+    result = run(folder / "struck", faults=two_client_policy(fault, **options))
+    for name in ("state", "client_states", "files"):
+        expect(result[name] == expected[name], f"{name}: differs from the run in which these clients drop out")
+    expect_failures(folder / "struck", outcome)
+    expect(all(map(_finite, _model(folder / "struck"))), "the model is not finite")
     return ""
 
 
-def booked(folder: Path, outcome: str) -> None:
+def expect_failures(folder: Path, outcome: str) -> None:
+    """Raise Broken unless clients 1 and 2 failed with an outcome and a reason."""
     failures = [f for r in _records(folder) for f in r["failures"]]
-    must(bool(failures), "nobody was struck")
-    odd = [f for f in failures if f["outcome"] != outcome or f["client"] not in (1, 2) or not f["reason"]]
-    must(not odd, f"booked as {odd}")
+    expect(bool(failures), "no client failed")
+    wrong = [f for f in failures if f["outcome"] != outcome or f["client"] not in (1, 2) or not f["reason"]]
+    expect(not wrong, f"recorded failures: {wrong}")
 
 
 def _records(folder: Path) -> list[Any]:
@@ -65,146 +66,156 @@ def _finite(tensor: torch.Tensor) -> bool:
 
 @ROWS("clients that send NaN", "left out, counted, model finite")
 def not_a_number(folder: Path) -> str:
-    return left_out(folder, Corrupt("nan"), "not_finite")
+    return expect_left_out(folder, Corrupt("nan"), "not_finite")
 
 
 @ROWS("clients that send Inf", "left out, counted, model finite")
 def infinite(folder: Path) -> str:
-    return left_out(folder, Corrupt("inf"), "not_finite")
+    return expect_left_out(folder, Corrupt("inf"), "not_finite")
 
 
 @ROWS("clients that send huge numbers", "left out under faults.max_norm")
 def huge(folder: Path) -> str:
-    return left_out(folder, Corrupt("huge"), "not_finite", max_norm=1e6)
+    return expect_left_out(folder, Corrupt("huge"), "not_finite", max_norm=1e6)
 
 
 @ROWS("clients that send other shapes", "left out, with the names")
 def wrong_shape(folder: Path) -> str:
-    left_out(folder, Corrupt("wrong_shape"), "bad_shape")
+    expect_left_out(folder, Corrupt("wrong_shape"), "bad_shape")
     reasons = {f["reason"] for r in _records(folder / "struck") for f in r["failures"]}
-    must(all("parameters/net.0." in reason and ", not float32" in reason for reason in reasons), f"said {reasons}")
+    expect(
+        all("parameters/net.0." in reason and ", not float32" in reason for reason in reasons), f"reasons: {reasons}"
+    )
     return ""
 
 
-@ROWS("clients that send one flipped bit", "the same clients and bits each time")
+@ROWS("clients that send one flipped bit", "same clients and same bits each time")
 def bit_flip(folder: Path) -> str:
-    one, two = (run(folder / name, faults=struck(Corrupt("bit_flip"))) for name in ("one", "two"))
-    same(one, two)
-    must(one["state"] != unbroken()["state"], "no bit was flipped")
+    one, two = (run(folder / name, faults=two_client_policy(Corrupt("bit_flip"))) for name in ("one", "two"))
+    expect_same(one, two)
+    expect(one["state"] != reference_run()["state"], "no bit was flipped")
     return ""
 
 
-@ROWS("clients lost before, or after they trained", "left out, memories as before")
+@ROWS("clients that drop out before or after training", "left out, client state unchanged")
 def dropped(folder: Path) -> str:
-    left_out(folder, Drop("after"), "planned")
+    expect_left_out(folder, Drop("after"), "planned")
     return ""
 
 
 @dataclass(frozen=True)
 class Failing(Quick):
-    """Raises in the client rule of clients 1 and 2 in rounds 2 and 3, so often."""
+    """Raises an error in the client rule of clients 1 and 2 in rounds 2 and 3.
+
+    Args:
+        error: class of the error.
+        path: folder with a file for each error, so that each is raised once; None to raise it every time.
+    """
 
     error: type[Exception] = ValueError
     path: Path | None = None
 
-    def client(self, local: Any, shared: Any, memory: Any) -> Any:
+    def client(self, local: Any, shared: Any, client_state: Any) -> Any:
         mark = None if self.path is None else self.path / f"{local.round}-{local.client}"
         if local.client in (1, 2) and local.round in (1, 2) and local.examples and not (mark and mark.exists()):
             if mark:
                 mark.touch()
             raise self.error("went wrong")
-        return super().client(local, shared, memory)
+        return super().client(local, shared, client_state)
 
 
 @ROWS("clients that raise, faults.on_error=drop", "left out, with the reason")
 def raising(folder: Path) -> str:
-    left_out(folder, Raise(), "exception")
-    wanted = run(folder / "wanted", faults=struck(Drop()))
-    found = run(folder / "raising", algorithm=Failing())
-    must(found["state"] == wanted["state"], "the others' bits differ")
-    must("ValueError: went wrong (client_rows.py:" in str(_records(folder / "raising")), "the place is not told")
+    expect_left_out(folder, Raise(), "exception")
+    expected = run(folder / "wanted", faults=two_client_policy(Drop()))
+    result = run(folder / "raising", algorithm=Failing())
+    expect(result["state"] == expected["state"], "the other clients' results differ")
+    expect(
+        "ValueError: went wrong (client_rows.py:" in str(_records(folder / "raising")),
+        "the reason lacks the file and the line",
+    )
     return ""
 
 
-@ROWS("clients that raise once, on_error=retry", "same seeds, same bits as without")
+@ROWS("clients that raise once, on_error=retry", "same seeds, same bits")
 def retried(folder: Path) -> str:
-    same(run(folder / "run", algorithm=Failing(path=folder), faults=FailurePolicy("retry")), unbroken())
-    must(len(list(folder.glob("*-*"))) > 1, "nobody was struck")
+    expect_same(run(folder / "run", algorithm=Failing(path=folder), faults=FailurePolicy("retry")), reference_run())
+    expect(len(list(folder.glob("*-*"))) > 1, "no client failed")
     return ""
 
 
-@ROWS("clients that raise, on_error=fail", "the run ends, last round whole")
+@ROWS("clients that raise, on_error=fail", "the run ends, its last round is complete")
 def failing(folder: Path) -> str:
     try:
         run(folder / "run", algorithm=Failing(), faults=FailurePolicy("fail"))
     except FatalClientFailure as error:
-        must("exception: ValueError: went wrong" in str(error), f"said {error}")
+        expect("exception: ValueError: went wrong" in str(error), f"message: {error}")
     else:
-        raise Broken("the run went on")
-    with patch.object(Failing, "client", Quick.client):  # the same algorithm, mended
-        same(run(folder / "run", algorithm=Failing()), unbroken())
+        raise Broken("no error was raised")
+    with patch.object(Failing, "client", Quick.client):  # the same algorithm without the error
+        expect_same(run(folder / "run", algorithm=Failing()), reference_run())
     return ""
 
 
-@ROWS("clients that run out of memory", "left out, the worker goes on")
+@ROWS("clients that run out of memory", "left out, the worker continues")
 def out_of_memory(folder: Path) -> str:
     for error in (torch.OutOfMemoryError, MemoryError):
         run(folder / error.__name__, algorithm=Failing(error=error))
-        booked(folder / error.__name__, "out_of_memory")
-    return "a simulated one"
+        expect_failures(folder / error.__name__, "out_of_memory")
+    return "simulated"
 
 
 @ROWS("clients of 0, of 1, of examples of 1 class", "ordinary clients")
 def small(folder: Path) -> str:
-    def shares(train: Any, generator: np.random.Generator) -> Population:
+    def partition(train: Any, generator: np.random.Generator) -> Population:
         labels = train.labels()
         owner = np.where(labels == labels[0], 3, 2)
-        owner[0] = 1  # client 0 has nothing
+        owner[0] = 1  # client 0 has no sample
         return Population.of(owner, 4)
 
-    options = {"partition": shares, "algorithm": FedAvg(), "clients_per_round": 4, "local_steps": 2}
-    found = run(folder / "run", **options)
-    must(all(record["failures"] == "[]" for record in found["records"]), "they count as failures")
-    must(all(record["clients/trained"] == "4" for record in found["records"]), "they are left out")
-    must(all(map(_finite, _model(folder / "run"))), "the model is not finite")
+    options = {"partition": partition, "algorithm": FedAvg(), "clients_per_round": 4, "local_steps": 2}
+    result = run(folder / "run", **options)
+    expect(all(record["failures"] == "[]" for record in result["records"]), "these clients count as failures")
+    expect(all(record["clients/trained"] == "4" for record in result["records"]), "these clients are left out")
+    expect(all(map(_finite, _model(folder / "run"))), "the model is not finite")
     return ""
 
 
-@ROWS("a round in which nothing weighs anything", "lost, the model stays, goes on")
+@ROWS("a round of total weight 0", "lost, the model stays, the run continues")
 def weightless(folder: Path) -> str:
-    def shares(train: Any, generator: np.random.Generator) -> Population:
-        return Population.of(np.zeros(len(train), dtype=np.int64), 4)  # client 0 has all
+    def partition(train: Any, generator: np.random.Generator) -> Population:
+        return Population.of(np.zeros(len(train), dtype=np.int64), 4)  # client 0 has all samples
 
-    found = run(folder / "run", partition=shares, algorithm=FedAvg(), clients_per_round=1, rounds=6,
+    result = run(folder / "run", partition=partition, algorithm=FedAvg(), clients_per_round=1, rounds=6,
                 faults=FailurePolicy(max_lost_rounds=9))  # fmt: skip
-    lost = [record["lost"] for record in found["records"]]
-    must({"'no update weighs anything'", "None"} == set(lost), f"said {lost}")
+    lost = [record["lost"] for record in result["records"]]
+    expect({"'no update weighs anything'", "None"} == set(lost), f"reasons: {lost}")
     return f"{6 - lost.count('None')} of 6 rounds"
 
 
-@ROWS("fewer survivors than schedule.quorum", "lost, model and memories stay")
+@ROWS("fewer updates than schedule.quorum", "lost, model and client state stay")
 def quorum(folder: Path) -> str:
     faults = FailurePolicy(plans=(FaultPlan(Drop(), 1.0, rounds=(2, 3)),))
-    found = run(folder / "run", faults=faults, quorum=2)
-    digests = [record["state_sha256"] for record in found["records"]]
-    must(digests[0] == digests[1] == digests[2] != digests[3], "the model did not stay")
-    lost = [record["lost"] for record in found["records"]]
-    must(lost == ["None", *["'0 good updates, and schedule.quorum=2'"] * 2, "None"], f"said {lost}")
-    must(set(dict(found["memories"].values())) <= {1, 4}, "memories of a lost round were kept")
+    result = run(folder / "run", faults=faults, quorum=2)
+    digests = [record["state_sha256"] for record in result["records"]]
+    expect(digests[0] == digests[1] == digests[2] != digests[3], "the model of a lost round changed")
+    lost = [record["lost"] for record in result["records"]]
+    expect(lost == ["None", *["'0 good updates, and schedule.quorum=2'"] * 2, "None"], f"reasons: {lost}")
+    expect(set(dict(result["client_states"].values())) <= {1, 4}, "client state of a lost round was kept")
     return ""
 
 
-@ROWS("more lost rounds than max_lost_rounds", "the run ends; resumed, it bears as many again")
+@ROWS("more lost rounds than max_lost_rounds", "the run ends; on resume the count starts again")
 def all_lost(folder: Path) -> str:
     faults = FailurePolicy(max_lost_rounds=2, plans=(FaultPlan(Drop(), 1.0, rounds=(2, 3, 4, 5)),))
     for again, rounds in (("", 3), (" resumed", 5)):
         try:
             run(folder / "run", faults=faults, rounds=6)
         except LostRounds as error:
-            must("2 rounds in a row" in str(error), f"said {error}")
+            expect("2 rounds in a row" in str(error), f"message: {error}")
         else:
-            raise Broken(f"the run{again} went on")
-        must(len(_records(folder / "run")) == rounds, "the lost rounds are not in the record")
+            raise Broken(f"the run{again} raised no error")
+        expect(len(_records(folder / "run")) == rounds, "the lost rounds have no record")
     run(folder / "run", faults=faults, rounds=6)
-    must(len(_records(folder / "run")) == 6, "the run did not go on to its end")
+    expect(len(_records(folder / "run")) == 6, "the run did not finish")
     return ""

@@ -1,4 +1,4 @@
-"""Disks that kill, that remember what was done, and that lose power."""
+"""Disks that kill their process, that record their steps, and that lose power."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Step = tuple[str, tuple[Path | bytes, ...]]
 
 
 class Recording(LocalFilesystem):
-    """A disk that remembers what was asked of it."""
+    """A disk that records its steps."""
 
     def __init__(self) -> None:
         self.steps: list[Step] = []
@@ -48,15 +48,15 @@ class Killing(Recording):
     """A disk that kills its process at one of its steps.
 
     Args:
-        at: before which step, counted from 0.
-        half: in the midst of it, when half of the bytes are written, or half of the files removed.
+        at: the step before which the process is killed, counted from 0.
+        half: kill the process within the step: half of the bytes are written, or half of the files removed.
     """
 
     def __init__(self, at: int, half: bool = False) -> None:
         super().__init__()
         self._at, self._half = at, half
 
-    def _due(self, half: bool = False) -> bool:
+    def _is_due(self, half: bool = False) -> bool:
         if len(self.steps) != self._at or (self._half and not half):
             return False
         if not self._half:
@@ -64,39 +64,42 @@ class Killing(Recording):
         return True
 
     def mkdir(self, path: Path) -> None:
-        self._due()
+        self._is_due()
         super().mkdir(path)
 
     def write(self, path: Path, content: bytes) -> None:
-        if self._due(half=True):
+        if self._is_due(half=True):
             path.write_bytes(content[: len(content) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
         super().write(path, content)
 
     def append(self, path: Path, content: bytes) -> None:
-        if self._due(half=True):
+        if self._is_due(half=True):
             LocalFilesystem().append(path, content[: len(content) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
         super().append(path, content)
 
     def sync(self, path: Path) -> None:
-        self._due()
+        self._is_due()
         super().sync(path)
 
     def rename(self, old: Path, new: Path) -> None:
-        self._due()
+        self._is_due()
         super().rename(old, new)
 
     def remove(self, path: Path) -> None:
-        if self._due(half=True):
+        if self._is_due(half=True):
             for file in sorted(path.iterdir())[::2] if path.is_dir() else []:
                 file.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
         super().remove(path)
 
 
-def points(steps: Sequence[Step]) -> Iterator[tuple[int, bool]]:
-    """Where a process can be killed: before each step and in the midst of those that take a while."""
+def kill_points(steps: Sequence[Step]) -> Iterator[tuple[int, bool]]:
+    """Yield (step number, within the step) for each moment at which a process can be killed.
+
+    A process is killed before each step, and also within a step that takes longer.
+    """
     for number, (step, _) in enumerate(steps):
         yield number, False
         if step in ("write", "append", "remove"):
@@ -108,8 +111,8 @@ class Node:
     """A file or a folder, as programs see it and as it is on the disk.
 
     Args:
-        data, synced: of a file; None for a folder.
-        names, safe: of a folder.
+        data, synced: content of a file in memory and on the disk; None for a folder.
+        names, safe: entries of a folder in memory and on the disk.
     """
 
     data: bytes | None = None
@@ -120,12 +123,12 @@ class Node:
 
 @dataclass(frozen=True)
 class Cut:
-    """What of what was not synced a loss of power leaves.
+    """The data without a sync that survives a power cut.
 
     Args:
-        outer: names in the run's folder and in that of its commits.
-        inner: names in the commits.
-        half: half of the bytes, rather than none.
+        outer: names in the run's folder and in its folder of checkpoints survive.
+        inner: names within a checkpoint survive.
+        half: half of the bytes survive; otherwise none.
     """
 
     outer: bool
@@ -137,13 +140,13 @@ CUTS = [Cut(outer, inner, half) for outer in (False, True) for inner in (False, 
 
 
 class Platter:
-    """A disk in memory, of a folder that was empty and safe."""
+    """A disk in memory for a folder that is empty and on the disk at the start."""
 
     def __init__(self, top: Path) -> None:
         self._top, self._root = top, Node()
 
     def do(self, step: Step) -> None:
-        """Takes a step that was recorded; what is above the folder is safe."""
+        """Apply a recorded step; folders above the top folder are always on the disk."""
         name, (path, *rest) = step
         assert isinstance(path, Path)
         if not path.is_relative_to(self._top):
@@ -168,7 +171,7 @@ class Platter:
             above.names.pop(last).names.clear()
 
     def after(self, cut: Cut) -> dict[tuple[str, ...], bytes | None]:
-        """What is there when power is back: content by path, None for a folder."""
+        """Return the content of each path after a power cut; None for a folder."""
         return dict(_walk(self._root, cut, ()))
 
     def _at(self, parts: Sequence[str]) -> Node:
@@ -196,8 +199,8 @@ def _content(node: Node, half: bool) -> bytes:
     return data[: start + (len(data) - start) // 2]
 
 
-def laid(content: dict[tuple[str, ...], bytes | None], folder: Path) -> Path:
-    """A folder with such content."""
+def write_folder(content: dict[tuple[str, ...], bytes | None], folder: Path) -> Path:
+    """Write content to a new folder, and return the folder."""
     folder.mkdir()
     for path, data in content.items():
         if data is None:

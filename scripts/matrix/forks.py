@@ -1,4 +1,4 @@
-"""Processes that die on purpose: forked runs, and worker processes that are forked to start at once."""
+"""Processes that are killed on purpose: forked runs, and worker processes that are forked to start at once."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from unittest.mock import patch
 
 from fedlit.client.worker import ClientWorker
 from fedlit.core.messages import ServerState
-from matrix.lab import due, listening
+from matrix.lab import capture_logs, due
 
 
 @dataclass(frozen=True)
 class End:
-    """How a process ended.
+    """The end of a process.
 
     Args:
         status: its exit status, or the negative number of the signal that killed it.
-        said: what it printed.
+        output: text that the process printed.
     """
 
     status: int
-    said: str
+    output: str
 
 
-def forked(task: Callable[[], Any], seconds: int = 120) -> End:
-    """Does something in a process of its own, forked from this one, which has imported everything."""
+def run_in_fork(task: Callable[[], Any], seconds: int = 120) -> End:
+    """Run a task in a fork of this process, which has imported everything."""
     with tempfile.TemporaryFile() as out:
         sys.stdout.flush()
         pid = _fork()
@@ -43,7 +43,7 @@ def forked(task: Callable[[], Any], seconds: int = 120) -> End:
             status = 1
             try:
                 signal.alarm(seconds)
-                status = _inside(task, out.fileno())
+                status = _run_child(task, out.fileno())
             finally:
                 os._exit(status)
         _, raw = os.waitpid(pid, 0)
@@ -53,15 +53,15 @@ def forked(task: Callable[[], Any], seconds: int = 120) -> End:
 
 def _fork() -> int:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of threads, of which our libraries' are idle
+        warnings.simplefilter("ignore", DeprecationWarning)  # about threads; those of our libraries are idle
         return os.fork()
 
 
-def _inside(task: Callable[[], Any], out: int) -> int:
+def _run_child(task: Callable[[], Any], out: int) -> int:
     for descriptor in (1, 2):
         os.dup2(out, descriptor)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-    for name in ("fedlit", "fedlit.executors"):  # in which the parent may be listening
+    for name in ("fedlit", "fedlit.executors"):  # the parent may capture these
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
     logging.basicConfig(force=True, stream=sys.stderr, format="%(message)s")
@@ -79,56 +79,64 @@ def _inside(task: Callable[[], Any], out: int) -> int:
 
 
 @contextmanager
-def striking(round: int, place: int, *numbers: int) -> Iterator[None]:
-    """In the block a client's fit is hit by signals: in a round, counted from 1, the client at a place in its cohort."""
-    ask, seen = ClientWorker._try, []
+def signals_in_fit(round: int, place: int, *numbers: int) -> Iterator[None]:
+    """Send signals to this process in the fit of one client within the block.
 
-    def asked(self: ClientWorker, chunk: Any, client: int, state: ServerState) -> Any:
+    Args:
+        round: counted from 1.
+        place: place of the client in its cohort, counted from 0.
+        numbers: signals.
+    """
+    original, seen = ClientWorker._try, []
+
+    def try_client(self: ClientWorker, chunk: Any, client: int, state: ServerState) -> Any:
         if chunk.round + 1 == round:
             seen.append(client)
             if len(seen) == place + 1:
                 due.extend(numbers)
-        return ask(self, chunk, client, state)
+        return original(self, chunk, client, state)
 
-    with patch.object(ClientWorker, "_try", asked):
+    with patch.object(ClientWorker, "_try", try_client):
         yield
 
 
 @contextmanager
 def forked_workers() -> Iterator[list[str]]:
-    """In the block worker processes are forked from this one and not started from nothing, which takes seconds; with what
-    their pool logs."""
-    start = subprocess.Popen
+    """Fork worker processes from this process within the block, because a new process takes seconds to start.
 
-    def begin(command: Any, *given: Any, **options: Any) -> Any:
-        ours = [
+    Yields the log of the worker pool.
+    """
+    original = subprocess.Popen
+
+    def start(command: Any, *args: Any, **options: Any) -> Any:
+        positions = [
             n
             for n, part in enumerate(command)
             if str(part).rpartition("/")[2] in ("fedlit.executors.worker_process", "worker_process.py")
         ]
-        return _Fork(command[ours[0] :]) if ours else start(command, *given, **options)
+        return _Fork(command[positions[0] :]) if positions else original(command, *args, **options)
 
-    with patch("subprocess.Popen", begin), listening("fedlit.executors") as said:
-        yield said
+    with patch("subprocess.Popen", start), capture_logs("fedlit.executors") as messages:
+        yield messages
 
 
 class _Fork:
-    """What `subprocess.Popen` is to who starts a worker process."""
+    """A forked worker process with the interface of `subprocess.Popen`."""
 
     def __init__(self, command: list[str]) -> None:
         self.returncode: int | None = None
         self.pid = _fork()
         if self.pid == 0:
             try:
-                from fedlit.executors import worker_process as child
+                from fedlit.executors import worker_process
 
                 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
                     signal.signal(number, signal.SIG_DFL)
                 sys.argv = command
-                child.main()
+                worker_process.main()
             finally:
                 os._exit(0)
-        os.setpgid(self.pid, self.pid)  # it is ended with its group
+        os.setpgid(self.pid, self.pid)  # the pool kills the whole group
 
     def kill(self) -> None:
         if self.poll() is None:

@@ -1,4 +1,4 @@
-"""A federation that is small enough to be killed a hundred times, and what is compared afterwards."""
+"""A federation that is small enough to be killed a hundred times, and the comparison of its runs."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ from fedlit.core.messages import Aggregate, ServerState, Update
 from fedlit.core.tensors import axpy, scale, zeros_like
 from fedlit.data import Data
 from fedlit.executors.executor import Executor
-from fedlit.runs.layout import CHECKPOINTS
-from fedlit.server.checkpoint.disk import JOURNAL, DiskCheckpointer, Retention
-from fedlit.server.checkpoint.format import MEMORIES, STATE, read_checkpoint
+from fedlit.runs.layout import CHECKPOINTS, JOURNAL
+from fedlit.server.checkpoint.checkpointer import Retention
+from fedlit.server.checkpoint.disk import DiskCheckpointer
+from fedlit.server.checkpoint.format import CLIENT_STATES, STATE, read_checkpoint
 from fedlit.simulation.faults import FailurePolicy
 
 due: list[int] = []
-"""Signals that this process sends itself in the next training step."""
+"""Signals that this process sends to itself in the next training step."""
 
 
 class Broken(AssertionError):
-    """What had to hold did not."""
+    """A condition of a row does not hold."""
 
 
-def must(holds: bool, what: str) -> None:
-    """Raises Broken if something does not hold."""
-    if not holds:
-        raise Broken(what)
+def expect(condition: bool, problem: str) -> None:
+    """Raise Broken if a condition does not hold."""
+    if not condition:
+        raise Broken(problem)
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,9 @@ class Row:
 
     Args:
         name: the fault.
-        holds: what has to hold.
-        run: makes the fault happen in an empty folder, and says how often or with what; raises if something did not hold.
-        slow: whether it takes seconds.
+        holds: the condition of the row.
+        run: injects the fault in an empty folder and returns a remark; raises an error if the condition does not hold.
+        slow: True if the row takes seconds.
     """
 
     name: str
@@ -61,20 +62,20 @@ class Row:
 
 
 class Rows(list[Row]):
-    """Rows, in the order in which they were written."""
+    """Rows in the order of their definition."""
 
     def __call__(self, name: str, holds: str, slow: bool = False) -> Callable[..., Callable[[Path], str]]:
-        """Makes a function a row."""
+        """Return a decorator that adds a function as a row."""
 
-        def keep(run: Callable[[Path], str]) -> Callable[[Path], str]:
+        def add(run: Callable[[Path], str]) -> Callable[[Path], str]:
             self.append(Row(name, holds, run, slow))
             return run
 
-        return keep
+        return add
 
 
 class Tiny(LightningModule):
-    """A linear model, with BatchNorm if asked for. In a training step it sends its process the signals that are due."""
+    """A linear model, with BatchNorm if `norm`; its training step sends the signals in `due` to this process."""
 
     def __init__(self, norm: bool = False, inputs: int = 4) -> None:
         super().__init__()
@@ -97,15 +98,15 @@ class Tiny(LightningModule):
 
 @dataclass(frozen=True)
 class Quick(FedAvg):
-    """Steps that only look like training, in no time; the server has a momentum, the clients remember one."""
+    """Steps that imitate training in no time; the server and the clients each have a momentum."""
 
     def init(self, model: Any) -> ServerState:
         return super().init(model).with_private(velocity=zeros_like(model.parameters))
 
-    def client(self, local: Any, shared: Any, memory: Any) -> Update:
+    def client(self, local: Any, shared: Any, client_state: Any) -> Update:
         x = self.model(shared).parameters
-        slope = {name: torch.sin(17 * (local.client + 1) * tensor + local.round) for name, tensor in x.items()}
-        momentum = axpy(0.9, memory["momentum"] if memory else zeros_like(x), slope)
+        gradient = {name: torch.sin(17 * (local.client + 1) * tensor + local.round) for name, tensor in x.items()}
+        momentum = axpy(0.9, client_state["momentum"] if client_state else zeros_like(x), gradient)
         return Update(
             {"parameters": scale(-0.1, momentum)}, weight=local.client + 0.7, client_state={"momentum": momentum}
         )
@@ -120,7 +121,7 @@ class Quick(FedAvg):
 
 
 def samples(count: int = 60, seed: int = 0) -> TensorSamples:
-    """Three classes of four numbers."""
+    """Return samples of four numbers in three classes."""
     x = torch.randn(count, 4, generator=torch.Generator().manual_seed(seed))
     return TensorSamples(x, (x.sum(1) > 0).long() + (x[:, 0] > 1).long())
 
@@ -137,14 +138,14 @@ def federation(
     keeping: Retention | None = None,
     **schedule: Any,
 ) -> Federation:
-    """A federation whose commits are in the folder."""
-    given = {"rounds": 4, "clients_per_round": 2, "local_steps": 1, "client_state": "keep", **schedule}
+    """Return a federation whose checkpoints are in the folder."""
+    options = {"rounds": 4, "clients_per_round": 2, "local_steps": 1, "client_state": "keep", **schedule}
     return Federation.of(
         lambda: Tiny(norm),
         Data("tiny", train or samples(), None, (4,), ("a", "b", "c")),
         partition or Iid(4),
         algorithm or Quick(),
-        Schedule(**given),
+        Schedule(**options),
         seed=1,
         loading=Loading(batch_size=5, val_fraction=0.0),
         recipe=TrainerConfig({"accelerator": "cpu"}),
@@ -155,71 +156,76 @@ def federation(
 
 
 def run(folder: Path, **options: Any) -> dict[str, Any]:
-    """Runs to the end, or goes on to it; see `left`."""
+    """Run or resume a federation to its end, and return its files; see `read_run`."""
     folder.mkdir(exist_ok=True)
-    whole = federation(folder, **options)
-    for _ in whole.run():
+    for _ in federation(folder, **options).run():
         pass
-    return left(folder)
+    return read_run(folder)
 
 
-def left(folder: Path) -> dict[str, Any]:
-    """All of a run that has to be the same to the bit: records less their times, state, memories, names of what is kept."""
-    kept = folder / CHECKPOINTS
+def read_run(folder: Path) -> dict[str, Any]:
+    """Return everything of a run that must be bit-identical.
+
+    This is the records without their times, the server state, the client state, and the names and files of the checkpoints.
+    """
+    checkpoints = folder / CHECKPOINTS
     records = [json.loads(line) for line in (folder / JOURNAL).read_text().splitlines()]
-    last = max(int(path.name.removeprefix("round-")) for path in kept.glob("round-*"))
+    last = max(int(path.name.removeprefix("round-")) for path in checkpoints.glob("round-*"))
     state, store, _ = read_checkpoint(folder, last)
-    memories = {client: (since, store.read([client])[client]) for client, since in sorted(store.last_update.items())}
+    client_states = {
+        client: (since, store.read([client])[client]) for client, since in sorted(store.last_update.items())
+    }
     return {
         "records": [{k: repr(v) for k, v in record.items() if not k.startswith("time/")} for record in records],
         "state": bits(state),
-        "memories": {
-            c: (since, wire.to_safetensors(wire.flatten_client_states({c: m}))) for c, (since, m) in memories.items()
+        "client_states": {
+            c: (since, wire.to_safetensors(wire.flatten_client_states({c: m})))
+            for c, (since, m) in client_states.items()
         },
-        "names": sorted(path.name for path in kept.iterdir() if not path.name.startswith("bad-")),
+        "names": sorted(path.name for path in checkpoints.iterdir() if not path.name.startswith("bad-")),
         "files": {
-            str(path.relative_to(kept)): path.read_bytes()
-            for path in sorted(kept.rglob("*"))
-            if path.name in (STATE, MEMORIES) and not path.relative_to(kept).parts[0].startswith("bad-")
+            str(path.relative_to(checkpoints)): path.read_bytes()
+            for path in sorted(checkpoints.rglob("*"))
+            if path.name in (STATE, CLIENT_STATES) and not path.relative_to(checkpoints).parts[0].startswith("bad-")
         },
     }
 
 
 def bits(state: ServerState) -> bytes:
-    """All that a state is, byte by byte."""
+    """Return all bytes of a server state."""
     return str(state.round).encode() + wire.to_safetensors(wire.flatten_state(state))
 
 
-def same(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str = "") -> None:
-    """Raises Broken with what is not the same to the bit."""
-    odd = [name for name, value in wanted.items() if found.get(name) != value]
-    must(not odd, f"{where + ': ' if where else ''}{', '.join(odd)} differ from the unbroken run's")
+def expect_same(result: Mapping[str, Any], expected: Mapping[str, Any], where: str = "") -> None:
+    """Raise Broken with the names of the parts that are not bit-identical."""
+    names = [name for name, value in expected.items() if result.get(name) != value]
+    expect(not names, f"{where + ': ' if where else ''}{', '.join(names)} differ from the run without a fault")
 
 
-class _Kept(logging.Handler):
-    """Keeps what is logged."""
+class _LogList(logging.Handler):
+    """Keeps the messages of a logger."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.said.append(record.getMessage())
+        self.messages.append(record.getMessage())
 
 
 @contextmanager
-def listening(name: str = "fedlit") -> Iterator[list[str]]:
-    """In the block what a logger is told is kept, and shown nowhere."""
-    logger, kept = logging.getLogger(name), _Kept()
-    shown, logger.propagate = logger.propagate, False
-    logger.addHandler(kept)
+def capture_logs(name: str = "fedlit") -> Iterator[list[str]]:
+    """Yield the list of messages that a logger gets within the block; nothing is printed."""
+    logger, handler = logging.getLogger(name), _LogList()
+    propagates, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
     try:
-        yield kept.said
+        yield handler.messages
     finally:
-        logger.removeHandler(kept)
-        logger.propagate = shown
+        logger.removeHandler(handler)
+        logger.propagate = propagates
 
 
-def copied(folder: Path, name: str) -> Path:
-    """A copy beside a folder."""
+def copy_folder(folder: Path, name: str) -> Path:
+    """Copy a folder to a new name beside it, and return the copy."""
     return shutil.copytree(folder, folder.with_name(name))

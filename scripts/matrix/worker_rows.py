@@ -1,4 +1,4 @@
-"""What may befall worker processes."""
+"""Faults of worker processes."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ from pathlib import Path
 from typing import Any
 
 from fedlit.executors import Inline, Processes
-from fedlit.executors.executor import Execute, Worker
-from fedlit.simulation.faults import CrashWorker, Drop, FailurePolicy, FaultPlan
-from matrix.client_rows import booked, struck
-from matrix.commit_rows import unbroken, until
+from fedlit.executors.executor import Execute, Executor, Worker
+from fedlit.simulation import CrashWorker, Drop, FailurePolicy, Fault, FaultPlan
+from matrix.client_rows import expect_failures, two_client_policy
+from matrix.commit_rows import reference_run, run_until
 from matrix.forks import forked_workers
-from matrix.lab import Rows, must, run, same
+from matrix.lab import Rows, expect, expect_same, run
 
 ROWS = Rows()
 
 
 @dataclass(frozen=True)
-class LastFirst:
-    """An executor whose last job is done first; the results come in the order of the jobs, as they have to."""
+class LastFirst(Executor):
+    """An executor that runs the last job first; the results come in the order of the jobs."""
 
     @contextmanager
     def open(self, worker: Worker, rounds: int) -> Iterator[Execute]:
         def execute(jobs: Any, state: Any) -> Iterator[Any]:
             results = [worker(job, state) for job in reversed(list(jobs))]
-            yield from self.sent(results)
+            yield from self.in_order(results)
 
         yield execute
 
-    def sent(self, results: list[Any]) -> list[Any]:
-        """The results, which came in this order, in the order in which they are given on."""
+    def in_order(self, results: list[Any]) -> list[Any]:
+        """Return the results, which are in the order of arrival, in the order of the jobs."""
         return results[::-1]
 
 
-@ROWS("workers that finish in another order", "the sum's bits are the same")
+@ROWS("workers that finish in another order", "same bits of the sum")
 def order(folder: Path) -> str:
-    options = {"clients_per_round": 3}  # of two or four the reverse is the same sum
-    same(run(folder / "run", executor=LastFirst(), **options), unbroken(**options))
+    options = {"clients_per_round": 3}  # with two or four clients the reverse order gives the same sum
+    expect_same(run(folder / "run", executor=LastFirst(), **options), reference_run(**options))
     return ""
 
 
 @dataclass(frozen=True)
-class Once:
-    """Does something to a worker process, the first time that it is at a client.
+class Once(Fault):
+    """Hits the first worker process that trains a client with a signal or a hang.
 
     Args:
-        path: of a file that says that it is done.
-        number: of a signal to itself; None hangs.
+        path: a file that exists once the fault has struck.
+        number: signal that the process sends to itself; None to hang.
     """
 
     path: Path
@@ -67,68 +67,62 @@ class Once:
             else:
                 os.kill(os.getpid(), self.number)
 
-    def after(self, update: Any, generator: Any) -> Any:
-        return update
-
 
 @dataclass(frozen=True)
-class Always:
-    """Kills the process that trains the client."""
+class Always(Fault):
+    """Kills every process that trains the client."""
 
     def before(self, attempt: int | None) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def after(self, update: Any, generator: Any) -> Any:
-        return update
 
-
-def _in_processes(folder: Path, fault: Any, **options: Any) -> None:
-    """Raises Broken unless a fault costs a worker process in round 2, and the bits are the same."""
+def _expect_worker_replaced(folder: Path, fault: Fault, **options: Any) -> None:
+    """Raise Broken unless a fault costs a worker process in round 2, and the run is bit-identical."""
     plan = FaultPlan(fault, 1.0, rounds=(2,))
-    with forked_workers() as said:
-        found = run(folder / "run", executor=Processes(2, **options), faults=FailurePolicy(plans=(plan,)))
-    must(any("is lost" in line for line in said), f"no worker was lost: {said}")
-    same(found, unbroken())
+    with forked_workers() as messages:
+        result = run(folder / "run", executor=Processes(2, **options), faults=FailurePolicy(plans=(plan,)))
+    expect(any("is lost" in line for line in messages), f"no worker process was lost: {messages}")
+    expect_same(result, reference_run())
 
 
 @ROWS("SIGKILL of a worker process", "its chunk runs again, same bits")
 def worker_killed(folder: Path) -> str:
-    _in_processes(folder, Once(folder / "done", signal.SIGKILL))
+    _expect_worker_replaced(folder, Once(folder / "done", signal.SIGKILL))
     return ""
 
 
-@ROWS("a client that kills its worker each time", "lost_worker, the others go on")
+@ROWS("a client that kills its worker each time", "lost_worker, the others continue")
 def worker_lost(folder: Path) -> str:
-    wanted = run(folder / "dropped", faults=struck(Drop()))
+    expected = run(folder / "dropped", faults=two_client_policy(Drop()))
     with forked_workers():
-        found = run(folder / "struck", executor=Processes(2), faults=struck(Always()))
-    for name in ("state", "memories", "files"):
-        must(found[name] == wanted[name], f"{name}: not what it is with the clients dropped as planned")
-    booked(folder / "struck", "lost_worker")
+        result = run(folder / "struck", executor=Processes(2), faults=two_client_policy(Always()))
+    for name in ("state", "client_states", "files"):
+        expect(result[name] == expected[name], f"{name}: differs from the run in which these clients drop out")
+    expect_failures(folder / "struck", "lost_worker")
     return ""
 
 
-@ROWS("SIGKILL of workers as planned, each first attempt", "same bits, inline takes no notice")
+@ROWS("planned SIGKILL of workers in each first attempt", "same bits, inline ignores it")
 def worker_crash(folder: Path) -> str:
-    _in_processes(folder, CrashWorker())
-    same(run(folder / "inline", faults=FailurePolicy(plans=(FaultPlan(CrashWorker(), 1.0),))), unbroken())
+    _expect_worker_replaced(folder, CrashWorker())
+    expect_same(run(folder / "inline", faults=FailurePolicy(plans=(FaultPlan(CrashWorker(), 1.0),))), reference_run())
     return ""
 
 
-@ROWS("a worker process that hangs", "given up, runs again, same bits", slow=True)
+@ROWS("a worker process that hangs", "replaced, runs again, same bits", slow=True)
 def worker_hangs(folder: Path) -> str:
-    _in_processes(folder, Once(folder / "done"), wall_timeout_s=1.0)
+    _expect_worker_replaced(folder, Once(folder / "done"), wall_timeout_s=1.0)
     return ""
 
 
 @ROWS("resume under other executors", "same bits")
 def other_executor(folder: Path) -> str:
-    wanted = unbroken()
+    expected = reference_run()
     with forked_workers():
         for name, first, second in (
             ("more", Inline(), Processes(2)),
             ("fewer", Processes(2), Processes(1)),
             ("none", Processes(1), Inline()),
         ):
-            same(run(until(folder / name, 2, executor=first), executor=second), wanted, name)
+            expect_same(run(run_until(folder / name, 2, executor=first), executor=second), expected, name)
     return "inline, processes of 1 and 2"

@@ -7,7 +7,8 @@ import torch
 
 from fedlit.algorithms import FedAvg
 from fedlit.core.errors import ConfigError
-from fedlit.core.messages import Aggregate, FitResult, Model
+from fedlit.core.messages import Aggregate
+from fedlit.core.model import FitResult, Model
 
 X = Model({"w": torch.tensor([1.0, 2.0])}, {"mean": torch.tensor([0.0]), "count": torch.tensor(4)})
 

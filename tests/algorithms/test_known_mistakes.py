@@ -13,7 +13,8 @@ import fedlit.client.callbacks
 import fedlit.server.federation
 import fedlit.server.sampling.cohort
 from fedlit.algorithms import FedAvg, Scaffold
-from fedlit.core.messages import Aggregate, Model
+from fedlit.core.messages import Aggregate
+from fedlit.core.model import Model
 
 
 def test_4_the_last_clients_update_in_place_of_the_sum_shows(monkeypatch):

@@ -98,7 +98,9 @@ def test_a_client_without_samples_changes_nothing_but_the_population(algorithm):
 def test_drift_is_in_the_record():
     record = next(federation(Scaffold(), epochs=2).run())
     ends = {client: federation(FedAvg(), epochs=2) for client in range(3)}
-    moves = [float(f.worker.local(0, i, {}).fit(f.initial).model.parameters["w"]) - 0.5 for i, f in ends.items()]
+    moves = [
+        float(f.worker.local_trainer(0, i, {}).fit(f.initial).model.parameters["w"]) - 0.5 for i, f in ends.items()
+    ]
     mean = sum(moves) / 3
     assert record.metrics["drift/update_norm"] == pytest.approx(abs(mean), abs=1e-6)
     spread = (sum((move - mean) ** 2 for move in moves) / 3) ** 0.5

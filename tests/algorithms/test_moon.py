@@ -8,10 +8,11 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from fedlit.algorithms import FedAvg, Moon
-from fedlit.client.losses import contrast_value
-from fedlit.client.trainer import LocalTrainer, ModuleReplica, TrainerConfig
+from fedlit.client.losses import model_contrastive_loss
+from fedlit.client.replica import ModuleReplica
+from fedlit.client.trainer import LocalTrainer, TrainerConfig
 from fedlit.core.errors import ConfigError
-from fedlit.core.messages import ContrastiveTerm, Model
+from fedlit.core.model import ContrastiveTerm, Model
 
 
 class Net(LightningModule):
@@ -101,9 +102,9 @@ def test_a_layer_that_is_not_there_is_a_mistake_in_the_first_round_too(away):
 
 def test_the_contrast_is_that_of_the_paper_and_holds_where_exponentials_do_not():
     z, near, far = torch.eye(3), torch.eye(3), -torch.eye(3)
-    assert contrast_value(z, near, far, 0.001).item() == pytest.approx(0.0)
-    assert contrast_value(z, far, near, 0.001).item() == pytest.approx(2000.0)
-    assert contrast_value(z, near, near, 0.5).item() == pytest.approx(0.6931472)
+    assert model_contrastive_loss(z, near, far, 0.001).item() == pytest.approx(0.0)
+    assert model_contrastive_loss(z, far, near, 0.001).item() == pytest.approx(2000.0)
+    assert model_contrastive_loss(z, near, near, 0.5).item() == pytest.approx(0.6931472)
 
 
 def test_a_client_remembers_what_it_trained_and_starts_without_a_contrast():

@@ -71,7 +71,7 @@ def test_what_is_kept_is_not_sent_and_not_averaged(algorithm, kept):
 def test_a_client_goes_on_with_its_own_part_and_is_evaluated_with_it():
     fed, after, _ = run(PersonalLayers(layers="last"), cohort=4, rounds=2)
     worker, memory = fed.worker, after.store.read([1])[1]
-    local = worker.local(2, 1, memory)
+    local = worker.local_trainer(2, 1, memory)
     mine = personal_model(fed.algorithm, local, after.state.shared, memory)
     for name, value in mine.state_dict().items():
         expected = memory["personal/parameters"].get(name, after.state.model.state_dict().get(name))
@@ -82,7 +82,7 @@ def test_a_client_goes_on_with_its_own_part_and_is_evaluated_with_it():
 
 def test_fedrep_trains_the_head_first_and_the_body_to_it():
     fed = ready(FedRep(head_epochs=2), rounds=1)
-    local = fed.worker.local(0, 0, {})
+    local = fed.worker.local_trainer(0, 0, {})
     seen = []
     fit = type(local).fit
     hands = fed.algorithm.hands(local, {})
@@ -117,7 +117,7 @@ def test_all_that_is_kept_is_training_alone():
     fed = images(norm="batch", dropout=0.0)
     model = fed.initial
     for round in range(2):
-        model = fed.worker.local(round, 3, {}).fit(model).model
+        model = fed.worker.local_trainer(round, 3, {}).fit(model).model
     memory = after.store.read([3])[3]
     assert all(torch.equal(value, memory["personal/parameters"][name]) for name, value in model.parameters.items())
     assert all(torch.equal(value, memory["personal/buffers"][name]) for name, value in model.buffers.items())
@@ -250,7 +250,7 @@ def test_where_all_train_in_one_place_every_client_is_looked_at():
     pooled = replace(held, population=held.population.merge_clients(), is_pooled=True)
     worker, evaluations = replace(fed.worker, data=pooled), Evaluations("cohort")
     fed = replace(
-        fed, worker=worker, sampler=Uniform(1), schedule=fed.schedule.for_one_client(), evaluations=evaluations
+        fed.with_worker(worker), sampler=Uniform(1), schedule=fed.schedule.for_one_client(), evaluations=evaluations
     )
     (record,) = fed.run()
     assert record.cohort == (0,)

@@ -8,7 +8,8 @@ import torch
 
 from fedlit.algorithms import Adagrad, Adam, AdaptiveOptimizer, FedAvg, Momentum, Yogi
 from fedlit.core.errors import ConfigError
-from fedlit.core.messages import Aggregate, Model
+from fedlit.core.messages import Aggregate
+from fedlit.core.model import Model
 
 DELTAS = ("0.5", "-0.25", "0.125", "0.75")
 X = Model({"w": torch.tensor([1.0])}, {"var": torch.tensor([4.0]), "count": torch.tensor(3)})

@@ -1,4 +1,4 @@
-"""What was typed is checked as a whole, before Hydra stops at the first mistake."""
+"""The check of the whole command line, with all errors at once."""
 
 import re
 from pathlib import Path
@@ -8,16 +8,15 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 import fedlit
-from fedlit.cli.command_line import config_dir, parse_command, write_error
+from fedlit.cli.command_line import config_dir, parse_command, unwritable_reason
 from fedlit.core.files import flatten
 from fedlit.experiment.config.build import to_plain
 
 ROOT = Path(fedlit.__file__).parent
 
 
-def found(*arguments):
-    mistakes = parse_command(arguments).errors
-    return [(mistake.key, mistake.hint) for mistake in mistakes]
+def keys_and_hints(*arguments):
+    return [(error.key, error.hint) for error in parse_command(arguments).errors]
 
 
 @pytest.mark.slow
@@ -36,13 +35,13 @@ def found(*arguments):
          "hydra.run.dir=out/${tag}", "~experiment", "~debug"],
     ],
 )  # fmt: skip
-def test_what_is_right_passes(arguments):
-    assert found(*arguments) == []
+def test_a_valid_command_line_has_no_errors(arguments):
+    assert keys_and_hints(*arguments) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "wrong",
+    "cases",
     [
         [
             ("data=cifra10", "data", "did you mean cifar10?"),
@@ -58,48 +57,50 @@ def test_what_is_right_passes(arguments):
             ("+experiment=tutorial", "experiment", "write experiment=tutorial, without +"),
         ],
         [
-            ("seed=1,2", "seed", "-m runs each of them"),
-            ("algorithm=fedavg,fedprox", "algorithm", "-m runs each of them"),
+            ("seed=1,2", "seed", "-m starts a run for each value"),
+            ("algorithm=fedavg,fedprox", "algorithm", "-m starts a run for each value"),
         ],
         [("seed", "seed", "write key=value"), ("a b=c=", "a b=c=", "write key=value")],
-        [("--config-dir=/nowhere", "--config-dir", "name one that holds groups")],
+        [("--config-dir=/nowhere", "--config-dir", "name a folder that holds groups")],
         [("--config-name=confgi", "--config-name", "did you mean config?")],
         [("--config-path=x", "--config-path", "--config-dir=FOLDER")],
-        [("--cfg=job", "--cfg", "leave -m away")],
+        [("--cfg=job", "--cfg", "leave -m out")],
     ],
 )
-def test_wrong_names_are_told_together_each_with_the_nearest(wrong):
-    several = ["-m"] if wrong[0][0] == "--cfg=job" else []
-    told = found(*(argument for argument, _, _ in wrong), *several, *["schedule.rounds=9", "sampler=uniform"])
-    assert [key for key, _ in told] == [key for _, key, _ in wrong]
-    for (_, given), (_, _, remedy) in zip(told, wrong, strict=True):
-        assert remedy in given
+def test_unknown_names_are_reported_together_each_with_the_most_similar_name(cases):
+    multirun = ["-m"] if cases[0][0] == "--cfg=job" else []
+    errors = keys_and_hints(*(argument for argument, _, _ in cases), *multirun, "schedule.rounds=9", "sampler=uniform")
+    assert [key for key, _ in errors] == [key for _, key, _ in cases]
+    for (_, hint), (_, _, expected) in zip(errors, cases, strict=True):
+        assert expected in hint
 
 
 @pytest.mark.slow
-def test_a_key_of_other_choices_names_them_and_the_choice_that_is_there():
-    known = ["clock.deadline_s=5", "faults.plans.drop.probability=0.3", "partition.alpha=0.1", "executor.workers=2"]
-    mistakes = parse_command(["partition=shards", "executor=inline", *known, "clock.dedline_s=5"]).errors
-    assert [(mistake.problem, mistake.hint) for mistake in mistakes] == [
-        ("is not a key of clock=none", "clock=lognormal and clock=table have it"),
-        ("is not a key of faults=none", "faults=drop has it"),
+def test_a_key_of_other_choices_is_reported_with_those_choices_and_the_current_one():
+    keys = ["clock.deadline_s=5", "faults.plans.drop.probability=0.3", "partition.alpha=0.1", "executor.workers=2"]
+    errors = parse_command(["partition=shards", "executor=inline", *keys, "clock.dedline_s=5"]).errors
+    assert [(error.problem, error.hint) for error in errors] == [
+        ("is not a key of clock=none", "clock=lognormal and clock=table have the key"),
+        ("is not a key of faults=none", "faults=drop has the key"),
         (
             "is not a key of partition=shards",
             "partition=dirichlet, partition=dirichlet_0.1, partition=dirichlet_0.5, partition=dirichlet_5, "
-            "partition=dirichlet_client and partition=quantity have it",
+            "partition=dirichlet_client and partition=quantity have the key",
         ),
-        ("is not a key of executor=inline", "executor=auto and executor=processes have it"),
-        ("is not a key of the configuration", "a new key is added by +clock.dedline_s=5"),
+        ("is not a key of executor=inline", "executor=auto and executor=processes have the key"),
+        ("is not a key of the configuration", "+clock.dedline_s=5 adds a new key"),
     ]
 
 
-def test_what_every_run_needs_cannot_be_left_out():
-    wrong = found("~monitor", "~seed", "~eval", "~check", "~data", "~monitor.name")
-    assert wrong == [(f"~{key}", f"give another: {key}=...") for key in ("monitor", "seed", "eval", "check", "data")]
+def test_a_key_that_every_run_needs_cannot_be_removed():
+    errors = keys_and_hints("~monitor", "~seed", "~eval", "~check", "~data", "~monitor.name")
+    assert errors == [
+        (f"~{key}", f"give another value: {key}=...") for key in ("monitor", "seed", "eval", "check", "data")
+    ]
 
 
-def test_a_new_key_that_nobody_reads_is_told():
-    assert found("+foo=1", "++rouns=1", "+foo.bar=1", "+tag=a", "+model.x=${tag}") == [
+def test_an_unused_new_key_is_an_error():
+    assert keys_and_hints("+foo=1", "++rouns=1", "+foo.bar=1", "+tag=a", "+model.x=${tag}") == [
         ("foo", ""),
         ("rouns", "did you mean schedule.rounds?"),
         ("foo.bar", ""),
@@ -107,40 +108,40 @@ def test_a_new_key_that_nobody_reads_is_told():
 
 
 @pytest.mark.slow
-def test_a_folder_of_the_users_own_groups_counts(tmp_path):
+def test_groups_of_the_users_own_folder_are_valid(tmp_path):
     (tmp_path / "schedule").mkdir()
     (tmp_path / "schedule" / "mine.yaml").write_text("rounds: 3\n")
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "one.yaml").write_text("note: ${tag}\n")
-    mine = ["--config-dir", str(tmp_path)]
-    assert found(*mine, "schedule=mine") == []
-    assert found("schedule=mine") != []
-    assert found(*mine, "+study=one", "study.note=x", "+study.other=3", "+tag=3") == []
-    assert found("+tag=3") != []
+    flags = ["--config-dir", str(tmp_path)]
+    assert keys_and_hints(*flags, "schedule=mine") == []
+    assert keys_and_hints("schedule=mine") != []
+    assert keys_and_hints(*flags, "+study=one", "study.note=x", "+study.other=3", "+tag=3") == []
+    assert keys_and_hints("+tag=3") != []
 
 
-def test_another_primary_configuration_needs_all_that_ours_has(tmp_path):
+def test_another_primary_configuration_needs_every_top_key_of_ours(tmp_path):
     (tmp_path / "little.yaml").write_text("seed: 3\n")
-    ((key, _),) = found("--config-dir", str(tmp_path), "--config-name", "little")
+    ((key, _),) = keys_and_hints("--config-dir", str(tmp_path), "--config-name", "little")
     assert key == "--config-name"
 
 
-def test_a_folder_that_cannot_be_written_is_known_and_nothing_is_left_behind(tmp_path):
+def test_an_unwritable_folder_is_detected_and_no_file_stays(tmp_path):
     (tmp_path / "file").touch()
-    assert write_error(tmp_path / "a" / "b") == ""
+    assert unwritable_reason(tmp_path / "a" / "b") == ""
     assert not (tmp_path / "a").exists()
-    assert "ot a directory" in write_error(tmp_path / "file" / "below")
-    assert write_error(tmp_path) == ""
+    assert "ot a directory" in unwritable_reason(tmp_path / "file" / "below")
+    assert unwritable_reason(tmp_path) == ""
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_the_help_names_keys_and_commands_that_there_are():
+def test_the_help_names_only_existing_keys_and_commands():
     text = yaml.safe_load((config_dir() / "hydra" / "help" / "fedlit.yaml").read_text())["template"]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         keys = set(flatten(to_plain(compose("config", ["algorithm=fedprox", "data=mnist"]))))
-    named = set(re.findall(r"^  ([a-z_.]+)  ", text, re.MULTILINE))
-    assert named - {"hydra.run.dir"} <= keys
-    assert {"resume", "check", "schedule.quorum", "faults.on_error", "executor.workers"} <= named
+    names = set(re.findall(r"^  ([a-z_.]+)  ", text, re.MULTILINE))
+    assert names - {"hydra.run.dir"} <= keys
+    assert {"resume", "check", "schedule.quorum", "faults.on_error", "executor.workers"} <= names
     commands = set(re.findall(r"python -m fedlit\.(\w+)", text))
-    assert commands == {"train", *(p.stem for p in ROOT.glob("*.py") if "ArgumentParser(" in p.read_text())}
+    assert commands == {path.stem for path in ROOT.glob("*.py")} - {"__init__"}
     assert max(map(len, text.splitlines())) <= 80

@@ -1,3 +1,5 @@
+"""A finished run, evaluated again."""
+
 import json
 import shutil
 import time
@@ -13,39 +15,39 @@ from fedlit.experiment.runner import run_experiment
 pytestmark = pytest.mark.slow  # whole runs
 
 
-def finished(folder, *overrides):
-    """A run's folder, made without the command."""
+def finished_run(folder, *overrides):
+    """The folder of a finished run, made without the command."""
     run_experiment(composed("schedule.rounds=3", "schedule.local_steps=5", *overrides), folder, {}, time.time())
     return folder
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return finished(tmp_path_factory.mktemp("run"))
+    return finished_run(tmp_path_factory.mktemp("run"))
 
 
-@pytest.mark.parametrize(("checkpoint", "which"), [("best", "best"), ("model", "last")])
-def test_a_finished_run_is_evaluated_to_what_its_summary_says(folder, checkpoint, which):
+@pytest.mark.parametrize(("checkpoint", "entry"), [("best", "best"), ("model", "last")])
+def test_a_finished_run_has_the_metrics_of_its_summary(folder, checkpoint, entry):
     summary, metrics = evaluate_run(folder, [], checkpoint, None, [])
     assert set(metrics) == {"val/loss", "val/accuracy", "test/loss", "test/accuracy"}
     for name, value in metrics.items():
-        assert value == summary[which]["metrics"][name]
+        assert value == summary[entry]["metrics"][name]
     assert summary == json.loads((folder / "summary.json").read_text())
 
 
-def test_a_split_can_be_chosen_and_values_changed(folder):
+def test_a_split_can_be_selected_and_values_can_be_changed(folder):
     _, metrics = evaluate_run(folder, ["data.eval_batch_size=7"], "best", ["test"], [])
     assert set(metrics) == {"test/loss", "test/accuracy"}
 
 
-def test_clients_own_test_sets_are_those_of_the_rounds_cohort_and_of_the_test_split(tmp_path):
-    small = ["data.client_test_fraction=0.3", "schedule.clients_per_round=2", "model=logistic"]
-    path = finished(tmp_path, *small, "schedule.lr=step", "schedule.lr_every=1", "schedule.lr_gamma=0.0001")
-    for checkpoint, which in (("best", "best"), ("model", "last")):
+def test_client_test_sets_are_those_of_the_rounds_cohort_and_belong_to_the_test_split(tmp_path):
+    config = ["data.client_test_fraction=0.3", "schedule.clients_per_round=2", "model=logistic"]
+    path = finished_run(tmp_path, *config, "schedule.lr=step", "schedule.lr_every=1", "schedule.lr_gamma=0.0001")
+    for checkpoint, entry in (("best", "best"), ("model", "last")):
         summary, metrics = evaluate_run(path, [], checkpoint, None, [])
         assert {name for name in metrics if name.startswith("own/")} >= {"own/accuracy", "own/loss_std"}
         for name, value in metrics.items():
-            assert value == summary[which]["metrics"][name]
+            assert value == summary[entry]["metrics"][name]
     assert summary["best"]["round"] < 3
     assert set(evaluate_run(path, [], "best", ["val"], [])[1]) == {"val/loss", "val/accuracy"}
 
@@ -57,61 +59,62 @@ from fedlit import FedAvg
 @dataclass(frozen=True)
 class Renamed(FedAvg):
     def init(self, model):
-        return super().init(model).set(center=model)
-    def client(self, local, shared, memory):
-        return super().client(local, {"model": shared["center"], "center": shared["center"]}, memory)
+        return super().init(model).with_shared(center=model)
+    def client(self, local, shared, client_state):
+        return super().client(local, {"model": shared["center"], "center": shared["center"]}, client_state)
     def server(self, state, mean):
-        moved = state.shared["center"].plus(mean.groups)
-        return state.set(center=moved)
+        return state.with_shared(center=state.shared["center"].add(mean.groups))
     def model(self, shared):
         return shared["center"]
 """
 
 
-def test_an_algorithm_with_a_state_of_its_own_and_a_start_that_is_gone_are_evaluated(folder, tmp_path, monkeypatch):
+def test_an_algorithm_with_its_own_state_and_a_deleted_initial_checkpoint_can_be_evaluated(
+    folder, tmp_path, monkeypatch
+):
     (tmp_path / "my_renamed.py").write_text(ALGORITHM)
     monkeypatch.syspath_prepend(tmp_path)
     start = tmp_path / "start.ckpt"
     start.write_bytes((folder / "model.ckpt").read_bytes())
-    own = ["algorithm=custom", "algorithm._target_=my_renamed.Renamed", f"model.init_from={start}"]
-    path = finished(tmp_path / "run", *own)
+    overrides = ["algorithm=custom", "algorithm._target_=my_renamed.Renamed", f"model.init_from={start}"]
+    path = finished_run(tmp_path / "run", *overrides)
     start.unlink()
-    assert "would change nothing" in refused(path, ["model.init_from=x"], "model", None, ["my_renamed"])[0]
+    assert "would change nothing" in errors_of(path, ["model.init_from=x"], "model", None, ["my_renamed"])[0]
     summary, metrics = evaluate_run(path, [], "model", ["test"], ["my_renamed"])
     assert metrics == {name: summary["last"]["metrics"][name] for name in ("test/loss", "test/accuracy")}
 
 
-def test_nobody_needs_to_know_how_long_clients_took(folder, tmp_path):
+def test_evaluation_needs_no_table_of_client_speeds(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     config = yaml.safe_load((copy / "config.yaml").read_text())
-    config["clock"], config["schedule"]["over_select"] = {"table": "not_here_any_more.csv"}, 2.0
+    config["clock"], config["schedule"]["over_select"] = {"table": "deleted.csv"}, 2.0
     (copy / "config.yaml").write_text(yaml.safe_dump(config))
     assert set(evaluate_run(copy, [], "best", ["test"], [])[1]) == {"test/loss", "test/accuracy"}
 
 
-def refused(*arguments):
+def errors_of(*arguments):
     with pytest.raises(ConfigErrors) as error:
         evaluate_run(*arguments)
-    return [str(mistake) for mistake in error.value.errors]
+    return [str(problem) for problem in error.value.errors]
 
 
-def test_mistakes_are_told(folder, tmp_path):
-    assert "has no config.yaml" in refused(tmp_path, [], "best", None, [])[0]
-    assert "did you mean data.eval_batch_size?" in refused(folder, ["data.eval_batch_siz=7"], "best", None, [])[0]
-    other = finished(tmp_path / "other", "data.val_fraction=0")
-    assert "val" in refused(other, [], "best", ["val"], [])[0]
+def test_errors_are_reported(folder, tmp_path):
+    assert "has no config.yaml" in errors_of(tmp_path, [], "best", None, [])[0]
+    assert "did you mean data.eval_batch_size?" in errors_of(folder, ["data.eval_batch_siz=7"], "best", None, [])[0]
+    other = finished_run(tmp_path / "other", "data.val_fraction=0")
+    assert "val" in errors_of(other, [], "best", ["val"], [])[0]
 
 
-def test_a_folder_that_names_what_is_not_on_the_list_is_refused_until_the_user_allows_it(tmp_path, monkeypatch):
+def test_a_run_with_a_module_that_is_not_on_the_list_is_refused_until_the_user_allows_the_module(tmp_path, monkeypatch):
     (tmp_path / "my_untrusted.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     custom = ["model=custom", "model._target_=my_untrusted.Mine", "monitor.name=val_nll", "monitor.mode=min"]
-    path = finished(tmp_path / "run", *custom)
-    (mistake,) = refused(path, [], "best", None, [])
-    assert "model._target_=my_untrusted.Mine" in mistake
-    assert "--allow" in mistake
+    path = finished_run(tmp_path / "run", *custom)
+    (text,) = errors_of(path, [], "best", None, [])
+    assert "model._target_=my_untrusted.Mine" in text
+    assert "--allow" in text
     assert set(evaluate_run(path, [], "best", None, ["my_untrusted"])[1]) == {"val_nll", "test_nll"}
     config = yaml.safe_load((path / "config.yaml").read_text())
     config["data"] = {"_target_": "os.system", "command": "touch harmed"}
     (path / "config.yaml").write_text(yaml.safe_dump(config))
-    assert "os.system" in refused(path, [], "best", None, ["my_untrusted"])[0]
+    assert "os.system" in errors_of(path, [], "best", None, ["my_untrusted"])[0]

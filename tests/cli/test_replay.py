@@ -1,4 +1,4 @@
-"""A client's training, run again from the nearest commit."""
+"""A client's local training, repeated from the nearest checkpoint."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from fedlit.algorithms import FedAvg
 from fedlit.cli.replay import main, replay_client
 from fedlit.core.errors import ConfigErrors
 from fedlit.experiment.runner import run_experiment
-from fedlit.server.federation import Federation
+from fedlit.server.setup import Federation
 
 pytestmark = pytest.mark.slow  # whole runs
 
@@ -22,19 +22,19 @@ SMALL = ["model=logistic", "schedule.rounds=4", "schedule.local_steps=3", "sched
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
-    """A run's folder, and what each client sent."""
-    folder, sent, rule = tmp_path_factory.mktemp("replay") / "run", {}, FedAvg.client
+    """A run's folder, and each client's parameters."""
+    folder, parameters, rule = tmp_path_factory.mktemp("replay") / "run", {}, FedAvg.client
 
-    def client(self, local, shared, memory):
-        update = rule(self, local, shared, memory)
-        sent[local.round + 1, local.client] = update.groups["parameters"]
+    def client(self, local, shared, client_state):
+        update = rule(self, local, shared, client_state)
+        parameters[local.round + 1, local.client] = update.groups["parameters"]
         return update
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FedAvg, "client", client)
         optimizer = "model.optimizer.momentum=0.9"
         run_experiment(composed(*SMALL, optimizer, "checkpoint.every=2", "schedule.lr=cosine"), folder, {}, time.time())
-    return folder, sent
+    return folder, parameters
 
 
 def cohort(folder, round):
@@ -42,17 +42,17 @@ def cohort(folder, round):
 
 
 @pytest.mark.parametrize(("round", "start", "recomputed"), [(1, 0, 0), (2, 0, 1), (3, 2, 0), (4, 2, 1)])
-def test_a_client_sends_the_same_bits_again(recorded, round, start, recomputed):
-    folder, sent = recorded
+def test_a_repeated_update_is_bit_identical(recorded, round, start, recomputed):
+    folder, parameters = recorded
     for client in cohort(folder, round)[:2]:
-        done = replay_client(folder, round, client)
-        assert (done.start, done.recomputed) == (start, recomputed)
-        assert [fit.steps for fit in done.fits] == [3]
-        for name, tensor in sent[round, client].items():
-            assert torch.equal(done.update.groups["parameters"][name], tensor)
+        result = replay_client(folder, round, client)
+        assert (result.start, result.recomputed) == (start, recomputed)
+        assert [fit.steps for fit in result.fits] == [3]
+        for name, tensor in parameters[round, client].items():
+            assert torch.equal(result.update.groups["parameters"][name], tensor)
 
 
-def test_the_whole_round_comes_to_its_digest_and_a_wrong_one_is_found(recorded, tmp_path):
+def test_the_whole_round_has_its_digest_and_another_digest_is_an_error(recorded, tmp_path):
     folder, _ = recorded
     client = cohort(folder, 3)[0]
     assert replay_client(folder, 3, client, whole=True).recomputed == 1
@@ -62,41 +62,41 @@ def test_the_whole_round_comes_to_its_digest_and_a_wrong_one_is_found(recorded, 
         (tmp_path / name).symlink_to(folder / name)
     (tmp_path / "rounds.jsonl").write_text("\n".join(lines) + "\n")
     assert replay_client(tmp_path, 3, client).recomputed == 0
-    with pytest.raises(ConfigErrors, match="round 3 came out otherwise"):
+    with pytest.raises(ConfigErrors, match="round 3 has another digest than in the run"):
         replay_client(tmp_path, 3, client, whole=True)
 
 
-def test_mistakes_are_told(recorded, tmp_path):
+def test_errors_are_reported(recorded, tmp_path):
     folder, _ = recorded
     absent = next(client for client in range(10) if client not in cohort(folder, 2))
-    for arguments, said in (
+    for arguments, expected in (
         ((folder, 9, 0), "must be from 1 to 4"),
         ((folder, 2, absent), f"was not in the cohort of round 2: {', '.join(map(str, cohort(folder, 2)))}"),
         ((tmp_path, 1, 0), "has no config.yaml"),
     ):
-        with pytest.raises(ConfigErrors, match=said):
+        with pytest.raises(ConfigErrors, match=expected):
             replay_client(*arguments)
 
 
-def test_rounds_beyond_the_configurations_are_computed_and_looked_at_and_a_torn_line_is_no_record(recorded, tmp_path):
+def test_rounds_beyond_the_configurations_are_checked_and_an_incomplete_line_is_no_record(recorded, tmp_path):
     folder, _ = recorded
     config = yaml.safe_load((folder / "config.yaml").read_text())
     config["schedule"] |= {"rounds": 1, "lr": "constant"}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     (tmp_path / "rounds.jsonl").write_text((folder / "rounds.jsonl").read_text() + '{"rou')
     client = cohort(folder, 2)[0]
-    with pytest.raises(ConfigErrors, match="round 2 came out otherwise"):  # at another rate
+    with pytest.raises(ConfigErrors, match="round 2 has another digest than in the run"):  # at another learning rate
         replay_client(tmp_path, 2, client, whole=True)
 
 
-def test_a_round_that_is_not_reached_is_told(recorded, monkeypatch):
+def test_a_round_that_the_run_does_not_reach_is_an_error(recorded, monkeypatch):
     folder, _ = recorded
     monkeypatch.setattr(Federation, "run", lambda self: iter(()))
     with pytest.raises(ConfigErrors, match="was not reached"):
         replay_client(folder, 2, cohort(folder, 2)[0])
 
 
-def test_a_client_that_was_not_waited_for_does_not_train_and_one_that_was_cut_is_cut(tmp_path, capsys, monkeypatch):
+def test_a_client_after_the_deadline_does_not_train_and_a_step_budget_holds_again(tmp_path, capsys, monkeypatch):
     table = tmp_path / "speeds.csv"
     rows = [f"{client},{0.01 if client else 0.1 + client},1e6,1e6" for client in range(3)]
     table.write_text("client,step_s,up_bytes_s,down_bytes_s\n" + "\n".join(rows) + "\n")
@@ -107,12 +107,12 @@ def test_a_client_that_was_not_waited_for_does_not_train_and_one_that_was_cut_is
         run_experiment(
             composed(*SMALL[:1], "schedule.local_steps=3", *whole, *slow, f"clock.late={late}"), folder, {}, time.time()
         )
-        done, other = replay_client(folder, 1, 0, whole=True), replay_client(folder, 1, 1)
-        assert (done.update is None, done.steps, [fit.steps for fit in done.fits]) == (
+        slow_client, other = replay_client(folder, 1, 0, whole=True), replay_client(folder, 1, 1)
+        assert (slow_client.update is None, slow_client.steps, [fit.steps for fit in slow_client.fits]) == (
             (True, None, []) if late == "drop" else (False, 2, [2])
         )
-        assert (other.steps, other.left_out, [fit.steps for fit in other.fits]) == (None, None, [3])
+        assert (other.steps, other.excluded, [fit.steps for fit in other.fits]) == (None, None, [3])
         monkeypatch.setattr(sys, "argv", ["replay", str(folder), "--round", "1", "--client", "0"])
         main()
-        said = " ".join(capsys.readouterr().out.replace("│", " ").split())
-        assert ("did not train deadline: would have taken" if late == "drop" else "was cut short after 2 steps") in said
+        printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        assert ("did not train deadline: would have taken" if late == "drop" else "step budget 2 steps") in printed

@@ -1,4 +1,4 @@
-"""The command as it is typed, in a process of its own."""
+"""The command, in most tests in a process of its own."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def only_run(folder):
     return path
 
 
-def test_no_argument_trains_on_digits_and_leaves_everything_in_its_folder(tmp_path):
+def test_without_arguments_the_command_trains_on_digits_and_writes_all_files_of_a_run(tmp_path):
     done = run(tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -57,29 +57,29 @@ def test_no_argument_trains_on_digits_and_leaves_everything_in_its_folder(tmp_pa
     assert summary["best"]["metrics"]["val/accuracy"] == max(record["val/accuracy"] for record in records)
     assert summary["best"]["metrics"]["test/accuracy"] > 0.9
     assert summary["versions"]["torch"]
-    assert len((path / "train.log").read_text().splitlines()) == 21  # one says where jobs are done
+    assert len((path / "train.log").read_text().splitlines()) == 21  # the first names the executor
     lines = done.stdout.splitlines()
     assert [line.split()[1] for line in lines[:20]] == [f"{n}/20" for n in range(1, 21)]
     assert max(map(len, lines[20:-1])) <= 80
     assert lines[-1] == f"tensorboard --logdir {path}"
 
 
-def test_mistakes_are_listed_together_with_status_2_and_without_a_traceback(tmp_path, monkeypatch, capsys):
+def test_errors_are_printed_together_with_status_2_and_without_a_traceback(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "argv", ["fedlit", "data=cifra10", "seeed=1", "algorithm.weights=x", "partition.alpha=0"])
-    with pytest.raises(SystemExit) as end:  # the next one is told in a process of its own, which has less to import
+    with pytest.raises(SystemExit) as end:  # the next test uses a process, which has less to import
         train.main()
     assert end.value.code == 2
-    said = capsys.readouterr().err
-    assert "4 mistakes" in said
+    printed = capsys.readouterr().err
+    assert "4 errors" in printed
     for part in ("did you mean cifar10?", "did you mean seed?", "examples, uniform", "must be a number above 0"):
-        assert part in said
-    assert "Traceback" not in said
+        assert part in printed
+    assert "Traceback" not in printed
     assert not (tmp_path / "outputs").exists()
 
 
-def test_an_output_folder_that_cannot_be_written_is_told_before_anything_else(tmp_path):
+def test_an_unwritable_output_folder_is_reported_first(tmp_path):
     (tmp_path / "file").touch()
     done = run(tmp_path, "hydra.run.dir=file/run")
     assert done.returncode == 2
@@ -88,29 +88,29 @@ def test_an_output_folder_that_cannot_be_written_is_told_before_anything_else(tm
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("arguments", "expected"),
     [
         (["data=cifra10"], "did you mean cifar10?"),
-        (["-m", "seed=1,2"], "leave -m away"),
-        (["seed=1,2"], "-m runs each"),
+        (["-m", "seed=1,2"], "leave -m out"),
+        (["seed=1,2"], "-m starts a run for each value"),
     ],
 )
-def test_what_cannot_be_shown_is_a_mistake_too(typed, said, monkeypatch, capsys):
+def test_a_configuration_that_cannot_be_printed_is_an_error(arguments, expected, monkeypatch, capsys):
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "argv", ["fedlit", "--cfg", "job", *typed])
+    monkeypatch.setattr(sys, "argv", ["fedlit", "--cfg", "job", *arguments])
     with pytest.raises(SystemExit) as end:
         train.main()
     assert end.value.code == 2
-    assert said in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("flag", "said"), [("--help", "KEYS TYPED MOST"), ("--cfg=job", "client_fraction: 0.3"), ("--hydra-help", "Hydra")]
+    ("flag", "expected"), [("--help", "COMMON KEYS"), ("--cfg=job", "client_fraction: 0.3"), ("--hydra-help", "Hydra")]
 )
-def test_hydras_flags_work(tmp_path, flag, said):
+def test_hydras_own_flags_work(tmp_path, flag, expected):
     done = run(tmp_path, *flag.split("="))
     assert done.returncode == 0
-    assert said in done.stdout
+    assert expected in done.stdout
     assert flag != "--help" or max(map(len, done.stdout.splitlines())) <= 80
 
 

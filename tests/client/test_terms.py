@@ -1,5 +1,8 @@
-"""A real Trainer with everything at once equals a loop written by hand: terms after accumulation and before clipping, two
-parameter groups, a module's own scheduler under rates that change over rounds, and BatchNorm."""
+"""A real Trainer equals a loop written by hand.
+
+The loop has terms after accumulation and before clipping, two parameter groups, a module's own scheduler under learning rates
+that change over rounds, and BatchNorm.
+"""
 
 import pytest
 import torch
@@ -8,9 +11,10 @@ from conftest import holdings, pairs
 from lightning.pytorch import LightningModule
 from torch import nn
 
-from fedlit.client.trainer import LocalTrainer, ModuleReplica, TrainerConfig
+from fedlit.client.replica import ModuleReplica
+from fedlit.client.trainer import LocalTrainer, TrainerConfig
 from fedlit.core.errors import ConfigError
-from fedlit.core.messages import ContrastiveTerm, GradientTerm
+from fedlit.core.model import ContrastiveTerm, GradientTerm
 
 ROUND, EPOCHS, LR, RATE = 2, 2, 0.1, 0.5
 
@@ -35,28 +39,28 @@ class Net(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
 
 
-def setting():
+def make_setting():
     torch.manual_seed(3)
     data = holdings(pairs(*torch.randn(20, 2).tolist()), batch=5)
-    bench = ModuleReplica(Net())
-    start = bench.read()
+    replica = ModuleReplica(Net())
+    start = replica.read()
     torch.manual_seed(4)
     terms = [
         GradientTerm(mu=0.3, center={name: torch.randn(t.shape) for name, t in start.parameters.items()}),
         GradientTerm(offset={name: 0.1 * torch.randn(t.shape) for name, t in start.parameters.items()}),
     ]
-    return bench, data, start, terms
+    return replica, data, start, terms
 
 
-def local(bench, data, **options):
-    recipe = TrainerConfig({"accelerator": "cpu", **options}, epochs=EPOCHS, lr_factor=lambda round: RATE**round)
-    return LocalTrainer(bench, recipe, data, 20, ROUND, 0)
+def local(replica, data, **options):
+    config = TrainerConfig({"accelerator": "cpu", **options}, epochs=EPOCHS, lr_factor=lambda round: RATE**round)
+    return LocalTrainer(replica, config, data, 20, ROUND, 0)
 
 
 @pytest.mark.parametrize("clip", [None, 0.3])
-def test_a_fit_with_everything_is_the_loop_by_hand(clip):
-    bench, data, start, terms = setting()
-    fit = local(bench, data, accumulate_grad_batches=2, gradient_clip_val=clip).fit(start, *terms)
+def test_a_fit_with_all_features_equals_the_loop_by_hand(clip):
+    replica, data, start, terms = make_setting()
+    fit = local(replica, data, accumulate_grad_batches=2, gradient_clip_val=clip).fit(start, *terms)
 
     module = Net()
     module.load_state_dict(start.state_dict())
@@ -86,67 +90,71 @@ def test_a_fit_with_everything_is_the_loop_by_hand(clip):
         assert torch.allclose(fit.model.state_dict()[name].double(), value.double(), atol=1e-6), name
 
 
-def test_only_some_names_are_trained_and_the_next_fit_trains_all_again():
-    bench, data, start, terms = setting()
-    hands = local(bench, data)
-    some = hands.fit(start, *terms, only={"head.weight"}, epochs=1).model
-    assert [name for name in start.parameters if not torch.equal(start.parameters[name], some.parameters[name])] == [
-        "head.weight"
-    ]
-    every = hands.fit(start).model
-    assert not any(torch.equal(start.parameters[name], every.parameters[name]) for name in start.parameters)
-    assert [fit.steps for fit in hands.results] == [4, 8]
+def test_only_the_selected_names_are_trained_and_the_next_fit_trains_all():
+    replica, data, start, terms = make_setting()
+    trainer = local(replica, data)
+    selected = trainer.fit(start, *terms, only={"head.weight"}, epochs=1).model
+    assert [
+        name for name in start.parameters if not torch.equal(start.parameters[name], selected.parameters[name])
+    ] == ["head.weight"]
+    all_trained = trainer.fit(start).model
+    assert not any(torch.equal(start.parameters[name], all_trained.parameters[name]) for name in start.parameters)
+    assert [fit.steps for fit in trainer.results] == [4, 8]
 
 
-def test_a_further_fit_has_random_numbers_of_its_own_and_does_not_log():
-    bench, data, start, _ = setting()
-    first, same, other = (local(bench, data).fit(start, key=key).model for key in (0, 0, 1))
+def test_a_fit_with_another_key_has_its_own_random_numbers_and_does_not_log():
+    replica, data, start, _ = make_setting()
+    first, same, other = (local(replica, data).fit(start, key=key).model for key in (0, 0, 1))
     assert torch.equal(first.parameters["body.weight"], same.parameters["body.weight"])
     assert not torch.equal(first.parameters["body.weight"], other.parameters["body.weight"])
-    hands = local(bench, data)
-    assert hands.fit(start, key=1).metrics == hands.fit(start).metrics == {}  # this module logs nothing
-    kept = LocalTrainer(bench, TrainerConfig({"accelerator": "cpu"}, keep_optimizer=True), data, 20, ROUND, 0)
+    trainer = local(replica, data)
+    assert trainer.fit(start, key=1).metrics == trainer.fit(start).metrics == {}  # this module logs nothing
+    trainer = LocalTrainer(replica, TrainerConfig({"accelerator": "cpu"}, keep_optimizer=True), data, 20, ROUND, 0)
     with pytest.raises(ConfigError) as error:
-        kept.fit(start, key=1)
+        trainer.fit(start, key=1)
     assert (error.value.key, error.value.value) == ("schedule.client_state", "keep")
 
 
-def test_a_budget_is_for_all_fits_of_a_round():
-    bench, data, start, _ = setting()
-    recipe = TrainerConfig({"accelerator": "cpu"}, epochs=2)
-    hands = LocalTrainer(bench, recipe, data, 20, ROUND, 0, step_budget=5)
-    assert [hands.fit(start, epochs=1).steps, hands.fit(start, key=1).steps, hands.fit(start, key=2).steps] == [4, 1, 0]
+def test_a_step_budget_covers_all_fits_of_a_round():
+    replica, data, start, _ = make_setting()
+    config = TrainerConfig({"accelerator": "cpu"}, epochs=2)
+    trainer = LocalTrainer(replica, config, data, 20, ROUND, 0, step_budget=5)
+    assert [trainer.fit(start, epochs=1).steps, trainer.fit(start, key=1).steps, trainer.fit(start, key=2).steps] == [
+        4,
+        1,
+        0,
+    ]
 
 
-def test_the_gradient_is_that_of_the_loss_over_the_whole_shard_in_eval_mode():
-    bench, data, start, _ = setting()
-    hands = local(bench, data)
-    found = hands.gradient(start)
+def test_the_gradient_is_of_the_loss_over_the_whole_shard_in_eval_mode():
+    replica, data, start, _ = make_setting()
+    trainer = local(replica, data)
+    gradients = trainer.gradient(start)
     module = Net().eval()
     module.load_state_dict(start.state_dict())
-    inputs = torch.cat([batch[0] for batch in data.shard(0)])
+    inputs = torch.cat([batch[0] for batch in data.shard_batches(0)])
     loss = module.training_step((inputs,), 0)
     for (name, p), gradient in zip(
         module.named_parameters(), torch.autograd.grad(loss, list(module.parameters())), strict=True
     ):
-        assert torch.allclose(found[name], gradient, atol=1e-6), (name, p)
-    assert hands.loss(start) == pytest.approx(float(loss.detach()), abs=1e-6)
-    assert all(torch.equal(value, bench.read().buffers[name]) for name, value in start.buffers.items())
+        assert torch.allclose(gradients[name], gradient, atol=1e-6), (name, p)
+    assert trainer.loss(start) == pytest.approx(float(loss.detach()), abs=1e-6)
+    assert all(torch.equal(value, replica.read().buffers[name]) for name, value in start.buffers.items())
 
 
-def test_the_gradient_of_nothing_is_0():
-    bench, data, start, _ = setting()
-    empty = LocalTrainer(bench, TrainerConfig({"accelerator": "cpu"}), data, 0, 0, 0)
+def test_the_gradient_of_an_empty_shard_is_0():
+    replica, data, start, _ = make_setting()
+    empty = LocalTrainer(replica, TrainerConfig({"accelerator": "cpu"}), data, 0, 0, 0)
     assert all(not t.any() and t.shape == start.parameters[name].shape for name, t in empty.gradient(start).items())
 
 
-def test_a_training_step_need_not_take_the_batchs_number(monkeypatch):
+def test_a_training_step_may_leave_batch_idx_out(monkeypatch):
     plain = Net.training_step
     monkeypatch.setattr(Net, "training_step", lambda self, batch: plain(self, batch, 0))
-    bench, data, start, _ = setting()
-    assert local(bench, data).loss(start) > 0
-    before = local(bench, data).fit(start).model
+    replica, data, start, _ = make_setting()
+    assert local(replica, data).loss(start) > 0
+    before = local(replica, data).fit(start).model
     contrast = ContrastiveTerm(0.5, 0.5, start, before)
     assert not torch.equal(
-        local(bench, data).fit(start, contrast).model.parameters["body.weight"], before.parameters["body.weight"]
+        local(replica, data).fit(start, contrast).model.parameters["body.weight"], before.parameters["body.weight"]
     )

@@ -1,4 +1,4 @@
-"""Local training by a real Trainer, against loops written by hand."""
+"""Local training by a real Trainer, compared with loops written by hand."""
 
 import pickle
 import random
@@ -12,20 +12,24 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
 
-from fedlit.client.trainer import FIXED_ARGS, LocalTrainer, ModuleReplica, TrainerConfig, evaluate_split
+from fedlit.algorithms.algorithm import Local
+from fedlit.client.callbacks import algorithm_state, channel_state, optimizer_state
+from fedlit.client.replica import ModuleReplica
+from fedlit.client.trainer import FIXED_ARGS, LocalTrainer, TrainerConfig, evaluate_split
 from fedlit.core.errors import ConfigError
-from fedlit.core.messages import GradientTerm
+from fedlit.core.model import GradientTerm
 from fedlit.models import Classifier
+from fedlit.server.schedule import Schedule
 
 ROWS = ((1.0, 2.0), (3.0, -1.0), (2.0, 0.5), (0.5, 4.0))
 
 
-def local(module, rows=ROWS, batch=None, round=0, client=0, **recipe):
+def local(module, rows=ROWS, batch=None, round=0, client=0, **settings):
     samples = rows if not isinstance(rows, tuple) else pairs(*rows)
-    options = recipe.pop("options", {})
-    recipe = TrainerConfig({"accelerator": "cpu", **options}, **recipe)
-    owned = holdings(samples, [client] * len(samples), clients=client + 1, batch=batch or "full")
-    return LocalTrainer(ModuleReplica(module), recipe, owned, len(samples), round, client)
+    options = settings.pop("options", {})
+    config = TrainerConfig({"accelerator": "cpu", **options}, **settings)
+    data = holdings(samples, [client] * len(samples), clients=client + 1, batch=batch or "full")
+    return LocalTrainer(ModuleReplica(module), config, data, len(samples), round, client)
 
 
 def descend(w, steps, lr=0.1, mu=0.0, center=0.0, offset=0.0, rows=ROWS):
@@ -36,11 +40,11 @@ def descend(w, steps, lr=0.1, mu=0.0, center=0.0, offset=0.0, rows=ROWS):
 
 
 def fit(module, *terms, **more):
-    hands = local(module, **more)
-    return hands.fit(hands.replica.read(), *terms)
+    trainer = local(module, **more)
+    return trainer.fit(trainer.replica.read(), *terms)
 
 
-def test_plain_descent_equals_the_loop_and_counts_steps():
+def test_plain_descent_equals_the_loop_and_counts_its_steps():
     result = fit(Quadratic(1.0), epochs=3)
     assert result.model.parameters["w"].item() == pytest.approx(descend(1.0, 3), abs=1e-6)
     assert (result.steps, result.examples) == (3, 4)
@@ -59,14 +63,14 @@ def test_a_term_is_added_to_every_gradient(term):
     assert result.model.parameters["w"].item() == pytest.approx(descend(1.0, 4, **term), abs=1e-6)
 
 
-def test_terms_add_up():
+def test_two_terms_are_summed():
     one = GradientTerm(offset={"w": torch.tensor([1.0])})
     assert fit(Quadratic(), one, one, steps=2).model.parameters["w"].item() == pytest.approx(
         descend(0.0, 2, offset=2.0), abs=1e-6
     )
 
 
-def test_a_term_acts_once_a_step_under_accumulation_and_before_clipping():
+def test_a_term_is_added_once_a_step_under_accumulation_and_before_clipping():
     term = GradientTerm(offset={"w": torch.tensor([10.0])})
     result = fit(Quadratic(), term, batch=1, steps=2, options={"accumulate_grad_batches": 4})
     assert result.model.parameters["w"].item() == pytest.approx(descend(0.0, 2, offset=10.0), abs=1e-6)
@@ -75,7 +79,7 @@ def test_a_term_acts_once_a_step_under_accumulation_and_before_clipping():
     assert clipped.model.parameters["w"].item() == pytest.approx(-2 * 0.1 * 0.5, abs=1e-6)
 
 
-def test_a_term_reaches_parameters_that_the_loss_does_not():
+def test_a_term_moves_parameters_that_the_loss_does_not_reach():
     class Unused(Quadratic):
         def __init__(self):
             super().__init__()
@@ -90,7 +94,7 @@ def test_a_term_reaches_parameters_that_the_loss_does_not():
     assert after["frozen"].item() == 1.0
 
 
-def test_the_learning_rate_follows_the_rounds_through_the_modules_own_scheduler():
+def test_the_learning_rate_of_a_round_scales_the_modules_own_scheduler():
     class Scheduled(Quadratic):
         def configure_optimizers(self):
             optimizer = super().configure_optimizers()
@@ -99,8 +103,7 @@ def test_the_learning_rate_follows_the_rounds_through_the_modules_own_scheduler(
                 "lr_scheduler": {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: 0.5**n)},
             }
 
-    rate = lambda t: 0.3 if t == 5 else 1.0  # noqa: E731
-    result = fit(Scheduled(1.0), epochs=3, rate=rate, round=5)
+    result = fit(Scheduled(1.0), epochs=3, lr_factor=lambda t: 0.3 if t == 5 else 1.0, round=5)
     w = 1.0
     for epoch in range(3):
         w = descend(w, 1, lr=0.1 * 0.3 * 0.5**epoch)
@@ -108,7 +111,7 @@ def test_the_learning_rate_follows_the_rounds_through_the_modules_own_scheduler(
 
 
 @pytest.mark.parametrize("name", ["OneCycleLR", "CyclicLR"])
-def test_schedulers_that_set_rates_themselves_are_refused_under_a_rate_over_rounds(name):
+def test_schedulers_that_set_rates_themselves_are_refused_under_a_schedule_over_rounds(name):
     class Cycles(Quadratic):
         def configure_optimizers(self):
             optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
@@ -116,12 +119,12 @@ def test_schedulers_that_set_rates_themselves_are_refused_under_a_rate_over_roun
             return [optimizer], [getattr(torch.optim.lr_scheduler, name)(optimizer, *arguments)]
 
     assert fit(Cycles()).steps == 1
-    with pytest.raises(ConfigError, match=name):
-        fit(Cycles(), rate=lambda t: 1.0)
+    with pytest.raises(ConfigError, match=f"cannot scale the learning rates of {name}, which sets them itself"):
+        fit(Cycles(), lr_factor=lambda t: 1.0)
 
 
-def test_a_module_that_steps_past_lightning_is_refused_where_terms_are_to_be_added():
-    class Past(Quadratic):
+def test_a_module_that_steps_without_lightning_is_refused_with_terms():
+    class BypassesLightning(Quadratic):
         def __init__(self):
             super().__init__()
             self.automatic_optimization = False
@@ -132,45 +135,45 @@ def test_a_module_that_steps_past_lightning_is_refused_where_terms_are_to_be_add
             self.manual_backward(self.training_loss(batch))
             optimizer.step()
 
-    assert fit(Past()).steps == 1
-    with pytest.raises(ConfigError, match="steps 1 times, 0 of them"):
-        fit(Past(), GradientTerm(offset={"w": torch.ones(1)}))
+    assert fit(BypassesLightning()).steps == 1
+    with pytest.raises(ConfigError, match="takes 1 optimizer steps, and Lightning announces 0 of them"):
+        fit(BypassesLightning(), GradientTerm(offset={"w": torch.ones(1)}))
 
 
-def test_what_the_module_logs_is_averaged_over_the_fit():
+def test_logged_metrics_are_averaged_over_the_fit():
     result = fit(Quadratic(1.0), epochs=2)
     losses = [sum(a / 2 * (w - b) ** 2 for a, b in ROWS) / 4 for w in (1.0, descend(1.0, 1))]
     assert result.metrics["train/loss"] == pytest.approx(sum(losses) / 2, abs=1e-5)
 
 
 def test_an_empty_shard_takes_no_step():
-    hands = local(Quadratic(), rows=pairs())
-    model = hands.replica.read()
-    result = hands.fit(model)
+    trainer = local(Quadratic(), rows=pairs())
+    model = trainer.replica.read()
+    result = trainer.fit(model)
     assert (result.model, result.steps, result.examples, result.metrics) == (model, 0, 0, {})
-    assert hands.loss(model) == 0.0
+    assert trainer.loss(model) == 0.0
 
 
 def test_the_loss_is_the_mean_over_the_shard_in_eval_mode():
-    hands = local(Quadratic(), batch=3)
-    model = hands.replica.read()
-    assert hands.loss(model) == pytest.approx(sum(a / 2 * b**2 for a, b in ROWS) / 4, abs=1e-6)
+    trainer = local(Quadratic(), batch=3)
+    model = trainer.replica.read()
+    assert trainer.loss(model) == pytest.approx(sum(a / 2 * b**2 for a, b in ROWS) / 4, abs=1e-6)
     cnn = Classifier("fedlit.models.SimpleCNN", [1, 8, 8], 3, {"name": "sgd", "lr": 0.1}, dropout=0.5)
-    hands = local(cnn, rows=images(20), batch=7)
-    assert hands.loss(hands.replica.read()) == hands.loss(hands.replica.read())
+    trainer = local(cnn, rows=images(20), batch=7)
+    assert trainer.loss(trainer.replica.read()) == trainer.loss(trainer.replica.read())
     assert cnn.training
     assert cnn.train_accuracy.update_count == 0
 
 
-def test_the_loss_of_a_module_that_optimises_by_hand_is_refused():
+def test_the_loss_of_a_module_with_manual_optimization_is_refused():
     module = Quadratic()
     module.automatic_optimization = False
-    hands = local(module)
-    with pytest.raises(ValueError, match="optimises by hand"):
-        hands.loss(hands.replica.read())
+    trainer = local(module)
+    with pytest.raises(ValueError, match="uses manual optimization"):
+        trainer.loss(trainer.replica.read())
 
 
-def test_several_optimizers_under_manual_optimisation_work_with_terms():
+def test_several_optimizers_under_manual_optimization_work_with_terms():
     class Two(Quadratic):
         def __init__(self):
             super().__init__()
@@ -192,106 +195,93 @@ def test_several_optimizers_under_manual_optimisation_work_with_terms():
     assert result.steps == 2
 
 
-def test_callbacks_are_made_anew_for_each_fit():
-    made = []
+def test_each_fit_has_new_callbacks():
+    stoppers = []
 
     def callbacks():
-        made.append(EarlyStopping("train/loss", patience=1, min_delta=1e9, check_on_train_epoch_end=True))
-        return made[-1:]
+        stoppers.append(EarlyStopping("train/loss", patience=1, min_delta=1e9, check_on_train_epoch_end=True))
+        return stoppers[-1:]
 
-    hands = local(Quadratic(), epochs=10, callbacks=callbacks)
-    first, second = (hands.fit(hands.replica.read()) for _ in range(2))
+    trainer = local(Quadratic(), epochs=10, callbacks=callbacks)
+    first, second = (trainer.fit(trainer.replica.read()) for _ in range(2))
     assert (first.steps, second.steps) == (2, 2)
-    assert made[0] is not made[1]
+    assert stoppers[0] is not stoppers[1]
 
 
 def test_metrics_logged_at_the_end_of_an_epoch_reach_monitoring_callbacks():
-    class AtTheEnd(Quadratic):
+    class LogsAtTheEnd(Quadratic):
         def on_train_epoch_end(self):
             self.log("score", torch.tensor(float(self.current_epoch)))
 
     stop = EarlyStopping("score", patience=1, mode="min", check_on_train_epoch_end=True)
-    result = fit(AtTheEnd(), epochs=10, callbacks=lambda: [stop])
+    result = fit(LogsAtTheEnd(), epochs=10, callbacks=lambda: [stop])
     assert result.steps == 2
     assert result.metrics["score"] == 0.5
 
 
 class Draws(Callback):
     def on_train_start(self, trainer, pl_module):
-        self.drawn = (torch.rand(1).item(), np.random.rand(), random.random())
+        self.numbers = (torch.rand(1).item(), np.random.rand(), random.random())
 
 
-def test_foreign_random_numbers_are_keyed_by_seed_round_and_client():
+def test_global_random_numbers_are_keyed_by_seed_round_and_client():
     seen = []
     for round, client in ((0, 0), (0, 0), (0, 1), (1, 0)):
         draws = Draws()
         fit(Quadratic(), round=round, client=client, callbacks=lambda draws=draws: [draws])
-        seen.append(draws.drawn)
+        seen.append(draws.numbers)
     assert seen[0] == seen[1]
     assert len({seen[0], seen[2], seen[3]}) == 3
 
 
-def test_one_module_serves_many_fits_and_leaves_no_trace_in_the_next():
-    hands = local(Quadratic(momentum=0.9), epochs=2)
-    start = hands.replica.read()
-    first = hands.fit(start).model.parameters["w"].item()
-    assert hands.fit(start).model.parameters["w"].item() == first
+def test_a_fit_does_not_influence_the_next_fit_of_the_same_module():
+    trainer = local(Quadratic(momentum=0.9), epochs=2)
+    start = trainer.replica.read()
+    first = trainer.fit(start).model.parameters["w"].item()
+    assert trainer.fit(start).model.parameters["w"].item() == first
     assert start.parameters["w"].item() == 0.0
-    assert "log" not in vars(hands.replica.module)
+    assert "log" not in vars(trainer.replica.module)
 
 
-def test_buffers_are_read_and_loaded_and_those_that_are_not_kept_are_not():
+def test_persistent_buffers_are_read_and_loaded_and_others_are_not():
     module = Classifier("fedlit.models.SimpleCNN", [1, 8, 8], 3, {"name": "sgd", "lr": 0.1}, norm="batch")
     module.register_buffer("scratch", torch.zeros(1), persistent=False)
-    hands = local(module, rows=images(20), batch=10)
-    before = hands.replica.read()
-    after = hands.fit(before).model
+    trainer = local(module, rows=images(20), batch=10)
+    before = trainer.replica.read()
+    after = trainer.fit(before).model
     assert set(before.buffers) == {
         f"network.features.{i}.{n}" for i in (1, 5) for n in ("running_mean", "running_var", "num_batches_tracked")
     }
     assert after.buffers["network.features.1.num_batches_tracked"] == 2
-    hands.replica.load(before)
+    trainer.replica.load(before)
     assert module.network.features[1].num_batches_tracked == 0
     assert all(torch.equal(module.state_dict()[name], tensor) for name, tensor in before.state_dict().items())
 
 
 @pytest.mark.parametrize(
-    ("split", "logged", "expected"),
+    ("split", "name", "expected"),
     [
         ("val", "val/loss", "val/loss"),
         ("val", "loss", "val/loss"),
         ("test", "val_loss", "test_loss"),
         ("test", "loss", "test/loss"),
+        ("test", "value", "test/value"),
+        ("test", "validation/loss", "test/validation/loss"),
     ],
 )
-def test_a_modules_own_names_become_those_of_the_split(split, logged, expected):
+def test_logged_names_become_names_of_the_split(split, name, expected):
     class Own(Quadratic):
         def validation_step(self, batch, batch_idx):
-            self.log(logged, self.training_loss(batch))
+            self.log(name, self.training_loss(batch))
 
-    bench = ModuleReplica(Own(1.0))
+    replica = ModuleReplica(Own(1.0))
     scores = evaluate_split(
-        bench, TrainerConfig({"accelerator": "cpu"}), bench.read(), pairs(*ROWS).batches(None, 3), split, 0
+        replica, TrainerConfig({"accelerator": "cpu"}), replica.read(), pairs(*ROWS).batches(None, 3), split, 0
     )
     assert scores == {expected: pytest.approx(sum(a / 2 * (1 - b) ** 2 for a, b in ROWS) / 4, abs=1e-5)}
 
 
-def test_lightnings_question_to_all_packages_is_asked_once():
-    """Fails when Lightning renames what local.py keeps the answer of: then each Trainer costs half as much again."""
-    import lightning.pytorch.trainer.connectors.callback_connector as connector
-
-    fit(Quadratic())
-    before = connector._load_external_callbacks.cache_info()
-    fit(Quadratic())
-    after = connector._load_external_callbacks.cache_info()
-    assert (after.misses, after.hits) == (before.misses, before.hits + 1)
-
-
-def test_torch_still_remembers_the_number_of_gpus_where_local_expects_it():
-    assert hasattr(torch.cuda, "_cached_device_count")
-
-
-def test_a_fit_installs_no_handler_of_slurms_signals(monkeypatch):
+def test_a_fit_installs_no_handler_for_signals_of_slurm(monkeypatch):
     import signal
 
     for name, value in (
@@ -302,26 +292,26 @@ def test_a_fit_installs_no_handler_of_slurms_signals(monkeypatch):
         ("SLURM_LOCALID", "0"),
     ):
         monkeypatch.setenv(name, value)
-    seen = []
+    handlers = []
 
-    class Look(Callback):
+    class ReadsHandler(Callback):
         def on_train_start(self, trainer, pl_module):
-            seen.append(signal.getsignal(signal.SIGUSR1))
+            handlers.append(signal.getsignal(signal.SIGUSR1))
 
-    fit(Quadratic(), callbacks=lambda: [Look()])
-    assert seen == [signal.SIG_DFL]
+    fit(Quadratic(), callbacks=lambda: [ReadsHandler()])
+    assert handlers == [signal.SIG_DFL]
 
 
 def test_a_fused_optimizer_under_a_scaler_is_refused():
-    class Swap(Callback):
+    class AddsScaler(Callback):
         def setup(self, trainer, pl_module, stage):
             trainer.strategy.precision_plugin.scaler = object()
 
-    with pytest.raises(ConfigError, match="fused=false"):
-        fit(Quadratic(fused=True), callbacks=lambda: [Swap()])
+    with pytest.raises(ConfigError, match=r"before they can be unscaled; set model\.optimizer\.fused=false"):
+        fit(Quadratic(fused=True), callbacks=lambda: [AddsScaler()])
 
 
-def test_what_a_fit_sets_itself_is_known_to_lightning():
+def test_fixed_arguments_are_arguments_of_a_trainer():
     import inspect
 
     from lightning.pytorch import Trainer
@@ -330,26 +320,26 @@ def test_what_a_fit_sets_itself_is_known_to_lightning():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_a_fit_is_the_same_again_and_near_the_cpus():
+def test_a_fit_on_a_gpu_is_repeatable_and_close_to_the_cpu():
     module = Classifier("fedlit.models.SimpleCNN", [1, 8, 8], 3, {"name": "sgd", "lr": 0.1}, dropout=0.0)
     start = ModuleReplica(module).read()
     samples = images(40)
     results = []
     for accelerator in ("gpu", "gpu", "cpu"):
         device = torch.device("cuda" if accelerator == "gpu" else "cpu")
-        held = holdings(samples, batch=10).to(device)
-        hands = LocalTrainer(
-            ModuleReplica(module), TrainerConfig({"accelerator": accelerator}, epochs=2), held, 40, 0, 0
+        data = holdings(samples, batch=10).to(device)
+        trainer = LocalTrainer(
+            ModuleReplica(module), TrainerConfig({"accelerator": accelerator}, epochs=2), data, 40, 0, 0
         )
-        results.append(hands.fit(start, GradientTerm(mu=0.1, center=start.parameters)).model.parameters)
-        assert hands.loss(start) == pytest.approx(np.log(3), abs=0.5)
+        results.append(trainer.fit(start, GradientTerm(mu=0.1, center=start.parameters)).model.parameters)
+        assert trainer.loss(start) == pytest.approx(np.log(3), abs=0.5)
     for name in start.parameters:
         assert torch.equal(results[0][name], results[1][name])
         assert torch.allclose(results[0][name], results[2][name], atol=1e-3)
 
 
-class Leaves(Quadratic):
-    """Counts its steps, and lets them change the loss; toggles what is trained; keeps a buffer that is not saved."""
+class ChangesItself(Quadratic):
+    """Counts its steps, freezes a parameter, and changes a scratch buffer."""
 
     def __init__(self):
         super().__init__(1.0)
@@ -369,25 +359,25 @@ class Leaves(Quadratic):
         self.layer_is_frozen = True
 
 
-def test_what_a_fit_leaves_in_the_module_does_not_reach_the_next():
-    hands = local(Leaves(), epochs=2)
-    start = hands.replica.read()
-    first, second = (hands.fit(start).model.parameters for _ in range(2))
+def test_changes_of_the_module_in_a_fit_do_not_reach_the_next_fit():
+    trainer = local(ChangesItself(), epochs=2)
+    start = trainer.replica.read()
+    first, second = (trainer.fit(start).model.parameters for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    hands.replica.load(start)
-    module = hands.replica.module
+    trainer.replica.load(start)
+    module = trainer.replica.module
     assert (module.count, module.seen, module.scratch.item(), module.v.requires_grad) == (0, [], 0.0, True)
     assert not hasattr(module, "new")
 
 
 class Meter:
-    """Neither number nor container: what is in it cannot be put back."""
+    """Neither a number nor a container: a snapshot cannot restore its content."""
 
     total = 0.0
 
 
-class LeavesMore(Quadratic):
-    """Notes things in attributes that are no numbers or words, and lets them change the loss."""
+class ChangesObjects(Quadratic):
+    """Changes objects in its attributes, and uses them in its loss."""
 
     def __init__(self):
         super().__init__(1.0)
@@ -395,7 +385,7 @@ class LeavesMore(Quadratic):
         self.recent, self.means = deque([1.0], maxlen=3), {"a": [torch.ones(1)]}
         self.draws, self.numpy_draws = torch.Generator().manual_seed(1), np.random.default_rng(1)
         self.same = self._scale
-        self.own = [self.w]  # a parameter is no attribute to put back
+        self.own = [self.w]  # weights are no part of a snapshot
 
     def training_step(self, batch, batch_idx):
         self._scale += 1
@@ -411,13 +401,13 @@ class LeavesMore(Quadratic):
         return self.training_loss(batch) * (counted + noise + self._late + len(self.means) + self._meter.total)
 
 
-def test_tensors_arrays_containers_and_generators_are_put_back_where_they_are():
-    hands = local(LeavesMore(), epochs=2)
-    start = hands.replica.read()
-    first, second = (hands.fit(start).model.parameters["w"] for _ in range(2))
+def test_tensors_arrays_containers_and_generators_are_restored_in_place():
+    trainer = local(ChangesObjects(), epochs=2)
+    start = trainer.replica.read()
+    first, second = (trainer.fit(start).model.parameters["w"] for _ in range(2))
     assert torch.equal(first, second)
-    hands.replica.load(start)
-    module = hands.replica.module
+    trainer.replica.load(start)
+    module = trainer.replica.module
     assert (module._scale.item(), module.table.tolist(), list(module.recent)) == (1.0, [1.0, 1.0], [1.0])
     assert list(module.means) == ["a"]
     assert module.means["a"][0].item() == 1.0
@@ -426,11 +416,11 @@ def test_tensors_arrays_containers_and_generators_are_put_back_where_they_are():
     assert not {"_late", "_meter"} & set(vars(module))
 
 
-def test_a_snapshot_holds_on_in_another_process():
-    bench = pickle.loads(pickle.dumps(local(LeavesMore(), epochs=2).replica))
-    bench.module._scale += 1
-    bench.load(bench.read())
-    assert bench.module.same.item() == 1.0
+def test_a_snapshot_still_restores_after_pickling():
+    replica = pickle.loads(pickle.dumps(local(ChangesObjects(), epochs=2).replica))
+    replica.module._scale += 1
+    replica.load(replica.read())
+    assert replica.module.same.item() == 1.0
 
 
 class Deferred(Quadratic):
@@ -442,12 +432,12 @@ class Deferred(Quadratic):
         return self.layer(batch[0]).square().mean() + self.training_loss(batch)
 
 
-def test_layers_of_configure_model_are_federated():
-    hands = local(Deferred())
-    before = hands.replica.read()
+def test_layers_of_configure_model_are_trained_and_read():
+    trainer = local(Deferred())
+    before = trainer.replica.read()
     assert set(before.parameters) == {"w", "layer.weight", "layer.bias"}
-    assert not torch.equal(hands.fit(before).model.parameters["layer.weight"], before.parameters["layer.weight"])
-    assert hands.replica.new_parameters() == []
+    assert not torch.equal(trainer.fit(before).model.parameters["layer.weight"], before.parameters["layer.weight"])
+    assert trainer.replica.new_parameters() == []
 
 
 class Late(Quadratic):
@@ -455,28 +445,28 @@ class Late(Quadratic):
         self.late = nn.Linear(1, 1)
 
 
-def test_layers_that_a_fit_makes_are_noticed():
-    hands = local(Late())
-    hands.fit(hands.replica.read())
-    assert hands.replica.new_parameters() == ["late.weight", "late.bias"]
+def test_layers_that_a_fit_creates_are_reported():
+    trainer = local(Late())
+    trainer.fit(trainer.replica.read())
+    assert trainer.replica.new_parameters() == ["late.weight", "late.bias"]
 
 
 @pytest.mark.parametrize(
-    ("layer", "said"),
+    ("layer", "problem"),
     [
-        (nn.LazyLinear(3), "shape only after a first batch: layer.weight"),
-        (nn.Linear(2, 2, dtype=torch.complex64), "real part alone: layer.weight"),
+        (nn.LazyLinear(3), "without a shape before the first batch: layer.weight"),
+        (nn.Linear(2, 2, dtype=torch.complex64), "an update keeps only their real part: layer.weight"),
     ],
 )
-def test_layers_that_cannot_be_federated_are_a_mistake(layer, said):
+def test_layers_that_cannot_be_federated_are_an_error(layer, problem):
     module = Quadratic()
     module.layer = layer
-    with pytest.raises(ConfigError, match=said) as error:
+    with pytest.raises(ConfigError, match=problem) as error:
         ModuleReplica(module)
     assert error.value.key == "model"
 
 
-def test_a_module_without_anything_to_train_is_a_mistake():
+def test_a_module_without_a_parameter_to_train_is_an_error():
     module = Quadratic()
     module.w.requires_grad_(False)
     with pytest.raises(ConfigError, match="no parameter to train"):
@@ -484,7 +474,7 @@ def test_a_module_without_anything_to_train_is_a_mistake():
 
 
 class Strict(Quadratic):
-    """Takes its numbers only as its Trainer gives them, and asks it where it is."""
+    """Accepts batches in its Trainer's dtype only, and reads its progress."""
 
     def setup(self, stage):
         self.ready = stage
@@ -498,39 +488,64 @@ class Strict(Quadratic):
         return batch[0] * 1, batch[1]
 
     def on_validation_epoch_end(self):
-        raise AssertionError("nobody validates")
+        raise AssertionError("no validation is expected")
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
-def test_the_loss_is_asked_in_the_precision_of_a_fit(precision):
-    hands = local(Strict(), batch=3, options={"precision": precision})
-    model = hands.replica.read()
-    assert hands.loss(model) == pytest.approx(sum(a / 2 * b**2 for a, b in ROWS) / 4, abs=1e-2)
+def test_the_loss_is_computed_in_the_precision_of_a_fit(precision):
+    trainer = local(Strict(), batch=3, options={"precision": precision})
+    model = trainer.replica.read()
+    assert trainer.loss(model) == pytest.approx(sum(a / 2 * b**2 for a, b in ROWS) / 4, abs=1e-2)
 
 
-def test_a_trainers_precision_leaves_the_federated_model_in_its_own():
-    hands = local(Quadratic(1.0), options={"precision": "bf16-true"})
-    start = hands.replica.read()
-    hands.fit(start)
-    assert hands.replica.module.w.dtype == torch.bfloat16
-    hands.replica.load(start)
-    assert hands.replica.module.w.dtype == torch.float32
+def test_a_trainers_precision_does_not_change_the_dtypes_of_the_federated_model():
+    trainer = local(Quadratic(1.0), options={"precision": "bf16-true"})
+    start = trainer.replica.read()
+    trainer.fit(start)
+    assert trainer.replica.module.w.dtype == torch.bfloat16
+    trainer.replica.load(start)
+    assert trainer.replica.module.w.dtype == torch.float32
 
 
-def test_a_modules_scheduler_is_told_the_steps_of_a_fit_by_steps():
-    told = []
+def test_a_module_sees_the_planned_steps_of_its_fit():
+    plans = []
 
-    class Asks(Quadratic):
+    class ReadsPlan(Quadratic):
         def configure_optimizers(self):
-            told.append((self.trainer.estimated_stepping_batches, self.trainer.max_epochs))
+            plans.append((self.trainer.estimated_stepping_batches, self.trainer.max_epochs))
             return super().configure_optimizers()
 
-    fit(Asks(), batch=1, steps=7)
-    fit(Asks(), batch=1, epochs=3, options={"accumulate_grad_batches": 2})
-    assert told == [(7, -1), (6, 3)]
+    fit(ReadsPlan(), batch=1, steps=7)
+    fit(ReadsPlan(), batch=1, epochs=3, options={"accumulate_grad_batches": 2})
+    assert plans == [(7, -1), (6, 3)]
 
 
-def test_a_classifier_of_less_than_two_classes_is_a_mistake():
+def test_a_classifier_with_fewer_than_two_classes_is_an_error():
     with pytest.raises(ConfigError, match="model=custom for another task") as error:
         Classifier("fedlit.models.MLP", [4], 0, {"name": "sgd", "lr": 0.1})
     assert error.value.key == "classes"
+
+
+def test_the_client_state_has_parts_of_optimizer_channel_and_algorithm():
+    parts = {
+        name: {"x": torch.tensor(float(i))} for i, name in enumerate(("optimizer/0/1", "channel/topk", "controls"))
+    }
+    assert list(optimizer_state(parts)) == ["optimizer/0/1"]
+    assert list(algorithm_state(parts)) == ["controls"]
+    assert channel_state(parts, "topk") is parts["channel/topk"]
+    assert channel_state(parts, "top") == {}
+
+
+def test_a_schedule_configures_trainers_by_plain_values():
+    schedule = Schedule(rounds=4, local_epochs=3, local_steps=7, lr="step", lr_every=1, client_state="keep")
+    config = schedule.configure(TrainerConfig({"accelerator": "cpu"}))
+    assert (config.epochs, config.steps, config.keep_optimizer, config.options) == (3, 7, True, {"accelerator": "cpu"})
+    assert [config.lr_factor(round) for round in range(3)] == [1.0, 0.5, 0.25]
+    assert Schedule().configure(config).lr_factor is None
+
+
+def test_a_local_trainer_implements_the_protocol_of_algorithms():
+    trainer: Local = local(Quadratic())
+    for name in ("examples", "fit", "loss", "gradient"):
+        assert hasattr(trainer, name)
+        assert hasattr(Local, name)

@@ -3,17 +3,19 @@ import pytest
 import torch
 from conftest import Quadratic, federation, holdings, pairs
 
+from fedlit.aggregation.validation import invalid_values
 from fedlit.algorithms import FedAvg
-from fedlit.client.trainer import ModuleReplica, TrainerConfig
-from fedlit.client.worker import ClientWorker, invalid_values
-from fedlit.core.messages import EvaluateJob, ServerState, TrainJob
+from fedlit.client.replica import ModuleReplica
+from fedlit.client.trainer import TrainerConfig
+from fedlit.client.worker import ClientWorker
+from fedlit.core.messages import EvaluateJob, ServerState, Shared, TrainJob
 
 
 def worker(rows, owner, algorithm=None, **recipe):
     bench = ModuleReplica(Quadratic(1.0))
     recipe = TrainerConfig({"accelerator": "cpu"}, **recipe)
     worker = ClientWorker(algorithm or FedAvg(), bench, recipe, holdings(pairs(*rows), owner, clients=3))
-    return worker, ServerState(0, {"model": bench.read()})
+    return worker, ServerState(0, Shared(bench.read()))
 
 
 def test_a_chunk_is_the_weighted_sum_of_its_clients_updates():

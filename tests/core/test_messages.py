@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from fedlit.core.errors import ConfigError
-from fedlit.core.messages import ClientFailure, FitResult, Model, ServerState
+from fedlit.core.messages import ClientFailure, ServerState, Shared
+from fedlit.core.model import FitResult, Model
 from fedlit.runs.record import RoundRecord
 
 MODEL = Model({"w": torch.tensor([1.0, 2.0])}, {"mean": torch.tensor([0.5]), "count": torch.tensor(7)})
@@ -56,7 +57,7 @@ def test_a_record_is_json_and_a_state_pickles():
         "failures": [{"client": 5, "outcome": "not_finite", "reason": "NaN"}],
     }
     assert torch.equal(
-        pickle.loads(pickle.dumps(ServerState(3, {"model": MODEL}))).model.parameters["w"], MODEL.parameters["w"]
+        pickle.loads(pickle.dumps(ServerState(3, Shared(MODEL)))).model.parameters["w"], MODEL.parameters["w"]
     )
 
 

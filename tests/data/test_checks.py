@@ -1,4 +1,4 @@
-"""What does not go together is an error, what may not be meant a warning."""
+"""Incompatible settings are errors; settings that are probably unintended are warnings."""
 
 from dataclasses import replace
 
@@ -9,9 +9,9 @@ from test_build import built, mistakes
 from fedlit.algorithms import FedAvg
 from fedlit.algorithms.algorithm import Algorithm
 from fedlit.core.errors import ConfigError
-from fedlit.data import Data, Iid, TensorSamples
-from fedlit.data.checks import check_labels
-from fedlit.data.protocols import Partitioner
+from fedlit.data import Data, Iid, Natural, TensorSamples
+from fedlit.data.checks import check_labels, check_num_clients
+from fedlit.data.protocols import FunctionPartitioner, as_partitioner
 from fedlit.executors import Inline
 from fedlit.executors.executor import Executor
 from fedlit.experiment.observers.observer import Observer
@@ -25,13 +25,13 @@ def warnings(*overrides):
     return [(warning.key, str(warning)) for warning in built(*overrides).warnings]
 
 
-def test_the_defaults_warn_of_nothing():
+def test_defaults_give_no_warning():
     assert warnings() == []
     assert warnings(*HOSPITALS, "partition=natural") == []
 
 
 @pytest.mark.parametrize(
-    ("overrides", "key", "said"),
+    ("overrides", "key", "problem"),
     [
         (["partition.alpha=0.01", "partition.num_clients=60"], "partition", "have no sample"),
         (["data.val_fraction=0.002"], "data.val_fraction", "without class"),
@@ -42,29 +42,33 @@ def test_the_defaults_warn_of_nothing():
             "schedule.eval_every",
             "nothing to evaluate on",
         ),
-        ([*HOSPITALS, "partition=iid", "partition.num_clients=4"], "partition", "whose test sets for each of its own"),
+        (
+            [*HOSPITALS, "partition=iid", "partition.num_clients=4"],
+            "partition",
+            "the test sets of its clients are unused",
+        ),
         (
             [*HOSPITALS, "partition=natural", "data.client_test_fraction=0.2"],
             "data.client_test_fraction",
-            "takes the place of the test sets",
+            "replaces the test sets",
         ),
     ],
 )
-def test_what_may_not_be_meant_is_a_warning(overrides, key, said):
-    ((given, text),) = warnings(*overrides)
-    assert given == key
-    assert said in text
+def test_probably_unintended_settings_are_warnings(overrides, key, problem):
+    ((warning_key, text),) = warnings(*overrides)
+    assert warning_key == key
+    assert problem in text
 
 
-def test_many_evaluations_are_warned_of():
-    many = [
+def test_many_evaluations_give_a_warning():
+    many_clients = [
         *SYNTHETIC,
         "data.clients=20000",
         "data.samples=4",
         "data.client_test_fraction=0.5",
     ]
-    assert [key for key, _ in warnings(*many, "eval.clients=all")] == ["eval.clients"]
-    assert warnings(*many, "eval.clients=50") == []
+    assert [key for key, _ in warnings(*many_clients, "eval.clients=all")] == ["eval.clients"]
+    assert warnings(*many_clients, "eval.clients=50") == []
 
 
 class Words(torch.utils.data.Dataset):
@@ -83,49 +87,74 @@ def labelled(train, test=(0, 1), classes=("0", "1")):
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "problem"),
     [
         (labelled([-1, 1]), "training labels from -1 to 1, but training has classes 0 to 1"),
         (labelled([-2, -1], classes=()), "training labels from -2 to -1"),
         (labelled([0, 1], [0, 2]), "test labels from 0 to 2"),
     ],
 )
-def test_labels_that_are_not_the_classes_are_a_mistake(data, said):
-    mistake = check_labels(data)[0]
-    assert mistake.key == "data"
-    assert said in str(mistake)
-    assert "number the classes from 0" in mistake.hint
+def test_labels_outside_the_classes_are_an_error(data, problem):
+    error = check_labels(data)[0]
+    assert error.key == "data"
+    assert problem in str(error)
+    assert "number the classes from 0" in error.hint
 
 
-def test_labels_of_classes_and_of_none_are_no_mistake():
+def test_labels_of_classes_and_labels_without_classes_are_no_error():
     assert check_labels(labelled([0, 1])) == []
     assert check_labels(labelled([-1.5, 1.0], [-2.0], classes=())) == []
     assert check_labels(replace(labelled([0, 1]), test=None)) == []
 
 
 @pytest.mark.parametrize(
-    ("protocol", "made", "said"),
+    ("protocol", "part", "problem"),
     [
         (Algorithm, object(), "no init and no client and no server and no model"),
         (Executor, object(), "no open"),
-        (Partitioner, object(), "no __call__"),
         (Observer, object(), "no start and no round and no end and no close"),
     ],
 )
-def test_what_does_not_have_its_protocols_methods_is_a_mistake(protocol, made, said):
-    with pytest.raises(ConfigError, match=said) as error:
-        require_methods(made, protocol, "_target_", "my.Thing")
+def test_a_part_without_the_methods_of_its_protocol_is_an_error(protocol, part, problem):
+    with pytest.raises(ConfigError, match=problem) as error:
+        require_methods(part, protocol, "_target_", "my.Thing")
     assert error.value.key == "_target_"
 
 
-def test_what_has_its_protocols_methods_goes_through():
-    for made, protocol in ((FedAvg(), Algorithm), (Inline(), Executor), (Iid(2), Partitioner)):
-        assert require_methods(made, protocol, "_target_", "") is made
+def test_a_part_with_the_methods_of_its_protocol_is_accepted():
+    for part, protocol in ((FedAvg(), Algorithm), (Inline(), Executor)):
+        assert require_methods(part, protocol, "_target_", "") is part
 
 
-def test_what_does_not_speak_is_found_where_it_is_made():
-    found = mistakes(
+def test_a_partitioner_is_returned_as_it_is_and_a_function_is_wrapped():
+    iid = Iid(2)
+    assert as_partitioner(iid) is iid
+    wrapped = as_partitioner(lambda samples, generator: ("population", samples, generator))
+    assert isinstance(wrapped, FunctionPartitioner)
+    assert wrapped.num_clients is None
+    assert wrapped(1, 2) == ("population", 1, 2)
+
+
+def test_an_object_that_is_not_callable_is_no_partitioner():
+    with pytest.raises(ConfigError, match="is not callable, so it cannot be a partitioner") as error:
+        as_partitioner(object())
+    assert error.value.key == "_target_"
+
+
+def test_as_many_clients_as_samples_are_allowed_and_more_are_an_error():
+    data = labelled([0, 1])
+    for partition in (Iid(2), Natural(), as_partitioner(lambda samples, generator: None), None):
+        assert check_num_clients(partition, data) == []
+    (error,) = check_num_clients(Iid(3), data)
+    assert (error.key, error.value) == ("partition.num_clients", 3)
+    assert "is more than the 2 samples" in error.problem
+
+
+def test_parts_without_the_methods_of_their_protocols_are_all_reported():
+    errors = mistakes(
         *("algorithm=custom", "algorithm._target_=builtins.object", "executor=inline"),
         *("executor._target_=builtins.object", "~executor.threads", "+observers.mine={_target_:builtins.object}"),
+        *("partition=natural", "partition._target_=builtins.object"),
     )
-    assert {"algorithm._target_", "executor._target_", "observers.mine._target_"} == set(found)
+    expected = {"algorithm._target_", "executor._target_", "observers.mine._target_", "partition._target_"}
+    assert set(errors) == expected

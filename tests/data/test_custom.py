@@ -18,7 +18,7 @@ from fedlit.data.custom import DatasetSamples, to_data
 
 
 class Numbers(Dataset):
-    """Items (i, i mod 3), whose client is i // 10."""
+    """Items (i, i mod 3) of client i // 10."""
 
     def __init__(self, count=30, targets=True, clients=True):
         self.count = count
@@ -36,7 +36,7 @@ class Numbers(Dataset):
         return torch.tensor([float(index)]), index % 3
 
 
-def seen(batches):
+def sample_numbers(batches):
     return [int(i) for x, _ in batches for i in x[:, 0]]
 
 
@@ -48,11 +48,11 @@ def test_a_pair_of_datasets_becomes_data():
     assert [data.train.natural().shard(client).tolist()[0] for client in range(3)] == [0, 10, 20]
 
 
-def test_a_triple_brings_its_own_validation_set():
+def test_a_triple_has_its_own_validation_set():
     assert len(to_data((Numbers(30), Numbers(5), Numbers(6)), 0).val) == 5
 
 
-def test_a_data_module_is_set_up_and_its_datasets_are_taken():
+def test_a_data_module_is_set_up_and_its_datasets_are_used():
     class Module(LightningDataModule):
         def setup(self, stage):
             self.sets = {**getattr(self, "sets", {}), stage: Numbers(12 if stage == "fit" else 4)}
@@ -68,33 +68,35 @@ def test_a_data_module_is_set_up_and_its_datasets_are_taken():
 
 
 class Loaders(LightningDataModule):
-    """Gives what it was told to; the dataset of a stage is replaced by the next one's setup."""
+    """A data module in which each stage's setup replaces the last loader."""
 
     def __init__(self, train=None, val=None, test=None):
         super().__init__()
-        self.given = {"fit": train, "validate": val, "test": test}
+        self.loaders = {"fit": train, "validate": val, "test": test}
 
     def setup(self, stage):
-        self.now = self.given[stage] or (lambda: DataLoader(Numbers({"fit": 12, "validate": 5, "test": 4}[stage])))
+        self.make_loader = self.loaders[stage] or (
+            lambda: DataLoader(Numbers({"fit": 12, "validate": 5, "test": 4}[stage]))
+        )
 
     def train_dataloader(self):
-        return self.now()
+        return self.make_loader()
 
     val_dataloader = test_dataloader = train_dataloader
 
 
-def test_each_loader_is_asked_for_when_its_own_stage_was_set_up():
+def test_each_loader_is_read_right_after_the_setup_of_its_stage():
     data = to_data(Loaders(), 0)
     assert (len(data.train), len(data.val), len(data.test)) == (12, 5, 4)
 
 
-def test_a_data_module_made_of_datasets_has_their_loaders():
+def test_a_data_module_from_datasets_gives_its_datasets():
     data = to_data(LightningDataModule.from_datasets(Numbers(12), test_dataset=Numbers(4)), 0)
     assert (len(data.train), len(data.test), data.val) == (12, 4, None)
 
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's own
-def test_one_loader_in_a_list_is_that_loader_and_an_empty_list_none():
+def test_a_list_of_one_loader_is_that_loader_and_an_empty_list_is_none():
     combined = CombinedLoader([DataLoader(Numbers(5))], "sequential")
     data = to_data(Loaders(val=lambda: combined, test=lambda: [DataLoader(Numbers(4))]), 0)
     assert (len(data.val), len(data.test)) == (5, 4)
@@ -105,7 +107,7 @@ def collate(samples):
     return torch.cat([torch.stack([2 * x, x]) for x, _ in samples]).reshape(len(samples), 2), len(samples)
 
 
-def test_a_loaders_collate_fn_makes_the_batches_and_the_shape():
+def test_a_loaders_collate_fn_decides_the_batches_and_the_shape():
     data = to_data(Loaders(lambda: DataLoader(Numbers(12), collate_fn=collate)), 0)
     ((x, count),) = data.train.subset(np.array([4, 7])).batches(None, 2)
     assert (x.tolist(), count, data.shape) == ([[8, 4], [14, 7]], 2, (2,))
@@ -129,30 +131,30 @@ def loading(**options):
 
 
 @pytest.mark.parametrize(
-    ("module", "said"),
+    ("module", "problem"),
     [
-        (Loaders(test=lambda: [DataLoader(Numbers(4))] * 2), "gives 2 loaders in test_dataloader.*ConcatDataset"),
+        (Loaders(test=lambda: [DataLoader(Numbers(4))] * 2), "has 2 loaders in test_dataloader.*ConcatDataset"),
         (Loaders(loading(sampler=WeightedRandomSampler([1, 1], 2))), "a WeightedRandomSampler in train_dataloader"),
         (Loaders(loading(sampler=RandomSampler(Numbers(4), num_samples=2))), "a RandomSampler in train_dataloader"),
         (Loaders(loading(batch_sampler=[[0, 1]])), "a list in train_dataloader"),
-        (Loaders(loading(batch_size=None)), "makes its batches itself"),
+        (Loaders(loading(batch_size=None)), "makes its own batches"),
         (Loaders(lambda: DataLoader(Stream())), "an IterableDataset in train_dataloader"),
-        (Loaders(val=lambda: Numbers(4)), "gives a Numbers in val_dataloader"),
+        (Loaders(val=lambda: Numbers(4)), "returns a Numbers in val_dataloader"),
         (Failing(), r"fails in setup\(fit\): RuntimeError: no fit"),
     ],
 )
-def test_what_a_loader_does_is_not_lost_in_silence(module, said):
-    with pytest.raises(ConfigError, match=said):
+def test_a_loader_setting_that_would_be_ignored_is_refused(module, problem):
+    with pytest.raises(ConfigError, match=problem):
         to_data(module, 0)
 
 
-def test_classes_are_those_of_all_parts_and_truth_values_are_two():
+def test_classes_are_those_of_all_sets_and_booleans_are_two_classes():
     assert to_data((Words([0, 1, 0, 1]), Words([0, 2, 0, 2])), 0).classes == ("0", "1", "2")
     assert to_data((Words([True, False, True, True]), Words()), 0).classes == ("0", "1")
     assert to_data((Words([-1, 1, 1, 1]), Words()), 0).classes == ()
 
 
-def test_labels_of_subsets_and_tensor_datasets_are_found():
+def test_labels_of_subsets_and_tensor_datasets_are_read():
     assert DatasetSamples.of(Subset(Numbers(30), [4, 5]), 0).labels().tolist() == [1, 2]
     assert DatasetSamples.of(TensorDataset(torch.zeros(3, 2), torch.tensor([2, 0, 1])), 0).labels().tolist() == [
         2,
@@ -162,29 +164,30 @@ def test_labels_of_subsets_and_tensor_datasets_are_found():
     assert DatasetSamples.of(Numbers(4, targets=False), 0).labels() is None
 
 
-def test_regression_and_label_free_sets_have_no_classes():
+def test_sets_for_regression_and_sets_without_labels_have_no_classes():
     floats = TensorDataset(torch.zeros(3, 2), torch.tensor([0.5, 1.5, 2.5]))
     assert to_data((floats, floats), 0).classes == ()
     assert to_data((Numbers(5, targets=False), Numbers(5)), 0).classes == ()
 
 
-def test_batches_are_those_of_the_shard_in_an_order_that_the_generator_decides():
+def test_batches_hold_the_shard_in_the_order_of_the_generator():
     samples = DatasetSamples.of(Numbers(30), 0)
     shard = np.array([3, 9, 27, 14])
-    assert seen(samples.batches(shard, 3)) == [3, 9, 27, 14]
-    orders = [seen(samples.batches(shard, 3, torch.Generator().manual_seed(s))) for s in (1, 1, 2)]
+    assert sample_numbers(samples.batches(shard, 3)) == [3, 9, 27, 14]
+    orders = [sample_numbers(samples.batches(shard, 3, torch.Generator().manual_seed(s))) for s in (1, 1, 2)]
     assert orders[0] == orders[1]
     assert sorted(orders[0]) == sorted(shard.tolist())
     assert len(samples.batches(shard, 3, drop_last=True)) == 1
     assert len(samples.batches(np.array([], dtype=int), 3)) == 0
-    assert seen(samples.subset(shard).batches(None, None)) == [3, 9, 27, 14]
+    assert sample_numbers(samples.subset(shard).batches(None, None)) == [3, 9, 27, 14]
 
 
 @pytest.mark.slow
 def test_worker_processes_load_the_same_batches():
     shard = np.arange(20)
     one, two = (
-        seen(DatasetSamples.of(Numbers(30), n).batches(shard, 4, torch.Generator().manual_seed(3))) for n in (0, 2)
+        sample_numbers(DatasetSamples.of(Numbers(30), n).batches(shard, 4, torch.Generator().manual_seed(3)))
+        for n in (0, 2)
     )
     assert one == two
 
@@ -206,22 +209,22 @@ class Wrong(Numbers):
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "problem"),
     [
         ({}, "must make a pair"),
         ((Numbers(),), "must make a pair"),
         ((Stream(), Numbers()), "is not map-style"),
         ((Wrong(), Numbers()), "30 samples but 2 labels"),
-        ((Numbers(0), Numbers()), "gives no training sample"),
+        ((Numbers(0), Numbers()), "has no training sample"),
         (LightningDataModule(), "has no train_dataloader"),
-        ((Words(["cat", "dog", "cat", "dog"]), Numbers()), "labels that are no numbers, such as .*cat"),
-        ((Words([{"box": 1}] * 4), Numbers()), "labels that are no numbers"),
-        ((Numbers(), Words([[0], [0, 1], [0], [0]])), "targets of which there is no array"),
-        ((Words(clients=["a", None, "b", "a"]), Numbers()), "client keys that have no order"),
+        ((Words(["cat", "dog", "cat", "dog"]), Numbers()), "labels that are not numbers, such as .*cat"),
+        ((Words([{"box": 1}] * 4), Numbers()), "labels that are not numbers"),
+        ((Numbers(), Words([[0], [0, 1], [0], [0]])), "targets that cannot become an array"),
+        ((Words(clients=["a", None, "b", "a"]), Numbers()), "client keys that cannot be sorted"),
         ((Words(clients=[["a", "b"]] * 4), Numbers()), "client keys of shape"),
-        ((Unreadable(), Numbers()), "does not give its first sample: OSError: no such file"),
+        ((Unreadable(), Numbers()), "cannot read its first sample: OSError: no such file"),
     ],
 )
-def test_what_is_no_data_is_told(given, said):
-    with pytest.raises(ConfigError, match=said):
+def test_an_object_that_is_not_data_is_refused(given, problem):
+    with pytest.raises(ConfigError, match=problem):
         to_data(given, 0)

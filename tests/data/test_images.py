@@ -28,7 +28,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_digits_have_a_fixed_fifth_for_the_test():
+def test_digits_hold_a_fixed_fifth_for_the_test_set():
     data = digits()
     assert (len(data.train), len(data.test)) == (1438, 359)
     assert data.shape == (1, 8, 8)
@@ -38,7 +38,7 @@ def test_digits_have_a_fixed_fifth_for_the_test():
     assert torch.bincount(data.test.y).min() > 20
 
 
-def test_augmentation_is_for_the_training_set():
+def test_only_the_training_set_is_augmented():
     data = digits(augment=torch.neg)
     assert (data.train.augment, data.test.augment) == (torch.neg, None)
 
@@ -52,7 +52,7 @@ def test_a_folder_is_decoded_to_its_pixels_and_labels(folder):
     assert len(data.test) == 4
 
 
-def test_the_second_start_decodes_nothing_and_a_changed_file_is_seen(folder, monkeypatch):
+def test_the_second_start_decodes_only_changed_files(folder, monkeypatch):
     image_folder(str(folder))
     monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("decoded again"))
     assert len(image_folder(str(folder)).train) == 6
@@ -68,7 +68,7 @@ def test_images_can_be_resized_and_made_grey(folder):
     assert data.shape == (1, 4, 4)
 
 
-def test_another_cache_leaves_the_folder_alone(folder, tmp_path_factory):
+def test_another_cache_leaves_the_folder_unchanged(folder, tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache")
     image_folder(str(folder), cache=str(cache))
     assert not (folder / ".fedlit").exists()
@@ -76,7 +76,7 @@ def test_another_cache_leaves_the_folder_alone(folder, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "problem"),
     [
         (lambda f: os.rename(f / "test", f / "tset"), "test is not a folder"),
         (lambda f: write(f, "train", "red", 4, size=16), "has the shape"),
@@ -84,21 +84,21 @@ def test_another_cache_leaves_the_folder_alone(folder, tmp_path_factory):
         (lambda f: write(f, "test", "green", 1), "no folder for green"),
         (lambda f: [p.unlink() for p in (f / "test").rglob("*.png")], "holds no image"),
         (lambda f: [p.unlink() for p in (f / "train").rglob("*.png")], "no folder for blue, red with"),
-        (lambda f: write(f, "train/ann", "red", 1), r"0\.png and, a folder deeper, .*ann/red/0\.png"),
+        (lambda f: write(f, "train/ann", "red", 1), r"0\.png and, one folder deeper, .*ann/red/0\.png"),
         (
             lambda f: [write(f, "test/ann", "red", 1), *map(shutil.rmtree, (f / "test").glob("[rb]*"))],
             "no folder for ann",
         ),
     ],
 )
-def test_what_is_wrong_with_a_folder_is_said(folder, spoil, said):
+def test_an_error_in_a_folder_is_reported(folder, spoil, problem):
     spoil(folder)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=problem):
         image_folder(str(folder))
     assert not list(folder.rglob("*.tmp"))
 
 
-def test_a_coloured_image_among_grey_ones_is_refused(tmp_path):
+def test_a_colour_image_among_grey_images_is_refused(tmp_path):
     for split in ("train", "test"):
         write(tmp_path, split, "a", 1, 10, mode="L")
         write(tmp_path, split, "b", 1)
@@ -109,7 +109,7 @@ def test_a_coloured_image_among_grey_ones_is_refused(tmp_path):
 
 @pytest.fixture
 def clients(tmp_path):
-    """Bob has one red image, Ann two blue and three red ones."""
+    """A folder of two clients: Bob and Ann."""
     write(tmp_path, "train/bob", "red", 1, (200, 0, 0))
     write(tmp_path, "train/ann", "red", 3, (100, 0, 0))
     write(tmp_path, "train/ann", "blue", 2, (0, 0, 100))
@@ -127,13 +127,13 @@ def test_folders_of_folders_with_images_are_clients(clients):
     assert (data.client_tests, data.test.natural()) == (None, None)
 
 
-def test_a_clients_own_test_images_are_its_own(clients):
+def test_test_images_of_a_client_are_its_own_test_set(clients):
     write(clients, "test/bob", "red", 2)
     write(clients, "test/bob", "blue", 1)
     data = image_folder(str(clients))
     assert len(data.test) == 3
     assert data.client_tests.samples is data.test
-    assert data.client_tests.population.sizes.tolist() == [0, 3]
+    assert data.client_tests.registry.sizes.tolist() == [0, 3]
     assert data.test.y[data.client_tests.population.shard(1)].tolist() == [0, 1, 1]
     assert data.test.prepare is data.train.prepare
 
@@ -147,7 +147,7 @@ def test_the_second_start_of_a_folder_of_clients_decodes_nothing(clients, monkey
     assert np.array_equal(first.train.owner, second.train.owner)
 
 
-def test_hidden_folders_are_nobody(folder):
+def test_hidden_folders_are_ignored(folder):
     write(folder, "train", ".thumbnails", 1)
     write(folder, "train/red", ".thumbnails", 1)
     data = image_folder(str(folder))
@@ -163,7 +163,7 @@ def idx(path, array):
     )
 
 
-def test_torchvisions_files_are_found_without_a_download(tmp_path):
+def test_torchvisions_files_are_read_without_a_download(tmp_path):
     raw = tmp_path / "FashionMNIST" / "raw"
     images = np.random.default_rng(0).integers(0, 256, (6, 28, 28), dtype=np.uint8)
     for split in ("train", "t10k"):
@@ -182,7 +182,7 @@ def emnist(root, images):
         idx(root / "EMNIST" / "raw" / f"emnist-balanced-{split}-labels-idx1-ubyte", np.arange(6, dtype=np.uint8) + 9)
 
 
-def test_emnists_letters_stand_upright(tmp_path):
+def test_emnists_letters_are_upright(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (6, 28, 28), dtype=np.uint8)
     emnist(tmp_path, images)
     config = OmegaConf.to_container(OmegaConf.load(config_dir() / "data" / "emnist.yaml"))
@@ -193,26 +193,28 @@ def test_emnists_letters_stand_upright(tmp_path):
     assert data.train.x.is_contiguous()
     assert data.train.y.tolist() == list(range(9, 15))
     assert (len(data.classes), data.classes[9:12]) == (47, ("9", "A", "B"))
-    lying = torchvision_images("EMNIST", str(tmp_path), [0.5], [0.5], options={"split": "balanced"})
-    assert torch.equal(lying.train.x[:, 0], torch.from_numpy(images))
+    sideways = torchvision_images("EMNIST", str(tmp_path), [0.5], [0.5], options={"split": "balanced"})
+    assert torch.equal(sideways.train.x[:, 0], torch.from_numpy(images))
 
 
 @pytest.mark.parametrize("options", [{"split": "balance"}, {"part": "balanced"}, None])
-def test_options_that_the_class_does_not_take_are_named(tmp_path, options):
+def test_options_that_the_class_refuses_are_named(tmp_path, options):
     with pytest.raises(ConfigError, match=r"split|part") as error:
         torchvision_images("EMNIST", str(tmp_path), [0.5], [0.5], download=False, options=options)
     assert error.value.key == "options"
 
 
 @pytest.mark.parametrize(
-    ("name", "where", "options"),
+    ("name", "folder", "options"),
     [
         ("CIFAR10", "cifar-10-batches-py", None),
         ("MNIST", "MNIST/raw", None),
         ("EMNIST", "EMNIST/raw", {"split": "balanced"}),
     ],
 )
-def test_without_files_and_network_the_error_says_where_to_put_them(tmp_path, name, where, options, monkeypatch):
+def test_without_files_and_network_the_error_names_the_folder_for_the_files(
+    tmp_path, name, folder, options, monkeypatch
+):
     import torchvision.datasets as sets
 
     def refuse(*_, **__):
@@ -224,12 +226,12 @@ def test_without_files_and_network_the_error_says_where_to_put_them(tmp_path, na
     with pytest.raises(ConfigError) as error:
         torchvision_images(name, str(tmp_path), [0.5] * 3, [0.5] * 3, options=options)
     text = str(error.value)
-    assert str(tmp_path / where) in text
+    assert str(tmp_path / folder) in text
     assert "downloaded" in text
     assert "data=digits" in text
 
 
-def test_a_mean_for_each_channel_is_asked_for(folder):
+def test_mean_needs_one_value_for_each_channel(folder):
     with pytest.raises(ConfigError, match="3 channels"):
         image_folder(str(folder), mean=[0.5, 0.5])
     assert image_folder(str(folder), mean=[0.25]).train.prepare.mean == (0.25,) * 3

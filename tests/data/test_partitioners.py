@@ -30,7 +30,7 @@ def rng(seed=0):
 
 
 def owner_of(population):
-    """The owner of each sample; -1 where there is none."""
+    """Return the owner of each sample; -1 for no owner."""
     owner = np.full(population.samples, -1)
     owner[population.index] = np.repeat(np.arange(len(population)), population.sizes)
     return owner
@@ -40,19 +40,19 @@ def owners(partition, labels, generator):
     population = partition(samples_of(labels), generator)
     owner = owner_of(population)
     assert (len(owner), len(population)) == (len(labels), partition.num_clients)
-    assert owner.min() >= 0  # as many places as samples, and each is named: none lost, none twice
+    assert owner.min() >= 0  # one place for each sample, and none is empty: no sample is lost or owned twice
     return owner
 
 
 def table(partition, labels, seed):
-    """Samples by client and class, shape (clients, classes)."""
+    """Return the samples by client and class, shape (clients, classes)."""
     clients, classes = partition.num_clients, int(labels.max()) + 1
     owner = owners(partition, labels, rng(seed))
     return np.bincount(owner * classes + labels, minlength=clients * classes).reshape(clients, classes)
 
 
 def near(values, expected, slack=0.0):
-    """Whether the mean is the expected one, within four standard errors."""
+    """Return True if the mean is within four standard errors."""
     return abs(values.mean() - expected) < 4 * values.std() / len(values) ** 0.5 + slack
 
 
@@ -88,9 +88,9 @@ def by_alpha(alpha):
 
 
 @pytest.mark.parametrize("alpha", [5e-324, 1e-300, 1e-6, 1e6, 1e300])
-@pytest.mark.parametrize("which", range(5))
-def test_any_alpha_comes_to_an_end(alpha, which):
-    partition = by_alpha(alpha)[which]
+@pytest.mark.parametrize("number", range(5))
+def test_partitioners_end_for_any_alpha(alpha, number):
+    partition = by_alpha(alpha)[number]
     assert not np.array_equal(owners(partition, LABELS, rng(1)), owners(partition, LABELS, rng(2)))
 
 
@@ -108,11 +108,11 @@ def test_any_alpha_comes_to_an_end(alpha, which):
     ],
     ids=str,
 )
-def test_a_million_labels_over_a_thousand_clients_are_all_dealt(partition):
+def test_a_million_samples_all_go_to_one_of_a_thousand_clients(partition):
     owners(partition, rng().integers(0, 100, 1_000_000), rng())
 
 
-def test_iid_shares_differ_by_one_at_most_and_look_like_the_whole():
+def test_iid_shards_differ_by_at_most_one_sample_and_have_the_same_labels():
     owner = owners(Iid(7), LABELS, rng())
     assert sorted(set(np.bincount(owner))) == [714, 715]
     assert abs((LABELS[owner == 0] == 3).mean() - (LABELS == 3).mean()) < 0.05
@@ -121,7 +121,7 @@ def test_iid_shares_differ_by_one_at_most_and_look_like_the_whole():
 @pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.1, 0.5, 5.0])
 def test_dirichlet_shares_have_the_expected_sum_of_squares(alpha):
-    """E sum_k p_k^2 = (alpha + 1) / (n alpha + 1) for a class dealt to n clients."""
+    """E sum p_k^2 = (alpha + 1) / (n alpha + 1) for n clients."""
     labels = np.repeat(np.arange(4000), 200)
     squares = ((table(Dirichlet(10, alpha), labels, 3) / 200) ** 2).sum(0)
     assert near(squares, (alpha + 1) / (10 * alpha + 1), 0.001)
@@ -130,7 +130,7 @@ def test_dirichlet_shares_have_the_expected_sum_of_squares(alpha):
 @pytest.mark.slow  # a thousand partitions
 @pytest.mark.parametrize(
     ("balanced", "shares", "sizes"),
-    # (alpha + 1) / (n alpha + 1) and 1 / n + (that - 1 / n) / classes; measured with 30,000 partitions by masked shares
+    # (alpha + 1) / (n alpha + 1) and 1 / n + (that - 1 / n) / classes; measured in 30,000 partitions with masked shares
     [(False, 0.25, 0.115), (True, 0.284, 0.1065)],
 )
 def test_the_two_rules_have_different_expected_sums_of_squares(balanced, shares, sizes):
@@ -139,8 +139,8 @@ def test_the_two_rules_have_different_expected_sums_of_squares(balanced, shares,
     assert near(((tables.sum(2) / 2000) ** 2).sum(1), sizes, 0.0005)
 
 
-def test_balanced_deals_to_the_others_as_the_shares_set_to_zero_do():
-    """Masked and normalised Dirichlet shares, as NIID-Bench has them, and those of fewer clients are of one law."""
+def test_balanced_shares_have_the_law_of_masked_shares():
+    """NIID-Bench's masked shares have the law of fewer clients' shares."""
     masked, fewer = rng(1).dirichlet([0.5] * 10, 20_000)[:, :4], rng(2).dirichlet([0.5] * 4, 20_000)
     for power in (2, 3):
         moments = ((masked / masked.sum(1, keepdims=True)) ** power).sum(1)
@@ -148,11 +148,11 @@ def test_balanced_deals_to_the_others_as_the_shares_set_to_zero_do():
 
 
 @pytest.mark.parametrize("alpha", [1e-300, 0.1, 0.5, 5.0])
-def test_balanced_no_client_exceeds_its_share_by_more_than_its_part_of_one_class(alpha):
+def test_balanced_clients_exceed_their_share_by_less_than_one_class(alpha):
     for seed in range(50):
         counts = table(Dirichlet(10, alpha, balanced=True), EQUAL, seed)
         last = np.array([row[np.flatnonzero(row)[-1]] if row.any() else 0 for row in counts])
-        assert (counts.sum(1) - last < 200).all()  # when it got its last class it was not full
+        assert (counts.sum(1) - last < 200).all()  # the client was not full when it got its last class
         assert counts.sum(1).max() < 200 + 200
 
 
@@ -166,7 +166,7 @@ def test_shares_are_a_distribution_for_any_alpha(alpha):
 
 
 @pytest.mark.parametrize("scale", [1e-6, 0.5, 20.0])
-def test_shares_with_concentrations_of_their_own_have_the_expected_means(scale):
+def test_shares_of_unequal_concentrations_have_the_expected_means(scale):
     alpha = scale * np.array([0.7, 0.2, 0.1])
     generator = rng(4)
     shares = np.stack([normalize(log_dirichlet(alpha, generator)) for _ in range(4000)])
@@ -174,7 +174,7 @@ def test_shares_with_concentrations_of_their_own_have_the_expected_means(scale):
         assert near(column, expected)
 
 
-def test_numbers_of_samples_sum_up_and_are_near_their_shares():
+def test_counts_sum_to_the_total_and_are_near_their_shares():
     for seed in range(50):
         shares, total = dirichlet(0.3, 17, rng(seed)), int(rng(seed).integers(0, 1000))
         counts = apportion(shares, total)
@@ -196,8 +196,12 @@ def test_numbers_of_samples_sum_up_and_are_near_their_shares():
     ids=str,
 )
 def test_a_clients_mix_has_the_expected_sum_of_squares(partition, alpha):
-    """E sum_c q_c^2 = (alpha + 1) / (C alpha + 1) for alpha a class, and m draws add (1 - that) / m. The first thousand
-    clients of four thousand: no class runs out before they have theirs."""
+    """The sum of a mix's squared shares has its expectation.
+
+    E sum_c q_c^2 = (alpha + 1) / (C alpha + 1) with alpha for each class, and m draws add (1 - that) / m.
+
+    Only the first thousand of four thousand clients count: no class is exhausted before they have drawn.
+    """
     counts = table(partition, np.repeat(np.arange(10), 20_000), 5)
     expected = (alpha + 1) / (10 * alpha + 1)
     assert set(counts.sum(1)) == {50}
@@ -214,26 +218,28 @@ def test_the_total_concentration_follows_the_classes_of_the_data():
     assert near(table(DirichletClient(2000, 2.0), labels, 6)[:100, 2] / 50, 1 / 3)
 
 
-def test_clients_that_draw_a_mix_are_of_equal_size_and_take_what_is_left():
+def test_clients_with_a_class_mix_have_equal_sizes():
     sizes = table(DirichletClient(7, 1e-6), LABELS, 1).sum(1)
     assert sorted(set(sizes)) == [714, 715]
     assert (table(DirichletClient(10, 1e-6), EQUAL, 1)[0] > 0).sum() == 1
 
 
-def test_shards_are_of_equal_size_and_of_one_class_where_classes_divide():
+def test_shards_have_equal_size_and_one_class_if_classes_divide():
     counts = table(Shards(10), EQUAL, 1)
     assert set(counts.sum(1)) == {200}
     assert set(counts.ravel()) <= {0, 100, 200}
-    counts = table(Shards(5, 4), LABELS, 1)  # 20 shards of 250 samples, 9 of them with a border of classes inside
+    counts = table(Shards(5, 4), LABELS, 1)  # 20 shards of 250 samples; 9 of them hold two classes
     assert set(counts.sum(1)) == {1000}
     assert (counts > 0).sum() <= 20 + 9
 
 
-@pytest.mark.parametrize(("clients", "each"), [(10, 1), (10, 2), (7, 3), (3, 4), (5, 10), (23, 2), (1, 10)])
-def test_each_client_has_so_many_classes_and_each_class_an_owner(clients, each):
+@pytest.mark.parametrize(
+    ("clients", "classes_per_client"), [(10, 1), (10, 2), (7, 3), (3, 4), (5, 10), (23, 2), (1, 10)]
+)
+def test_each_client_has_the_given_number_of_classes_and_each_class_an_owner(clients, classes_per_client):
     for seed in range(20):
-        counts = table(Classes(clients, each), LABELS, seed)
-        assert ((counts > 0).sum(1) == each).all()
+        counts = table(Classes(clients, classes_per_client), LABELS, seed)
+        assert ((counts > 0).sum(1) == classes_per_client).all()
         assert all(counts[client, client % 10] > 0 for client in range(clients))
         for column in counts.T:
             assert np.ptp(column[column > 0]) <= 1
@@ -258,12 +264,12 @@ def test_sizes_have_the_expected_sum_of_squares(alpha):
     assert near(np.array(squares), (alpha + 1) / (10 * alpha + 1), 0.001)
 
 
-def test_a_quantity_is_dealt_whatever_its_classes():
+def test_quantity_skew_does_not_depend_on_classes():
     counts = table(Quantity(3, 5.0), LABELS, 1)
     assert np.abs(counts / counts.sum(1, keepdims=True) - np.bincount(LABELS) / 5000).max() < 0.05
 
 
-def test_noise_rises_evenly_from_none():
+def test_noise_grows_evenly_from_zero():
     population = Noise(5, 0.4)(samples_of(LABELS), rng())
     assert population.noise == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
     assert set(population.sizes) == {1000}
@@ -278,33 +284,33 @@ def test_noise_rises_evenly_from_none():
         lambda m: Quantity(10, 0.1, m),
     ],
 )
-@pytest.mark.parametrize("least", [2, 40, 500])
-def test_each_client_gets_so_many_samples_at_least_and_what_moved_is_told(make, least):
-    before, after = make(0)(samples_of(LABELS), rng(1)), make(least)(samples_of(LABELS), rng(1))
-    assert after.sizes.min() == least
+@pytest.mark.parametrize("min_samples", [2, 40, 500])
+def test_each_client_gets_min_samples_and_moved_samples_are_counted(make, min_samples):
+    before, after = make(0)(samples_of(LABELS), rng(1)), make(min_samples)(samples_of(LABELS), rng(1))
+    assert after.sizes.min() == min_samples
     assert before.moved_samples == 0
-    assert after.moved_samples == np.maximum(least - before.sizes, 0).sum() > 0
+    assert after.moved_samples == np.maximum(min_samples - before.sizes, 0).sum() > 0
     assert (owner_of(before) != owner_of(after)).sum() == after.moved_samples
     assert sorted(after.index) == list(range(5000))
 
 
 def test_samples_leave_the_largest_one_at_a_time():
     for seed in range(200):
-        clients, least = int(rng(seed).integers(1, 9)), int(rng(seed).integers(0, 6))
+        clients, min_samples = int(rng(seed).integers(1, 9)), int(rng(seed).integers(0, 6))
         owner = rng(seed).choice(clients, 60, p=dirichlet(0.3, clients, rng(seed)))
         expected = np.bincount(owner, minlength=clients)
-        while expected.min() < least:
+        while expected.min() < min_samples:
             expected[expected.argmax()] -= 1
             expected[expected.argmin()] += 1
-        given = owner.copy()
-        assert ensure_min_samples(owner, clients, least, rng()).sizes.tolist() == expected.tolist()
-        assert np.array_equal(owner, given)
+        original = owner.copy()
+        assert ensure_min_samples(owner, clients, min_samples, rng()).sizes.tolist() == expected.tolist()
+        assert np.array_equal(owner, original)
 
 
-def test_those_who_leave_and_where_they_go_are_drawn():
+def test_moved_samples_and_their_new_owners_are_random():
     owner = np.repeat([0, 1], [50, 0])
-    stayers = [ensure_min_samples(owner, 3, 10, rng(seed)).shard(0).tolist() for seed in (1, 2)]
-    assert stayers[0] != stayers[1]
+    remaining = [ensure_min_samples(owner, 3, 10, rng(seed)).shard(0).tolist() for seed in (1, 2)]
+    assert remaining[0] != remaining[1]
     mixed = ensure_min_samples(np.repeat([0, 1], [50, 50]), 4, 10, rng(1))
     assert all(0 < (mixed.shard(client) < 50).sum() < 10 for client in (2, 3))
 
@@ -313,60 +319,60 @@ def test_those_who_leave_and_where_they_go_are_drawn():
     "partition",
     [Dirichlet(10, 0.5, min_samples=501), DirichletClient(10, 0.5, min_samples=501), Quantity(10, 0.5, 501)],
 )
-def test_more_than_there_are_for_each_client_is_refused(partition):
+def test_min_samples_above_the_mean_size_is_refused(partition):
     with pytest.raises(ConfigError, match="must be at most 500: there are 5000 samples for 10 clients") as error:
         owners(partition, LABELS, rng())
     assert error.value.key == "min_samples"
 
 
-def test_a_target_in_floating_point_is_dealt_by_its_quantiles():
+def test_floating_point_targets_are_divided_by_quantile():
     counts = table(Dirichlet(5, 0.1), TARGETS.argsort().argsort() // 500, 3)
     owner = owners(Dirichlet(5, 0.1), TARGETS, rng(3))
-    for client in range(5):  # as if the tenths were classes
+    for client in range(5):  # the tenths serve as classes
         assert (
             np.bincount(TARGETS.argsort().argsort()[owner == client] // 500, minlength=10).tolist()
             == counts[client].tolist()
         )
-    two = np.repeat([0.0, 1.0], 50)  # equal targets are one class, whatever the bins
+    two = np.repeat([0.0, 1.0], 50)  # equal targets are one class for any bins
     assert np.array_equal(owners(Dirichlet(5, 0.1), two, rng()), owners(Dirichlet(5, 0.1), two.astype(int), rng()))
     assert len(set(owners(Dirichlet(50, 1e-9, bins=1), TARGETS, rng()))) == 1
 
 
-def test_a_target_in_floating_point_has_shards_and_no_classes():
+def test_floating_point_targets_allow_shards_and_no_classes():
     owner = owners(Shards(5, 1), TARGETS, rng())
     assert sorted(np.ptp(np.sort(TARGETS).reshape(5, -1), 1)) == sorted(np.ptp(TARGETS[owner == k]) for k in range(5))
     for partition in (DirichletClient(5, 0.5), Classes(5)):
         with pytest.raises(
-            ConfigError, match="classes, and these are floating point; take partition=dirichlet, which bins"
+            ConfigError, match="classes, but the labels are floating point; use partition=dirichlet, which bins"
         ):
             owners(partition, TARGETS, rng())
 
 
 @pytest.mark.parametrize("partition", [Dirichlet(5, 0.5), DirichletClient(5, 0.5), Shards(5), Classes(5)], ids=str)
 @pytest.mark.parametrize("samples", [Unlabelled(), samples_of(np.zeros((8, 2), dtype=np.int64))], ids=["none", "two"])
-def test_without_a_label_for_each_sample_other_partitions_are_named(partition, samples):
-    with pytest.raises(ConfigError, match="take partition=iid, quantity or natural"):
+def test_without_a_label_for_each_sample_the_error_names_other_partitions(partition, samples):
+    with pytest.raises(ConfigError, match="use partition=iid, quantity or natural"):
         partition(samples, rng())
 
 
 @pytest.mark.parametrize("partition", [Iid(5), Quantity(5, 0.5), Noise(5, 0.5)], ids=str)
-def test_those_who_go_by_numbers_alone_ask_for_no_labels(partition):
+def test_partitioners_without_classes_need_no_labels(partition):
     assert sorted(partition(Unlabelled(), rng()).index) == list(range(5000))
 
 
 @pytest.mark.parametrize(
     ("make", "key"),
     [
-        *((lambda made=made: made(0, 0.5), "num_clients") for made in (Dirichlet, DirichletClient, Quantity, Noise)),
-        *((lambda made=made: made(-1), "num_clients") for made in (Iid, Shards, Classes)),
+        *((lambda kind=kind: kind(0, 0.5), "num_clients") for kind in (Dirichlet, DirichletClient, Quantity, Noise)),
+        *((lambda kind=kind: kind(-1), "num_clients") for kind in (Iid, Shards, Classes)),
         *(
-            (lambda made=made, alpha=alpha: made(3, alpha), "alpha")
-            for made in (Dirichlet, DirichletClient, Quantity)
+            (lambda kind=kind, alpha=alpha: kind(3, alpha), "alpha")
+            for kind in (Dirichlet, DirichletClient, Quantity)
             for alpha in (0.0, -1.0, float("nan"), float("inf"))
         ),
         *(
-            (lambda made=made: made(3, 0.5, min_samples=-1), "min_samples")
-            for made in (Dirichlet, DirichletClient, Quantity)
+            (lambda kind=kind: kind(3, 0.5, min_samples=-1), "min_samples")
+            for kind in (Dirichlet, DirichletClient, Quantity)
         ),
         (lambda: Dirichlet(3, 0.5, bins=0), "bins"),
         (lambda: DirichletClient(3, 0.5, "classes"), "concentration"),
@@ -382,9 +388,9 @@ def test_wrong_values_are_named(make, key):
     assert error.value.key == key
 
 
-def test_the_natural_partition_is_what_the_data_says():
+def test_the_natural_partition_has_the_owners_of_the_data():
     samples = TensorSamples(torch.zeros(4), torch.zeros(4), owner=np.array([1, 0, 1, 2]), clients=4)
     population = Natural()(samples, rng())
     assert [population.shard(client).tolist() for client in range(4)] == [[1], [0, 2], [3], []]
-    with pytest.raises(ConfigError, match="whose each sample is"):
+    with pytest.raises(ConfigError, match="needs data that names owners"):
         Natural()(TensorSamples(torch.zeros(4), torch.zeros(4)), rng())

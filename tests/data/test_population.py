@@ -7,7 +7,7 @@ from fedlit.data.population import gini
 OWNER = np.array([2, 0, 2, 0, 2])
 
 
-def test_shards_are_what_the_owners_say():
+def test_shards_follow_the_owners():
     population = Population.of(OWNER, 4)
     assert [population.shard(client).tolist() for client in range(4)] == [[1, 3], [], [0, 2, 4], []]
     assert population.sizes.tolist() == [2, 0, 3, 0]
@@ -15,11 +15,11 @@ def test_shards_are_what_the_owners_say():
 
 
 def test_an_owner_out_of_range_is_refused():
-    with pytest.raises(ValueError, match="clients 0 to 2, but there are 2"):
+    with pytest.raises(ValueError, match="names clients 0 to 2, but must name clients 0 to 1"):
         Population.of(OWNER, 2)
 
 
-def test_statistics_by_hand():
+def test_statistics_equal_those_computed_by_hand():
     labels = np.array([0, 1, 0, 1, 1])
     statistics = Population.of(OWNER, 4).statistics(lambda index: labels[index], 2)
     assert statistics["sizes"] == [2, 0, 3, 0]
@@ -30,11 +30,11 @@ def test_statistics_by_hand():
 
 
 @pytest.mark.parametrize(("values", "expected"), [([5, 5, 5], 0), ([0, 0, 9], 2 / 3), ([0, 0], 0), ([1, 3], 0.25)])
-def test_gini(values, expected):
+def test_gini_equals_its_formula(values, expected):
     assert gini(np.array(values)) == pytest.approx(expected)
 
 
-def test_of_many_clients_a_sample_is_listed():
+def test_statistics_list_a_sample_of_many_clients():
     population = Population(range(20_000), np.arange(0, 20_001, 4))
     statistics = population.statistics(lambda index: index % 2, 2)
     assert len(statistics["sizes"]) == len(statistics["listed"]) == len(statistics["label_counts"]) == 1000
@@ -42,14 +42,14 @@ def test_of_many_clients_a_sample_is_listed():
     assert population.shard(3).tolist() == [12, 13, 14, 15]
 
 
-def test_without_classes_sizes_alone_are_told():
+def test_statistics_without_classes_have_no_label_counts():
     assert "label_counts" not in Population.of(OWNER, 4).statistics(lambda index: None, 0)
 
 
-def test_a_part_of_each_shard_is_split_off_at_random_and_nothing_is_lost():
+def test_a_random_part_of_each_shard_is_held_out_and_no_sample_is_lost():
     population = Population.of(np.repeat([0, 1, 2], [10, 1, 7]), 4)
-    kept, held = population.split_shards(0.3, np.random.default_rng(0))
-    assert (kept.sizes.tolist(), held.sizes.tolist()) == ([7, 1, 5, 0], [3, 0, 2, 0])
+    train, held_out = population.split_shards(0.3, np.random.default_rng(0))
+    assert (train.sizes.tolist(), held_out.sizes.tolist()) == ([7, 1, 5, 0], [3, 0, 2, 0])
     for client in range(4):
-        assert sorted([*kept.shard(client), *held.shard(client)]) == sorted(population.shard(client))
-    assert not np.array_equal(held.shard(0), population.split_shards(0.3, np.random.default_rng(1))[1].shard(0))
+        assert sorted([*train.shard(client), *held_out.shard(client)]) == sorted(population.shard(client))
+    assert not np.array_equal(held_out.shard(0), population.split_shards(0.3, np.random.default_rng(1))[1].shard(0))

@@ -40,11 +40,11 @@ def test_each_pass_has_its_own_order_and_the_generator_decides():
     assert [label for _, y in SAMPLES.batches(None, 2, generator()) for label in y.tolist()] == first
 
 
-def test_augmentation_is_for_training_alone():
+def test_only_training_batches_are_augmented():
     samples = TensorSamples(X, torch.arange(6), None, augment=lambda x: x + 1)
     assert torch.equal(torch.cat([x for x, _ in samples.batches(None, 4)]), X)
-    trained = {int(y[0]): x for x, y in samples.batches(None, 1, generator())}
-    assert all(torch.equal(x, X[[y]] + 1) for y, x in trained.items())
+    augmented = {int(y[0]): x for x, y in samples.batches(None, 1, generator())}
+    assert all(torch.equal(x, X[[y]] + 1) for y, x in augmented.items())
 
 
 def test_an_empty_shard_has_no_batch():
@@ -60,7 +60,7 @@ def data(augment=None):
     return Data("d", TensorSamples(torch.arange(50), torch.arange(50), None, augment), SAMPLES, (1,), ("a",))
 
 
-def test_what_is_held_out_is_in_no_shard():
+def test_held_out_samples_are_not_in_the_training_set():
     held = data(augment=torch.neg).hold_out(0.25, np.random.default_rng(0))
     assert held.val is not None
     assert len(held.val) == 12
@@ -69,7 +69,7 @@ def test_what_is_held_out_is_in_no_shard():
     assert held.train.augment is torch.neg
 
 
-def test_a_tenth_is_held_out_unless_told_otherwise_or_the_data_brings_its_own():
+def test_a_tenth_is_held_out_by_default_unless_the_data_has_a_validation_set():
     held = data().hold_out(None, np.random.default_rng(0))
     assert len(held.val) == 5
     assert held.hold_out(None, np.random.default_rng(0)) is held
@@ -77,7 +77,7 @@ def test_a_tenth_is_held_out_unless_told_otherwise_or_the_data_brings_its_own():
         held.hold_out(0.2, np.random.default_rng(0))
 
 
-def test_nothing_is_held_out_for_0():
+def test_fraction_0_holds_out_nothing():
     assert data().hold_out(0.0, np.random.default_rng(0)).val is None
 
 
@@ -91,6 +91,6 @@ def test_wrong_values_are_named(key, value):
     assert error.value.key == key
 
 
-def test_full_is_no_number():
+def test_batch_size_full_is_the_whole_shard():
     assert Loading(batch_size="full").local_batch_size is None
     assert Loading(batch_size=7).local_batch_size == 7

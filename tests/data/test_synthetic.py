@@ -13,7 +13,7 @@ def one_client(**arguments):
     return x.numpy(), y.numpy()
 
 
-def test_a_batch_is_the_same_whenever_and_however_it_is_made():
+def test_a_sample_does_not_depend_on_its_batch():
     data = synthetic(clients=20, samples=7)
     population = Natural()(data.train, np.random.default_rng(0))
     whole = data.train.subset(np.arange(len(data.train)))
@@ -36,23 +36,23 @@ def shards(**arguments):
     return [next(iter(data.train.batches(data.train.natural().shard(client), None))) for client in range(60)]
 
 
-def test_beta_says_how_much_the_clients_inputs_differ():
+def test_clients_inputs_differ_more_with_a_larger_beta():
     one, other = (np.array([float(x.mean()) for x, _ in shards(beta=beta)]).std() for beta in (0.0, 5.0))
     assert other > 10 * one
 
 
-def test_alpha_moves_all_classes_alike_as_the_papers_rule_has_it():
+def test_alpha_shifts_all_classes_alike_as_in_the_paper():
     for (x, y), (other_x, other_y) in zip(shards(alpha=0.0), shards(alpha=5.0), strict=True):
         assert torch.equal(x, other_x)
         assert (y == other_y).float().mean() > 0.99
 
 
-def test_clients_label_by_models_of_their_own():
+def test_each_client_has_its_own_labelling_model():
     shares = np.array([np.bincount(y.numpy(), minlength=10) / len(y) for _, y in shards()])
     assert shares.std(0).mean() > 0.1
 
 
-def test_one_model_makes_the_labels_of_all_clients_if_iid():
+def test_iid_clients_share_one_labelling_model():
     data = synthetic(clients=40, samples=100, iid=True)
     shards = [next(iter(data.train.batches(data.train.natural().shard(client), None))) for client in range(40)]
     means = np.array([x.mean(0).numpy() for x, _ in shards])
@@ -71,7 +71,7 @@ def test_sizes_are_lognormal_and_at_least_50():
     assert np.log(np.maximum(sizes - 50, 1)).mean() == pytest.approx(4, abs=0.1)
 
 
-def test_test_samples_are_no_clients_samples_and_as_many_as_asked_for():
+def test_test_samples_have_the_given_number_and_belong_to_no_client():
     data = synthetic(clients=30, samples=50, test_samples=101, val_samples=40)
     assert (len(data.test), len(data.val)) == (101, 40)
     train = {tuple(row) for row in data.train.subset(np.arange(1500)).x.tolist()}
@@ -79,7 +79,7 @@ def test_test_samples_are_no_clients_samples_and_as_many_as_asked_for():
     assert not {tuple(row) for row in data.val.x.tolist()} & {tuple(row) for row in data.test.x.tolist()}
 
 
-def test_what_is_left_when_some_are_held_out_is_still_its_clients():
+def test_clients_keep_their_other_samples_when_some_are_held_out():
     data = synthetic(clients=4, samples=10, val_samples=0)
     held = data.hold_out(0.25, np.random.default_rng(0))
     population = Natural()(held.train, np.random.default_rng(0))
@@ -89,7 +89,7 @@ def test_what_is_left_when_some_are_held_out_is_still_its_clients():
         assert {tuple(row) for row in held.train.x[population.shard(client)].tolist()} <= own
 
 
-def test_a_million_clients_are_two_arrays():
+def test_a_million_clients_need_no_samples_in_memory():
     data = synthetic(clients=1_000_000, samples=20)
     population = data.train.natural()
     assert len(data.train) == 20_000_000

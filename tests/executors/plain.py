@@ -1,4 +1,7 @@
-"""A worker without Lightning, for processes that start quickly; what its clients are to do lies in their memory."""
+"""A worker without Lightning, for processes that start quickly.
+
+The client state of a client names the methods that its job calls.
+"""
 
 from __future__ import annotations
 
@@ -13,29 +16,33 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
+from fedlit.aggregation.aggregator import merge
 from fedlit.core.messages import EvalResult, PartialAggregate, TrainJob
 
 
-class Odd(Exception):
-    """Can be pickled, but not made again."""
+class NotUnpicklable(Exception):
+    """Can be pickled, but not unpickled."""
 
     def __init__(self, one, two):
         super().__init__(f"{one} {two}")
 
 
-def heed(signum, frame):
+def exit_on_signal(signum, frame):
     raise SystemExit(1)
 
 
 @dataclass(frozen=True)
 class Plain:
-    """Adds up the numbers of its clients, times the state's."""
+    """Adds up the ids of its clients, times the number in the server state."""
 
     large: torch.Tensor
     device = torch.device("cpu")
 
-    def placed(self, device):
+    def on_device(self, device):
         return self
+
+    def merge(self, parts):
+        return merge(list(parts))
 
     def __call__(self, job, state):
         if not isinstance(job, TrainJob):
@@ -44,12 +51,12 @@ class Plain:
             )
         total = 0.0
         for client in job.clients:
-            for order, given in job.client_states.get(client, {}).items():
-                total += getattr(self, order)(job, given) or 0.0
+            for method, argument in job.client_states.get(client, {}).items():
+                total += getattr(self, method)(job, argument) or 0.0
             total += client * float(state.shared["model"]["w"])
         attempt = -1 if job.attempt is None else job.attempt
-        facts = {"attempt": (float(attempt), 1.0), "pid": (float(os.getpid()), 1.0)}
-        return PartialAggregate(job.index, None, torch.tensor([total]).double(), 1.0, job.clients, (), facts)
+        metrics = {"attempt": (float(attempt), 1.0), "pid": (float(os.getpid()), 1.0)}
+        return PartialAggregate(job.index, None, torch.tensor([total]).double(), 1.0, job.clients, (), metrics)
 
     def hang(self, job, attempts):
         if job.attempt in attempts:
@@ -62,10 +69,10 @@ class Plain:
         Path(path, str(job.index)).touch()
 
     def signals(self, job, numbers):
-        before = signal.signal(signal.SIGTERM, heed)  # as a Trainer does while it fits
+        previous = signal.signal(signal.SIGTERM, exit_on_signal)  # as a Trainer does while it fits
         for number in numbers:
             os.kill(os.getpid(), number)
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)
 
     def loaders(self, job, number):
         return float(sum(batch.sum() for batch in DataLoader(torch.arange(10), batch_size=5, num_workers=number)))
@@ -79,7 +86,7 @@ class Plain:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def fail(self, job, kind):
-        raise Odd(1, 2) if kind == "odd" else ZeroDivisionError("of a client")
+        raise NotUnpicklable(1, 2) if kind == "not unpicklable" else ZeroDivisionError("of a client")
 
     def churn(self, job, times):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

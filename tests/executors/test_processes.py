@@ -1,4 +1,4 @@
-"""Processes as an executor: the bits of inline, what can cross, on which GPUs."""
+"""The executor `Processes`: bit-identical to inline, its transport, its GPUs."""
 
 import logging
 import os
@@ -14,23 +14,25 @@ from conftest import Quadratic, federation, holdings, pairs
 from plain import Plain
 from small import with_own
 
-from fedlit.aggregation.mean import merge
+from fedlit.aggregation.aggregator import merge
 from fedlit.algorithms import FedAvg, FedRep, Finetune, Moon
-from fedlit.client.trainer import ModuleReplica, TrainerConfig
+from fedlit.client.replica import ModuleReplica
+from fedlit.client.trainer import TrainerConfig
 from fedlit.client.worker import ClientWorker
 from fedlit.core.errors import ConfigError, LostWorkers
 from fedlit.core.messages import ClientFailure, EvaluateJob, PartialAggregate, ServerState, TrainJob
 from fedlit.executors import Auto, Processes
 from fedlit.executors.dispatch import JobBatch
+from fedlit.executors.executor import Executor
 from fedlit.executors.resources import available_cores
 from fedlit.executors.transport import LARGE, RAW, decode_message, deserialize_worker, encode_message, serialize_worker
-from fedlit.server.federation import Federation
 from fedlit.server.monitor import Monitor
 from fedlit.server.sampling import PowerOfChoice, Uniform
 from fedlit.server.schedule import Schedule
+from fedlit.server.setup import Federation
 
 
-def test_what_is_large_lies_in_a_file_that_all_map():
+def test_large_tensors_and_arrays_of_a_worker_lie_in_a_mapped_file():
     large, small = torch.arange(LARGE, dtype=torch.float32), torch.arange(3)
     array = np.arange(LARGE, dtype=np.int64).reshape(2, -1)
     with TemporaryFile() as file:
@@ -42,7 +44,7 @@ def test_what_is_large_lies_in_a_file_that_all_map():
         assert back["again"] is back["large"]
         assert torch.equal(back["small"], small)
         assert np.array_equal(back["array"], array)
-        back["large"][0] = 7.0  # its own copy of the page
+        back["large"][0] = 7.0  # writes to a copy of the page
         assert deserialize_worker(content)["large"][0] == 0.0
 
 
@@ -69,47 +71,47 @@ def test_a_message_keeps_every_kind_of_tensor():
     assert back["parameter"].requires_grad
 
 
-def test_an_evaluation_that_is_lost_twice_is_an_error():
-    for job, told in (
+def test_evaluation_whose_process_is_lost_twice_is_an_error():
+    for job, problem in (
         (EvaluateJob(2, "val"), "round 3 cannot be evaluated on the server's val samples"),
         (EvaluateJob(0, "test", 5), "round 1 cannot be evaluated on client 5's test samples"),
     ):
-        call = JobBatch([job], (), 1)
-        call.lose(call.tasks.popleft())
-        assert call.error is None
-        call.lose(call.tasks.popleft())
-        assert isinstance(call.error, LostWorkers)
-        assert str(call.error).startswith(f"{told}: the worker process was lost 2 times; ")
+        batch = JobBatch([job], (), 1, merge)
+        batch.lose(batch.tasks.popleft())
+        assert batch.error is None
+        batch.lose(batch.tasks.popleft())
+        assert isinstance(batch.error, LostWorkers)
+        assert str(batch.error).startswith(f"{problem}: its worker process was lost 2 times; ")
 
 
-def test_clients_of_a_chunk_that_is_lost_twice_run_alone_and_the_one_that_is_lost_again_is_left_out():
-    call = JobBatch([TrainJob(0, 0, (30, 31, 32))], (), 1)
+def test_clients_of_a_chunk_that_is_lost_twice_run_alone_and_a_client_that_is_lost_again_is_left_out():
+    batch = JobBatch([TrainJob(0, 0, (30, 31, 32))], (), 1, merge)
     for attempt in (0, 1):
-        assert call.job(call.tasks[0]).attempt == attempt
-        call.lose(call.tasks.popleft())
-    first, *others = call.tasks
-    assert [(task.job.clients, call.job(task).attempt) for task in call.tasks] == [((c,), 2) for c in (30, 31, 32)]
+        assert batch.job(batch.tasks[0]).attempt == attempt
+        batch.lose(batch.tasks.popleft())
+    first, *others = batch.tasks
+    assert [(task.job.clients, batch.job(task).attempt) for task in batch.tasks] == [((c,), 2) for c in (30, 31, 32)]
     for task in reversed(others):
         (client,) = task.job.clients
         partial = PartialAggregate(
             0, None, torch.tensor([client]).double(), 1.0, (client,), (), {"attempt": (2.0, 1.0)}
         )
-        call.take(task, [bytearray(part) for part in encode_message(("done", partial))])
-    assert not call.done
-    call.lose(first)
-    reason = "its worker process was lost 2 times with others and once alone"
-    assert call.done[0].failures == (ClientFailure(30, "lost_worker", reason),)
-    assert (call.done[0].total.item(), call.done[0].members) == (31 + 32, (31, 32))
-    assert call.done[0].metrics["attempt"] == (4.0, 2.0)
+        batch.take(task, [bytearray(part) for part in encode_message(("done", partial))])
+    assert not batch.done
+    batch.lose(first)
+    reason = "its worker process was lost 2 times with other clients and once with this one alone"
+    assert batch.done[0].failures == (ClientFailure(30, "lost_worker", reason),)
+    assert (batch.done[0].total.item(), batch.done[0].members) == (31 + 32, (31, 32))
+    assert batch.done[0].metrics["attempt"] == (4.0, 2.0)
 
 
-def test_joined_partials_are_those_of_one_worker_bit_for_bit():
+def test_merged_partial_aggregates_are_bit_identical_to_those_of_one_worker():
     fed = federation(clients=5, norm="batch")
-    state = ServerState(0, {"model": fed.initial})
+    state = ServerState(0, Shared(fed.initial))
     whole = fed.worker(TrainJob(0, 3, (0, 1, 2, 3, 4)), state)
-    parts = merge([fed.worker(TrainJob(0, 3, (client,)), state) for client in range(5)])
+    parts = fed.worker.merge([fed.worker(TrainJob(0, 3, (client,)), state) for client in range(5)])
     assert torch.equal(whole.total, parts.total)
-    assert (whole.weight, whole.members, whole.metrics, whole.bytes) == (
+    assert (whole.weight, whole.members, whole.metrics, whole.up_bytes) == (
         parts.weight,
         parts.members,
         parts.metrics,
@@ -117,56 +119,56 @@ def test_joined_partials_are_those_of_one_worker_bit_for_bit():
     )
 
 
-def test_a_federation_is_pickled_with_its_module_and_does_the_same():
+def test_unpickled_worker_gives_the_same_results():
     fed = federation(norm="batch")
     with TemporaryFile() as file:
-        again = deserialize_worker(serialize_worker(fed.worker, file))
-    state = ServerState(0, {"model": fed.initial})
-    assert torch.equal(fed.worker(TrainJob(0, 0, (1,)), state).total, again(TrainJob(0, 0, (1,)), state).total)
+        copy = deserialize_worker(serialize_worker(fed.worker, file))
+    state = ServerState(0, Shared(fed.initial))
+    assert torch.equal(fed.worker(TrainJob(0, 0, (1,)), state).total, copy(TrainJob(0, 0, (1,)), state).total)
 
 
 @pytest.mark.parametrize(
     ("key", "value"), [("workers", 0), ("workers", "all"), ("threads", 0), ("per_gpu", 0), ("wall_timeout_s", 0.0)]
 )
 @pytest.mark.parametrize("executor", [Processes, Auto])
-def test_wrong_values_are_named(executor, key, value):
+def test_errors_name_their_argument(executor, key, value):
     with pytest.raises(ConfigError) as error:
         executor(**{key: value})
     assert error.value.key == key
 
 
 @pytest.mark.parametrize(
-    ("workers", "per_gpu", "chosen", "seen"),
+    ("workers", "per_gpu", "visible", "names"),
     [
         ("auto", 1, None, ["0", "1"]),
         ("auto", 2, None, ["0", "1", "0", "1"]),
         ("auto", 1, "3, GPU-8f2a", ["3", "GPU-8f2a"]),
-        ("auto", 1, "5,1,7", ["5", "1"]),  # the driver counts two: it stops at a GPU that is not there
+        ("auto", 1, "5,1,7", ["5", "1"]),  # the driver counts two: it stops at a GPU that does not exist
         (3, 1, "4,6", ["4", "6", "4"]),
     ],
 )
-def test_each_process_sees_one_of_the_gpus_that_this_one_sees(monkeypatch, workers, per_gpu, chosen, seen):
+def test_each_process_sees_one_of_the_visible_gpus(monkeypatch, workers, per_gpu, visible, names):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if chosen is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     executor = Processes(workers, per_gpu=per_gpu)
-    assert executor.gpus(torch.device("cuda", 0)) == seen
+    assert executor.gpus(torch.device("cuda", 0)) == names
     assert executor.gpus(torch.device("cpu")) == [None] * (available_cores() if workers == "auto" else workers)
     assert executor.gpus(torch.device("mps")) == [None] * (per_gpu if workers == "auto" else workers)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-def test_processes_on_a_gpu_have_the_samples_there():
+def test_processes_on_a_gpu_are_bit_identical_to_inline():
     fed = federation(recipe=TrainerConfig({"accelerator": "cuda"}))
-    fed = replace(fed, worker=fed.worker.placed(torch.device("cuda", 0)))
-    plain = [record.sha256 for record in fed.run()]
-    assert [record.sha256 for record in replace(fed, executor=Processes(per_gpu=2)).run()] == plain
+    fed = fed.with_worker(fed.worker.on_device(torch.device("cuda", 0)))
+    expected = [record.sha256 for record in fed.run()]
+    assert [record.sha256 for record in replace(fed, executor=Processes(per_gpu=2)).run()] == expected
 
 
 def many(algorithm, clients=70, rounds=2):
-    """Seventy quadratic clients, in chunks of two; what one sends is not a number."""
+    """Seventy quadratic clients, in chunks of two; one client sends numbers that are not finite."""
     rows = [(1.0 + client % 7, float(client) if client != 20 else float("inf")) for client in range(clients)]
     bench = ModuleReplica(Quadratic(1.0, momentum=0.9))
     worker = ClientWorker(
@@ -176,26 +178,34 @@ def many(algorithm, clients=70, rounds=2):
         holdings(pairs(*rows), range(clients)),
     )
     schedule = Schedule(rounds=rounds, client_fraction=1.0)
-    return Federation(bench.read(), worker, Uniform(clients), schedule, 0, monitor=Monitor(None))
+    return Federation.assemble(
+        initial=bench.read(), worker=worker, sampler=Uniform(clients), schedule=schedule, monitor=Monitor(None)
+    )
 
 
 @dataclass(frozen=True)
 class Several:
-    """Workers of several federations, to share processes, which take seconds to start; the state says whose job it is."""
+    """Workers of several federations, to share processes, which take seconds to start.
+
+    The server state has the number of the worker of a job.
+    """
 
     workers: tuple[ClientWorker, ...]
     device = torch.device("cpu")
 
-    def placed(self, device):
+    def on_device(self, device):
         return replace(self, workers=tuple(worker.on_device(device) for worker in self.workers))
+
+    def merge(self, parts):
+        return merge(list(parts))
 
     def __call__(self, job, state):
         return self.workers[int(state.shared["which"]["number"])](job, state)
 
 
 @dataclass(frozen=True)
-class Shared:
-    """An executor that is open already."""
+class Shared(Executor):
+    """An executor that uses the open processes of another."""
 
     execute: object
     which: int
@@ -205,41 +215,42 @@ class Shared:
 
     @contextmanager
     def open(self, worker, rounds):
-        yield lambda jobs, state: self.execute(jobs, state.set(which={"number": torch.tensor(self.which)}))
+        yield lambda jobs, state: self.execute(jobs, state.with_shared(which={"number": torch.tensor(self.which)}))
 
 
-def told(record):
+def outcome(record):
+    """All of a record that does not depend on the executor."""
     times = [name for name in record.metrics if name.startswith("time/")]
     return record.sha256, record.failures, {name: value for name, value in record.metrics.items() if name not in times}
 
 
 @pytest.mark.slow
-def test_the_bits_are_inlines_whatever_the_cohort_and_where_a_run_moves_to_processes_on_its_way(caplog, monkeypatch):
+def test_results_are_bit_identical_to_inline_for_every_cohort_and_when_auto_moves_a_run_to_processes(
+    caplog, monkeypatch
+):
     few = federation(clients=10, cohort=3, norm="batch")
     feds = [many(FedAvg()), few, replace(few, sampler=PowerOfChoice(3, candidates=7))]
     feds += [with_own(FedRep(inner=Moon(), head_epochs=1), rounds=2), with_own(Finetune(), rounds=1)]
-    plain = [[told(record) for record in fed.run()] for fed in feds]
-    assert [failure.client for failure in plain[0][0][1]] == [20]
+    expected = [[outcome(record) for record in fed.run()] for fed in feds]
+    assert [failure.client for failure in expected[0][0][1]] == [20]
     with Processes(2).open(Several(tuple(fed.worker for fed in feds)), 1) as execute:
         for which, fed in enumerate(feds):
             fed = replace(fed, executor=Shared(execute, which))
-            assert [told(record) for record in fed.run()] == plain[which]
-        monkeypatch.setattr(
-            Auto, "_processes", lambda self: Shared(execute, 1)
-        )  # in place of others that take long to start
-        monkeypatch.setattr("fedlit.executors.auto.cores", lambda: 2)
+            assert [outcome(record) for record in fed.run()] == expected[which]
+        monkeypatch.setattr(Auto, "_make_processes", lambda self: Shared(execute, 1))  # others take long to start
+        monkeypatch.setattr("fedlit.executors.auto.available_cores", lambda: 2)
         with caplog.at_level(logging.INFO, "fedlit"):
-            moved = [told(record) for record in replace(few, executor=Auto(start_s=0.0)).run()]
-    assert "executor=auto takes 2 processes from round 2 on" in caplog.text
-    assert moved == plain[1]
+            moved = [outcome(record) for record in replace(few, executor=Auto(start_s=0.0)).run()]
+    assert "executor=auto takes 2 worker processes from round 2 on" in caplog.text
+    assert moved == expected[1]
 
 
 @pytest.mark.slow
-def test_what_another_process_cannot_have_runs_inline_and_is_told(caplog, monkeypatch):
+def test_worker_that_cannot_be_unpickled_runs_inline_with_a_warning(caplog, monkeypatch):
     Hidden = type("Hidden", (Plain,), {"__module__": "__main__"})  # noqa: N806
     monkeypatch.setattr("__main__.Hidden", Hidden, raising=False)
     pickle.dumps(Hidden(torch.arange(3)))
-    state = ServerState(0, {"model": {"w": torch.tensor(2.0)}})
+    state = ServerState(0, Shared({"w": torch.tensor(2.0)}))
     with Processes(1).open(Hidden(torch.arange(3)), 1) as execute:
         (partial,) = execute([TrainJob(0, 0, (3, 4))], state)
     assert partial.total.item() == 2.0 * (3 + 4)

@@ -1,4 +1,4 @@
-"""Jobs with the same seed are paired, and their summaries can be asked whether they are."""
+"""Runs with the same seed are paired, and the digests in their summaries show it."""
 
 import json
 from dataclasses import replace
@@ -12,26 +12,27 @@ from fedlit.client.trainer import TrainerConfig
 from fedlit.data import TensorSamples
 from fedlit.experiment.digests import PairingDigests
 from fedlit.server.fingerprint import fingerprint
+from fedlit.simulation.client_faults import Drop
 from fedlit.simulation.clock import VirtualClock
-from fedlit.simulation.faults import Drop, FailurePolicy, FaultPlan
+from fedlit.simulation.faults import FailurePolicy, FaultPlan
 
 pytestmark = pytest.mark.slow  # whole runs
 
 
-def followed(made):
-    """The digests of a federation's rounds, and who was left out in each."""
-    digests, left = PairingDigests(made), []
-    for record in made.run():
+def run_with_digests(fed):
+    """The digests of a federation's rounds, and the failures of each round."""
+    digests, failures = PairingDigests(fed), []
+    for record in fed.run():
         digests.add(record)
-        left.append([(failure.client, failure.outcome) for failure in record.failures])
-    return digests.summary(), left
+        failures.append([(failure.client, failure.outcome) for failure in record.failures])
+    return digests.summary(), failures
 
 
-def dropping(made):
-    return replace(made, worker=replace(made.worker, faults=FailurePolicy(plans=(FaultPlan(Drop(), probability=0.5),))))
+def with_dropouts(fed):
+    return fed.with_worker(replace(fed.worker, faults=FailurePolicy(plans=(FaultPlan(Drop(), probability=0.5),))))
 
 
-OTHERWISE = {
+CHANGES = {
     "algorithm": lambda: federation(seed=3, algorithm=FedAvg(proximal=0.5)),
     "rate of the server": lambda: federation(seed=3, algorithm=FedAvg(lr=0.5, weights="uniform")),
     "local work": lambda: federation(seed=3, local_steps=2),
@@ -40,27 +41,28 @@ OTHERWISE = {
 }
 
 
-@pytest.mark.parametrize("make", OTHERWISE.values(), ids=OTHERWISE)
+@pytest.mark.parametrize("make", CHANGES.values(), ids=CHANGES)
 def test_runs_with_the_same_seed_are_paired_whatever_else_differs(make):
-    digests, left = followed(dropping(federation(seed=3)))
-    other, left_there = followed(dropping(make()))
+    digests, failures = run_with_digests(with_dropouts(federation(seed=3)))
+    other, other_failures = run_with_digests(with_dropouts(make()))
     assert set(digests) == {"partition", "init", "cohorts", "batches"}
     assert other == digests
-    assert left_there == left
-    assert any(left)  # somebody did drop out
+    assert other_failures == failures
+    assert any(failures)  # a client did drop out
 
 
-def test_another_seed_has_nothing_in_common():
-    (first, left), (second, left_there) = followed(dropping(federation(seed=3))), followed(dropping(federation(seed=4)))
+def test_another_seed_changes_every_digest():
+    first, failures = run_with_digests(with_dropouts(federation(seed=3)))
+    second, other_failures = run_with_digests(with_dropouts(federation(seed=4)))
     assert [name for name in first if first[name] == second[name]] == []
-    assert left != left_there
+    assert failures != other_failures
 
 
-def test_each_digest_is_about_its_own_part():
-    whole, _ = followed(federation(seed=3))
+def test_each_digest_depends_on_its_own_part():
+    whole, _ = run_with_digests(federation(seed=3))
 
     def same(**changes):
-        other, _ = followed(federation(seed=3, **changes))
+        other, _ = run_with_digests(federation(seed=3, **changes))
         return {name for name in whole if whole[name] == other[name]}
 
     assert same(norm="batch") == {"partition", "cohorts", "batches"}  # another model
@@ -70,35 +72,35 @@ def test_each_digest_is_about_its_own_part():
 
 
 def test_equal_digests_mean_equal_batches(monkeypatch):
-    met = []
+    calls = []
     batches = TensorSamples.batches
 
-    def spied(self, index, size, generator=None, drop_last=False):
-        made = batches(self, index, size, generator, drop_last)
+    def spy(self, index, size, generator=None, drop_last=False):
+        result = batches(self, index, size, generator, drop_last)
         if generator is not None:
-            met.append((generator.initial_seed(), index.tolist(), size))
-        return made
+            calls.append((generator.initial_seed(), index.tolist(), size))
+        return result
 
-    monkeypatch.setattr(TensorSamples, "batches", spied)
+    monkeypatch.setattr(TensorSamples, "batches", spy)
     seen = {}
     for seed, algorithm in ((3, FedAvg()), (3, FedAvg(proximal=1.0)), (4, FedAvg())):
-        met.clear()
-        digests, _ = followed(federation(seed=seed, algorithm=algorithm))
-        seen.setdefault(digests["batches"], []).append(list(met))
+        calls.clear()
+        digests, _ = run_with_digests(federation(seed=seed, algorithm=algorithm))
+        seen.setdefault(digests["batches"], []).append(list(calls))
     (first, second), (third,) = seen.values()
     assert first == second != third
 
 
-def test_batches_are_those_of_their_round():
-    made = federation(seed=3, rounds=1)
-    (record,) = made.run()
-    (first, second) = (PairingDigests(made), PairingDigests(made))
+def test_digest_of_batches_depends_on_the_round():
+    fed = federation(seed=3, rounds=1)
+    (record,) = fed.run()
+    first, second = PairingDigests(fed), PairingDigests(fed)
     first.add(record)
     second.add(replace(record, number=2))
     assert first.summary()["batches"] != second.summary()["batches"]
 
 
-def test_what_makes_an_experiment_tells_seeds_partitions_models_and_algorithms():
+def test_fingerprint_depends_on_seed_partition_model_and_algorithm():
     def differs(**other):
         before, now = fingerprint(federation(lr="constant")), fingerprint(federation(**{"lr": "constant", **other}))
         return {key for key in {**before, **now} if before.get(key) != now.get(key)}

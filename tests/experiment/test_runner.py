@@ -1,41 +1,137 @@
-"""What a run says while it goes on, and how it ends when it cannot."""
+"""The log of a run, its observers, its frames, and its end by an error."""
 
+import json
 import logging
+import sys
+import time
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import composed
 
 from fedlit.cli import train
 from fedlit.cli.command_line import PRIMARY
-from fedlit.core.errors import LostRounds, LostWorkers
+from fedlit.core.errors import ConfigErrors, LostRounds, LostWorkers
 from fedlit.core.messages import ClientFailure
-from fedlit.experiment import runner as running
 from fedlit.experiment.config import build
+from fedlit.experiment.reporter import log_round
+from fedlit.experiment.runner import run_experiment
 from fedlit.runs.record import RoundRecord
 from fedlit.server.checkpoint.format import round_dir
 
+METRICS = {"clients/trained": 2, "time/round_s": 0.1}
+QUICK = [
+    *("data=synthetic", "partition=natural", "data.clients=5", "model=logistic", "observers=none"),
+    *("schedule.rounds=2", "schedule.local_steps=1"),
+]
 
-def test_a_client_that_was_sampled_beyond_need_is_no_warning(caplog):
+
+def record_of(metrics, failures=()):
+    return RoundRecord(1, (0, 1, 2, 3), {**METRICS, **metrics}, failures, None, "", None)
+
+
+def test_client_sampled_beyond_need_is_no_warning(caplog):
     failures = (
         ClientFailure(1, "surplus", "came after the first 2"),
         ClientFailure(2, "deadline", "would have taken 9 s"),
     )
-    metrics = {"clients/trained": 2, "time/round_s": 0.1}
-    running._log(RoundRecord(1, (0, 1, 2, 3), metrics, failures, None, "", None), 5)
-    warned = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert warned == ["round 1: client 2 left out, deadline: would have taken 9 s"]
+    log_round(record_of({}, failures), 5)
+    warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warnings == ["round 1: client 2 left out, deadline: would have taken 9 s"]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "figures"),
+    [
+        (
+            {"train/loss": 1.5, "train/accuracy": 0.1, "val/loss": 2.0, "test/accuracy": 0.5, "comm/up_bytes": 8},
+            "train/loss 1.5000  val/loss 2.0000  test/accuracy 0.5000",
+        ),
+        (
+            {"train_loss": 1.5, "val_loss": 2.0, "test_loss": 3.0},
+            "train_loss 1.5000  val_loss 2.0000  test_loss 3.0000",
+        ),
+        ({"own/accuracy": 0.5, "own/accuracy_std": 0.1, "own/accuracy_gini": 0.2}, "own/accuracy 0.5000"),
+    ],
+)
+def test_line_of_a_round_has_the_metrics_of_every_split(caplog, metrics, figures):
+    caplog.set_level(logging.INFO, "fedlit")
+    log_round(record_of(metrics), 5)
+    assert [record.getMessage() for record in caplog.records] == [f"round 1/5  2 of 4 clients  {figures}  0.1 s"]
+
+
+OBSERVERS = """
+from fedlit import Observer
+
+numbers = []
+
+class OnlyRounds(Observer):
+    def round(self, record):
+        numbers.append(record.number)
+
+class NoObserver:
+    def start(self, run): ...
+    def round(self, record): ...
+    def end(self, summary): ...
+    def close(self): ...
+"""
+
+
+@pytest.fixture
+def my_observers(tmp_path, monkeypatch):
+    (tmp_path / "my_observers.py").write_text(OBSERVERS)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("my_observers", None)
+
+
+@pytest.mark.slow  # a whole run
+def test_users_observer_with_only_round_works_in_a_run(my_observers, tmp_path):
+    config = build.to_plain(composed(*QUICK, "+observers.mine={_target_:my_observers.OnlyRounds}"))
+    run_experiment(config, tmp_path / "run", {}, time.time())
+    assert sys.modules["my_observers"].numbers == [1, 2]
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["observers_failed"] == {}
+
+
+@pytest.mark.slow  # a whole build of a configuration
+def test_object_that_is_no_observer_is_refused_under_its_key(my_observers, tmp_path):
+    config = build.to_plain(composed(*QUICK, "+observers.mine={_target_:my_observers.NoObserver}"))
+    with pytest.raises(ConfigErrors) as error:
+        run_experiment(config, tmp_path / "run", {}, time.time())
+    assert [str(each) for each in error.value.errors] == [
+        "observers.mine._target_=my_observers.NoObserver: makes a NoObserver, which is not an Observer; "
+        "subclass fedlit.experiment.observers.Observer"
+    ]
+
+
+@pytest.mark.slow  # a whole run
+def test_run_experiment_calls_the_federations_loop_itself(tmp_path, monkeypatch):
+    from fedlit.executors.inline import Inline
+
+    frames, open_inline = [], Inline.open
+
+    def spy(*given):
+        frame = sys._getframe(1)
+        while frame is not None and not frame.f_globals["__name__"].startswith("fedlit.experiment"):
+            frame = frame.f_back
+        frames.append(frame and frame.f_code)
+        return open_inline(*given)
+
+    monkeypatch.setattr(Inline, "open", spy)
+    run_experiment(build.to_plain(composed(*QUICK, "executor=inline")), tmp_path / "run", {}, time.time())
+    assert frames == [run_experiment.__code__]  # the innermost of ours around the federation's generator
 
 
 @pytest.mark.parametrize("error", [LostWorkers("worker processes were lost"), LostRounds("2 rounds were lost")])
-def test_a_run_that_cannot_go_on_says_why_and_how_to_and_ends_with_status_1(monkeypatch, capsys, tmp_path, error):
-    held = []
+def test_fatal_error_prints_the_reason_and_the_command_to_resume(monkeypatch, capsys, tmp_path, error):
+    references = []
 
     def trained(*_):
         partial = torch.zeros(1)
-        held.append(weakref.ref(partial))
+        references.append(weakref.ref(partial))
         raise error
 
     monkeypatch.setattr(build, "to_plain", lambda config: {"_target_": "fedlit.data.Iid"})
@@ -45,13 +141,13 @@ def test_a_run_that_cannot_go_on_says_why_and_how_to_and_ends_with_status_1(monk
         overrides=SimpleNamespace(task=[]),
         job=SimpleNamespace(env_set={}, config_name=PRIMARY),
     )
-    round_dir(tmp_path, 1).mkdir(parents=True)  # a round was kept
+    round_dir(tmp_path, 1).mkdir(parents=True)  # the checkpoint of a finished round
     config = SimpleNamespace(traceback=False, check=False)
     with pytest.raises(SystemExit) as stop:
         train._one(config, settings, 0.0, False)  # type: ignore[arg-type]
     assert stop.value.code == 1
     assert stop.value.__context__ is error
-    assert held[0]() is None  # nothing of torch's outlives the interpreter in the error's frames
-    said = capsys.readouterr().err.splitlines()
-    assert said[0] == f"fedlit: {error}; the last round that was kept is whole. To go on once that is mended:"
-    assert said[1:] == [f"  python -m fedlit.train resume={Path(tmp_path)}"]
+    assert references[0]() is None  # no tensor outlives the interpreter in the error's frames
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"fedlit: {error}; the last round that was kept is whole. To go on once that is mended:"
+    assert lines[1:] == [f"  python -m fedlit.train resume={Path(tmp_path)}"]

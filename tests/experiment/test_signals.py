@@ -1,4 +1,4 @@
-"""A signal ends a run as its own, wherever it comes and whatever becomes of it."""
+"""A signal interrupts a run wherever it comes, also if other code catches or replaces the exception."""
 
 import os
 import signal
@@ -10,9 +10,10 @@ import pytest
 from conftest import Quadratic, holdings, pairs
 
 from fedlit.algorithms import FedAvg
-from fedlit.client.trainer import ModuleReplica, TrainerConfig
+from fedlit.client.replica import ModuleReplica
+from fedlit.client.trainer import TrainerConfig
 from fedlit.client.worker import ClientWorker
-from fedlit.core.messages import ServerState, TrainJob
+from fedlit.core.messages import ServerState, Shared, TrainJob
 from fedlit.experiment.signals import STOP_SIGNALS, Interrupted, clear_frames, handle_signals
 
 
@@ -20,19 +21,24 @@ def send(number):
     os.kill(os.getpid(), number)
 
 
+def handlers():
+    return [signal.getsignal(number) for number in STOP_SIGNALS]
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)])
-def test_the_first_signal_raises_stopped_with_its_status_and_the_handlers_are_put_back(number, status):
-    before = [signal.getsignal(asking) for asking in STOP_SIGNALS]
-    with pytest.raises(Interrupted, match=signal.Signals(number).name) as stopped, handle_signals():
+def test_first_signal_raises_interrupted_and_the_handlers_are_restored(number, status):
+    before = handlers()
+    with pytest.raises(Interrupted, match=signal.Signals(number).name) as error, handle_signals():
         send(number)
-    assert stopped.value.status == status
-    assert stopped.value.found is before[STOP_SIGNALS.index(number)]
-    assert [signal.getsignal(asking) for asking in STOP_SIGNALS] == before
+    assert error.value.status == status
+    assert error.value.signal_number == number
+    assert error.value.previous_handler is before[STOP_SIGNALS.index(number)]
+    assert handlers() == before
 
 
-def test_a_second_signal_ends_the_process_at_once(monkeypatch):
-    ended = []
-    monkeypatch.setattr(os, "_exit", ended.append)
+def test_second_signal_exits_the_process(monkeypatch):
+    statuses = []
+    monkeypatch.setattr(os, "_exit", statuses.append)
 
     def twice():
         try:
@@ -42,78 +48,78 @@ def test_a_second_signal_ends_the_process_at_once(monkeypatch):
 
     with pytest.raises(Interrupted), handle_signals():
         twice()
-    assert ended == [130]
+    assert statuses == [130]
 
 
-def test_stopped_is_no_exception_that_code_of_a_client_catches():
+def test_interrupted_is_not_an_exception_that_client_code_catches():
     assert not issubclass(Interrupted, Exception)
 
 
-def test_what_swallowed_it_is_asked_again_between_rounds():
-    def deaf():
+def test_interrupted_that_code_suppresses_is_raised_between_rounds():
+    def suppressing():
         with suppress(BaseException):  # as some code does
             send(signal.SIGTERM)
 
-    with handle_signals() as wish:
-        wish.raise_if_set()
-        deaf()
+    with handle_signals() as request:
+        request.raise_if_set()
+        suppressing()
         with pytest.raises(Interrupted):
-            wish.raise_if_set()
+            request.raise_if_set()
 
 
 @pytest.mark.parametrize("error", [SystemExit, ValueError])
-def test_what_is_made_of_it_is_stopped_again(error):
+def test_replaced_exception_becomes_interrupted_again(error):
     def change():
         try:
             send(signal.SIGTERM)
         except BaseException as caught:
             raise error from caught
 
-    with pytest.raises(Interrupted) as stopped, handle_signals():
+    with pytest.raises(Interrupted) as interrupted, handle_signals():
         change()
-    assert isinstance(stopped.value.__cause__, error)
+    assert isinstance(interrupted.value.__cause__, error)
 
 
-def test_without_a_signal_an_error_is_what_it_is():
+def test_error_without_a_signal_stays_the_same():
     with pytest.raises(ValueError, match="own"), handle_signals():
         raise ValueError("own")
 
 
-def test_a_thread_leaves_signals_alone():
+def test_thread_does_not_change_the_handlers():
     seen = []
 
-    def go():
-        with handle_signals() as wish:
-            wish.raise_if_set()
-            seen.append([signal.getsignal(asking) for asking in STOP_SIGNALS])
+    def in_thread():
+        with handle_signals() as request:
+            request.raise_if_set()
+            seen.append(handlers())
 
-    thread = threading.Thread(target=go)
+    thread = threading.Thread(target=in_thread)
     thread.start()
     thread.join()
-    assert seen == [[signal.getsignal(asking) for asking in STOP_SIGNALS]]
+    assert seen == [handlers()]
 
 
-class Held: ...
+class Local: ...
 
 
-def test_what_the_frames_of_a_stopped_run_hold_is_freed_before_the_process_ends():
-    seen = []
+def test_clear_frames_frees_the_local_variables_of_an_interrupted_run():
+    references = []
 
-    def go():
-        held = Held()
-        seen.append(weakref.ref(held))
+    def interrupted():
+        local = Local()
+        references.append(weakref.ref(local))
         send(signal.SIGTERM)
-        return held
+        return local
 
-    with pytest.raises(Interrupted) as stopped, handle_signals():
-        go()
-    assert seen[0]() is not None
-    clear_frames(stopped.value)
-    assert seen[0]() is None
+    with pytest.raises(Interrupted) as error, handle_signals():
+        interrupted()
+    assert references[0]() is not None
+    clear_frames(error.value)
+    assert references[0]() is None
 
 
 class Converting(Quadratic):
-    """Makes another error of whatever comes in a step."""
+    """Raises another error instead of any exception in a step."""
 
     def training_step(self, batch, batch_idx):
         try:
@@ -123,35 +129,32 @@ class Converting(Quadratic):
         return super().training_step(batch, batch_idx)
 
 
-def test_a_signal_that_code_of_a_client_makes_an_error_of_is_not_the_clients():
-    bench = ModuleReplica(Converting(1.0))
-    work = ClientWorker(FedAvg(), bench, TrainerConfig({"accelerator": "cpu"}), holdings(pairs((1.0, 2.0)), [0]))
+def test_signal_that_client_code_turns_into_an_error_is_not_a_client_failure():
+    replica = ModuleReplica(Converting(1.0))
+    worker = ClientWorker(FedAvg(), replica, TrainerConfig({"accelerator": "cpu"}), holdings(pairs((1.0, 2.0)), [0]))
     with pytest.raises(Interrupted), handle_signals():
-        work(TrainJob(0, 0, (0,)), ServerState(0, {"model": bench.read()}))
+        worker(TrainJob(0, 0, (0,)), ServerState(0, Shared(replica.read())))
 
 
-def test_a_block_inside_another_has_its_handlers_and_ends_as_it_does():
-    def handlers():
-        return [signal.getsignal(asking) for asking in STOP_SIGNALS]
-
-    def within():
-        with handle_signals() as wish:
-            seen.append((wish, handlers()))
+def test_nested_block_shares_handlers_and_request_of_the_outer_block():
+    def inner():
+        with handle_signals() as request:
+            seen.append((request, handlers()))
             with suppress(BaseException):
                 send(signal.SIGTERM)
             raise SystemExit
 
-    def around():
-        with handle_signals() as wish:
-            seen.append((wish, handlers()))
+    def outer():
+        with handle_signals() as request:
+            seen.append((request, handlers()))
             try:
-                within()
+                inner()
             finally:
-                seen.append((wish, handlers()))
+                seen.append((request, handlers()))
 
     seen, before = [], handlers()
-    with pytest.raises(Interrupted) as stopped:
-        around()
+    with pytest.raises(Interrupted) as error:
+        outer()
     assert seen == [(seen[0][0], seen[0][1])] * 3
-    assert seen[0][0].stopped is stopped.value
-    assert (stopped.value.found, handlers()) == (before[0], before)
+    assert seen[0][0].stopped is error.value
+    assert (error.value.previous_handler, handlers()) == (before[0], before)

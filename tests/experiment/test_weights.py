@@ -3,7 +3,8 @@ import torch
 from conftest import Quadratic, federation
 from safetensors.torch import load_file
 
-from fedlit.client.trainer import ModuleReplica, TrainerConfig
+from fedlit.client.replica import ModuleReplica
+from fedlit.client.trainer import TrainerConfig
 from fedlit.core.errors import ConfigError
 from fedlit.experiment.weights import load_weights, safetensors_bytes, save_ckpt
 from fedlit.models import Classifier
@@ -15,7 +16,7 @@ def other(classes=3):
 
 
 @pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
-def test_a_module_starts_from_what_a_run_left(tmp_path, suffix):
+def test_a_module_starts_from_the_weights_of_a_run(tmp_path, suffix):
     fed, path = federation(norm="batch"), tmp_path / f"model.{suffix}"
     if suffix == "ckpt":
         save_ckpt(fed.worker.replica, fed.worker.trainer_config, fed.initial, path)
@@ -28,18 +29,19 @@ def test_a_module_starts_from_what_a_run_left(tmp_path, suffix):
     )
 
 
-class Harm:
+class Malicious:
     def __reduce__(self):
         return (pytest.fail, ("a pickle was executed",))
 
 
-def test_what_is_no_weights_of_this_model_is_a_mistake(tmp_path):
+def test_files_without_weights_of_this_model_are_an_error(tmp_path):
     fed = federation(norm="none")
     save_ckpt(fed.worker.replica, fed.worker.trainer_config, fed.initial, tmp_path / "other.ckpt")
-    torch.save({"state_dict": Harm()}, tmp_path / "pickle.ckpt")
+    torch.save({"state_dict": Malicious()}, tmp_path / "pickle.ckpt")
     (tmp_path / "short.safetensors").write_bytes(safetensors_bytes(fed.worker.replica, fed.initial)[:100])
+    message = r"cannot be loaded: .*; name a \.ckpt or \.safetensors file of the same model"
     for name in ("other.ckpt", "pickle.ckpt", "short.safetensors", "missing.ckpt"):
-        with pytest.raises(ConfigError, match=r"name a \.ckpt or \.safetensors of the same model") as error:
+        with pytest.raises(ConfigError, match=message) as error:
             load_weights(other(), str(tmp_path / name))
         assert error.value.key == "init_from"
 
@@ -52,15 +54,15 @@ class Tied(Quadratic):
 
 
 @pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
-def test_tied_weights_are_there_under_both_names_and_in_the_models_dtype(tmp_path, suffix):
-    bench, path = ModuleReplica(Tied()), tmp_path / f"model.{suffix}"
-    model = bench.read()
-    bench.module.to(torch.bfloat16)  # as precision=bf16-true does
+def test_tied_weights_are_saved_under_both_names_in_the_models_dtype(tmp_path, suffix):
+    replica, path = ModuleReplica(Tied()), tmp_path / f"model.{suffix}"
+    model = replica.read()
+    replica.module.to(torch.bfloat16)  # as precision=bf16-true does
     if suffix == "ckpt":
-        save_ckpt(bench, TrainerConfig({"accelerator": "cpu", "precision": "bf16-true"}), model, path)
+        save_ckpt(replica, TrainerConfig({"accelerator": "cpu", "precision": "bf16-true"}), model, path)
         state = torch.load(path, weights_only=True)["state_dict"]
     else:
-        path.write_bytes(safetensors_bytes(bench, model))
+        path.write_bytes(safetensors_bytes(replica, model))
         state = load_file(path)
     assert {name: tensor.dtype for name, tensor in state.items()} == {
         "w": torch.float32,

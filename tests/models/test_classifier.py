@@ -16,7 +16,7 @@ def make(network="Logistic", classes=3, **more):
 
 @pytest.mark.parametrize("network", ["Logistic", "MLP"])
 @pytest.mark.parametrize("classes", [2, 3])
-def test_loss_and_accuracy_are_those_of_the_formulas(network, classes):
+def test_loss_and_accuracy_equal_their_formulas(network, classes):
     torch.manual_seed(0)
     module = make(network, classes)
     logged = {}
@@ -45,13 +45,13 @@ def test_optimizers_and_schedulers_are_found_by_name_in_any_case():
     assert configured["lr_scheduler"]["scheduler"].step_size == 2
 
 
-def test_an_unknown_optimizer_is_a_mistake_with_the_nearest_name():
+def test_an_unknown_optimizer_is_an_error_with_the_nearest_name():
     with pytest.raises(ConfigError, match="did you mean adam"):
         Classifier("fedlit.models.MLP", [4], 3, {"name": "adamm", "lr": 0.1})
 
 
 @pytest.mark.slow
-def test_it_is_an_ordinary_module_for_lightning_and_its_checkpoint_opens_with_weights_only(tmp_path):
+def test_lightning_trains_it_and_its_checkpoint_opens_with_weights_only(tmp_path):
     module = make("MLP")
     x = torch.randn(32, 4)
     rows = TensorSamples(x, torch.randint(3, (32,))).batches(None, 8)
@@ -64,9 +64,9 @@ def test_it_is_an_ordinary_module_for_lightning_and_its_checkpoint_opens_with_we
         enable_model_summary=False,
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Lightning's own, of LeafSpec among others
+        warnings.simplefilter("ignore")  # Lightning's own warnings, such as that about LeafSpec
         trainer.fit(module, rows, rows)
     assert {"train/loss", "train/accuracy", "val/loss", "val/accuracy"} <= set(trainer.callback_metrics)
     trainer.save_checkpoint(tmp_path / "m.ckpt")
-    again = Classifier.load_from_checkpoint(tmp_path / "m.ckpt", weights_only=True)
-    assert torch.equal(again(x), module(x))
+    loaded = Classifier.load_from_checkpoint(tmp_path / "m.ckpt", weights_only=True)
+    assert torch.equal(loaded(x), module(x))

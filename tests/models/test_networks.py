@@ -18,7 +18,7 @@ def parameters(network):
     return sum(p.numel() for p in network.parameters())
 
 
-with torch.device("meta"):  # numbers that are counted need not be drawn
+with torch.device("meta"):  # counting parameters needs no initial values
     COUNTS = [
         (SimpleCNN([3, 32, 32], 10), 545_098),
         (SimpleCNN([3, 32, 32], 10, norm="batch"), 545_290),
@@ -38,13 +38,13 @@ with torch.device("meta"):  # numbers that are counted need not be drawn
 
 
 @pytest.mark.parametrize(("network", "count"), COUNTS)
-def test_parameter_counts(network, count):
+def test_networks_have_the_expected_parameter_counts(network, count):
     assert parameters(network) == count
 
 
 @pytest.mark.parametrize("shape", [[1, 8, 8], [3, 32, 32], [4, 5, 9]])
 @pytest.mark.parametrize("norm", ["none", "batch", "group"])
-def test_any_channels_sizes_and_classes(shape, norm):
+def test_simple_cnn_takes_any_channels_sizes_and_classes(shape, norm):
     assert SimpleCNN(shape, 7, norm=norm)(torch.randn(2, *shape)).shape == (2, 7)
 
 
@@ -66,13 +66,13 @@ def test_the_papers_networks_take_any_channels_sizes_and_classes(network, shape)
 
 
 @pytest.mark.parametrize(("network", "buffers"), [(SimpleCNN, 2 * 3), (ResNet18, 20 * 3)])
-def test_batch_norm_brings_buffers_and_group_norm_none(network, buffers):
+def test_batch_norm_has_buffers_and_group_norm_has_none(network, buffers):
     with torch.device("meta"):
         assert len(list(network([1, 9, 9], 2, norm="batch").buffers())) == buffers
         assert not list(network([1, 9, 9], 2, norm="group").buffers())
 
 
-def test_the_cnn_is_the_tutorials_layer_by_layer():
+def test_simple_cnn_equals_the_tutorials_layer_by_layer():
     torch.manual_seed(0)
     ours = SimpleCNN([3, 32, 32], 10).eval()
     tensors = dict(ours.named_parameters())
@@ -86,7 +86,7 @@ def test_the_cnn_is_the_tutorials_layer_by_layer():
     assert ours.classifier[3].p == 0.5
 
 
-def test_mcmahans_cnn_layer_by_layer():
+def test_mcmahans_cnn_equals_the_papers_layer_by_layer():
     torch.manual_seed(0)
     ours = McMahanCNN([1, 28, 28], 10)
     w1, b1, w2, b2, w3, b3, w4, b4 = ours.parameters()
@@ -99,7 +99,7 @@ def test_mcmahans_cnn_layer_by_layer():
 
 
 @pytest.mark.parametrize(("shape", "side"), [([1, 28, 28], 4), ([3, 32, 32], 5)])
-def test_lenet_layer_by_layer(shape, side):
+def test_lenet_equals_niid_benchs_layer_by_layer(shape, side):
     torch.manual_seed(0)
     ours = LeNet(shape, 10)
     w1, b1, w2, b2, w3, b3, w4, b4, w5, b5 = ours.parameters()
@@ -112,7 +112,7 @@ def test_lenet_layer_by_layer(shape, side):
     assert torch.allclose(ours(x), F.linear(h, w5, b5), atol=1e-5)
 
 
-def test_resnet18_is_torchvisions_but_for_its_stem():
+def test_resnet18_equals_torchvisions_except_for_its_stem():
     torch.manual_seed(0)
     ours, theirs = (
         ResNet18([3, 16, 16], 10, norm="batch").eval(),
@@ -129,7 +129,7 @@ def test_resnet18_is_torchvisions_but_for_its_stem():
     assert torch.allclose(ours(x), theirs.fc(h.mean((2, 3))), atol=1e-5)
 
 
-def test_resnet18s_stem_begins_as_torchvisions_convolutions_do():
+def test_resnet18s_stem_is_initialised_as_torchvisions_convolutions():
     torch.manual_seed(0)
     stem = ResNet18([3, 32, 32], 10).network.conv1.weight
     assert stem.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)
@@ -138,8 +138,8 @@ def test_resnet18s_stem_begins_as_torchvisions_convolutions_do():
 @pytest.mark.parametrize("groups", [1, 2, 32])
 def test_the_groups_of_resnet18_can_be_chosen(groups):
     with torch.device("meta"):
-        chosen, default = ResNet18([3, 8, 8], 10, groups=groups), ResNet18([3, 8, 8], 10)
-    norms = [m for m in chosen.modules() if isinstance(m, torch.nn.GroupNorm)]
+        resnet, default = ResNet18([3, 8, 8], 10, groups=groups), ResNet18([3, 8, 8], 10)
+    norms = [m for m in resnet.modules() if isinstance(m, torch.nn.GroupNorm)]
     assert [norm.num_groups for norm in norms] == [groups] * 20
     assert {m.num_groups for m in default.modules() if isinstance(m, torch.nn.GroupNorm)} == {2}
 
@@ -157,7 +157,7 @@ def test_the_next_character_depends_on_the_order_and_on_every_character():
     assert logits.shape == (4, 7)
     for other in logits[1:]:
         assert not torch.allclose(logits[0], other, atol=1e-6)
-    assert torch.allclose(network(x[:1]), logits[:1], atol=1e-6)  # texts do not see each other
+    assert torch.allclose(network(x[:1]), logits[:1], atol=1e-6)  # texts are independent of each other
 
 
 def test_characters_are_looked_up_in_the_embedding():
@@ -170,7 +170,7 @@ def test_characters_are_looked_up_in_the_embedding():
     assert network.embedding.weight.grad.abs().sum(1).gt(0).tolist() == [True, False, False, True, False]
 
 
-def test_the_next_characters_logits_are_those_of_the_lstms_equations():
+def test_the_next_characters_logits_equal_the_lstms_equations():
     torch.manual_seed(0)
     ours = CharLSTM([3], 5, embedding=2, hidden=4)
     x = torch.tensor([[0, 4, 2], [3, 3, 1]])
@@ -178,11 +178,11 @@ def test_the_next_characters_logits_are_those_of_the_lstms_equations():
     for layer in range(2):
         names = [f"{kind}_l{layer}" for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
         w, u, b, c = (getattr(ours.lstm, name) for name in names)
-        h, memory = torch.zeros(2, 4), torch.zeros(2, 4)
+        h, cell = torch.zeros(2, 4), torch.zeros(2, 4)
         for step, value in enumerate(series):
             i, f, g, o = (value @ w.T + h @ u.T + b + c).chunk(4, 1)
-            memory = f.sigmoid() * memory + i.sigmoid() * g.tanh()
-            h = series[step] = o.sigmoid() * memory.tanh()
+            cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+            h = series[step] = o.sigmoid() * cell.tanh()
     assert torch.allclose(ours(x), F.linear(series[-1], ours.output.weight, ours.output.bias), atol=1e-6)
 
 
@@ -208,7 +208,7 @@ def test_hidden_layers_can_be_chosen():
 
 
 @pytest.mark.parametrize(
-    ("network", "key", "wrong"),
+    ("network", "key", "arguments"),
     [
         (SimpleCNN, "shape", {"shape": [1, 3, 3]}),
         (SimpleCNN, "shape", {"shape": [10]}),
@@ -230,10 +230,10 @@ def test_hidden_layers_can_be_chosen():
         (CharLSTM, "embedding", {"shape": [80], "embedding": -1}),
     ],
 )
-def test_wrong_values_are_named(network, key, wrong):
-    with pytest.raises(ConfigError) as mistake:
-        network(**{"classes": 2, **wrong})
-    assert mistake.value.key == key
+def test_wrong_values_are_named(network, key, arguments):
+    with pytest.raises(ConfigError) as error:
+        network(**{"classes": 2, **arguments})
+    assert error.value.key == key
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_wrong_values_are_named(network, key, wrong):
         ("logistic", Logistic, [13]),
     ],
 )
-def test_a_models_file_lists_every_argument_with_the_networks_default(choice, network, shape):
+def test_a_models_yaml_lists_every_argument_with_the_networks_default(choice, network, shape):
     node = OmegaConf.to_container(OmegaConf.load(CONF / f"{choice}.yaml"))
     assert node.pop("init_from") is None
     module = instantiate_checked({**node, "shape": shape, "classes": 10})

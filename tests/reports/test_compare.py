@@ -1,87 +1,87 @@
-"""What differs between two runs on the disk."""
+"""Differences between two runs on the disk."""
 
 import pytest
-from test_report import leave
+from test_report import write_run
 
 from fedlit.core.errors import ConfigErrors
 from fedlit.reports import compare
 
 
-def test_the_same_run_twice(tmp_path):
-    found = compare.compare_runs(leave(tmp_path / "a"), leave(tmp_path / "b"))
-    assert (found["configuration"], found["common"], found["state"]) == ({}, 3, None)
-    assert "states: all 3 common rounds are the same" in compare.difference_lines(found)
+def test_identical_runs_have_no_differences(tmp_path):
+    differences = compare.compare_runs(write_run(tmp_path / "a"), write_run(tmp_path / "b"))
+    assert (differences["configuration"], differences["common"], differences["state"]) == ({}, 3, None)
+    assert "states: identical in all 3 common rounds" in compare.difference_lines(differences)
 
 
-def test_what_differs_and_since_when(tmp_path):
-    a = leave(tmp_path / "a", tests=[0.5, 0.6, 0.7])
+def test_differences_are_reported_with_their_first_round(tmp_path):
+    a = write_run(tmp_path / "a", tests=[0.5, 0.6, 0.7])
     failed = {"failures": [{"client": 1, "outcome": "planned", "reason": "x"}]}
-    b = leave(tmp_path / "b", tests=[0.5, 0.8], unfinished=True, partition__alpha=2, new=None, rounds={1: failed})
-    found = compare.compare_runs(a, b)
-    assert found["configuration"] == {"partition.alpha": ("0.1", "2"), "new": ("-", "null")}
-    assert (found["rounds"], found["common"]) == ([3, 2], 2)
-    assert (found["state"], found["cohort"], found["failures"]) == (2, None, 1)
-    assert compare.difference_lines(found) == [
-        "RUN_A has 3 rounds, RUN_B 2",
-        "states: round 2 is the first that differs",
-        "cohorts: all 2 common rounds are the same",
-        "failures: round 1 is the first that differs",
+    b = write_run(tmp_path / "b", tests=[0.5, 0.8], unfinished=True, partition__alpha=2, new=None, rounds={1: failed})
+    differences = compare.compare_runs(a, b)
+    assert differences["configuration"] == {"partition.alpha": ("0.1", "2"), "new": ("-", "null")}
+    assert (differences["rounds"], differences["common"]) == ([3, 2], 2)
+    assert (differences["state"], differences["cohort"], differences["failures"]) == (2, None, 1)
+    assert compare.difference_lines(differences) == [
+        "RUN_A has 3 rounds, RUN_B has 2",
+        "states: the first difference is in round 2",
+        "cohorts: identical in all 2 common rounds",
+        "failures: the first difference is in round 1",
     ]
 
 
-def test_versions_and_digests_that_differ_are_shown(tmp_path):
-    a = leave(tmp_path / "a", summary={"versions": {"torch": "2.14"}, "digest": {"init": "1", "new": "2"}})
-    b = leave(tmp_path / "b", summary={"versions": {"torch": "2.13"}, "digest": {"init": "1"}})
+def test_versions_and_digests_that_differ_are_reported(tmp_path):
+    a = write_run(tmp_path / "a", summary={"versions": {"torch": "2.14"}, "digest": {"init": "1", "new": "2"}})
+    b = write_run(tmp_path / "b", summary={"versions": {"torch": "2.13"}, "digest": {"init": "1"}})
     assert compare.compare_runs(a, b)["summary"] == {"versions.torch": ("2.14", "2.13")}
 
 
-def test_a_line_that_was_cut_off_is_not_read_and_said(tmp_path):
-    a, b = leave(tmp_path / "a"), leave(tmp_path / "b", unfinished=True)
+def test_truncated_line_is_ignored_and_reported(tmp_path):
+    a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b", unfinished=True)
     with (b / "rounds.jsonl").open("a") as file:
         file.write('{"round": 4, "coh')
-    found = compare.compare_runs(a, b)
-    assert (found["common"], found["cut"]) == (3, ["RUN_B"])
-    assert "the last line of RUN_B's rounds.jsonl was cut off and is not read" in compare.difference_lines(found)
+    differences = compare.compare_runs(a, b)
+    assert (differences["common"], differences["truncated"]) == (3, ["RUN_B"])
+    assert "the last line of RUN_B's rounds.jsonl is truncated and ignored" in compare.difference_lines(differences)
 
 
-def test_runs_without_a_common_round(tmp_path):
-    a, b = leave(tmp_path / "a"), leave(tmp_path / "b", unfinished=True)
+def test_runs_without_a_common_round_are_reported(tmp_path):
+    a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b", unfinished=True)
     (b / "rounds.jsonl").write_text("")
-    assert compare.difference_lines(compare.compare_runs(a, b))[-1] == "no round is in both"
+    assert compare.difference_lines(compare.compare_runs(a, b))[-1] == "the runs have no common round"
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "why"),
+    ("name", "content", "problem"),
     [
-        ("config.yaml", None, "config.yaml: is not there"),
+        ("config.yaml", None, "config.yaml: file not found"),
         ("config.yaml", "- 1", "config.yaml: is not a configuration"),
-        ("rounds.jsonl", None, "rounds.jsonl: is not there"),
-        ("rounds.jsonl", '{"round": 2}\n', "rounds.jsonl: is not rounds 1, 2, 3"),
+        ("rounds.jsonl", None, "rounds.jsonl: file not found"),
+        ("rounds.jsonl", '{"round": 2}\n', "rounds.jsonl: must have the rounds 1, 2, 3, ... in this order"),
         ("rounds.jsonl", "x\n", "rounds.jsonl: "),
         ("summary.json", "[", "summary.json: "),
     ],
 )
-def test_a_folder_that_is_no_runs_is_a_mistake(tmp_path, name, content, why):
-    a, b = leave(tmp_path / "a"), leave(tmp_path / "b")
+def test_folder_that_is_no_runs_folder_is_an_error(tmp_path, name, content, problem):
+    a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b")
     (b / name).unlink()
     if content is not None:
         (b / name).write_text(content)
     with pytest.raises(ConfigErrors) as caught:
         compare.compare_runs(a, b)
-    (mistake,) = caught.value.errors
-    assert (mistake.key, mistake.value) == ("RUN_B", b)
-    assert mistake.problem.startswith(why)
+    (error,) = caught.value.errors
+    assert (error.key, error.value) == ("RUN_B", b)
+    assert error.problem.startswith(problem)
 
 
-def test_the_command_shows_both_values_and_ends_with_status_2_for_a_mistake(tmp_path, monkeypatch, capsys):
+def test_command_prints_both_values_and_exits_with_status_2_for_an_error(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "80")
-    a, b = leave(tmp_path / "a"), leave(tmp_path / "b", seed=2, model___target_="[bold]own")
+    a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b", seed=2, model___target_="[bold]own")
     compare.main([str(a), str(b)])
-    said = capsys.readouterr().out
-    assert max(map(len, said.splitlines())) <= 80
-    for text in ("seed", "[bold]own", "states: round 1 is the first that differs"):
-        assert text in said
-    with pytest.raises(SystemExit) as ended:
+    output = capsys.readouterr().out
+    assert max(map(len, output.splitlines())) <= 80
+    for text in ("seed", "[bold]own", "states: the first difference is in round 1"):
+        assert text in output
+    with pytest.raises(SystemExit) as stop:
         compare.main([str(a), str(tmp_path / "nowhere")])
-    assert ended.value.code == 2
+    assert stop.value.code == 2
     assert "fedlit: 1 mistake; nothing was compared" in capsys.readouterr().err

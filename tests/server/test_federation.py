@@ -8,20 +8,21 @@ import torch
 from conftest import Quadratic, federation, holdings, images, pairs
 
 from fedlit.algorithms import FedAvg
-from fedlit.client.trainer import ModuleReplica, TrainerConfig
+from fedlit.client.replica import ModuleReplica
+from fedlit.client.trainer import TrainerConfig
 from fedlit.client.worker import ClientWorker
 from fedlit.core.errors import ConfigError, ConfigErrors, LostRounds
-from fedlit.core.messages import EvaluateJob, ServerState
+from fedlit.core.messages import EvaluateJob, ServerState, Shared
 from fedlit.data import Data, Iid, Population
 from fedlit.data.samples import ClientTestSet, Loading
 from fedlit.executors import Inline
 from fedlit.models import Classifier
 from fedlit.server.checkpoint.disk import DiskCheckpointer
 from fedlit.server.evaluation import Evaluations
-from fedlit.server.federation import Federation
 from fedlit.server.monitor import Monitor
 from fedlit.server.sampling import Uniform
 from fedlit.server.schedule import Schedule
+from fedlit.server.setup import Federation
 from fedlit.simulation.faults import FailurePolicy
 
 
@@ -36,7 +37,9 @@ def quadratics(rows, algorithm=None, rounds=3, steps=2, module=None, **schedule)
         keep_optimizer=schedule.client_state == "keep",
     )
     worker = ClientWorker(algorithm or FedAvg(), bench, recipe, holdings(pairs(*rows), range(len(rows))))
-    return Federation(bench.read(), worker, Uniform(len(rows)), schedule, 0, monitor=Monitor(None))
+    return Federation.assemble(
+        initial=bench.read(), worker=worker, sampler=Uniform(len(rows)), schedule=schedule, monitor=Monitor(None)
+    )
 
 
 def test_three_rounds_of_fedavg_equal_the_formula():
@@ -141,7 +144,7 @@ def test_a_round_without_a_good_update_is_lost_and_the_model_stays():
 @pytest.mark.parametrize("rounds", [2, 3])
 def test_so_many_lost_rounds_in_a_row_end_the_run_also_with_its_last(rounds):
     fed = quadratics([(1.0, float("nan"))], rounds=rounds)
-    fed = replace(fed, worker=replace(fed.worker, faults=FailurePolicy(max_lost_rounds=2)))
+    fed = fed.with_worker(replace(fed.worker, faults=FailurePolicy(max_lost_rounds=2)))
     seen = iter(fed.run())
     assert [next(seen).number, next(seen).number] == [1, 2]
     with pytest.raises(LostRounds):
@@ -158,7 +161,7 @@ def test_the_cohort_is_sorted_by_examples_then_id():
     fed = federation(clients=4, cohort=4)
     owner = np.repeat([0, 1, 2, 3], [20, 40, 40, 20])
     held = replace(fed.worker.data, population=Population.of(owner, 4))
-    fed = replace(fed, worker=replace(fed.worker, data=held))
+    fed = fed.with_worker(replace(fed.worker, data=held))
     assert fed.call(0, fed.algorithm.init(fed.initial)).cohort == (1, 2, 0, 3)
 
 
@@ -220,9 +223,9 @@ def test_clients_are_evaluated_on_their_own_test_samples():
     fed = federation(clients=4, cohort=2)
     own = ClientTestSet(images(40, seed=5), Population.of(np.arange(40) % 4, 4))
     worker = replace(fed.worker, data=replace(fed.worker.data, client_tests=own))
-    everyone = replace(fed, worker=worker, evaluations=Evaluations("all"))
+    everyone = replace(fed.with_worker(worker), evaluations=Evaluations("all"))
     record = next(iter(everyone.run()))
-    state = ServerState(1, {"model": record.model})
+    state = ServerState(1, Shared(record.model))
     values = [worker(EvaluateJob(0, "test", client), state).metrics["test/accuracy"] for client in range(4)]
     assert record.metrics["own/accuracy"] == pytest.approx(np.mean(values))
     assert record.metrics["own/accuracy_std"] == pytest.approx(np.std(values))

@@ -1,7 +1,7 @@
 import pytest
 
 from fedlit.core.errors import ConfigError
-from fedlit.core.messages import Model
+from fedlit.core.model import Model
 from fedlit.runs.record import RoundRecord
 from fedlit.server.monitor import Monitor
 

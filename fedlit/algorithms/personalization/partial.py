@@ -194,8 +194,12 @@ class PersonalLocal:
 def check_personal_evaluation(facts: FederationFacts) -> Iterator[ConfigError]:
     """Yield warnings if personal models are not evaluated, or do not choose the best round."""
     if not facts.has_client_tests:
-        problem = "leaves the clients without own test sets: personal models are trained, and only the global one evaluated"
-        yield ConfigError("data.client_test_fraction", 0.0, problem, "0.2 holds out a fifth of each shard", warning=True)
+        problem = (
+            "leaves the clients without own test sets: personal models are trained, and only the global one evaluated"
+        )
+        yield ConfigError(
+            "data.client_test_fraction", 0.0, problem, "0.2 holds out a fifth of each shard", warning=True
+        )
     if "val" in facts.splits:
         problem = "chooses the best round by the global model, not by the personal models"
         yield ConfigError("data.val_fraction", "", problem, "with 0 the last round counts", warning=True)

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Reservation of one GPU for each of the parallel jobs."""
 
 from __future__ import annotations
 
@@ -12,28 +12,36 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 POLL_S = 0.5
+"""Seconds between two attempts to reserve a GPU."""
 
 
 @contextmanager
-def reserve_gpu(at_once: int, per_gpu: int) -> Iterator[None]:
-    """Waits for a GPU on which fewer than `per_gpu` jobs run, where several jobs run at the same time, and hides the others
-    from this process for good: what it sees cannot be changed once it has used one."""
+def reserve_gpu(parallel_jobs: int, per_gpu: int) -> Iterator[None]:
+    """Wait for a free GPU and hide the others from this process.
+
+    The other GPUs stay hidden after the block: a process that has used a GPU cannot change the GPUs that it sees.
+
+    Args:
+        parallel_jobs: jobs that run at the same time; with 1 nothing is reserved.
+        per_gpu: largest number of jobs on one GPU, >= 1.
+    """
     with ExitStack() as stack:
-        if at_once > 1:
+        if parallel_jobs > 1:
             from fedlit.executors.resources import visible_gpus
 
             if names := [str(name) for name in visible_gpus()]:
-                os.environ["CUDA_VISIBLE_DEVICES"] = stack.enter_context(_held(names, per_gpu))
+                os.environ["CUDA_VISIBLE_DEVICES"] = stack.enter_context(_lock_gpu(names, per_gpu))
         yield
 
 
 @contextmanager
-def _held(names: Sequence[str], per_gpu: int) -> Iterator[str]:
-    place = Path(tempfile.gettempdir()) / f"fedlit-gpus-{os.getuid()}"
-    place.mkdir(exist_ok=True)
+def _lock_gpu(names: Sequence[str], per_gpu: int) -> Iterator[str]:
+    """Lock one of a GPU's `per_gpu` places, and yield its name."""
+    folder = Path(tempfile.gettempdir()) / f"fedlit-gpus-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
     while True:
         for name, number in ((name, number) for number in range(per_gpu) for name in names):
-            lock = FileLock(place / f"{name}.{number}", timeout=0)
+            lock = FileLock(folder / f"{name}.{number}", timeout=0)
             try:
                 lock.acquire()
             except Timeout:

@@ -1,4 +1,4 @@
-"""The jobs of a sweep: which folder each has, what has become of it, and what it may use while others run."""
+"""The jobs of a sweep: folders, status, and the final report."""
 
 from __future__ import annotations
 
@@ -21,41 +21,53 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
-from fedlit.cli.command_line import quote
+from fedlit.cli.overrides import quote
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.files import flatten, write_atomic
-from fedlit.runs.layout import COMMAND, FAILURE, INDEX, JOB, SUMMARY
+from fedlit.runs.keys import job_keys
+from fedlit.runs.layout import COMMAND, CONFIG, FAILURE, HYDRA, INDEX, JOB, LOCK, LOG, SUMMARY
 
-CALL, CORES = "FEDLIT_CALL", "FEDLIT_CORES"
-NOT_COUNTED = ("sweep", "resume", "check", "traceback")
-"""Keys that do not make another job of it."""
+CALL = "FEDLIT_CALL"
+"""Environment variable of a job: the id of the sweep command that started it."""
+CORES = "FEDLIT_CORES"
+"""Environment variable of a job: the number of cores that it may use."""
 
 
 def job_name(config: Mapping[str, Any]) -> str:
-    """A short hash of a configuration: the same in whatever order its keys stand, and for 1 and 1.0."""
-    counted = flatten({key: value for key, value in config.items() if key not in NOT_COUNTED})
+    """A short hash of a configuration.
+
+    The order of the keys does not matter, and 1 equals 1.0. Keys that do not name a job are left out.
+    """
     values = sorted(
         (f".{key}", repr(int(value) if isinstance(value, float) and value.is_integer() else value))
-        for key, value in counted.items()
+        for key, value in flatten(job_keys(config)).items()
     )
     return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:10]
 
 
-def _job_name(_root_: DictConfig) -> str:
+def _resolve_job_name(_root_: DictConfig) -> str:
+    """The value of `${fedlit_job:}` in a configuration."""
     config = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
     try:
         return job_name(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
-    except OmegaConfBaseException:  # the job will say what is wrong; raised here, it would end the other jobs
+    except OmegaConfBaseException:  # the job will report the error; raised here, it would end the other jobs
         return job_name(OmegaConf.to_container(config))  # type: ignore[arg-type]
 
 
-OmegaConf.register_new_resolver(
-    "fedlit_job", _job_name, replace=True
-)  # where a job is unpickled this module is imported
+# At import, because a job may run in a process that another launcher started: there Hydra resolves the job's folder before any
+# function of ours is called, and only the imports of this module have happened by then (when the job was unpickled).
+OmegaConf.register_new_resolver("fedlit_job", _resolve_job_name, replace=True)
 
 
 def write_job(folder: Path, overrides: Sequence[str], call: str | None, reasons: Sequence[str] = ()) -> None:
-    """Notes which job a folder is of and, if it did not come to its end, why."""
+    """Write the overrides of a job and the reasons of its failure.
+
+    Args:
+        folder: the job's folder.
+        overrides: the job's own overrides.
+        call: id of the sweep command that started the job.
+        reasons: reasons of the failure; without any, an earlier failure is removed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     job = {"overrides": list(overrides), "call": call}
     write_atomic(folder / JOB, (json.dumps(job) + "\n").encode())
@@ -66,33 +78,36 @@ def write_job(folder: Path, overrides: Sequence[str], call: str | None, reasons:
 
 
 def job_overrides(overrides: Sequence[str]) -> list[str]:
-    """What was typed for a job, without what is the whole sweep's."""
+    """The overrides of a job without keys of the sweep."""
     return [text for text in overrides if text.lstrip("+~").split(".")[0] != "sweep"]
 
 
 def can_resume(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Whether there is something to go on with.
+    """Return True if a folder holds a run of the configuration.
 
     Raises:
-        Mistakes: if the folder is of a run with another configuration.
+        ConfigErrors: if the folder holds a run of another configuration.
     """
-    if not (folder / "config.yaml").is_file():
+    if not (folder / CONFIG).is_file():
         return False
-    if job_name(yaml.safe_load((folder / "config.yaml").read_bytes())) != job_name(config):
-        remedy = "hydra.sweep.dir=OTHER begins another sweep"
-        raise ConfigErrors([ConfigError("hydra.sweep.subdir", folder, "holds a run of another configuration", remedy)])
+    if job_name(yaml.safe_load((folder / CONFIG).read_bytes())) != job_name(config):
+        hint = "hydra.sweep.dir=OTHER starts another sweep"
+        raise ConfigErrors([ConfigError("hydra.sweep.subdir", folder, "holds a run of another configuration", hint)])
     return True
 
 
 def read_summary(folder: Path) -> Mapping[str, Any] | None:
-    """The summary of a run that came to its end."""
+    """The summary of a finished run; None for an unfinished run."""
     return json.loads((folder / SUMMARY).read_bytes()) if (folder / SUMMARY).is_file() else None
 
 
 def remove_untrained(folder: Path) -> None:
-    """Removes what Hydra made for a run that never began, and only that; what another process is at stays."""
-    with suppress(Timeout), FileLock(folder / "lock", timeout=0):
-        if {path.name for path in folder.iterdir()} <= {".hydra", "train.log", "lock"}:
+    """Remove the folder of a run that did not start.
+
+    A folder with other files, or of a run in another process, stays.
+    """
+    with suppress(Timeout), FileLock(folder / LOCK, timeout=0):
+        if {path.name for path in folder.iterdir()} <= {HYDRA, LOG, LOCK}:
             for handler in logging.getLogger().handlers[:]:
                 if isinstance(handler, logging.FileHandler) and Path(handler.baseFilename).is_relative_to(folder):
                     logging.getLogger().removeHandler(handler)
@@ -101,20 +116,20 @@ def remove_untrained(folder: Path) -> None:
 
 
 def objective(summary: Mapping[str, Any]) -> float | None:
-    """What the run gave a sweeper: the monitored metric of the best round."""
+    """The sweeper's objective: the monitored metric of the best round."""
     return summary["best"]["metrics"].get(summary["monitor"])
 
 
 @dataclass(frozen=True)
 class JobStatus:
-    """What has become of a job.
+    """The status of a job.
 
     Args:
-        folder: of the job.
-        overrides: what was typed for it.
-        call: the command that was at it last.
+        folder: the job's folder.
+        overrides: the job's own overrides.
+        call: id of the sweep command that ran the job last.
         status: finished, failed or unfinished.
-        reasons: why it failed.
+        reasons: reasons of a failure.
     """
 
     folder: Path
@@ -125,7 +140,7 @@ class JobStatus:
 
     @classmethod
     def of(cls, folder: Path) -> JobStatus:
-        """That of the job in a folder."""
+        """The status of the job in a folder."""
         job, reasons, status = json.loads((folder / JOB).read_bytes()), (), "unfinished"
         if (folder / FAILURE).is_file():
             status, reasons = "failed", tuple(json.loads((folder / FAILURE).read_bytes())["reasons"])
@@ -134,7 +149,7 @@ class JobStatus:
         return cls(folder, tuple(job["overrides"]), job["call"], status, reasons)
 
     def command(self, flags: Sequence[str]) -> str:
-        """What to type to run the job alone, in its folder."""
+        """The command that runs the job alone, in its folder."""
         folder = self.folder if re.fullmatch(r"[\w./-]+", str(self.folder)) else quote(self.folder)
         words = [*flags, *self.overrides, f"hydra.run.dir={folder}"]
         if (self.folder / COMMAND).is_file():
@@ -143,38 +158,45 @@ class JobStatus:
 
 
 def finish_sweep(sweep: Path, call: str, flags: Sequence[str]) -> bool:
-    """Writes the sweep's index, tells what has become of the jobs of a call, and returns whether all are finished."""
+    """Write a sweep's index and report, and print its jobs' status.
+
+    Args:
+        sweep: the sweep's folder.
+        call: id of the sweep command.
+        flags: flags that a job needs to run alone.
+
+    Returns:
+        True if all jobs of the command are finished.
+    """
     if not sweep.is_dir():
-        return True  # Hydra said why there is none
-    found = [JobStatus.of(path.parent) for path in sweep.rglob(JOB)]
-    outcomes = sorted(found, key=lambda outcome: outcome.overrides)
-    index = {" ".join(outcome.overrides): outcome.folder.relative_to(sweep).as_posix() for outcome in outcomes}
+        return True  # Hydra has printed why there is no folder
+    statuses = sorted((JobStatus.of(path.parent) for path in sweep.rglob(JOB)), key=lambda status: status.overrides)
+    index = {" ".join(job.overrides): job.folder.relative_to(sweep).as_posix() for job in statuses}
     write_atomic(sweep / INDEX, (json.dumps(index, indent=2) + "\n").encode())
-    if any(outcome.status == "finished" for outcome in outcomes):
+    if any(job.status == "finished" for job in statuses):
         _report(sweep)
-    mine = [outcome for outcome in outcomes if outcome.call == call]
-    left = [outcome for outcome in mine if outcome.status != "finished"]
-    print(f"{len(mine) - len(left)} of {len(mine)} jobs are finished; {sweep / INDEX} says where each is")
-    if left:
-        print(
-            f"fedlit: {len(left)} of {len(mine)} jobs are not finished; each runs alone by its command", file=sys.stderr
-        )
-    for outcome in left:
-        print(f"  {' '.join(outcome.overrides) or outcome.folder} {outcome.status}", file=sys.stderr)
-        for reason in outcome.reasons:
+    own = [job for job in statuses if job.call == call]
+    unfinished = [job for job in own if job.status != "finished"]
+    print(f"{len(own) - len(unfinished)} of {len(own)} jobs are finished; {sweep / INDEX} has the folder of each job")
+    if unfinished:
+        problem = f"{len(unfinished)} of {len(own)} jobs are not finished; the command below each job runs it alone"
+        print(f"fedlit: {problem}", file=sys.stderr)
+    for job in unfinished:
+        print(f"  {' '.join(job.overrides) or job.folder} {job.status}", file=sys.stderr)
+        for reason in job.reasons:
             print(f"      {reason}", file=sys.stderr)
-        print(f"      {outcome.command(flags)}", file=sys.stderr)
-    return not left
+        print(f"      {job.command(flags)}", file=sys.stderr)
+    return not unfinished
 
 
 def _report(sweep: Path) -> None:
-    """Writes the report on all that is finished in a sweep, and shows it; why there is none is told."""
-    from fedlit.reports.report import (  # here: SciPy and matplotlib take time, and a job needs neither
-        print_report,
-        write_report,
+    """Write and print the report, or print why there is none."""
+    from fedlit.reports.render.terminal import (
+        print_report,  # here: SciPy and matplotlib take time, and a job needs none
     )
+    from fedlit.reports.report import write_report
 
     try:
         print_report(write_report([sweep], sweep), sweep, Console())
-    except ConfigErrors as mistakes:
-        print(f"fedlit: no report: {mistakes}", file=sys.stderr)
+    except ConfigErrors as error:
+        print(f"fedlit: no report: {error}", file=sys.stderr)

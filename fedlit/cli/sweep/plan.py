@@ -1,6 +1,7 @@
-"""`-m`: a sweep has one folder, whatever values it is typed with, and each of its jobs has a folder of its own in it.
+"""`-m`: the folder of a sweep and the arguments for its jobs.
 
-Typed again, finished jobs are skipped, unfinished ones gone on with, failed ones tried again, and new values added.
+The folder does not depend on the values of the sweep, and each job has a folder in it. The same command again skips finished
+jobs, resumes unfinished ones, retries failed ones and adds new values.
 """
 
 from __future__ import annotations
@@ -9,15 +10,14 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, product
 from math import prod
 from pathlib import Path
 
 from hydra import compose
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import get_args_parser
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -26,45 +26,25 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedlit.cli.command_line import PRIMARY, SWEEP_EXTRA, compose_error, config_loader, first_value, quote
-from fedlit.cli.sweep.jobs import CALL, CORES, NOT_COUNTED
-from fedlit.core.errors import ConfigError, ConfigErrors, did_you_mean, raise_errors, require, require_at_least
-from fedlit.experiment.config.instantiate import call_checked
+from fedlit.cli.command_line import PRIMARY, SWEEP_EXTRA, compose_error, config_loader
+from fedlit.cli.hydra_internals import parse_arguments
+from fedlit.cli.overrides import first_value, quote, value_text
+from fedlit.cli.sweep.checks import combination_errors, names_job, search_errors, value_errors
+from fedlit.cli.sweep.jobs import CALL, CORES
+from fedlit.core.errors import ConfigError, ConfigErrors, did_you_mean
 
-PLUGINS = ("hydra/launcher", "hydra/sweeper")
-DIRECTIONS = {"max": "maximize", "min": "minimize"}
-
-
-@dataclass(frozen=True)
-class SweepConfig:
-    """What the configuration says of a sweep.
-
-    Args:
-        name: of its folder; None makes one.
-        jobs_per_gpu: jobs on each GPU at the same time, >= 1.
-    """
-
-    name: str | int | None = None
-    jobs_per_gpu: int = 1
-
-    def __post_init__(self) -> None:
-        plain = self.name is None or bool(re.fullmatch(r"\w[\w.-]*", str(self.name)))
-        remedy = "hydra.sweep.dir=FOLDER names any"
-        raise_errors(
-            require(plain, "name", self.name, "must be letters, digits and . - _", remedy),
-            require_at_least("jobs_per_gpu", self.jobs_per_gpu),
-        )
+PLUGIN_GROUPS = ("hydra/launcher", "hydra/sweeper")
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A multirun that was typed.
+    """A sweep that a command starts or resumes.
 
     Args:
-        folder: of all its jobs.
-        call: tells what this command does from what earlier ones did.
-        overrides: what Hydra is told beside what was typed.
-        flags: what a job that is run alone needs in front of its own overrides.
+        folder: the sweep's folder, which holds those of the jobs.
+        call: id of this command, different from the ids of earlier commands.
+        overrides: further overrides for Hydra.
+        flags: arguments that a job needs before its own overrides to run alone.
     """
 
     folder: Path
@@ -74,70 +54,90 @@ class Sweep:
 
 
 def plan_sweep(arguments: Sequence[str], mode: RunMode | None = None) -> Sweep | None:
-    """The multirun that was typed; None for a single run.
+    """Return the sweep of a command line; None for a single run.
 
     Args:
-        arguments: what was typed.
-        mode: that of the choices alone, where it is known: composing them takes a fifth of a second.
+        arguments: the command line.
+        mode: value of `hydra.mode` under the choices of groups alone, if known: composing takes a fifth of a second.
 
     Raises:
-        Mistakes: if its jobs could not be begun, told apart or judged.
+        ConfigErrors: if the jobs cannot start, have no distinct folders or cannot be compared.
     """
-    typed = get_args_parser().parse_args(list(arguments))
-    if not typed.multirun and not typed.overrides:
+    parsed = parse_arguments(arguments)
+    if not parsed.multirun and not parsed.overrides:
         return None
-    with config_loader(typed.config_dir) as found:
-        parser = OverridesParser.create(found)
-        overrides = parser.parse_overrides(typed.overrides)
-        if mode == RunMode.RUN and not typed.multirun and not any(map(_may_begin, overrides)):
-            _refuse_single(overrides)
+    with config_loader(parsed.config_dir) as loader:
+        primary, parser = parsed.config_name or PRIMARY, OverridesParser.create(loader)
+        overrides = parser.parse_overrides(parsed.overrides)
+        if mode == RunMode.RUN and not parsed.multirun and not any(map(_can_start_sweep, overrides)):
+            _refuse_sweep_keys(overrides)
             return None
-        config = _composed(found, typed.config_name or PRIMARY, overrides)
-        if not typed.multirun and OmegaConf.select(config, "hydra.mode") != RunMode.MULTIRUN:
-            _refuse_single(overrides)
+        config = _compose_first_job(loader, primary, overrides)
+        if not parsed.multirun and OmegaConf.select(config, "hydra.mode") != RunMode.MULTIRUN:
+            _refuse_sweep_keys(overrides)
             return None
         params = OmegaConf.select(config, "hydra.sweeper.params") or {}
-        typed_keys = {override.get_key_element() for override in overrides}  # which take the place of params
-        params = [o for o in _parsed(parser, params) if o.get_key_element() not in typed_keys]
-        swept = [o for o in (*params, *overrides) if o.is_sweep_override()]
-        wrong = [*_wrong(config, swept), *_wrong_search(config, swept)]
-        wrong += _not_composed(found, typed.config_name or PRIMARY, params, overrides)
-        if wrong:
-            raise ConfigErrors(wrong)
-        jobs = prod(
-            {o.get_key_element(): len([*o.sweep_string_iterator()]) for o in swept if o.is_discrete_sweep()}.values()
-        )
-    given = {"--config-dir": typed.config_dir, "--config-name": typed.config_name}
+        keys = {override.get_key_element() for override in overrides}  # these replace params
+        params = [param for param in _parse_params(parser, params) if param.get_key_element() not in keys]
+        swept = [override for override in (*params, *overrides) if override.is_sweep_override()]
+        errors = [*value_errors(config, swept), *search_errors(config, swept)]
+        errors += combination_errors(loader, primary, params, overrides)
+        if errors:
+            raise ConfigErrors(errors)
+        values = {o.get_key_element(): [*o.sweep_string_iterator()] for o in swept if o.is_discrete_sweep()}
+    return _make_sweep(parsed, config, overrides, swept, prod(map(len, values.values())))
+
+
+def _make_sweep(
+    parsed: Namespace, config: DictConfig, overrides: Sequence[Override], swept: Sequence[Override], num_jobs: int
+) -> Sweep:
+    """Return the sweep of a command line without errors.
+
+    Args:
+        parsed: the command line.
+        config: the configuration of the first job, with Hydra's own part.
+        overrides: the overrides of the command line.
+        swept: the overrides with several values.
+        num_jobs: number of combinations of these values.
+    """
+    given = {"--config-dir": parsed.config_dir, "--config-name": parsed.config_name}
     flags = tuple(f"{flag}={value}" for flag, value in given.items() if value)
     config.sweep.name = str(config.sweep.name or sweep_name(overrides, [o.key_or_group for o in swept], flags))
-    folder, call = _folder(config), secrets.token_hex(8)
-    told = [f"sweep.name={quote(config.sweep.name)}", f"hydra.sweep.dir={quote(folder)}"]
-    told += [f"++hydra.job.env_set.{CALL}='{call}'", *_shares(config, jobs)]
+    folder, call = _sweep_folder(config), secrets.token_hex(8)
+    more = [f"sweep.name={quote(config.sweep.name)}", f"hydra.sweep.dir={quote(folder)}"]
+    more += [f"++hydra.job.env_set.{CALL}='{call}'", *_launcher_overrides(config, num_jobs)]
     alone = ["hydra.mode=RUN"] if OmegaConf.select(config, "hydra.mode") == RunMode.MULTIRUN else []
-    return Sweep(Path(folder), call, tuple(told), (*flags, *alone))
+    return Sweep(Path(folder), call, tuple(more), (*flags, *alone))
 
 
 def sweep_name(overrides: Sequence[Override], swept: Sequence[str], flags: Sequence[str] = ()) -> str:
-    """A name for the sweep of some keys: the same whatever their values, and in whatever order things were typed."""
+    """A name for a sweep, independent of its values.
+
+    The order of the overrides does not matter either.
+
+    Args:
+        overrides: the overrides of the command line.
+        swept: the keys with several values.
+        flags: the flags of the command line.
+    """
     keys = sorted({*swept})
     rest = {
         override.get_key_element(): override.get_value_element_as_str()
         for override in overrides
-        if not override.is_sweep_override()
-        and re.split(r"[./]", override.key_or_group)[0] not in ("hydra", *NOT_COUNTED)
+        if not override.is_sweep_override() and names_job(re.split(r"[./]", override.key_or_group)[0])
     }
     digest = hashlib.sha256(json.dumps([keys, sorted(rest.items()), sorted(flags)]).encode()).hexdigest()
     return "-".join([*(re.split(r"[./@]", key)[-1] for key in keys[:4]), digest[:8]])
 
 
-def _composed(found: ConfigLoaderImpl, primary: str, overrides: Sequence[Override]) -> DictConfig:
+def _compose_first_job(loader: ConfigLoader, primary: str, overrides: Sequence[Override]) -> DictConfig:
     """The configuration of the first job, with Hydra's own part."""
     for override in overrides:
         group, choice = override.key_or_group, str(override.value())
-        options = found.get_group_options(group, ObjectType.CONFIG) if group in PLUGINS else [choice]
+        options = loader.get_group_options(group, ObjectType.CONFIG) if group in PLUGIN_GROUPS else [choice]
         if choice not in options:
-            remedy = did_you_mean(choice, options) or SWEEP_EXTRA
-            raise ConfigErrors([ConfigError(group, choice, f"must be one of {', '.join(options)}", remedy)])
+            hint = did_you_mean(choice, options) or SWEEP_EXTRA
+            raise ConfigErrors([ConfigError(group, choice, f"must be one of {', '.join(options)}", hint)])
     try:
         name = primary.removesuffix(".yaml")
         return compose(name, [first_value(override) for override in overrides], return_hydra_config=True)
@@ -145,93 +145,45 @@ def _composed(found: ConfigLoaderImpl, primary: str, overrides: Sequence[Overrid
         raise ConfigErrors([compose_error(error)]) from error
 
 
-def _not_composed(
-    found: ConfigLoaderImpl, primary: str, params: Sequence[Override], typed: Sequence[Override]
-) -> Iterator[ConfigError]:
-    """Choices of groups that are swept and do not go with what else was typed: Hydra would tell the first, in its own words."""
-    both = [*params, *typed]
-    groups = [o for o in both if o.is_discrete_sweep() and found.get_group_options(o.key_or_group, ObjectType.CONFIG)]
-    rest = [first_value(override) for override in both if override not in groups]
-    jobs = product(*([f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()] for o in groups))
-    for choices in islice(jobs, 0 if params else 1, None):  # the first of what was typed is composed already
-        try:
-            compose(primary.removesuffix(".yaml"), [*rest, *choices])
-        except HydraException as error:
-            why = f"does not go with the rest: {str(error).splitlines()[0]}"
-            remedy = "a sweep multiplies its keys; settings that differ in several are choices of one group, as partition's are"
-            yield ConfigError(" ".join(choices) or "hydra.sweeper.params", "", why, remedy)
-
-
-def _parsed(parser: OverridesParser, params: Mapping[str, str]) -> list[Override]:
-    """What `hydra.sweeper.params` sweeps."""
+def _parse_params(parser: OverridesParser, params: Mapping[str, str]) -> list[Override]:
+    """The overrides of `hydra.sweeper.params`."""
     try:
         return parser.parse_overrides([f"{key}={value}" for key, value in params.items()])
     except HydraException as error:
         raise ConfigErrors([ConfigError("hydra.sweeper.params", dict(params), str(error).splitlines()[0])]) from error
 
 
-def _may_begin(override: Override) -> bool:
-    """Whether it may make a multirun of what is one run by its choices."""
+def _can_start_sweep(override: Override) -> bool:
+    """True if an override can set `hydra.mode` to MULTIRUN."""
     key = override.key_or_group
     return re.split(r"[./]", key)[0] == "hydra" and key not in ("hydra.run.dir", "hydra.sweep.dir")
 
 
-def _refuse_single(overrides: Sequence[Override]) -> None:
-    if wrong := [override for override in overrides if override.key_or_group.split(".")[0] == "sweep"]:
-        raise ConfigErrors(
-            [ConfigError(wrong[0].key_or_group, _shown(wrong[0]), "is about the jobs of a sweep", "-m begins one")]
-        )
+def _refuse_sweep_keys(overrides: Sequence[Override]) -> None:
+    """Raise ConfigErrors if a single run overrides a key of sweeps."""
+    for override in overrides:
+        if override.key_or_group.split(".")[0] == "sweep":
+            error = ConfigError(override.key_or_group, value_text(override), "is only for a sweep", "-m starts a sweep")
+            raise ConfigErrors([error])
 
 
-def _wrong(config: DictConfig, swept: Sequence[Override]) -> Iterator[ConfigError]:
-    """Values of the sweep itself."""
-    several = [override for override in swept if override.key_or_group.split(".")[0] in ("hydra", *NOT_COUNTED)]
-    for override in several:
-        yield ConfigError(override.key_or_group, _shown(override), "is several values, and has one in the whole sweep")
-    try:
-        call_checked(SweepConfig, {} if several else OmegaConf.to_container(config.sweep))  # type: ignore[arg-type]
-    except (ConfigError, ConfigErrors) as wrong:
-        yield from wrong.prefixed("sweep").errors
-    if OmegaConf.select(config, "hydra.launcher.n_jobs") == 0:
-        yield ConfigError("hydra.launcher.n_jobs", 0, "must be a number of jobs, or -1 for one on each core")
-
-
-def _wrong_search(config: DictConfig, swept: Sequence[Override]) -> Iterator[ConfigError]:
-    """A sweeper with a direction searches, for the best round's monitored metric; others need values that can be counted."""
-    direction, mode = OmegaConf.select(config, "hydra.sweeper.direction"), config.monitor.mode
-    if direction is None:
-        for override in swept:
-            if not override.is_discrete_sweep():
-                why = "is an interval, and this sweeper needs single values"
-                remedy = "hydra/sweeper=optuna searches an interval"
-                yield ConfigError(override.key_or_group, _shown(override), why, remedy)
-        return
-    shown = getattr(direction, "name", direction)
-    if shown != DIRECTIONS.get(mode, shown):
-        why = f"must be {DIRECTIONS[mode]}: the objective is {config.monitor.name} of the best round, and monitor.mode={mode}"
-        yield ConfigError("hydra.sweeper.direction", shown, why)
-    if config.monitor.name is None:
-        yield ConfigError("monitor.name", None, "must name what the search is for", "leave it out")
-
-
-def _shown(override: Override) -> str:
-    return str(override.input_line).partition("=")[2]
-
-
-def _folder(config: DictConfig) -> str:
+def _sweep_folder(config: DictConfig) -> str:
     try:
         return str(config.hydra.sweep.dir)
     except OmegaConfBaseException as error:
         raise ConfigErrors([ConfigError("hydra.sweep.dir", "", str(error).splitlines()[0])]) from error
 
 
-def _shares(config: DictConfig, jobs: int) -> list[str]:
-    """How many jobs a launcher that is asked for several runs at the same time, and the cores of each."""
-    asked = OmegaConf.select(config, "hydra.launcher.n_jobs")
-    if asked is None:
+def _launcher_overrides(config: DictConfig, num_jobs: int) -> list[str]:
+    """The overrides that divide the cores among parallel jobs."""
+    n_jobs = OmegaConf.select(config, "hydra.launcher.n_jobs")
+    if n_jobs is None:
         return []
     from fedlit.executors.resources import available_cores  # torch takes seconds
 
-    jobs = OmegaConf.select(config, "hydra.sweeper.n_jobs") or jobs
-    at_once = min(asked if asked > 0 else max(1, available_cores() + 1 + asked), jobs)
-    return [f"hydra.launcher.n_jobs={at_once}", f"++hydra.job.env_set.{CORES}='{max(1, available_cores() // at_once)}'"]
+    num_jobs = OmegaConf.select(config, "hydra.sweeper.n_jobs") or num_jobs
+    parallel = min(n_jobs if n_jobs > 0 else max(1, available_cores() + 1 + n_jobs), num_jobs)
+    return [
+        f"hydra.launcher.n_jobs={parallel}",
+        f"++hydra.job.env_set.{CORES}='{max(1, available_cores() // parallel)}'",
+    ]

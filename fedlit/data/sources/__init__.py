@@ -1,1 +1,1 @@
-"""Data sets that come with the project or that it reads."""
+"""Data sets of the project, and readers of other data sets."""

@@ -1,4 +1,4 @@
-"""Image data sets, held as uint8 tensors: scikit-learn's digits, torchvision's, and folders of classes and of clients."""
+"""Image data sets: scikit-learn's digits, torchvision's sets and folders."""
 
 from __future__ import annotations
 
@@ -21,20 +21,23 @@ from fedlit.data.samples import ClientTestSet, Data, Normalise, TensorSamples, T
 
 log = logging.getLogger(__name__)
 
-NO_NETWORK = "data=digits needs no download, and data=image_folder reads your own files"
+OFFLINE_DATA = "data=digits needs no download, and data=image_folder reads your own files"
 EXTENSIONS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 def digits(mean: Sequence[float] = (0.5,), std: Sequence[float] = (0.5,), augment: Transform | None = None) -> Data:
-    """scikit-learn's 1,797 handwritten digits, 1 x 8 x 8, ten classes; every fifth sample is the test set."""
+    """Return scikit-learn's 1,797 handwritten digits, 1 x 8 x 8.
+
+    There are ten classes. Every fifth sample belongs to the test set.
+    """
     from sklearn.datasets import load_digits
 
     bunch: Any = load_digits()
     images = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8)).unsqueeze(1)
     labels = torch.from_numpy(bunch.target.astype(np.int64))
-    fifth = torch.arange(len(labels)) % 5 == 4
-    train, test = (TensorSamples(images[rows], labels[rows]) for rows in (~fifth, fifth))
-    return _data("digits", train, test, [str(d) for d in range(10)], mean, std, augment)
+    is_test = torch.arange(len(labels)) % 5 == 4
+    train, test = (TensorSamples(images[rows], labels[rows]) for rows in (~is_test, is_test))
+    return _make_data("digits", train, test, [str(d) for d in range(10)], mean, std, augment)
 
 
 def torchvision_images(
@@ -47,19 +50,19 @@ def torchvision_images(
     options: Mapping[str, Any] | None = None,
     transpose: bool = False,
 ) -> Data:
-    """A data set of torchvision.datasets that has `data`, `targets` and `classes`, such as CIFAR10 or FashionMNIST.
+    """Return a data set of torchvision.datasets, such as CIFAR10 or FashionMNIST.
 
     Args:
-        name: class in torchvision.datasets.
-        root: folder in which torchvision finds the files, or puts them.
-        mean, std: for each channel, in [0, 1]; one value serves all channels.
-        download: fetch the files when they are not there.
-        augment: random transform on a batch of uint8 images while training.
+        name: class in torchvision.datasets that has `data`, `targets` and `classes`.
+        root: folder of torchvision's files.
+        mean, std: one value for each channel, in [0, 1], or one value for all channels.
+        download: True downloads missing files.
+        augment: random transform of a batch of uint8 images in training.
         options: further arguments of the class, such as EMNIST's `split`.
-        transpose: swap rows and columns: EMNIST's letters lie on their side.
+        transpose: True swaps rows and columns: EMNIST's letters lie on their side.
 
     Raises:
-        Mistake: if the files are neither there nor to be had, or the class does not take the options.
+        ConfigError: if the files are missing and cannot be downloaded, or the class does not take the options.
     """
     from torchvision import datasets
 
@@ -72,15 +75,15 @@ def torchvision_images(
             if not download:
                 raise
             sets = [source(train=train, download=True) for train in (True, False)]
-    except (OSError, RuntimeError) as error:  # no network, no room, a bad archive
-        where = path / getattr(source.func, "base_folder", f"{name}/raw")
-        why = str(error).strip().splitlines()[-1]
-        tried = f"{'downloaded' if download else 'looked for'} {name} in {path}, and failed: {why}"
-        raise ConfigError("root", root, tried, f"put the set's files into {where} by hand; {NO_NETWORK}") from error
+    except (OSError, RuntimeError) as error:  # no network, no disk space, a bad archive
+        target = path / getattr(source.func, "base_folder", f"{name}/raw")
+        problem = "cannot be downloaded" if download else "cannot be found"
+        why = f"{name} {problem} in {path}: {str(error).strip().splitlines()[-1]}"
+        raise ConfigError("root", root, why, f"put the files into {target} yourself; {OFFLINE_DATA}") from error
     except (TypeError, ValueError) as error:
-        raise ConfigError("options", options, f"are not what torchvision's {name} takes: {error}") from error
+        raise ConfigError("options", options, f"are not arguments of torchvision's {name}: {error}") from error
     train, test = (TensorSamples(_channels_first(part.data, transpose), torch.as_tensor(part.targets)) for part in sets)
-    return _data(name, train, test, sets[0].classes, mean, std, augment)
+    return _make_data(name, train, test, sets[0].classes, mean, std, augment)
 
 
 def image_folder(
@@ -92,39 +95,39 @@ def image_folder(
     cache: str | None = None,
     augment: Transform | None = None,
 ) -> Data:
-    """Images in `root`/train/CLASS and `root`/test/CLASS, decoded once into memory-mapped arrays.
+    """Return the images in `root`/train/CLASS and `root`/test/CLASS.
 
-    If the folders in train hold folders with images, they are the clients: train/CLIENT/CLASS. Then test/CLASS is for all, and
-    test/CLIENT/CLASS is each client's own.
+    They are decoded once into memory-mapped arrays. If train has the folders CLIENT/CLASS, they name the clients. Then
+    test/CLASS is the test set of all clients, or test/CLIENT/CLASS is that of each client.
 
     Args:
-        root: the folder that holds train and test.
-        mean, std: for each channel, in [0, 1]; one value serves all channels.
-        size: height and width that images are resized to; None where all have the same size already.
-        channels: 1 makes all images grey, 3 makes all RGB; None takes what the first image has.
-        cache: folder for the decoded arrays; None is `root`/.fedlit, or one of the user's cache if that cannot be written.
-        augment: random transform on a batch of uint8 images while training.
+        root: folder that holds train and test.
+        mean, std: one value for each channel, in [0, 1], or one value for all channels.
+        size: new height and width of the images; None if all images have the same size.
+        channels: 1 converts all images to grey, 3 to RGB; None uses the channels of the first image.
+        cache: folder for the decoded arrays; None for `root`/.fedlit, or the user's cache if `root` is read-only.
+        augment: random transform of a batch of uint8 images in training.
 
     Raises:
-        Mistake: if a folder is missing, empty or unreadable, or images differ in size, or a grey set has a coloured one.
+        ConfigError: if a folder is missing, empty or unreadable, images differ in size, or a grey set has a colour image.
     """
     folder = Path(root).expanduser().absolute()
-    train, test = (_listed(folder / split) for split in ("train", "test"))
-    classes, clients, tested, testing = ({image[k] for image in images} for images in (train, test) for k in (1, 2))
-    odd = ", ".join(sorted(tested - classes | testing - clients - {""}))
-    if odd or not train:
-        has = f"{folder / 'train'} has no folder for {odd or 'any class'} with an image in it"
-        raise ConfigError("root", root, has, "classes are its subfolders, or those of its clients")
+    train, test = (_list_images(folder / split) for split in ("train", "test"))
+    (classes, clients), of_test = ([{image[k] for image in part} for k in (1, 2)] for part in (train, test))
+    unknown = ", ".join(sorted(of_test[0] - classes | of_test[1] - clients - {""}))
+    if unknown or not train:
+        why = f"{folder / 'train'} has no folder for {unknown or 'any class'} with an image in it"
+        raise ConfigError("root", root, why, "its subfolders must be CLASS, or CLIENT/CLASS")
     store, parts = _cache_folder(folder, cache), []
     for split, images in (("train", train), ("test", test)):
-        x = _decoded(folder / split, [path for path, _, _ in images], size, channels, store)
+        x = _decode_cached(folder / split, [path for path, _, _ in images], size, channels, store)
         y = torch.from_numpy(np.searchsorted(sorted(classes), [label for _, label, _ in images]))
         owner = np.searchsorted(sorted(clients), [client for *_, client in images]) if images[0][2] else None
         parts.append(TensorSamples(x, y, owner=owner, clients=0 if owner is None else len(clients)))
-    return _data(folder.name, parts[0], parts[1], sorted(classes), mean, std, augment)
+    return _make_data(folder.name, parts[0], parts[1], sorted(classes), mean, std, augment)
 
 
-def _data(
+def _make_data(
     name: str,
     train: TensorSamples,
     test: TensorSamples,
@@ -141,10 +144,9 @@ def _data(
     if min(std) <= 0:
         raise ConfigError("std", list(std), "must be above 0")
     train, test = replace(train, prepare=prepare, augment=augment), replace(test, prepare=prepare)
-    own = test.natural()
-    return Data(
-        name, train, test, shape, tuple(classes), client_tests=None if own is None else ClientTestSet(test, own)
-    )
+    clients = test.natural()
+    tests = None if clients is None else ClientTestSet(test, clients)
+    return Data(name, train, test, shape, tuple(classes), client_tests=tests)
 
 
 def _channels_first(pixels: Any, transpose: bool) -> Tensor:
@@ -162,23 +164,23 @@ def _cache_folder(folder: Path, cache: str | None) -> Path:
     return home / "fedlit" / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
 
 
-def _listed(folder: Path) -> list[tuple[str, str, str]]:
-    """(path, class, client) of the images in CLASS/IMAGE, where the client is empty, or in CLIENT/CLASS/IMAGE; by path."""
+def _list_images(folder: Path) -> list[tuple[str, str, str]]:
+    """Return (path, class, client) of each image; client is '' without clients."""
     if not folder.is_dir():
-        needed = "root must hold train/CLASS/IMAGE and test/CLASS/IMAGE, or train/CLIENT/CLASS/IMAGE"
-        raise ConfigError("root", folder.parent, f"{folder} is not a folder", needed)
+        hint = "root must hold train/CLASS/IMAGE and test/CLASS/IMAGE, or train/CLIENT/CLASS/IMAGE"
+        raise ConfigError("root", folder.parent, f"{folder} is not a folder", hint)
     flat, deep = [], []
     for name, (images, folders) in ((os.path.basename(path), _scan(path)) for path in _scan(folder)[1]):
         flat += [(image, name, "") for image in images]
         deep += [(image, os.path.basename(path), name) for path in folders for image in _scan(path)[0]]
     if flat and deep:
-        both = f"holds {flat[0][0]} and, a folder deeper, {deep[0][0]}"
-        raise ConfigError("root", folder, both, "images must all lie in CLASS/, or all in CLIENT/CLASS/")
+        why = f"holds {flat[0][0]} and, one folder deeper, {deep[0][0]}"
+        raise ConfigError("root", folder, why, "put all images into CLASS/, or all into CLIENT/CLASS/")
     return sorted(flat or deep)
 
 
 def _scan(folder: Path | str) -> tuple[list[str], list[str]]:
-    """Paths of the images in a folder, and of the folders, without hidden ones."""
+    """Return the paths of a folder's images and visible folders."""
     images, folders = [], []
     for entry in os.scandir(folder):
         if entry.is_dir():
@@ -188,21 +190,21 @@ def _scan(folder: Path | str) -> tuple[list[str], list[str]]:
     return images, folders
 
 
-def _decoded(folder: Path, names: list[str], size: int | None, channels: int | None, cache: Path) -> Tensor:
-    """Images (n, c, h, w); decoded again when a file's name, length or time has changed."""
+def _decode_cached(folder: Path, names: list[str], size: int | None, channels: int | None, cache: Path) -> Tensor:
+    """Return images (n, c, h, w) from the cache; decode changed files."""
     if not names:
         raise ConfigError("root", folder, "holds no image", f"files must end in {', '.join(sorted(EXTENSIONS))}")
     stamp = hashlib.sha256(repr((size, channels, [(name, *_stat(name)) for name in names])).encode()).hexdigest()
-    store, note = cache / f"{folder.name}.npy", cache / f"{folder.name}.json"
-    if not (store.exists() and note.exists() and json.loads(note.read_text()) == stamp):
+    store, stamp_file = cache / f"{folder.name}.npy", cache / f"{folder.name}.json"
+    if not (store.exists() and stamp_file.exists() and json.loads(stamp_file.read_text()) == stamp):
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            log.info("decoding %d images of %s, once, into %s", len(names), folder, store)
+            log.info("decoding %d images of %s once, into %s", len(names), folder, store)
             _decode(names, size, channels, store)
-            note.write_text(json.dumps(stamp))
+            stamp_file.write_text(json.dumps(stamp))
         except PermissionError as error:
-            why = f"cannot be written: {error}"
-            raise ConfigError("cache", cache, why, "name another folder for the decoded images") from error
+            hint = "name another folder for the decoded images"
+            raise ConfigError("cache", cache, f"cannot be written: {error}", hint) from error
     return torch.from_numpy(np.load(store, mmap_mode="c"))
 
 
@@ -212,41 +214,37 @@ def _stat(name: str) -> tuple[int, int]:
 
 
 def _decode(names: list[str], size: int | None, channels: int | None, store: Path) -> None:
-    """Writes the images as one uint8 array (n, c, h, w) to a file that takes the place of `store` when it is whole."""
-    first = _pixels(names[0], size, channels)
+    """Write the images to `store` as uint8, shape (n, c, h, w)."""
+    first = _read_pixels(names[0], size, channels)
     partial = store.with_suffix(f".{os.getpid()}.tmp")
     try:
         array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(names), *first.shape))
         for row, name in enumerate(names):
-            image = _pixels(name, size, channels)
+            image = _read_pixels(name, size, channels)
             if image.shape[0] != first.shape[0]:
-                image = _pixels(name, size, 3) if first.shape[0] == 3 else image
+                image = _read_pixels(name, size, 3) if first.shape[0] == 3 else image
             if image.shape != first.shape:
-                raise ConfigError(
-                    "root",
-                    name,
-                    f"has the shape {image.shape}, but {names[0]} has {first.shape}",
-                    "data.size=32 resizes all images, data.channels=3 makes all RGB",
-                )
+                why = f"has the shape {image.shape}, but {names[0]} has {first.shape}"
+                raise ConfigError("root", name, why, "data.size=32 resizes all images, data.channels=3 makes all RGB")
             array[row] = image
         array.flush()
-        os.replace(partial, store)
+        os.replace(partial, store)  # a crash leaves no incomplete array
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _pixels(name: str, size: int | None, channels: int | None) -> np.ndarray:
+def _read_pixels(name: str, size: int | None, channels: int | None) -> np.ndarray:
+    """Return an image as uint8, shape (c, h, w)."""
     from PIL import Image
 
     try:
         with Image.open(name) as image:
-            grey = image.mode in ("1", "L") if channels is None else channels == 1
-            image = image.convert("L" if grey else "RGB")
+            is_grey = image.mode in ("1", "L") if channels is None else channels == 1
+            image = image.convert("L" if is_grey else "RGB")
             if size is not None:
                 image = image.resize((size, size), Image.Resampling.BILINEAR)
             pixels = np.asarray(image)
     except OSError as error:  # PIL's UnidentifiedImageError is one
-        raise ConfigError(
-            "root", name, f"cannot be read as an image: {error}", "remove the file or repair it"
-        ) from error
-    return pixels[None] if grey else pixels.transpose(2, 0, 1)
+        why = f"cannot be read as an image: {error}"
+        raise ConfigError("root", name, why, "remove the file or repair it") from error
+    return pixels[None] if is_grey else pixels.transpose(2, 0, 1)

@@ -1,11 +1,12 @@
-"""The synthetic(alpha, beta) data of FedProx, made client by client when it is asked for, so that a million clients cost
-no memory.
+"""The synthetic(alpha, beta) data of FedProx, generated on demand.
+
+A million clients need no memory.
 
 Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith, "Federated Optimization in Heterogeneous Networks", MLSys 2020, section 5.1,
 https://arxiv.org/abs/1812.06127: client k has u_k ~ N(0, alpha), B_k ~ N(0, beta), W_k and b_k ~ N(u_k, 1),
 v_k ~ N(B_k, 1), inputs x ~ N(v_k, diag(j^-1.2)) and the class argmax(W_k x + b_k). As in the authors' program, alpha and
-beta are standard deviations. By this rule u_k adds the same to the score of every class, so alpha changes no label: the
-clients' models differ by the rest of W_k and b_k, whatever it is.
+beta are standard deviations. By this rule u_k adds the same to the score of every class, so alpha changes no label. The
+clients' models differ by the rest of W_k and b_k, for any alpha.
 """
 
 from __future__ import annotations
@@ -35,20 +36,23 @@ def synthetic(
     val_samples: int = 1000,
     seed: int = 0,
 ) -> Data:
-    """FedProx's synthetic data; the client is the natural one, so `partition=natural`.
+    """Return FedProx's synthetic data; use it with `partition=natural`.
 
     Args:
         clients: number of clients, >= 1.
-        samples: of each client; None draws them as the paper does, 50 and more: floor(lognormal(4, 2)) + 50.
-        alpha: spread of the mean of the clients' weights, >= 0; see above for what it does.
-        beta: how much the clients' inputs differ, >= 0.
-        iid: all clients have one model and inputs around 0.
-        dimension: of an input.
+        samples: number of samples of each client; None draws the numbers as in the paper: floor(lognormal(4, 2)) + 50.
+        alpha: standard deviation of the mean of a client's weights, >= 0; it changes no label: see the module's text.
+        beta: standard deviation of the mean of a client's inputs, >= 0.
+        iid: True gives all clients one model, and inputs around 0.
+        dimension: number of features of an input.
         classes: number of classes.
-        test_samples, val_samples: in all, drawn afresh from 200 clients at most.
-        seed: of the data, which is not the experiment's unless you say so: data.seed=${seed}.
+        test_samples, val_samples: numbers of new samples of all clients, drawn from at most 200 clients.
+        seed: seed of the data; data.seed=${seed} makes it the experiment's.
+
+    Raises:
+        ConfigError: if an argument is out of range.
     """
-    uneven, most = "must be a number of at least 0", "1 is the paper's most uneven setting"
+    rule, hint = "must be a number of at least 0", "1 is the paper's most uneven setting"
     raise_errors(
         require_at_least("clients", clients),
         require_at_least("samples", 1 if samples is None else samples),
@@ -56,8 +60,8 @@ def synthetic(
         require_at_least("test_samples", test_samples, 0),
         require_at_least("val_samples", val_samples, 0),
         require_at_least("seed", seed, 0),
-        require(0 <= alpha < float("inf"), "alpha", alpha, uneven, most),
-        require(0 <= beta < float("inf"), "beta", beta, uneven, most),
+        require(0 <= alpha < float("inf"), "alpha", alpha, rule, hint),
+        require(0 <= beta < float("inf"), "beta", beta, rule, hint),
         require_at_least("classes", classes, 2),
     )
     if samples is None:
@@ -75,11 +79,12 @@ def synthetic(
 
 @dataclass(frozen=True)
 class SyntheticSamples:
-    """Samples that are made when they are asked for: see `synthetic`.
+    """Samples that are generated on demand: see `synthetic`.
 
     Args:
-        offsets: where each client's samples begin, shape (clients + 1,).
-        device: where batches lie; None for the CPU.
+        offsets: number of each client's first sample, and the number of samples, shape (clients + 1,).
+        alpha, beta, iid, dimension, classes, seed: as in `synthetic`.
+        device: device of the batches; None for the CPU.
     """
 
     offsets: np.ndarray
@@ -95,20 +100,20 @@ class SyntheticSamples:
         return int(self.offsets[-1])
 
     def natural(self) -> Population:
-        """Clients own their samples in order."""
+        """Return the population in which each client owns its samples in order."""
         return Population(range(len(self)), self.offsets)
 
     def labels(self, index: np.ndarray | None = None) -> np.ndarray | None:
-        """The classes of some samples, or of all, which makes them all."""
+        """Return the classes of the samples in `index`; None generates all samples."""
         return self._rows(np.arange(len(self)) if index is None else index).labels()
 
     def subset(self, index: np.ndarray) -> TensorSamples:
-        """The samples in `index`, made and kept, with the clients whose they are."""
+        """Return the samples in `index` as tensors, with their owners."""
         owner = np.searchsorted(self.offsets, index, side="right") - 1
         return replace(self._rows(index), owner=owner, clients=len(self.offsets) - 1)
 
     def to(self, device: torch.device) -> SyntheticSamples:
-        """Samples whose batches lie on a device."""
+        """Return samples with batches on a device."""
         return replace(self, device=device)
 
     def batches(
@@ -118,37 +123,41 @@ class SyntheticSamples:
         generator: torch.Generator | None = None,
         drop_last: bool = False,
     ) -> TensorBatches:
-        """Batches of the samples in `index`: see `protocols.Samples`."""
+        """Return batches of the samples in `index`: see `protocols.Samples`."""
         rows = self._rows(np.arange(len(self)) if index is None else index)
         rows = rows if self.device is None else rows.to(self.device)
         return rows.batches(None, size, generator, drop_last)
 
     def fresh_samples(self, count: int, key: int) -> TensorSamples:
-        """So many samples that no client has, from some clients in equal parts."""
+        """Return `count` held-out samples, in equal parts from some clients."""
         clients = np.linspace(0, len(self.offsets) - 2, min(len(self.offsets) - 1, MAX_TEST_CLIENTS, count)).astype(int)
-        each = np.diff(np.linspace(0, count, len(clients) + 1).astype(int))
-        parts = [self._made(int(client), int(number), key) for client, number in zip(clients, each, strict=True)]
+        numbers = np.diff(np.linspace(0, count, len(clients) + 1).astype(int))
+        parts = [self._draw(int(client), int(number), key) for client, number in zip(clients, numbers, strict=True)]
         x, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         return TensorSamples(torch.from_numpy(x), torch.from_numpy(y))
 
     def _rows(self, index: np.ndarray) -> TensorSamples:
+        """Return the samples in `index`; each client in it is generated once."""
         clients = np.searchsorted(self.offsets, index, side="right") - 1
         x = np.empty((len(index), self.dimension), dtype=np.float32)
         y = np.empty(len(index), dtype=np.int64)
         for client in np.unique(clients):
             rows = np.flatnonzero(clients == client) if clients[0] != clients[-1] else slice(None)
             begin = self.offsets[client]
-            inputs, labels = self._made(int(client), int(self.offsets[client + 1] - begin))
+            inputs, labels = self._draw(int(client), int(self.offsets[client + 1] - begin))
             x[rows], y[rows] = inputs[index[rows] - begin], labels[index[rows] - begin]
         return TensorSamples(torch.from_numpy(x), torch.from_numpy(y))
 
-    def _made(self, client: int, count: int, key: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Inputs (count, dimension) and classes (count,) of a client; another key gives other samples of the same client."""
-        who = 0 if self.iid else client
-        model = stream(self.seed, Purpose.DATA, 2, who)
-        u, big = (0.0, 0.0) if self.iid else (model.normal(0, self.alpha), model.normal(0, self.beta))
+    def _draw(self, client: int, count: int, key: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Draw samples of a client; each key gives other samples.
+
+        Returns:
+            Inputs, shape (count, dimension), and classes, shape (count,).
+        """
+        model = stream(self.seed, Purpose.DATA, 2, 0 if self.iid else client)
+        u, big_b = (0.0, 0.0) if self.iid else (model.normal(0, self.alpha), model.normal(0, self.beta))
         weight, bias = model.normal(u, 1, (self.dimension, self.classes)), model.normal(u, 1, self.classes)
-        center = 0.0 if self.iid else model.normal(big, 1, self.dimension)
+        center = 0.0 if self.iid else model.normal(big_b, 1, self.dimension)
         spread = np.arange(1, self.dimension + 1) ** -0.6  # the root of j^-1.2
         draws = stream(self.seed, Purpose.DATA, 3, client, key)
         x = (center + spread * draws.normal(size=(count, self.dimension))).astype(np.float32)

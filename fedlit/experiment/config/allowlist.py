@@ -1,7 +1,7 @@
-"""Whether what a configuration from elsewhere names may be imported and called.
+"""The list of modules that a configuration from elsewhere may import.
 
-A run's folder or a checkpoint may come from anybody, and `_target_` calls what it names. So such a configuration is made
-only of known parts; the list is extended by whoever types the command, never by the file.
+Anybody may have written a run's folder or a checkpoint, and `_target_` calls whatever it names. Such a configuration may name
+only modules on the list. Only the user's command and environment extend the list, never the file.
 """
 
 from __future__ import annotations
@@ -25,49 +25,56 @@ ALLOWED = (
     "lightning.pytorch.loggers",
 )
 ALLOW_VARIABLE = "FEDLIT_ALLOW"
-"""Environment variable with more modules, separated by commas."""
+"""Environment variable with further modules, separated by commas."""
 
 
 def untrusted_targets(config: Mapping[str, Any], allow: Sequence[str] = ()) -> list[ConfigError]:
-    """What a configuration names that is not on the list. Nothing outside the list is imported.
+    """Return an error for each forbidden import path in a configuration.
+
+    Nothing outside the allowed modules is imported.
 
     Args:
         config: plain values.
-        allow: modules that are trusted besides those of the list and of the environment variable FEDLIT_ALLOW.
+        allow: modules allowed besides the list and the environment variable FEDLIT_ALLOW.
     """
-    trusted = (*ALLOWED, *allow, *filter(None, os.environ.get(ALLOW_VARIABLE, "").split(",")))
-    remedy = f"if you trust it: --allow MODULE, or {ALLOW_VARIABLE}=MODULE"
+    allowed = (*ALLOWED, *allow, *filter(None, os.environ.get(ALLOW_VARIABLE, "").split(",")))
+    problem = "is not on the list of modules that a configuration from elsewhere may import"
+    hint = f"if you trust it: --allow MODULE, or {ALLOW_VARIABLE}=MODULE"
     return [
-        ConfigError(path, target, "is not on the list of what a configuration from elsewhere may name", remedy)
+        ConfigError(path, target, problem, hint)
         for path, target in _targets(config)
-        if not _trusted(target, trusted)
+        if not _is_allowed(target, allowed)
     ]
 
 
 def _targets(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every import path in the configuration: `_target_`, and the network that a Classifier imports."""
+    """Yield the key and the value of each import path."""
     if isinstance(node, Mapping):
         for key, value in node.items():
-            here = f"{path}.{key}" if path else str(key)
-            if key in ("_target_", "network", "_args_", "_partial_"):  # arguments without names hide what they are
-                yield here, value
+            key_path = f"{path}.{key}" if path else str(key)
+            # positional arguments are refused too: a network among them has no key
+            if key in ("_target_", "network", "_args_", "_partial_"):
+                yield key_path, value
             else:
-                yield from _targets(value, here)
+                yield from _targets(value, key_path)
     elif isinstance(node, list | tuple):
         for number, value in enumerate(node):
             yield from _targets(value, f"{path}[{number}]")
 
 
-def _trusted(target: Any, trusted: Sequence[str]) -> bool:
-    """By its name, and by where what it names was defined: fedlit.cli.train.os.system is defined elsewhere."""
-    if not isinstance(target, str) or not _below(target, trusted):
+def _is_allowed(target: Any, allowed: Sequence[str]) -> bool:
+    """True if an import path and its object's own module are allowed.
+
+    fedlit.cli.train.os.system has an allowed path, but its object is defined elsewhere.
+    """
+    if not isinstance(target, str) or not _is_below(target, allowed):
         return False
     try:
-        found = get_object(target)
+        instance = get_object(target)
     except Exception:
-        return True  # it cannot be called either; making it says what is wrong
-    return callable(found) and _below(f"{getattr(found, '__module__', None)}.", trusted)
+        return True  # it cannot be called either; instantiation reports the error
+    return callable(instance) and _is_below(f"{getattr(instance, '__module__', None)}.", allowed)
 
 
-def _below(name: str, trusted: Sequence[str]) -> bool:
-    return any(name == module or name.startswith(f"{module}.") for module in trusted)
+def _is_below(name: str, modules: Sequence[str]) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in modules)

@@ -167,7 +167,10 @@ def _check_values(config: Mapping[str, Any], parts: Components, collector: Error
         parts.seed = seed
     monitor, schedule = parts.monitor, parts.schedule
     if monitor is not None and schedule is not None and monitor.name is None and schedule.stop_at is not None:
-        problem, hint = "is a target without a metric: monitor.name is null", "set monitor.name, or leave the target out"
+        problem, hint = (
+            "is a target without a metric: monitor.name is null",
+            "set monitor.name, or leave the target out",
+        )
         collector.all.append(ConfigError("schedule.stop_at", schedule.stop_at, problem, hint))
     for key in ("check", "traceback"):
         with collector.collect(""):

@@ -1,4 +1,4 @@
-"""What a configuration says a federation is made of: data, a module, a sampler, callbacks."""
+"""Components of a federation from their groups in the configuration: data, model, sampler, callbacks."""
 
 from __future__ import annotations
 
@@ -22,84 +22,113 @@ from fedlit.experiment.weights import load_weights
 from fedlit.models import Classifier
 
 LOADING_KEYS = [field.name for field in fields(Loading)]
-"""Keys of the data's group that say how samples become batches."""
+"""Keys of the group `data` that say how samples become batches."""
 
 
 def make_data(node: Mapping[str, Any], loading: Loading | None, seed: int) -> Data:
-    """The data, with what is to be held out for validation held out."""
-    target, loads = import_target(node), LOADING_KEYS  # an argument of this name is the source's as well
-    own = {key: value for key, value in node.items() if key not in loads or has_argument(target, key)}
+    """Return the data, with the validation split held out.
+
+    Args:
+        node: the group `data`.
+        loading: loading options; None if they have errors: then nothing is held out.
+        seed: seed of the run.
+    """
+    target = import_target(node)
+    # an argument that the source has too is passed to both
+    arguments = {key: value for key, value in node.items() if key not in LOADING_KEYS or has_argument(target, key)}
     with seeded(seed, Purpose.DATA):  # a user's source may draw from the global generators
-        data = to_data(instantiate_checked(own), 0 if loading is None else loading.num_workers)
+        data = to_data(instantiate_checked(arguments), 0 if loading is None else loading.num_workers)
     if loading is None or (data.val is not None and has_argument(target, "val_fraction")):
-        return data  # then the fraction was the source's own
+        return data  # the source has held out the fraction itself
     return data.hold_out(loading.val_fraction, stream(seed, Purpose.SPLIT))
 
 
 def make_model(node: Mapping[str, Any], data: Data, seed: int) -> LightningModule:
-    """The model with its initial weights; `shape: null` and `classes: null` become the data's."""
+    """Return the module with its initial weights.
+
+    The values `shape: null` and `classes: null` become those of the data.
+
+    Args:
+        node: the group `model`.
+        data: data for training.
+        seed: seed of the run.
+
+    Raises:
+        ConfigError: if the group does not make a LightningModule for the data.
+    """
     known = {"shape": list(data.shape), "classes": len(data.classes)}
     for key, value in known.items():
         if node.get(key) is not None and node[key] != value:
-            raise ConfigError(
-                key,
-                node[key],
-                f"does not fit {data.name}, which has {value}",
-                f"leave out model.{key}: it is taken from the data",
-            )
+            problem = f"does not fit {data.name}, which has {value}"
+            raise ConfigError(key, node[key], problem, f"leave out model.{key}: it is taken from the data")
     node = {key: known[key] if key in known and value is None else value for key, value in node.items()}
-    start = node.pop("init_from", None)
-    if isinstance(node.get("network"), str):  # takes its arguments through the Classifier's
-        known = inspect.signature(Classifier).parameters
-        try:
-            network = get_object(node["network"])
-        except Exception as error:  # whatever importing foreign code may raise
-            why = f"cannot be imported: {error}".splitlines()[0]
-            raise ConfigError("network", node["network"], why, "it must be the import path of a class") from error
-        check_types(network, {k: v for k, v in node.items() if k not in known and k != "_target_"})
+    weights_file = node.pop("init_from", None)
+    if isinstance(node.get("network"), str):
+        _check_network(node)
     with seeded(seed, Purpose.INIT):
         module = instantiate_checked(node)
         if isinstance(module, LightningModule):
             configure_module(module)
     if not isinstance(module, LightningModule):
-        raise ConfigError(
-            "_target_", node["_target_"], f"makes a {type(module).__name__}", "it must make a LightningModule"
-        )
-    if start is not None:
-        load_weights(module, start)
+        problem = f"makes a {type(module).__name__}"
+        raise ConfigError("_target_", node["_target_"], problem, "it must make a LightningModule")
+    if weights_file is not None:
+        load_weights(module, weights_file)
     return module
 
 
+def _check_network(node: Mapping[str, Any]) -> None:
+    """Raise ConfigError or ConfigErrors for a wrong network or its wrong arguments.
+
+    The Classifier passes the arguments that it does not have itself to the network.
+    """
+    own = inspect.signature(Classifier).parameters
+    try:
+        network = get_object(node["network"])
+    except Exception as error:  # importing user code may raise anything
+        problem = f"cannot be imported: {error}".splitlines()[0]
+        raise ConfigError("network", node["network"], problem, "it must be the import path of a class") from error
+    check_types(network, {key: value for key, value in node.items() if key not in own and key != "_target_"})
+
+
 def make_sampler(node: Mapping[str, Any]) -> Callable[[int], Any]:
-    """Makes a sampler of a cohort's size, which the schedule says."""
+    """Return a function that makes the sampler for a cohort size.
+
+    The schedule sets the size.
+
+    Raises:
+        ConfigError: if the group has a size, or the target has no such arguments.
+    """
     if "size" in node:
-        remedy = "schedule.clients_per_round or schedule.client_fraction: leave sampler.size out"
-        raise ConfigError("size", node["size"], "is the cohort's, which the schedule says", remedy)
+        hint = "schedule.clients_per_round or schedule.client_fraction: leave sampler.size out"
+        raise ConfigError("size", node["size"], "is the size of the cohort, which the schedule sets", hint)
     check_types(import_target(node), {key: value for key, value in node.items() if not key.startswith("_")})
     return lambda size: instantiate_checked(node, size=size)
 
 
 def make_callbacks(nodes: Any) -> Callable[[], list[Callback]]:
-    """Makes the callbacks anew for each fit."""
+    """Return a function that makes new callbacks for each fit.
+
+    Raises:
+        ConfigError: if the nodes are neither a mapping nor a list.
+    """
     if isinstance(nodes, list):
         nodes = {f"{number}": node for number, node in enumerate(nodes)}
     if not isinstance(nodes, Mapping | None):
-        raise ConfigError(
-            "callbacks", nodes, "must be keys with values", "such as {stop: {_target_: my_file.MyCallback}}"
-        )
+        hint = "such as {stop: {_target_: my_file.MyCallback}}"
+        raise ConfigError("callbacks", nodes, "must be keys with values", hint)
     return partial(_create_all, {name: node for name, node in (nodes or {}).items() if node is not None})
 
 
 def _create_all(nodes: Mapping[str, Any]) -> list[Callback]:
-    made = []
+    callbacks = []
     for name, node in nodes.items():
         try:
-            made.append(instantiate_checked(node))
-        except (ConfigError, ConfigErrors) as wrong:
-            raise wrong.prefixed(f"callbacks.{name}") from wrong
-        if not isinstance(made[-1], Callback):
-            why = f"makes a {type(made[-1]).__name__}"
-            raise ConfigError(
-                f"callbacks.{name}._target_", node["_target_"], why, "it must make a lightning.pytorch.Callback"
-            )
-    return made
+            callbacks.append(instantiate_checked(node))
+        except (ConfigError, ConfigErrors) as error:
+            raise error.prefixed(f"callbacks.{name}") from error
+        if not isinstance(callbacks[-1], Callback):
+            problem = f"makes a {type(callbacks[-1]).__name__}"
+            hint = "it must make a lightning.pytorch.Callback"
+            raise ConfigError(f"callbacks.{name}._target_", node["_target_"], problem, hint)
+    return callbacks

@@ -1,4 +1,4 @@
-"""Makes what a configuration's nodes name, with their values checked against its signature."""
+"""Objects from the nodes of a configuration, with values checked against the target's signature."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ from fedlit.core.errors import ConfigError, ConfigErrors, raise_errors
 
 
 def instantiate_checked(node: Mapping[str, Any], **more: Any) -> Any:
-    """What the node's `_target_` makes of its other values, whose types are checked against its signature.
+    """Return the object that a node's `_target_` makes of its values.
+
+    The types of the values are checked against the target's signature.
+
+    Args:
+        node: mapping with the key `_target_`.
+        **more: further arguments of the target, not checked.
 
     Raises:
-        Mistake: if there is no such target, an argument is unknown, missing or of the wrong type, or the target raises one.
-        Mistakes: if there are several of them.
+        ConfigError: if the target does not exist, an argument is unknown, missing or of a wrong type, or the target raises one.
+        ConfigErrors: if there are several errors.
     """
     check_types(import_target(node), {key: value for key, value in node.items() if not key.startswith("_")})
     try:
@@ -28,17 +34,21 @@ def instantiate_checked(node: Mapping[str, Any], **more: Any) -> Any:
         cause = error.__cause__
         if isinstance(cause, ConfigError | ConfigErrors):
             raise cause from error
-        why = str(cause or error) or type(cause).__name__  # a bare assert says nothing
-        raise ConfigError("", node["_target_"], f"cannot be made: {why.splitlines()[0]}") from error
+        reason = str(cause or error) or type(cause).__name__  # an assert may have no message
+        raise ConfigError("", node["_target_"], f"cannot be created: {reason.splitlines()[0]}") from error
 
 
 def import_target(node: Any) -> Callable[..., Any]:
-    """What the node's `_target_` names. Raises Mistake if there is no such target."""
+    """Return the class or function that the node's `_target_` names.
+
+    Raises:
+        ConfigError: if the node has no `_target_`, or it cannot be imported.
+    """
     if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
-        raise ConfigError("", node, "must be keys with values, _target_ among them")
+        raise ConfigError("", node, "must be keys with values, and one of the keys must be _target_")
     try:
         return get_object(node["_target_"])
-    except Exception as error:  # whatever importing foreign code may raise
+    except Exception as error:  # importing user code may raise anything
         raise ConfigError(
             "_target_",
             node["_target_"],
@@ -48,60 +58,67 @@ def import_target(node: Any) -> Callable[..., Any]:
 
 
 def has_argument(target: Callable[..., Any], name: str) -> bool:
-    """Whether the target's signature has an argument of this name."""
+    """Return True if the target's signature has an argument of this name."""
     try:
         return name in inspect.signature(target).parameters
-    except (TypeError, ValueError):  # some built-in types have none
+    except (TypeError, ValueError):  # some built-in types have no signature
         return False
 
 
 def call_checked(target: Callable[..., Any], values: Mapping[str, Any]) -> Any:
-    """target(**values) with checked types. Where some are wrong, the target, whose arguments all have defaults, judges the
-    others too. Raises Mistake or Mistakes as `create` does."""
-    odd = signature_errors(target, values)
-    sound = {key: value for key, value in values.items() if key not in [mistake.key for mistake in odd]}
+    """Return `target(**values)` after a check of names and types.
+
+    If some values have a wrong type, the target checks the others too. All its arguments must have defaults.
+
+    Raises:
+        ConfigError: if a value is wrong.
+        ConfigErrors: if several values are wrong.
+    """
+    errors = signature_errors(target, values)
+    wrong_keys = {error.key for error in errors}
+    rest = {key: value for key, value in values.items() if key not in wrong_keys}
+    result = None
     try:
-        made = target(**sound)
-    except (ConfigError, ConfigErrors) as wrong:
-        if not odd:
+        result = target(**rest)
+    except (ConfigError, ConfigErrors) as raised:
+        if not errors:
             raise
-        odd += [mistake for mistake in wrong.errors if mistake.key in sound]
-        made = None
-    raise_errors(*odd)
-    return made
+        errors += [error for error in raised.errors if error.key in rest]
+    raise_errors(*errors)
+    return result
 
 
 def check_types(target: Callable[..., Any], values: Mapping[str, Any]) -> None:
-    """Raises Mistake, or Mistakes, if values have names or types that the target's signature does not have."""
+    """Raise ConfigError or ConfigErrors if values do not match the target's signature."""
     raise_errors(*signature_errors(target, values))
 
 
 def signature_errors(target: Callable[..., Any], values: Mapping[str, Any]) -> list[ConfigError]:
-    """Values whose names or types the target's signature does not have.
+    """Return an error for each value that the target's signature refuses.
 
-    Only what plain configuration values can be is judged: numbers, truth values, strings, literals and sequences of them.
+    Only plain values are checked: numbers, booleans, strings, literals and sequences.
     """
     if not isinstance(values, Mapping):
         raise ConfigError("", values, "must be keys with values")
     try:
         signature = inspect.signature(target)
-    except ValueError:  # some built-in types have none
+    except ValueError:  # some built-in types have no signature
         return []
     try:
         hints = get_type_hints(target.__init__ if inspect.isclass(target) and not is_dataclass(target) else target)
-    except NameError:  # annotations that only a type checker can see
+    except NameError:  # the annotation is imported for type checkers only
         hints = {}
-    odd = (_odd(target, signature, hints, key, value) for key, value in values.items())
-    return [mistake for mistake in odd if mistake is not None]
+    errors = (_argument_error(target, signature, hints, key, value) for key, value in values.items())
+    return [error for error in errors if error is not None]
 
 
-def _odd(
+def _argument_error(
     target: Callable[..., Any], signature: inspect.Signature, hints: Mapping[str, Any], key: str, value: Any
 ) -> ConfigError | None:
-    """What is wrong with an argument's name or type."""
+    """Return the error in an argument's name or type, if any."""
     if key in signature.parameters:
-        right = key not in hints or matches_type(value, hints[key])
-        return None if right else ConfigError(key, value, f"must be {type_name(hints[key])}")
+        is_right = key not in hints or matches_type(value, hints[key])
+        return None if is_right else ConfigError(key, value, f"must be {type_name(hints[key])}")
     if any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
         return None
     return ConfigError(
@@ -110,13 +127,14 @@ def _odd(
 
 
 def matches_type(value: Any, hint: Any) -> bool:
-    """Whether a plain value is of a type; types that are not plain are not judged."""
+    """Return True if a plain value is of a type.
+
+    Other types than plain ones are not checked: then the result is True.
+    """
     if get_origin(hint) in (Union, UnionType):
         return any(matches_type(value, option) for option in get_args(hint))
-    if get_origin(hint) is Literal:
-        return isinstance(value, str) or value in get_args(
-            hint
-        )  # the constructor names what is allowed, with the nearest
+    if get_origin(hint) is Literal:  # the constructor refuses other strings, and names the nearest one
+        return isinstance(value, str) or value in get_args(hint)
     if get_origin(hint) in (Sequence, list, tuple):
         return isinstance(value, list | tuple)
     if hint is float:
@@ -129,13 +147,13 @@ def matches_type(value: Any, hint: Any) -> bool:
 
 
 def type_name(hint: Any) -> str:
-    """A type in words."""
+    """Return a type in words, such as `a whole number or null`."""
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(type_name(option) for option in get_args(hint))
     if get_origin(hint) is Literal:
         return " or ".join(map(str, get_args(hint)))
     if get_origin(hint) in (Sequence, list, tuple):
         return "a list"
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "a word", NoneType: "null"}.get(
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a string", NoneType: "null"}.get(
         hint, str(hint)
     )

@@ -8,16 +8,17 @@ from functools import partial
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch.utils._pytree import tree_leaves
 
 from fedlit.aggregation.validation import invalid_values
 from fedlit.client.callbacks import LocalTrainingCallback
+from fedlit.client.lightning_internals import mark_last_batch
 from fedlit.client.trainer import LocalTrainer, evaluate_split
 from fedlit.core.errors import ConfigError, ConfigErrors, did_you_mean
 from fedlit.core.messages import Aggregate, Update
 from fedlit.core.model import Model
 from fedlit.core.streams import Purpose, seeded
 from fedlit.core.tensors import Layout
+from fedlit.core.torch_internals import tree_leaves
 from fedlit.data import Data
 from fedlit.data.client_data import NoisyBatches
 from fedlit.server.sampling.cohort import draw_cohort
@@ -37,7 +38,7 @@ class StopAfterBatch(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Stop before the step, so that accumulated gradients are applied and epoch schedulers step."""
         trainer.should_stop = True
-        trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = True
+        mark_last_batch(trainer)
 
 
 def try_first_step(federation: Federation, data: Data) -> list[ConfigError]:

@@ -12,47 +12,55 @@ from rich.table import Table
 from rich.text import Text
 
 from fedlit.reports.render.tables import ReportTable, headline, make_tables
+from fedlit.reports.runs import MAX_LISTED
 
-MOST_TOLD = 10
-"""Runs that are left out, each with a line; report.md has all."""
-MOST_WIDE = 30
-"""Columns that a group's name may keep for itself."""
+MAX_LABEL_WIDTH = 30
+"""Columns that a group's label keeps even if the other columns need more room."""
 
 
-def print_report(found: Mapping[str, Any], out: Path | None, console: Console) -> None:
-    """Prints the report's tables, what was left out, and where it is."""
+def print_report(result: Mapping[str, Any], out: Path | None, console: Console) -> None:
+    """Print the report's tables, the skipped runs, and the folder of the files.
 
-    def say(text: str) -> None:
+    Args:
+        result: the report.
+        out: folder of the files; None if no files were written.
+        console: terminal to print on.
+    """
+
+    def print_line(text: str) -> None:
         console.print(Text(text), soft_wrap=False)
 
-    say(headline(found))
-    for grid in make_tables(found, ends=False):
-        console.print(_table(grid, console.width))
-        for note in grid.notes:
-            say(note)
-        say("")
-    if found["left_out"]:
-        say(f"left out: {len(found['left_out'])}")
-        for one in found["left_out"][:MOST_TOLD]:
-            say(f"  {one['folder']}: {one['what']}: {one['why']}")
-        if len(found["left_out"]) > MOST_TOLD:
-            say(f"  and {len(found['left_out']) - MOST_TOLD} more, which report.md lists")
-    where = (
-        f"{out}: report.md, report.csv, report.json, figures" if out else "nothing was written: --out FOLDER does that"
+    print_line(headline(result))
+    for table in make_tables(result, with_ends=False):
+        console.print(_make_table(table, console.width))
+        for note in table.notes:
+            print_line(note)
+        print_line("")
+    if skipped := result["left_out"]:
+        print_line(f"skipped runs: {len(skipped)}")
+        for run in skipped[:MAX_LISTED]:
+            print_line(f"  {run['folder']}: {run['what']}: {run['why']}")
+        if len(skipped) > MAX_LISTED:
+            print_line(f"  and {len(skipped) - MAX_LISTED} more, listed in report.md")
+    files = f"{out}: report.md, report.csv, report.json, figures"
+    console.print(Text(files if out else "no files were written: add --out FOLDER to write them"), soft_wrap=True)
+
+
+def _make_table(table: ReportTable, width: int) -> Table:
+    """Return a rich table that is at most `width` columns wide.
+
+    The groups' labels are folded first, down to their longest word or MAX_LABEL_WIDTH columns. Rich alone would compute too
+    small a width for them, and cut off the last column.
+    """
+    rich_table = Table(
+        title=Text(table.title, style="bold"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
     )
-    console.print(Text(where), soft_wrap=True)
-
-
-def _table(grid: ReportTable, width: int) -> Table:
-    """The table no wider than that. The groups' names are folded first, as far as their longest word or MOST_WIDE columns; were
-    that left to rich, it would take them for narrower than they are, and cut the last column off."""
-    table = Table(title=Text(grid.title, style="bold"), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    names, *others = zip(grid.columns, *grid.rows, strict=True)
-    least = min(max(len(word) for name in names for word in name.split() or [""]), MOST_WIDE)
+    labels, *others = zip(table.columns, *table.rows, strict=True)
+    least = min(max(len(word) for label in labels for word in label.split() or [""]), MAX_LABEL_WIDTH)
     room = width - 3 - sum(max(map(len, cells)) + 2 for cells in others)  # less edges, padding and separators
-    table.add_column(Text(names[0]), overflow="fold", width=max(least, min(room, max(map(len, names)))))
-    for name in grid.columns[1:]:
-        table.add_column(Text(name), justify="right", overflow="fold")
-    for row in grid.rows:
-        table.add_row(*map(Text, row))
-    return table
+    rich_table.add_column(Text(labels[0]), overflow="fold", width=max(least, min(room, max(map(len, labels)))))
+    for name in table.columns[1:]:
+        rich_table.add_column(Text(name), justify="right", overflow="fold")
+    for row in table.rows:
+        rich_table.add_row(*map(Text, row))
+    return rich_table

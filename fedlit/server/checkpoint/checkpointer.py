@@ -82,7 +82,7 @@ class Checkpointer(ABC):
     def commit(self, state: ServerState, client_states: ClientStateStore, record: RoundRecord) -> None:
         """Store a round: all of it or nothing."""
 
-    def finish(self) -> None:
+    def finish(self) -> None:  # noqa: B027
         """Act once after the last round; by default nothing happens."""
 
 

@@ -145,7 +145,9 @@ class DiskCheckpointer(Checkpointer):
             OSError: if the filesystem does not allow the repair.
         """
         checkpoint, journal, damaged = self._newest(self._experiment)
-        for leftover in sorted((self._path / CHECKPOINTS).glob(".*")):  # of a write or a removal that a crash interrupted
+        for leftover in sorted(
+            (self._path / CHECKPOINTS).glob(".*")
+        ):  # of a write or a removal that a crash interrupted
             self.filesystem.remove(leftover)
         if checkpoint is not None:
             reason, older = "is of a round after the last valid one", list_rounds(self._path, "memories")

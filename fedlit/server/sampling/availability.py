@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedlit.core.errors import ConfigError
-from fedlit.server.sampling.sampler import ClientPool
+from fedlit.server.sampling.sampler import ClientPool, Sampler
 
 ZONE = 2
 """Key of the stream from which time zones are drawn."""
 
 
 @dataclass(frozen=True)
-class Available:
+class Available(Sampler):
     """Uniform sampling without replacement among the clients that are awake: all of them where they are fewer than are asked
     for; with none the round is lost.
 

@@ -14,12 +14,12 @@ import numpy as np
 
 from fedlit.core.errors import ConfigError
 from fedlit.core.facts import FederationFacts
-from fedlit.server.sampling.sampler import ClientPool
+from fedlit.server.sampling.sampler import ClientPool, Sampler
 from fedlit.server.sampling.samplers import check_cohort_size, draw_by_examples
 
 
 @dataclass(frozen=True)
-class PowerOfChoice:
+class PowerOfChoice(Sampler):
     """Draws d candidates without replacement with probabilities proportional to examples, asks each for its mean training loss
     of the global model, and takes the m with the highest; of equal ones those with the lower ids.
 

@@ -102,4 +102,4 @@ def as_sampler(value: Any) -> Sampler:
     if not callable(value):
         hint = "make a function of (pool, generator) that returns ids, or subclass fedlit.Sampler"
         raise ConfigError("sampler", type(value).__name__, "is not a sampler", hint)
-    return FunctionSampler(value)
+    return FunctionSampler(value)  # type: ignore[arg-type]

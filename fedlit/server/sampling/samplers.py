@@ -12,7 +12,7 @@ import numpy as np
 
 from fedlit.core.errors import ConfigError
 from fedlit.core.facts import FederationFacts
-from fedlit.server.sampling.sampler import ClientPool
+from fedlit.server.sampling.sampler import ClientPool, Sampler
 
 PASS = 1
 """Key of the streams from which the passes of `RoundRobin` are drawn."""
@@ -22,7 +22,7 @@ OFTEN = 0.01
 
 
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(Sampler):
     """A cohort of fixed size, every one of the same probability: uniform sampling without replacement.
 
     Args:
@@ -37,7 +37,7 @@ class Uniform:
 
 
 @dataclass(frozen=True)
-class Weighted:
+class Weighted(Sampler):
     """A cohort of fixed size, drawn one by one with probabilities proportional to examples among those who are left.
 
     McMahan et al., AISTATS 2017, draw uniformly and average by examples; the experiments of FedProx (Li et al., MLSys 2020)
@@ -61,7 +61,7 @@ class Weighted:
 
 
 @dataclass(frozen=True)
-class RoundRobin:
+class RoundRobin(Sampler):
     """Every client once before any comes again: cohorts are taken in turn from passes over all clients, each in an order of
     its own. Where a cohort goes on into the next pass, that begins with clients that are not in the cohort.
 
@@ -100,7 +100,7 @@ class RoundRobin:
 
 
 @dataclass(frozen=True)
-class Poisson:
+class Poisson(Sampler):
     """Each client takes part with probability q, whatever the others do, so a cohort has any size; a round without a client
     is lost. It is the sampling of McMahan, Ramage, Talwar, Zhang, "Learning Differentially Private Recurrent Language
     Models", ICLR 2018, https://arxiv.org/abs/1710.06963.

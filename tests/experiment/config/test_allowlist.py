@@ -1,3 +1,5 @@
+"""A configuration from elsewhere may name only modules on the list."""
+
 import os
 
 import pytest
@@ -6,7 +8,7 @@ from fedlit.experiment.config.allowlist import ALLOW_VARIABLE, untrusted_targets
 
 
 def refused(config, *allow):
-    return [mistake.key for mistake in untrusted_targets(config, allow)]
+    return [error.key for error in untrusted_targets(config, allow)]
 
 
 @pytest.mark.parametrize(
@@ -20,7 +22,7 @@ def refused(config, *allow):
         "lightning.pytorch.callbacks.EarlyStopping",
     ],
 )
-def test_known_parts_pass(target):
+def test_target_in_an_allowed_module_passes(target):
     assert refused({"a": {"_target_": target}}) == []
 
 
@@ -42,11 +44,11 @@ def test_known_parts_pass(target):
         "fedlit.cli.train.os",
     ],
 )
-def test_others_are_refused_by_their_name_or_by_where_they_were_defined(target):
+def test_target_of_another_module_is_refused_by_its_path_or_by_its_definition(target):
     assert refused({"a": {"_target_": target}}) == ["a._target_"]
 
 
-def test_any_depth_and_a_classifiers_network_are_looked_at():
+def test_targets_at_any_depth_and_the_network_of_a_classifier_are_checked():
     config = {
         "a": [{"b": {"_target_": "os.system"}}],
         "model": {"_target_": "fedlit.models.Classifier", "network": "my.Net"},
@@ -54,13 +56,13 @@ def test_any_depth_and_a_classifiers_network_are_looked_at():
     assert refused(config) == ["a[0].b._target_", "model.network"]
 
 
-def test_nothing_outside_the_list_is_imported(tmp_path, monkeypatch):
+def test_no_module_outside_the_list_is_imported(tmp_path, monkeypatch):
     (tmp_path / "evil_module.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
     assert refused({"_target_": "evil_module.Thing"}) == ["_target_"]
 
 
-def test_the_list_is_extended_by_whoever_types_and_by_the_environment(monkeypatch):
+def test_command_and_environment_extend_the_list(monkeypatch):
     assert refused({"_target_": "collections.OrderedDict"}, "collections") == []
     assert refused({"_target_": "collections.OrderedDict", "allow": ["collections"]}) == ["_target_"]
     monkeypatch.setenv(ALLOW_VARIABLE, "json,collections")
@@ -68,6 +70,6 @@ def test_the_list_is_extended_by_whoever_types_and_by_the_environment(monkeypatc
     assert os.environ[ALLOW_VARIABLE]
 
 
-def test_arguments_without_names_are_refused():
+def test_positional_arguments_are_refused():
     assert refused({"model": {"_target_": "fedlit.models.Classifier", "_args_": ["evil.Net"]}}) == ["model._args_"]
     assert refused({"_target_": "torchvision.datasets.utils.download_url"}) == ["_target_"]

@@ -1,4 +1,4 @@
-"""From a configuration to a federation, and what is wrong with one, before round 1."""
+"""A federation from a configuration, and the errors found before round 1."""
 
 import json
 import sys
@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import composed as chosen
+from conftest import composed as compose_config
 
 from fedlit.core.errors import ConfigErrors
 from fedlit.experiment.config.build import build_run, to_plain
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow  # whole builds of a configuration
 
 
 def composed(*overrides):
-    return to_plain(chosen("observers=none", *overrides))
+    return to_plain(compose_config("observers=none", *overrides))
 
 
 def built(*overrides, folder=Path("nowhere")):
@@ -28,10 +28,10 @@ def built(*overrides, folder=Path("nowhere")):
 def mistakes(*overrides):
     with pytest.raises(ConfigErrors) as error:
         built(*overrides)
-    return {mistake.key: str(mistake) for mistake in error.value.errors}
+    return {each.key: str(each) for each in error.value.errors}
 
 
-def test_the_default_is_the_tutorials_federation_on_digits():
+def test_default_is_the_federation_of_the_tutorial_on_digits():
     run = built()
     fed = run.federation
     assert (
@@ -51,16 +51,16 @@ def test_the_default_is_the_tutorials_federation_on_digits():
     assert fed.worker.data.loading.local_batch_size == 16
 
 
-def test_the_partition_and_the_initial_weights_depend_on_the_seed_alone():
-    one, other, third = built("algorithm=fedavg"), built("algorithm=fedprox", "schedule.rounds=3"), built("seed=7")
-    assert one.partition == other.partition
-    assert one.partition != third.partition
+def test_partition_and_initial_weights_depend_only_on_the_seed():
+    first, second, third = built("algorithm=fedavg"), built("algorithm=fedprox", "schedule.rounds=3"), built("seed=7")
+    assert first.partition == second.partition
+    assert first.partition != third.partition
     name = "network.classifier.1.weight"
-    assert one.federation.initial.parameters[name].equal(other.federation.initial.parameters[name])
-    assert not one.federation.initial.parameters[name].equal(third.federation.initial.parameters[name])
+    assert first.federation.initial.parameters[name].equal(second.federation.initial.parameters[name])
+    assert not first.federation.initial.parameters[name].equal(third.federation.initial.parameters[name])
 
 
-def test_the_trial_before_round_1_leaves_no_trace():
+def test_dry_run_before_round_1_changes_nothing():
     fed = built().federation
     assert all(
         tensor.equal(fed.initial.state_dict()[name]) for name, tensor in built().federation.initial.state_dict().items()
@@ -68,13 +68,13 @@ def test_the_trial_before_round_1_leaves_no_trace():
     assert fed.worker.replica.module.val_accuracy.update_count == 0
 
 
-def test_without_a_validation_split_the_last_round_counts():
+def test_without_a_validation_split_there_is_no_monitor():
     fed = built("data.val_fraction=0").federation
     assert fed.splits == ("test",)
     assert fed.monitor.name is None
 
 
-def test_a_full_batch_is_the_whole_shard():
+def test_full_batch_is_the_whole_shard():
     assert built("data.batch_size=full").federation.worker.data.loading.local_batch_size is None
 
 
@@ -102,16 +102,16 @@ class Mine(LightningModule):
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
+def my_module(tmp_path, monkeypatch):
     (tmp_path / "my_own_file.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     yield ["model=custom", "model._target_=my_own_file.Mine"]
     sys.modules.pop("my_own_file", None)
 
 
-def test_any_module_is_trained_unmodified_and_judged_by_what_it_logs(own):
+def test_module_of_the_user_is_trained_unmodified_and_monitored_by_its_own_metric(my_module):
     fed = built(
-        *own,
+        *my_module,
         "+model.width=5",
         "monitor.name=val_nll",
         "monitor.mode=min",
@@ -123,16 +123,16 @@ def test_any_module_is_trained_unmodified_and_judged_by_what_it_logs(own):
     assert fed.initial.parameters["net.1.weight"].shape == (5, 64)
 
 
-def test_a_name_that_the_module_does_not_log_is_a_mistake(own):
-    assert "val_nll" in mistakes(*own)["monitor.name"]
+def test_monitor_name_that_the_module_does_not_log_is_an_error(my_module):
+    assert "val_nll" in mistakes(*my_module)["monitor.name"]
 
 
 @pytest.mark.skipif(__import__("torch").cuda.is_available(), reason="this machine has a GPU")
-def test_an_accelerator_that_is_not_there_is_a_mistake():
+def test_missing_accelerator_is_an_error():
     assert "is not on this machine, which has cpu" in mistakes("trainer.accelerator=gpu")["trainer.accelerator"]
 
 
-def test_mistakes_are_found_together():
+def test_errors_of_all_groups_are_found_together():
     assert set(
         mistakes(
             "partition.num_clients=5000",
@@ -162,18 +162,18 @@ def test_mistakes_are_found_together():
         ("faults.server", {"round": 0, "step": "x"}),
     ],
 )
-def test_all_wrong_values_of_a_group_are_found(group, wrong):
+def test_all_errors_of_a_group_are_found_together(group, wrong):
     choices = ["clock=lognormal", "faults=crash_server", "schedule.stop_at=null"]
-    told = mistakes(*choices, *(f"++{group}.{key}={value}" for key, value in wrong.items()))
-    assert set(told) == {f"{group}.{key}" for key in wrong}
+    errors = mistakes(*choices, *(f"++{group}.{key}={value}" for key, value in wrong.items()))
+    assert set(errors) == {f"{group}.{key}" for key in wrong}
 
 
 @pytest.mark.parametrize(
-    ("overrides", "key", "said"),
+    ("overrides", "key", "text"),
     [
         (["+sampler.foo=1"], "sampler.foo", "not an argument of Uniform"),
-        (["+sampler.size=7"], "sampler.size", "which the schedule says"),
-        (["sampler._target_=fedlit.data.Iid"], "sampler", "cannot be made"),
+        (["+sampler.size=7"], "sampler.size", "which the schedule sets"),
+        (["sampler._target_=fedlit.data.Iid"], "sampler", "cannot be created"),
         (
             ["sampler=power_of_choice", "sampler.candidates=2"],
             "sampler.candidates",
@@ -196,13 +196,12 @@ def test_all_wrong_values_of_a_group_are_found(group, wrong):
         (["eval=3"], "eval", "must be keys with values"),
     ],
 )
-def test_a_wrong_part_is_named_in_full(overrides, key, said):
-    ((given, text),) = mistakes(*overrides).items()
-    assert given == key
-    assert said in text
+def test_error_has_its_full_key(overrides, key, text):
+    assert list(errors := mistakes(*overrides)) == [key]
+    assert text in errors[key]
 
 
-def test_plans_of_faults_that_cannot_strike_are_told_by_their_names():
+def test_fault_plans_without_effect_are_errors_under_their_names():
     assert set(mistakes("faults=drop", "faults.plans.drop.clients=[10]", "faults.plans.drop.rounds=[0]")) == {
         "faults.plans.drop.clients",
         "faults.plans.drop.rounds",
@@ -211,52 +210,52 @@ def test_plans_of_faults_that_cannot_strike_are_told_by_their_names():
     assert set(mistakes("faults=crash_server", "schedule.rounds=2")) == {"faults.server.round"}
 
 
-def test_a_share_of_the_cores_that_is_no_number_is_told_before_round_1(monkeypatch):
+def test_wrong_number_of_cores_is_an_error_before_round_1(monkeypatch):
     monkeypatch.setenv("FEDLIT_CORES", "abc")
     assert set(mistakes("schedule.rounds=0")) == {"FEDLIT_CORES", "schedule.rounds"}
 
 
-def test_each_observer_that_is_wrong_is_named():
-    wrong = mistakes("+observers.a={_target_:nowhere.A}", "+observers.b={_target_:fedlit.experiment.observers.B}")
-    assert set(wrong) == {"observers.a._target_", "observers.b._target_"}
+def test_each_wrong_observer_is_an_error():
+    errors = mistakes("+observers.a={_target_:nowhere.A}", "+observers.b={_target_:fedlit.experiment.observers.B}")
+    assert set(errors) == {"observers.a._target_", "observers.b._target_"}
 
 
-def test_a_missing_value_is_asked_for():
+def test_missing_value_is_an_error_with_its_key():
     assert "give one: data.root=" in mistakes("data=image_folder")["data.root"]
 
 
-def test_a_model_that_does_not_take_the_data_is_a_mistake_with_its_cause(own, tmp_path):
+def test_model_that_fails_on_the_data_is_an_error_with_its_cause(my_module, tmp_path):
     (tmp_path / "my_own_file.py").write_text(MODULE.replace("Linear(64", "Linear(63"))
     with pytest.raises(ConfigErrors) as error:
-        built(*own, "monitor.name=val_nll")
+        built(*my_module, "monitor.name=val_nll")
     assert "model=Mine: fails on a batch of digits (inputs [1, 8, 8], 10 classes)" in str(error.value)
     assert "shapes cannot be multiplied" in str(error.value.__cause__.__cause__)
 
 
-def test_layers_of_configure_model_depend_on_the_seed_and_start_warm(own, tmp_path):
+def test_layers_of_configure_model_depend_on_the_seed_and_take_initial_weights(my_module, tmp_path):
     text = MODULE.replace(
         "def __init__(self, width=4):\n        super().__init__()\n", "def configure_model(self, width=4):\n"
     )
     (tmp_path / "my_own_file.py").write_text(
         text.replace("        self.net =", "        if not hasattr(self, 'net'): self.net =")
     )
-    one, again = (built(*own, "monitor.name=val_nll").federation for _ in range(2))
-    assert all(one.initial.parameters[name].equal(tensor) for name, tensor in again.initial.parameters.items())
-    save_ckpt(one.worker.replica, one.worker.trainer_config, one.initial, tmp_path / "start.ckpt")
-    warm = built(*own, "monitor.name=val_nll", "seed=2", f"+model.init_from={tmp_path / 'start.ckpt'}").federation
-    assert all(warm.initial.parameters[name].equal(tensor) for name, tensor in one.initial.parameters.items())
+    first, second = (built(*my_module, "monitor.name=val_nll").federation for _ in range(2))
+    assert all(first.initial.parameters[name].equal(tensor) for name, tensor in second.initial.parameters.items())
+    save_ckpt(first.worker.replica, first.worker.trainer_config, first.initial, tmp_path / "start.ckpt")
+    warm = built(*my_module, "monitor.name=val_nll", "seed=2", f"+model.init_from={tmp_path / 'start.ckpt'}").federation
+    assert all(warm.initial.parameters[name].equal(tensor) for name, tensor in first.initial.parameters.items())
 
 
-def test_data_without_classes_is_not_for_a_classifier(tmp_path, monkeypatch):
+def test_classifier_refuses_data_without_classes(tmp_path, monkeypatch):
     (tmp_path / "my_numbers.py").write_text(REGRESSION)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_numbers", raising=False)
-    found = mistakes("data=custom", "data._target_=my_numbers.targets", "model=logistic", "partition=iid")
-    assert "must be at least 2" in found["model.classes"]
+    errors = mistakes("data=custom", "data._target_=my_numbers.targets", "model=logistic", "partition=iid")
+    assert "must be at least 2" in errors["model.classes"]
 
 
 @pytest.mark.parametrize(
-    ("value", "hint", "is_one"),
+    ("value", "hint", "is_match"),
     [
         (1, int, True),
         (True, int, False),
@@ -268,22 +267,23 @@ def test_data_without_classes_is_not_for_a_classifier(tmp_path, monkeypatch):
         ([1], list[int], True),
     ],
 )
-def test_types_of_plain_values(value, hint, is_one):
-    assert matches_type(value, hint) == is_one
+def test_plain_value_matches_its_type(value, hint, is_match):
+    assert matches_type(value, hint) == is_match
 
 
-def test_types_in_words():
+def test_type_name_is_in_words():
     assert type_name(int | None) == "a whole number or null"
+    assert type_name(str) == "a string"
 
 
-def test_a_model_starts_warm(tmp_path):
+def test_model_takes_initial_weights_from_a_file(tmp_path):
     cold = built("seed=1").federation
     save_ckpt(cold.worker.replica, cold.worker.trainer_config, cold.initial, tmp_path / "start.ckpt")
     warm = built("seed=2", f"model.init_from={tmp_path / 'start.ckpt'}").federation
     assert all(tensor.equal(cold.initial.state_dict()[name]) for name, tensor in warm.initial.state_dict().items())
 
 
-def test_deterministic_sets_what_torch_needs_on_a_gpu_too(monkeypatch):
+def test_deterministic_sets_the_options_that_torch_needs_on_a_gpu(monkeypatch):
     import os
 
     import torch
@@ -299,14 +299,14 @@ def test_deterministic_sets_what_torch_needs_on_a_gpu_too(monkeypatch):
         torch.use_deterministic_algorithms(False)
 
 
-def test_each_client_has_a_test_set_of_its_own_if_told_so():
+def test_client_test_fraction_gives_each_client_its_own_test_set():
     fed = built(
         "data.client_test_fraction=0.2", "eval.clients=all", "schedule.rounds=1", "schedule.local_steps=1"
     ).federation
-    own = fed.worker.data.client_tests
-    assert own.population.sizes.sum() + fed.population.sizes.sum() == 1295
+    tests = fed.worker.data.client_tests
+    assert tests.registry.sizes.sum() + fed.registry.sizes.sum() == 1295
     for client in range(10):
-        assert not set(own.population.shard(client)) & set(fed.population.shard(client))
+        assert not set(tests.population.shard(client)) & set(fed.population.shard(client))
     assert {"own/accuracy", "own/loss", "own/accuracy_std"} <= set(next(iter(fed.run())).metrics)
 
 
@@ -346,14 +346,14 @@ class Linear(LightningModule):
 @pytest.mark.parametrize(
     ("source", "partition"), [("targets", "dirichlet"), ("targets", "quantity"), ("label_free", "iid")]
 )
-def test_regression_and_label_free_data_run_with_all_who_watch(tmp_path, monkeypatch, source, partition):
+def test_regression_and_label_free_data_run_with_all_observers(tmp_path, monkeypatch, source, partition):
     (tmp_path / "my_regression.py").write_text(REGRESSION)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_regression", raising=False)
     model = ["model=custom", "model._target_=my_regression.Linear", "monitor.name=val/mse", "monitor.mode=min"]
     data = ["data=custom", f"data._target_=my_regression.{source}", f"partition={partition}", "schedule.rounds=3"]
-    watchers = ["observers=default", "observers.terminal=null"]
-    best = run_experiment(to_plain(chosen(*model, *data, *watchers)), tmp_path / "run", {}, time.time())
+    observers = ["observers=default", "observers.terminal=null"]
+    best = run_experiment(to_plain(compose_config(*model, *data, *observers)), tmp_path / "run", {}, time.time())
     losses = [json.loads(line)["val/mse"] for line in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0]
     assert best == min(losses)
@@ -361,7 +361,7 @@ def test_regression_and_label_free_data_run_with_all_who_watch(tmp_path, monkeyp
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["observers_failed"] == {}
 
 
-def test_another_partition_does_not_take_the_hospitals_test_sets():
+def test_only_the_natural_partition_has_the_test_sets_of_the_hospitals():
     hospitals = ["data=heart_disease", "model=logistic"]
     assert built(*hospitals, "partition=natural").federation.worker.data.client_tests is not None
     assert built(*hospitals, "partition=iid", "partition.num_clients=4").federation.worker.data.client_tests is None
@@ -390,7 +390,7 @@ class Splitting(Mine):
 """
 
 
-def test_a_data_module_brings_its_validation_set_and_shares_its_arguments_with_the_loading(tmp_path, monkeypatch):
+def test_data_module_has_its_validation_set_and_shares_arguments_with_the_loading(tmp_path, monkeypatch):
     (tmp_path / "my_loaders.py").write_text(MODULE_OF_DATA)
     monkeypatch.syspath_prepend(tmp_path)
     custom = ["data=custom", "data._target_=my_loaders.Mine", "model=logistic", "partition=iid"]
@@ -398,17 +398,17 @@ def test_a_data_module_brings_its_validation_set_and_shares_its_arguments_with_t
     assert len(run.data.val) == len(run.data.train) == 60
     assert run.federation.worker.data.loading.local_batch_size == 6
     assert "brings its own" in mistakes(*custom, "+data.val_fraction=0.1")["data.val_fraction"]
-    assert "cannot be made" in mistakes(*custom, "+data.batch_size=5")["data"]  # it was given to the module too
+    assert "cannot be created" in mistakes(*custom, "+data.batch_size=5")["data"]  # passed to the module too
     run = built(*custom, "data._target_=my_loaders.Splitting", "+data.val_fraction=0.2")
     assert len(run.data.val) == len(run.data.train) == 60
 
 
-def test_a_source_that_draws_is_seeded(tmp_path, monkeypatch):
+def test_random_data_source_is_seeded(tmp_path, monkeypatch):
     (tmp_path / "my_drawn.py").write_text(
         "import torch\nfrom torch.utils.data import TensorDataset\n"
         "def make():\n    return [TensorDataset(torch.randn(60, 64), torch.arange(60) % 10) for _ in range(2)]\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     custom = ["data=custom", "data._target_=my_drawn.make", "model=logistic", "partition=iid", "schedule.rounds=1"]
-    one, again = ([record.sha256 for record in built(*custom).federation.run()] for _ in range(2))
-    assert one == again
+    first, second = ([record.sha256 for record in built(*custom).federation.run()] for _ in range(2))
+    assert first == second

@@ -8,10 +8,12 @@ from conftest import federation
 
 from fedlit.client.trainer import TrainerConfig
 from fedlit.core import serialization as wire
+from fedlit.core.serialization import groups_nbytes
 from fedlit.data import Data
-from fedlit.experiment.config.estimate import MemoryEstimate, client_state_nbytes, estimate_client_state, groups_nbytes
+from fedlit.experiment.config.estimate import MemoryEstimate, client_state_nbytes, estimate_client_state
 from fedlit.experiment.observers import Run
-from fedlit.server.checkpoint.disk import DiskCheckpointer, Retention
+from fedlit.server.checkpoint.checkpointer import Retention
+from fedlit.server.checkpoint.disk import DiskCheckpointer
 from fedlit.server.checkpoint.format import CLIENT_STATES
 
 

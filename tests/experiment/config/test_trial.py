@@ -18,10 +18,10 @@ from fedlit.data.custom import DatasetSamples
 from fedlit.data.samples import Loading
 from fedlit.experiment.config.trial import try_first_step
 from fedlit.models import Classifier
-from fedlit.server.federation import Federation
 from fedlit.server.monitor import Monitor
 from fedlit.server.sampling import PowerOfChoice, Uniform, Weighted
 from fedlit.server.schedule import Schedule
+from fedlit.server.setup import Federation
 
 ROWS = torch.rand(40, 2, generator=torch.Generator().manual_seed(0))
 PAIRS = TensorSamples(ROWS, torch.zeros(40, dtype=torch.int64))

@@ -13,22 +13,27 @@ from rich.console import Console
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from fedlit.core.errors import ConfigError, require_instance
 from fedlit.core.files import LocalFilesystem
 from fedlit.data import Data, Population
-from fedlit.experiment.observers import ObserverGroup, PartitionFigure, Run, RunFolder, TensorBoard, Terminal
+from fedlit.experiment.observers import Observer, ObserverGroup, PartitionFigure, Run, RunFolder, TensorBoard, Terminal
 from fedlit.experiment.observers.partition_figure import partition_figure
 from fedlit.experiment.observers.tensorboard import hparam_values
-from fedlit.experiment.observers.terminal import size
-from fedlit.experiment.summary import RunTracker
+from fedlit.experiment.observers.terminal import metrics_line, summary_table
+from fedlit.experiment.summary import SPREAD_SUFFIXES, RunTracker, evaluation_metrics
 from fedlit.models import Classifier
 from fedlit.runs.record import RoundRecord
-from fedlit.simulation.faults import Corrupt, Drop, FailurePolicy, FaultPlan
+from fedlit.server.evaluation import spread_over_clients
+from fedlit.server.monitor import Monitor
+from fedlit.simulation.client_faults import Corrupt, Drop
+from fedlit.simulation.faults import FailurePolicy, FaultPlan
 
 
-def watched(tmp_path, *observers, fed=None):
+def observed(tmp_path, *observers, fed=None):
     fed = fed or federation()
-    held = fed.worker.data
-    data = Data("squares", held.train, held.splits["test"], (1, 8, 8), ("a", "b", "c"), held.splits["val"])
+    client_data = fed.worker.data
+    splits = client_data.splits
+    data = Data("squares", client_data.train, splits["test"], (1, 8, 8), ("a", "b", "c"), splits["val"])
     run = Run(
         tmp_path,
         {"seed": 0, "monitor": {"name": "val/accuracy"}, "partition": {"alpha": 0.5}},
@@ -36,16 +41,16 @@ def watched(tmp_path, *observers, fed=None):
         data,
         {"model": "simple_cnn", "algorithm": "fedavg"},
     )
-    standing = RunTracker(fed.monitor)
+    tracker = RunTracker(fed.monitor)
     for observer in observers:
         observer.start(run)
     records = []
     for record in fed.run():
         records.append(record)
-        standing.add(record)
+        tracker.add(record)
         for observer in observers:
             observer.round(record)
-    summary = standing.summary(12.0, 0)
+    summary = tracker.summary(12.0, 0)
     for observer in observers:
         observer.end(summary)
         observer.close()
@@ -54,14 +59,14 @@ def watched(tmp_path, *observers, fed=None):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run that all watch: its folder, records, summary, and what was said where there is no terminal and where is one."""
+    """A run with every observer: its folder, records, summary, and the output without and with a terminal."""
     torch.set_num_threads(1)
     folder, (plain, line), (fancy, bar) = tmp_path_factory.mktemp("run"), terminal(False), terminal(True)
-    records, summary = watched(folder, RunFolder(), PartitionFigure(), TensorBoard(), line, bar)
+    records, summary = observed(folder, RunFolder(), PartitionFigure(), TensorBoard(), line, bar)
     return folder, records, summary, plain.getvalue(), fancy.getvalue()
 
 
-def test_the_folder_holds_what_a_run_leaves(run):
+def test_folder_has_the_files_of_a_run(run):
     folder, _, summary, *_ = run
     assert yaml.safe_load((folder / "config.yaml").read_text())["partition"] == {"alpha": 0.5}
     partition = json.loads((folder / "partition.json").read_text())
@@ -71,16 +76,16 @@ def test_the_folder_holds_what_a_run_leaves(run):
     assert not list(folder.glob("*.tmp"))
 
 
-def test_what_is_no_number_is_null_in_the_files(tmp_path):
-    class Odd(RunFolder):
+def test_infinite_number_is_null_in_the_summary(tmp_path):
+    class InfiniteSeconds(RunFolder):
         def end(self, summary):
             super().end({**summary, "seconds": float("inf")})
 
-    watched(tmp_path, Odd(), fed=federation(rounds=1))
+    observed(tmp_path, InfiniteSeconds(), fed=federation(rounds=1))
     assert json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)["seconds"] is None
 
 
-def test_checkpoints_are_those_of_the_last_and_of_the_best_round(run):
+def test_weights_are_of_the_last_and_of_the_best_round(run):
     folder, records, summary, *_ = run
     best = max(records, key=lambda record: (record.metrics["val/accuracy"], -record.number))
     assert summary["best"]["round"] == best.number
@@ -91,7 +96,7 @@ def test_checkpoints_are_those_of_the_last_and_of_the_best_round(run):
     assert all(torch.equal(tensor, weights[key]) for key, tensor in records[-1].model.state_dict().items())
 
 
-def test_tensorboard_has_scalars_over_rounds_the_partition_the_configuration_and_hparams(run):
+def test_tensorboard_has_scalars_the_partition_the_configuration_and_hparams(run):
     folder, records, *_ = run
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
@@ -113,7 +118,7 @@ def terminal(is_terminal):
     return out, Terminal(Console(file=out, width=80, force_terminal=is_terminal))
 
 
-def test_what_is_no_terminal_gets_a_line_a_round_and_the_last_table(run):
+def test_output_without_terminal_has_a_line_a_round_and_the_table(run):
     *_, text, _ = run
     lines = text.splitlines()
     assert [line.split()[1] for line in lines if line.startswith("round")] == ["1/3", "2/3", "3/3"]
@@ -123,44 +128,43 @@ def test_what_is_no_terminal_gets_a_line_a_round_and_the_last_table(run):
         assert part in text
 
 
-def test_a_terminal_gets_a_bar_with_rounds_clients_and_accuracy(run):
+def test_terminal_has_a_bar_with_rounds_clients_and_accuracy(run):
     *_, text = run
     for part in ("3/3", "2 of 2 clients", "val/accuracy", "━"):
         assert part in text
 
 
-def test_tensorboard_counts_what_clients_failed_of(tmp_path):
+def test_tensorboard_counts_failures_by_outcome(tmp_path):
     fed = federation()
     chosen = fed.call(1, fed.algorithm.init(fed.initial)).cohort[0]
     plans = (FaultPlan(Drop(), 1.0, clients=[chosen], rounds=[2]), FaultPlan(Corrupt("nan"), 1.0, rounds=[3]))
-    watched(tmp_path, TensorBoard(), fed=replace(fed, worker=replace(fed.worker, faults=FailurePolicy(plans=plans))))
+    observed(tmp_path, TensorBoard(), fed=fed.with_worker(replace(fed.worker, faults=FailurePolicy(plans=plans))))
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("failures/planned")] == [(2, 1)]
     assert [(e.step, e.value) for e in events.Scalars("failures/not_finite")] == [(3, 2)]
 
 
-def test_a_folder_of_events_that_is_gone_is_warned_of_once_and_counted(tmp_path, caplog):
+def test_removed_folder_of_events_is_logged_once_and_counted(tmp_path, caplog):
     before = threading.active_count()
     fed = federation()
-    held = fed.worker.data
-    run = Run(tmp_path, {}, fed, Data("squares", held.train, None, (1, 8, 8), ("a", "b", "c")), {})
-    watchers = ObserverGroup([TensorBoard()])
-    with watchers:
-        watchers.notify(lambda observer: observer.start(run))
+    run = Run(tmp_path, {}, fed, Data("squares", fed.worker.data.train, None, (1, 8, 8), ("a", "b", "c")), {})
+    group = ObserverGroup([TensorBoard()])
+    with group:
+        group.notify(lambda observer: observer.start(run))
         shutil.rmtree(tmp_path / "tensorboard")
         for number in (1, 2):
-            watchers.notify(
+            group.notify(
                 lambda observer, number=number: observer.round(
                     RoundRecord(number, (), {"val/loss": 1.0}, (), None, "", None)
                 )
             )
     assert threading.active_count() == before
-    assert "FileNotFoundError" in watchers.failed["TensorBoard"]
+    assert "FileNotFoundError" in group.failed["TensorBoard"]
     assert len(caplog.records) == 1
 
 
-def test_nested_keys_are_flat_in_hparams():
+def test_nested_keys_are_dotted_in_hparams():
     assert hparam_values({"a": {"b": 1, "c": [1, 2]}, "d": None, "e": float("inf")}) == {
         "a.b": 1,
         "a.c": "[1, 2]",
@@ -170,14 +174,19 @@ def test_nested_keys_are_flat_in_hparams():
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(999, "999 B"), (1000, "1.0 kB"), (12_700_000, "12.7 MB"), (3e12, "3.0 TB")]
+    ("count", "text"), [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (12_700_000, "12.7 MB"), (3e12, "3.0 TB")]
 )
-def test_bytes_for_people(count, text):
-    assert size(count) == text
+def test_table_has_sizes_in_powers_of_1000(tmp_path, count, text):
+    fed = federation()
+    data = Data("squares", fed.worker.data.train, None, (1, 8, 8), ("a", "b", "c"))
+    best, last = {"round": 1, "metrics": {}}, {"cohort": [0], "metrics": {}}
+    summary = {"best": best, "last": last, "parameters": 1, "rounds": 1, "lost_rounds": 0, "seconds": 1.0}
+    table = summary_table(Run(tmp_path, {}, fed, data, {}), {**summary, "down_bytes": count, "up_bytes": 763_800})
+    assert f"{text} to clients, 763.8 kB back" in list(table.columns[1].cells)
 
 
 @pytest.mark.parametrize("clients", [3, 2000])
-def test_the_picture_of_samples_without_classes_shows_sizes(clients):
+def test_figure_of_samples_without_classes_has_sizes(clients):
     population = Population.of(np.arange(4000) % clients, clients)
     figure = partition_figure(population.statistics(lambda index: None, 0), ())
     bars = figure.axes[0].patches
@@ -188,41 +197,128 @@ def test_the_picture_of_samples_without_classes_shows_sizes(clients):
 
 
 @pytest.mark.parametrize("clients", [150, 5000])
-def test_the_picture_of_many_clients_shows_some_of_all_with_their_numbers(clients):
+def test_figure_of_many_clients_has_evenly_spaced_ones_with_their_numbers(clients):
     sizes = np.arange(1, clients + 1)
     population = Population(range(sizes.sum()), np.concatenate([[0], np.cumsum(sizes)]))
     axes = partition_figure(population.statistics(lambda index: None, 0), ()).axes[0]
     heights = [int(bar.get_height()) for bar in axes.patches]
     assert (len(heights), heights[0], heights[-1]) == (100, 1, clients)
     assert np.ptp(np.diff(heights)) <= 1 + clients // 1000
-    for place, text in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True):
-        assert heights[int(place)] == int(text.get_text().replace(",", "")) + 1
+    for position, text in zip(axes.get_xticks(), axes.get_xticklabels(), strict=True):
+        assert heights[int(position)] == int(text.get_text().replace(",", "")) + 1
 
 
-def test_the_name_of_the_best_checkpoint_is_synced(tmp_path, monkeypatch):
+def test_name_of_the_best_checkpoint_is_synced(tmp_path, monkeypatch):
     steps = []
     rename, sync = LocalFilesystem.rename, LocalFilesystem.sync
     monkeypatch.setattr(LocalFilesystem, "rename", lambda disk, old, new: (steps.append(new), rename(disk, old, new)))
     monkeypatch.setattr(LocalFilesystem, "sync", lambda disk, path: (steps.append(path), sync(disk, path)))
-    watched(tmp_path, RunFolder(), fed=federation(rounds=1))
-    named = steps.index(tmp_path / "best.ckpt")
-    assert steps[named - 1 : named + 2] == [tmp_path / "best.tmp", tmp_path / "best.ckpt", tmp_path]
+    observed(tmp_path, RunFolder(), fed=federation(rounds=1))
+    rename_step = steps.index(tmp_path / "best.ckpt")
+    assert steps[rename_step - 1 : rename_step + 2] == [tmp_path / "best.tmp", tmp_path / "best.ckpt", tmp_path]
 
 
-def test_who_fails_at_the_close_is_counted_and_each_is_told_of_it_once(caplog):
-    class Closing(RunFolder):
+def test_observer_that_fails_on_close_is_counted_and_closed_once(caplog):
+    class Closing(Observer):
         def close(self):
-            told.append("closing")
+            closed.append("closing")
 
-    class Failing(RunFolder):
+    class Failing(Observer):
         def close(self):
-            told.append("failing")
+            closed.append("failing")
             raise OSError("full")
 
-    told = []
-    watchers = ObserverGroup([Closing(), Failing()])
-    with watchers:
-        watchers.close()
-        assert watchers.failed == {"Failing": "OSError: full"}
-    assert told == ["closing", "failing"]
+    closed = []
+    group = ObserverGroup([Closing(), Failing()])
+    with group:
+        group.close()
+        assert group.failed == {"Failing": "OSError: full"}
+    assert closed == ["closing", "failing"]
     assert "Failing failed" in caplog.text
+
+
+class OnlyRounds(Observer):
+    """A user's observer that overrides one method."""
+
+    def __init__(self):
+        self.numbers = []
+
+    def round(self, record):
+        self.numbers.append(record.number)
+
+
+def test_observer_with_only_round_works_in_a_group(caplog):
+    observer = OnlyRounds()
+    group = ObserverGroup([observer])
+    with group:
+        group.notify(lambda each: each.start(None))
+        group.notify(lambda each: each.round(RoundRecord(1, (), {}, (), None, "", None)))
+        group.notify(lambda each: each.end({}))
+    assert observer.numbers == [1]
+    assert (group.failed, caplog.records) == ({}, [])
+
+
+def test_object_that_is_no_observer_is_refused():
+    class Duck:
+        start = round = end = close = lambda *_: None
+
+    assert isinstance(
+        require_instance(OnlyRounds(), Observer, "_target_", "mine.OnlyRounds", "fedlit.Observer"), OnlyRounds
+    )
+    with pytest.raises(ConfigError) as error:
+        require_instance(Duck(), Observer, "_target_", "mine.Duck", "fedlit.Observer")
+    assert (error.value.key, error.value.value) == ("_target_", "mine.Duck")
+    assert error.value.problem == "makes a Duck, which is not an Observer"
+    assert error.value.hint == "subclass fedlit.Observer"
+
+
+OWN_METRICS = {
+    "train/loss": 0.9,
+    "val_loss": 0.5,
+    "test_loss": 0.6,
+    "own/accuracy": 0.75,
+    "own/accuracy_std": 0.1,
+    "own/accuracy_lowest_tenth": 0.2,
+    "own/accuracy_highest_tenth": 0.8,
+    "own/accuracy_gini": 0.3,
+    "time/round_s": 1.0,
+}
+
+
+def test_hparams_have_names_of_the_user_and_the_means_of_client_test_sets(tmp_path):
+    observed(tmp_path, board := TensorBoard(), fed=federation(rounds=1))
+    best, last = {"round": 1, "metrics": OWN_METRICS}, {"metrics": {**OWN_METRICS, "own/accuracy": 0.25}}
+    board.end({"best": best, "last": last, "rounds": 2})
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    names = {name.partition("/")[2] for name in events.Tags()["scalars"] if name.startswith("best/")}
+    assert names >= {"val_loss", "test_loss", "own/accuracy", "train/loss"}
+    assert not names & {"own/accuracy_std", "own/accuracy_gini", "time/round_s"}
+    assert events.Scalars("best/val_loss")[-1].value == pytest.approx(0.5)
+    assert events.Scalars("best/own/accuracy")[-1].value == pytest.approx(0.75)
+    assert events.Scalars("last/own/accuracy")[-1].value == pytest.approx(0.25)
+
+
+def test_table_has_names_of_the_user_and_the_means_of_client_test_sets():
+    assert metrics_line(OWN_METRICS) == "val_loss 0.5000, test_loss 0.6000, own/accuracy 0.7500"
+    assert metrics_line({"train/loss": 1.0}) == "not evaluated"
+
+
+def test_only_figures_of_spread_beside_their_mean_are_left_out():
+    spread = {f"own/{name}": value for name, value in spread_over_clients("loss", [1.0, 2.0]).items()}
+    assert evaluation_metrics(spread) == {"own/loss": 1.5}
+    assert {name.removeprefix("own/loss") for name in spread} == {"", *SPREAD_SUFFIXES}
+    assert evaluation_metrics({"own/noise_std": 1.0, "val/x_std": 2.0}) == {"own/noise_std": 1.0, "val/x_std": 2.0}
+
+
+@pytest.mark.parametrize(("name", "tested"), [("val/accuracy", "test/accuracy"), ("val_loss", "test_loss")])
+def test_terminal_without_validation_split_has_the_test_metric(tmp_path, name, tested):
+    fed = federation(rounds=1)
+    out, observer = terminal(False)
+    data = Data("squares", fed.worker.data.train, None, (1, 8, 8), ("a", "b", "c"))
+    run = Run(tmp_path, {"monitor": {"name": name}}, replace(fed, monitor=Monitor(None)), data, {})
+    metrics = {"clients/trained": 2, "time/round_s": 0.1, tested: 0.25}
+    observer.start(run)
+    observer.round(RoundRecord(1, (0, 1), metrics, (), None, "", None))
+    observer.close()
+    assert f"round 1/1  2 of 2 clients  {tested} 0.2500  0.1 s" in out.getvalue()

@@ -12,11 +12,13 @@ import torch
 from fedlit.core import serialization as wire
 from fedlit.core.errors import ConfigError
 from fedlit.core.files import LocalFilesystem, to_json
-from fedlit.core.messages import ClientFailure, Model, ServerState
-from fedlit.runs.layout import CHECKPOINTS
+from fedlit.core.messages import ClientFailure, ServerState, Shared
+from fedlit.core.model import Model
+from fedlit.runs.layout import CHECKPOINTS, JOURNAL
 from fedlit.runs.record import RoundRecord
-from fedlit.server.checkpoint.disk import JOURNAL, DiskCheckpointer, Retention
-from fedlit.server.checkpoint.format import MANIFEST, CLIENT_STATES, ROUND, STATE, file_digest, round_dir
+from fedlit.server.checkpoint.checkpointer import Retention
+from fedlit.server.checkpoint.disk import DiskCheckpointer
+from fedlit.server.checkpoint.format import CLIENT_STATES, MANIFEST, ROUND, STATE, file_digest, round_dir
 from fedlit.server.client_store import ClientStateStore
 from fedlit.simulation.server_crash import ServerCrash
 
@@ -26,7 +28,7 @@ def state(round=0):
         {"z.weight": torch.full((2, 3), 0.1 + round), "a.bias": torch.zeros(0)}, {"steps": torch.tensor(round)}
     )
     odd = {"b": torch.tensor([True, False]), "h": torch.tensor([1.5], dtype=torch.bfloat16), "n": torch.arange(3)}
-    return ServerState(round, {"model": model, "none": {}}, {"odd": odd, "bare": Model({}, {})})
+    return ServerState(round, Shared(model, {"none": {}}), {"odd": odd, "bare": Model({}, {})})
 
 
 def record(number, lost=None):
@@ -218,7 +220,9 @@ def test_a_bad_one_is_set_aside_as_often_as_it_takes(tmp_path, caplog):
 def test_a_round_that_is_gone_back_behind_takes_its_memories_with_it(tmp_path):
     keeping = Retention(1, every=2)
     kept(tmp_path, 5, keeping, remember=lambda number: [number])
-    spoil(tmp_path / CHECKPOINTS / "memories-000003", CLIENT_STATES)  # so 4 and 5 are bad, and 2 is the newest that holds
+    spoil(
+        tmp_path / CHECKPOINTS / "memories-000003", CLIENT_STATES
+    )  # so 4 and 5 are bad, and 2 is the newest that holds
     assert DiskCheckpointer(tmp_path, keeping).load().state.round == 2
     assert names(tmp_path) == [
         "bad-memories-000003", "bad-round-000004", "bad-round-000005", "memories-000001", "round-000002"

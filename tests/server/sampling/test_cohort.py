@@ -12,7 +12,7 @@ from fedlit.algorithms import FedAvg
 from fedlit.client.worker import FatalClientFailure
 from fedlit.core import serialization as wire
 from fedlit.core.errors import ConfigError, LostRounds
-from fedlit.core.messages import LossJob, ServerState
+from fedlit.core.messages import LossJob, ServerState, Shared
 from fedlit.executors import Inline
 from fedlit.executors.dispatch import JobBatch
 from fedlit.server.checkpoint.checkpointer import Checkpoint, NoCheckpoints
@@ -21,8 +21,9 @@ from fedlit.server.evaluation import Evaluations
 from fedlit.server.sampling import Available, Poisson, PowerOfChoice, RoundRobin, Uniform, Weighted
 from fedlit.server.sampling.cohort import draw_cohort
 from fedlit.server.sampling.sampler import ClientPool
+from fedlit.simulation.client_faults import Drop
 from fedlit.simulation.clock import VirtualClock
-from fedlit.simulation.faults import Drop, FailurePolicy, FaultPlan
+from fedlit.simulation.faults import FailurePolicy, FaultPlan
 
 ROWS = [(1.0, 2.0), (1.0, 8.0), (1.0, 1.0), (1.0, -9.0), (1.0, 4.0)]
 """With w = 1 the losses are 0.5, 24.5, 0, 50, 4.5."""
@@ -31,7 +32,7 @@ ROWS = [(1.0, 2.0), (1.0, 8.0), (1.0, 1.0), (1.0, -9.0), (1.0, 4.0)]
 def choosing(rows=ROWS, candidates=5, faults=None, **options):
     fed = quadratics(rows, **{"rounds": 1, "steps": 1, **options})
     sampler = PowerOfChoice(2, candidates=candidates)
-    return replace(fed, sampler=sampler, worker=replace(fed.worker, faults=faults or FailurePolicy()))
+    return replace(fed.with_worker(replace(fed.worker, faults=faults or FailurePolicy())), sampler=sampler)
 
 
 def first(fed):
@@ -150,7 +151,7 @@ def test_a_round_with_nobody_is_lost_and_the_run_goes_on(clock):
 
 def test_rounds_with_nobody_are_not_among_those_that_end_the_run():
     fed = replace(federation(rounds=6, local_steps=1, eval_every=9), sampler=Nobody(0))
-    fed = replace(fed, worker=replace(fed.worker, faults=FailurePolicy(max_lost_rounds=2)))
+    fed = fed.with_worker(replace(fed.worker, faults=FailurePolicy(max_lost_rounds=2)))
     records = list(fed.run())
     assert [record.lost for record in records] == ["nobody was sampled"] * 6
     assert (
@@ -207,9 +208,7 @@ def test_the_cohorts_do_not_depend_on_the_algorithm_given_the_same_losses(sample
 def test_what_is_asked_for_is_done_where_the_jobs_are_done():
     fed, jobs = choosing(), []
     with Inline().open(fed.worker, 1) as execute:
-        call = fed.call(
-            0, ServerState(0, {"model": fed.initial}), lambda *asked: jobs.extend(asked[0]) or execute(*asked)
-        )
+        call = fed.call(0, ServerState(0, Shared(fed.initial)), lambda *asked: jobs.extend(asked[0]) or execute(*asked))
     assert call.cohort == (1, 3)
     assert jobs == [LossJob(0, client) for client in range(5)]
 
@@ -224,7 +223,7 @@ def test_a_sampler_is_given_the_round_and_may_ask_twice():
     fed = replace(choosing(), sampler=mine)
     fed.call(
         0,
-        ServerState(0, {"model": fed.initial}),
+        ServerState(0, Shared(fed.initial)),
         lambda asked, state: jobs.extend(asked) or map(fed.worker, asked, [state] * 3),
     )
     assert [job.client for job in jobs] == [2, 0, 1]  # each is asked once

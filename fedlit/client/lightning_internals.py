@@ -1,0 +1,160 @@
+"""Private and undocumented APIs of Lightning, checked with lightning 2.6.6.
+
+Each use in fedlit goes through one small function of this file.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import lightning.pytorch.trainer.connectors.callback_connector as callback_connector
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch.optim.lr_scheduler import LRScheduler
+
+from fedlit.core.torch_internals import cached_gpu_count
+
+LOGGER = "lightning.pytorch"
+"""Name of the logger to which Lightning writes seven INFO lines for each Trainer."""
+
+_groups_without_callbacks: set[str] = set()
+
+
+@contextmanager
+def trainer_scope() -> Iterator[None]:
+    """Make Trainers inside the block cheap and quiet.
+
+    After the block everything is as before, also after an exception and when scopes are nested: a user's own Trainers in the
+    same script do not change. For the main thread only.
+    """
+    with external_callbacks_once(), quiet_logger(), cached_gpu_count():
+        yield
+
+
+@contextmanager
+def external_callbacks_once() -> Iterator[None]:
+    """Search installed packages for callbacks once a process, not for each Trainer.
+
+    The search takes as long as the rest of a Trainer's construction. Callbacks of packages that have some are still made for
+    each Trainer, since callbacks carry state. Uses `callback_connector._load_external_callbacks`; checked with
+    lightning 2.6.6.
+    """
+    search = callback_connector._load_external_callbacks
+    callback_connector._load_external_callbacks = lambda group: _load_once(search, group)
+    try:
+        yield
+    finally:
+        callback_connector._load_external_callbacks = search
+
+
+def _load_once(search: Callable[[str], list[Any]], group: str) -> list[Any]:
+    if group in _groups_without_callbacks:
+        return []
+    callbacks = search(group)
+    if not callbacks:
+        _groups_without_callbacks.add(group)
+    return callbacks
+
+
+@contextmanager
+def quiet_logger() -> Iterator[None]:
+    """Silence Lightning's INFO lines inside the block; warnings still appear.
+
+    Relies on the name of Lightning's logger, `lightning.pytorch`; checked with lightning 2.6.6.
+    """
+    logger = logging.getLogger(LOGGER)
+    level = logger.level
+    if level >= logging.WARNING:
+        yield
+        return
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def detached_trainer(module: LightningModule) -> Iterator[None]:
+    """Detach the module's Trainer inside the block.
+
+    A copy of the module then does not copy the Trainer.
+    Uses `LightningModule._trainer`; checked with lightning 2.6.6.
+    """
+    trainer, module._trainer = module._trainer, None
+    try:
+        yield
+    finally:
+        module._trainer = trainer
+
+
+def share_trainer(source: LightningModule, target: LightningModule) -> None:
+    """Give `target` the Trainer of `source`, or none if `source` has none.
+
+    Uses `LightningModule._trainer`; checked with lightning 2.6.6.
+    """
+    target._trainer = source._trainer
+
+
+@cache
+def own_attributes() -> frozenset[str]:
+    """Return the names of Lightning's and torch's private attributes of a module.
+
+    Reads the names that begin with `_` in `vars(LightningModule())`; checked with lightning 2.6.6.
+    """
+    return frozenset(name for name in vars(LightningModule()) if name.startswith("_"))
+
+
+def overrides(module: LightningModule, method: str) -> bool:
+    """Return True if the module overrides a method of LightningModule.
+
+    Uses `lightning.pytorch.utilities.model_helpers.is_overridden`; checked with lightning 2.6.6.
+    """
+    return is_overridden(method, module)
+
+
+def set_max_steps(trainer: Trainer, steps: int) -> None:
+    """End a running fit after `steps` optimizer steps.
+
+    Call it in `on_train_start`: the module has configured its schedulers by then, for the whole fit.
+    Sets `trainer.fit_loop.epoch_loop.max_steps`; checked with lightning 2.6.6.
+    """
+    trainer.fit_loop.epoch_loop.max_steps = steps
+
+
+def mark_last_batch(trainer: Trainer) -> None:
+    """Make the batch that begins now the last of its epoch.
+
+    The optimizer then steps even if fewer batches are accumulated.
+    Sets `trainer.fit_loop.epoch_loop.batch_progress.is_last_batch`; checked with lightning 2.6.6.
+    """
+    trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = True
+
+
+def scales_gradients(trainer: Trainer) -> bool:
+    """Return True if the Trainer's precision plugin has a GradScaler.
+
+    Reads `trainer.precision_plugin.scaler`; checked with lightning 2.6.6.
+    """
+    return getattr(trainer.precision_plugin, "scaler", None) is not None
+
+
+def lr_schedulers(trainer: Trainer) -> list[LRScheduler]:
+    """Return the schedulers that the module configured.
+
+    Reads `trainer.lr_scheduler_configs`; checked with lightning 2.6.6.
+    """
+    return [config.scheduler for config in trainer.lr_scheduler_configs]
+
+
+def connect_module(trainer: Trainer, module: LightningModule) -> None:
+    """Connect a module to a Trainer that does not run.
+
+    `save_checkpoint` then saves the module.
+    Uses `trainer.strategy.connect`; checked with lightning 2.6.6.
+    """
+    trainer.strategy.connect(module)

@@ -1,0 +1,115 @@
+"""Private APIs of torch, checked with torch 2.14.1.
+
+Each use in fedlit goes through one small function of this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils import _pytree
+
+
+def add_in_place(targets: Sequence[Tensor], others: Sequence[Tensor], factor: float = 1) -> None:
+    """Add `factor` times each other tensor to its target, fused.
+
+    Uses `torch._foreach_add_`; checked with torch 2.14.1.
+    """
+    torch._foreach_add_(list(targets), list(others), alpha=factor)
+
+
+def subtract(left: Sequence[Tensor], right: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return `left - right` for each pair of tensors, fused.
+
+    Uses `torch._foreach_sub`; checked with torch 2.14.1.
+    """
+    return torch._foreach_sub(list(left), list(right))
+
+
+def copy_in_place(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Copy each source into its target, fused; devices may differ.
+
+    Uses `torch._foreach_copy_`; checked with torch 2.14.1.
+    """
+    torch._foreach_copy_(list(targets), list(sources))
+
+
+def registers_parameters(module: nn.Module) -> bool:
+    """Return True if the module itself, without its submodules, registers a parameter.
+
+    A parameter that is registered as None counts. Uses `nn.Module._parameters`; checked with torch 2.14.1.
+    """
+    return bool(module._parameters)
+
+
+def non_persistent_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
+    """Return the module's own buffers that its state dict leaves out.
+
+    Uses `nn.Module._non_persistent_buffers_set`; checked with torch 2.14.1.
+    """
+    buffers = module.named_buffers(recurse=False, remove_duplicate=False)
+    return [(name, buffer) for name, buffer in buffers if name in module._non_persistent_buffers_set]
+
+
+def set_buffer(module: nn.Module, name: str, value: Tensor) -> None:
+    """Replace one of the module's own buffers.
+
+    A `__setattr__` of the user's class is not called.
+    Uses `nn.Module._buffers`; checked with torch 2.14.1.
+    """
+    module._buffers[name] = value
+
+
+def batch_norm_base() -> type[nn.Module]:
+    """Return the base class of all batch and instance norms.
+
+    SyncBatchNorm has it too.
+    Uses `torch.nn.modules.batchnorm._NormBase`; checked with torch 2.14.1.
+    """
+    return _NormBase
+
+
+def scheduler_parts(scheduler: LRScheduler) -> tuple[LRScheduler, ...]:
+    """Return the schedulers that SequentialLR and ChainedScheduler consist of; others have none.
+
+    Uses `_schedulers` of both classes; checked with torch 2.14.1.
+    """
+    return tuple(getattr(scheduler, "_schedulers", ()))
+
+
+def tree_leaves(tree: Any) -> list[Any]:
+    """Return the leaves of nested tuples, lists and dicts, in their order.
+
+    Uses `torch.utils._pytree.tree_leaves`; checked with torch 2.14.1.
+    """
+    return _pytree.tree_leaves(tree)
+
+
+@contextmanager
+def cached_gpu_count() -> Iterator[None]:
+    """Let torch remember inside the block that this machine has no GPU.
+
+    Without a GPU torch loads the driver's library again for each of a Trainer's three questions. With a GPU torch has its own
+    cache, and nothing changes. Uses `torch.cuda._cached_device_count`; checked with torch 2.14.1.
+    """
+    if _has_gpu():
+        yield
+        return
+    before = torch.cuda._cached_device_count
+    torch.cuda._cached_device_count = 0
+    try:
+        yield
+    finally:
+        torch.cuda._cached_device_count = before
+
+
+@cache
+def _has_gpu() -> bool:
+    return torch.cuda.device_count() > 0

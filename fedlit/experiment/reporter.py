@@ -1,0 +1,103 @@
+"""Reports of a run: the run's folder, the log, the observers, and the summary at the end."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+
+from fedlit.core.files import write_atomic
+from fedlit.core.metric_names import bare_name, split_of
+from fedlit.experiment.digests import PairingDigests
+from fedlit.experiment.observers import Observer, ObserverGroup, Run, RunFolder
+from fedlit.experiment.summary import RunTracker, evaluation_metrics
+from fedlit.runs.layout import COMMAND
+from fedlit.runs.record import RoundRecord
+
+log = logging.getLogger("fedlit")
+
+
+class RoundReporter:
+    """Reports the rounds of a run to its folder, log and observers.
+
+    Leaving the reporter's context closes the observers.
+
+    Args:
+        run: the run, with the rounds that are finished.
+        observers: the configured observers.
+    """
+
+    def __init__(self, run: Run, observers: Sequence[Observer]) -> None:
+        self._run, self._folder, self._observers = run, RunFolder(), ObserverGroup(observers)
+        self._tracker, self._digests = RunTracker(run.federation.monitor), PairingDigests(run.federation)
+        for record in run.finished_rounds:
+            self._add(record)
+
+    def open_folder(self, overrides: Sequence[str], flags: Sequence[str]) -> None:
+        """Write the folder's first files, with the command's overrides and flags."""
+        self._folder.start(self._run)
+        command = {"overrides": list(overrides), "flags": list(flags)}
+        write_atomic(self._run.folder / COMMAND, (json.dumps(command) + "\n").encode())
+
+    def start(self) -> None:
+        """Start the observers."""
+        self._observers.notify(lambda observer: observer.start(self._run))
+
+    def report(self, record: RoundRecord) -> None:
+        """Report a round."""
+        self._add(record)
+        log_round(record, self._run.federation.schedule.rounds)
+        self._folder.round(record)
+        self._observers.notify(lambda observer: observer.round(record))
+
+    def finish(self, seconds: float) -> float | None:
+        """Write the summary and return the monitored metric of the best round.
+
+        Args:
+            seconds: duration of this command, without the rounds that were finished before it.
+
+        Returns:
+            The metric; None without a validation split.
+        """
+        earlier = sum(record.metrics["time/round_s"] for record in self._run.finished_rounds)
+        summary = self._tracker.summary(earlier + seconds, self._run.federation.seed)
+        summary |= {"digest": self._digests.summary(), "observers_failed": self._observers.failed}
+        self._observers.notify(lambda observer: observer.end(summary))
+        self._observers.close()  # before the summary is written, which lists the observers that fail here
+        self._folder.end(summary)  # last: a folder with a summary is of a finished run
+        name, best = self._tracker.monitor.name, self._tracker.best
+        return None if name is None or best is None else best.metrics.get(name)
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        self._observers.close()
+
+    def _add(self, record: RoundRecord) -> None:
+        self._tracker.add(record)
+        self._digests.add(record)
+
+
+def log_round(record: RoundRecord, rounds: int) -> None:
+    """Log a line for the round.
+
+    A lost round and each failed client are logged as warnings.
+    """
+    evaluations = evaluation_metrics(record.metrics)
+    figures = "  ".join(
+        f"{name} {value:.4f}" for name, value in record.metrics.items() if _is_train_loss(name) or name in evaluations
+    )
+    clients = f"{int(record.metrics['clients/trained'])} of {len(record.cohort)} clients"
+    log.info("round %d/%d  %s  %s  %.1f s", record.number, rounds, clients, figures, record.metrics["time/round_s"])
+    if record.lost:
+        log.warning("round %d is lost: %s", record.number, record.lost)
+    for failure in record.failures:
+        if failure.outcome == "surplus":  # planned, by schedule.over_select
+            continue
+        log.warning(
+            "round %d: client %d left out, %s: %s", record.number, failure.client, failure.outcome, failure.reason
+        )
+
+
+def _is_train_loss(name: str) -> bool:
+    return split_of(name) == "train" and bare_name(name).startswith("loss")

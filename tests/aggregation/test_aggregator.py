@@ -1,0 +1,107 @@
+import numpy as np
+import pytest
+import torch
+
+from fedlit.aggregation import MeanAggregator
+from fedlit.aggregation.aggregator import ReductionTree, make_train_jobs, merge
+from fedlit.core.messages import ClientFailure, PartialAggregate
+from fedlit.core.tensors import Layout
+
+LAYOUT = Layout((("parameters", "w", (2,)),))
+
+
+def partial(index, *values, weight=1.0):
+    return PartialAggregate(
+        index=index,
+        layout=LAYOUT,
+        total=torch.tensor(values, dtype=torch.float64) * weight,
+        weight=weight,
+        members=(index,),
+        metrics={"train/loss": (weight * 2, weight)},
+        up_bytes=10,
+        steps=3,
+    )
+
+
+def reduced(*partials):
+    tree = ReductionTree(MeanAggregator())
+    for part in partials:
+        tree.add(part)
+    total, weight = tree.root()
+    return tree, tree.finish(total, weight) if total is not None and weight > 0 else None
+
+
+def test_jobs_are_single_clients_up_to_64_and_equal_parts_above():
+    assert [job.clients for job in make_train_jobs(0, [7, 3, 5])] == [(7,), (3,), (5,)]
+    assert len(make_train_jobs(0, range(64))) == 64
+    assert {len(job.clients) for job in make_train_jobs(0, range(128))} == {2}
+    assert [client for job in make_train_jobs(4, range(200)) for client in job.clients] == list(range(200))
+
+
+def test_a_job_has_the_states_and_budgets_of_its_own_clients():
+    jobs = make_train_jobs(2, [7, 3], {7: {"a": {}}, 9: {"b": {}}}, {3: 5})
+    assert [(job.round, job.index, dict(job.client_states), dict(job.budgets)) for job in jobs] == [
+        (2, 0, {7: {"a": {}}}, {}),
+        (2, 1, {}, {3: 5}),
+    ]
+
+
+def test_the_mean_is_weighted():
+    tree, mean = reduced(partial(0, 1.0, 0.0, weight=3.0), partial(1, 5.0, 4.0, weight=1.0))
+    assert mean["parameters"]["w"].tolist() == [2.0, 1.0]
+    assert (mean.weight, mean.clients, tree.up_bytes, tree.steps) == (4.0, 2, 20, 6)
+    assert tree.metrics() == {"train/loss": 2.0}
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 6, 7, 8, 13, 64])
+def test_the_sum_is_the_pairwise_tree_over_the_index(count):
+    values = np.random.default_rng(count).normal(size=count) * 10.0 ** np.random.default_rng(1).integers(-8, 8, count)
+
+    def tree(low, high):
+        """Full subtrees first, from the left, as in a binary number."""
+        if high - low == 1:
+            return values[low]
+        half = 1 << ((high - low - 1).bit_length() - 1)
+        return tree(low, low + half) + tree(low + half, high)
+
+    _, mean = reduced(*(partial(i, v, v) for i, v in enumerate(values)))
+    assert mean["parameters"]["w"][0].item() == tree(0, count) / count
+
+
+def test_a_job_without_a_successful_client_changes_nothing():
+    failed = PartialAggregate(index=1, failures=(ClientFailure(1, "not_finite", "x"),))
+    _, mean = reduced(partial(0, 1.0, 2.0), failed, partial(2, 3.0, 4.0))
+    assert mean["parameters"]["w"].tolist() == [2.0, 3.0]
+
+
+def test_without_any_weight_there_is_no_mean():
+    assert reduced()[1] is None
+    assert reduced(PartialAggregate(index=0))[1] is None
+    assert reduced(partial(0, 1.0, 1.0, weight=0.0))[1] is None
+
+
+def test_partials_out_of_order_or_of_another_layout_are_refused():
+    tree = ReductionTree(MeanAggregator())
+    with pytest.raises(ValueError, match="partial 1 came, and 0 is next"):
+        tree.add(partial(1, 1.0, 1.0))
+    tree.add(partial(0, 1.0, 1.0))
+    other = Layout((("parameters", "v", (2,)),))
+    zeros = torch.zeros(2, dtype=torch.float64)
+    with pytest.raises(ValueError, match="have another layout"):
+        tree.add(PartialAggregate(index=1, layout=other, total=zeros, weight=1.0, members=(1,)))
+
+
+def test_few_partials_are_held():
+    tree = ReductionTree(MeanAggregator())
+    for index in range(64):
+        tree.add(partial(index, 1.0, 1.0))
+        assert len(tree._tree) <= 7
+
+
+def test_merging_adds_from_left_to_right_and_keeps_the_first_index():
+    failed = PartialAggregate(index=4, failures=(ClientFailure(9, "exception", "x"),))
+    both = merge(MeanAggregator(), [partial(4, 1e16, 1.0), failed, partial(4, 1.0, 2.0), partial(4, -1e16, 3.0)])
+    assert both.total.tolist() == [(1e16 + 1.0) - 1e16, 6.0]
+    assert (both.index, both.weight, both.members, both.up_bytes, both.steps) == (4, 3.0, (4, 4, 4), 30, 9)
+    assert [failure.client for failure in both.failures] == [9]
+    assert both.metrics == {"train/loss": (6.0, 3.0)}

@@ -1,0 +1,80 @@
+"""Error reports of one run, and the frames above it."""
+
+import ast
+import os
+import subprocess
+import sys
+import weakref
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hydra.types import RunMode
+
+from fedlit.cli.command_line import PRIMARY
+from fedlit.cli.hydra_job import HydraJob, report_errors
+from fedlit.core.errors import LostRounds, LostWorkers
+from fedlit.experiment.config import build
+from fedlit.experiment.signals import StopRequest
+from fedlit.server.checkpoint.format import round_dir
+
+
+@pytest.mark.parametrize("error", [LostWorkers("worker processes were lost"), LostRounds("2 rounds were lost")])
+def test_a_fatal_error_is_printed_with_the_command_that_resumes_the_run_and_ends_with_status_1(
+    monkeypatch, capsys, tmp_path, error
+):
+    references = []
+
+    def train():
+        partial = torch.zeros(1)
+        references.append(weakref.ref(partial))
+        raise error
+
+    monkeypatch.setattr(build, "to_plain", lambda config: {"_target_": "fedlit.data.Iid"})
+    settings = SimpleNamespace(
+        mode=RunMode.RUN,
+        runtime=SimpleNamespace(output_dir=str(tmp_path), config_sources=[]),
+        overrides=SimpleNamespace(task=[]),
+        job=SimpleNamespace(env_set={}, config_name=PRIMARY),
+    )
+    round_dir(tmp_path, 1).mkdir(parents=True)  # a checkpoint
+    job = HydraJob(SimpleNamespace(traceback=False, check=False), settings)  # type: ignore[arg-type]
+    with pytest.raises(SystemExit) as stop, report_errors(job, StopRequest()):
+        train()
+    assert stop.value.code == 1
+    assert stop.value.__context__ is error
+    assert references[0]() is None  # no tensor in the error's frames outlives the interpreter
+    printed = capsys.readouterr().err.splitlines()
+    hint = "the last checkpoint is complete. To resume the run after the problem is solved:"
+    assert printed == [f"fedlit: {error}; {hint}", f"  python -m fedlit.train resume={tmp_path}"]
+
+
+MODULE = """
+import traceback
+import fedlit.models
+
+class Recording(fedlit.models.Classifier):
+    def training_step(self, batch, batch_idx):
+        with open("frames.txt", "w") as file:
+            print([(frame.filename, frame.name) for frame in traceback.extract_stack()], file=file)
+        return super().training_step(batch, batch_idx)
+"""
+
+
+@pytest.mark.slow
+def test_the_command_adds_at_most_three_frames(tmp_path):
+    (tmp_path / "recording.py").write_text(MODULE)
+    overrides = ["model=logistic", "model._target_=recording.Recording", "observers=none", "executor=inline"]
+    overrides += ["schedule.rounds=1", "schedule.clients_per_round=1", "schedule.local_steps=1"]
+    command = [sys.executable, "-m", "fedlit.train", *overrides]
+    end = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env={**os.environ}, check=False
+    )
+    assert end.returncode == 0, end.stderr
+    frames = ast.literal_eval((tmp_path / "frames.txt").read_text())
+    names = [(file.replace(os.sep, "/").rpartition("/fedlit/")[2], name) for file, name in frames if "fedlit" in file]
+    assert [name for name in names if name[0] == "train.py" or name[0].startswith("cli/")] == [
+        ("train.py", "<module>"),
+        ("cli/train.py", "main"),
+        ("cli/train.py", "_job"),
+    ]

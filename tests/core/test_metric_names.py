@@ -1,0 +1,103 @@
+"""The spelling of metric names equals the formulas that records were written with."""
+
+import pytest
+
+from fedlit.core.metric_names import bare_name, counterpart, is_evaluation, split_of, with_split
+
+NAMES = [
+    "loss",
+    "_loss",
+    "loss/inner",
+    "val/loss",
+    "val_loss",
+    "valloss",
+    "validation/loss",
+    "val/train/loss",
+    "test/loss",
+    "test_loss",
+    "testloss",
+    "train/loss",
+    "train_loss",
+    "accuracy/val",
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("train/loss", "train"),
+        ("train_loss", "train"),
+        ("val/loss", "val"),
+        ("validation/loss", "val"),
+        ("test_loss", "test"),
+        ("own/loss", "own"),
+        ("own_loss", None),
+        ("loss", None),
+        ("comm/up_bytes", None),
+        ("time/round_s", None),
+    ],
+)
+def test_name_belongs_to_the_split_that_it_begins_with(name, split):
+    assert split_of(name) == split
+    assert is_evaluation(name) == (split in ("val", "test", "own"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_logged_name_gets_the_split_in_front(name, split):
+    if name.startswith(split):
+        expected = name
+    elif split == "test" and name.startswith(("val_", "val/")):
+        expected = f"test{name[3:]}"
+    else:
+        expected = f"{split}/{name}"
+    assert with_split(name, split) == expected
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("test")])
+def test_counterparts_of_a_monitored_metric(name):
+    test = f"test{name[3:]}" if name.startswith(("val_", "val/")) else f"test/{name}"
+    assert counterpart(name, "test") == test
+    own = test.removeprefix("test").lstrip("/_")
+    assert counterpart(name, "own") == f"own/{own}"
+    assert counterpart(test, "own") == f"own/{own}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metric_of_client_test_sets_has_the_bare_name(name):
+    test = with_split(name, "test")
+    assert bare_name(test) == test.removeprefix("test").lstrip("/_")
+    assert bare_name(f"own/{bare_name(test)}") == bare_name(test)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("train/loss", "loss"),
+        ("train_loss", "loss"),
+        ("val/loss", "loss"),
+        ("val_loss", "loss"),
+        ("own/loss", "loss"),
+        ("loss", "loss"),
+        ("value/loss", "value/loss"),
+        ("training/loss", "training/loss"),
+    ],
+)
+def test_bare_name_has_no_split(name, expected):
+    assert bare_name(name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "expected"),
+    [
+        ("test/loss", "val", "val/loss"),
+        ("test_loss", "val", "val_loss"),
+        ("own/loss", "test", "test/loss"),
+        ("own/loss", "own", "own/loss"),
+        ("val/loss", "val", "val/loss"),
+        ("validation/loss", "test", "test/validation/loss"),
+        ("train/loss", "test", "test/train/loss"),
+    ],
+)
+def test_counterpart_is_the_same_metric_on_another_split(name, split, expected):
+    assert counterpart(name, split) == expected

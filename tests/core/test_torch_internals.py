@@ -1,0 +1,135 @@
+"""Canaries of torch's private APIs, and tests of the scope."""
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import ChainedScheduler, ConstantLR, LinearLR, SequentialLR, StepLR
+
+from fedlit.core import torch_internals as internals
+
+
+def gone(what):
+    return f"torch {torch.__version__}: {what} is gone or has changed; adapt fedlit/core/torch_internals.py"
+
+
+def pairs():
+    return [torch.tensor([1.0, 2.0]), torch.tensor(3.0)], [torch.tensor([10.0, 20.0]), torch.tensor(30.0)]
+
+
+def values(tensors):
+    return [tensor.tolist() for tensor in tensors]
+
+
+def test_foreach_add_adds_in_place_with_a_factor():
+    assert hasattr(torch, "_foreach_add_"), gone("torch._foreach_add_")
+    targets, others = pairs()
+    internals.add_in_place(targets, others, 0.5)
+    assert values(targets) == [[6.0, 12.0], 18.0], gone("torch._foreach_add_")
+    internals.add_in_place(targets, others)
+    assert values(targets) == [[16.0, 32.0], 48.0], gone("torch._foreach_add_")
+
+
+def test_foreach_sub_subtracts():
+    assert hasattr(torch, "_foreach_sub"), gone("torch._foreach_sub")
+    left, right = pairs()
+    assert values(internals.subtract(right, left)) == [[9.0, 18.0], 27.0], gone("torch._foreach_sub")
+
+
+def test_foreach_copy_copies_in_place():
+    assert hasattr(torch, "_foreach_copy_"), gone("torch._foreach_copy_")
+    targets, sources = pairs()
+    internals.copy_in_place(targets, sources)
+    assert values(targets) == values(sources), gone("torch._foreach_copy_")
+
+
+def test_a_module_has_its_own_parameters_in_one_dict():
+    assert "_parameters" in vars(nn.Module()), gone("nn.Module._parameters")
+    modules = [nn.Linear(1, 1), nn.BatchNorm1d(1, affine=False), nn.Sequential(nn.Linear(1, 1)), nn.ReLU()]
+    found = [internals.registers_parameters(module) for module in modules]
+    assert found == [True, True, False, False], gone("nn.Module._parameters")
+
+
+def test_a_module_knows_which_of_its_buffers_are_not_saved():
+    assert "_non_persistent_buffers_set" in vars(nn.Module()), gone("nn.Module._non_persistent_buffers_set")
+    module = nn.BatchNorm1d(1)
+    module.register_buffer("scratch", torch.ones(1), persistent=False)
+    module.register_buffer("absent", None, persistent=False)
+    found = [(name, buffer is module.scratch) for name, buffer in internals.non_persistent_buffers(module)]
+    assert found == [("scratch", True)], gone("nn.Module._non_persistent_buffers_set")
+
+
+def test_a_module_has_its_buffers_in_one_dict():
+    assert "_buffers" in vars(nn.Module()), gone("nn.Module._buffers")
+    module, value = nn.BatchNorm1d(1), torch.full((1,), 7.0)
+    internals.set_buffer(module, "running_mean", value)
+    assert module.running_mean is value, gone("nn.Module._buffers")
+    assert dict(module.named_buffers())["running_mean"] is value, gone("nn.Module._buffers")
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.BatchNorm3d, nn.InstanceNorm2d, nn.SyncBatchNorm])
+def test_batch_and_instance_norm_have_one_base_class(kind):
+    assert hasattr(nn.modules.batchnorm, "_NormBase"), gone("torch.nn.modules.batchnorm._NormBase")
+    assert issubclass(kind, internals.batch_norm_base()), gone(f"_NormBase as a base of {kind.__name__}")
+    assert not issubclass(nn.LayerNorm, internals.batch_norm_base())
+
+
+def test_compound_schedulers_have_their_parts_in_one_list():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    parts = [ConstantLR(optimizer), LinearLR(optimizer)]
+    sequential, chained = SequentialLR(optimizer, parts, [2]), ChainedScheduler(parts)
+    for scheduler in (sequential, chained):
+        assert hasattr(scheduler, "_schedulers"), gone(f"{type(scheduler).__name__}._schedulers")
+        assert internals.scheduler_parts(scheduler) == tuple(parts), gone(f"{type(scheduler).__name__}._schedulers")
+    assert internals.scheduler_parts(StepLR(optimizer, 1)) == ()
+
+
+def test_leaves_of_a_tree_come_in_order():
+    assert hasattr(torch.utils, "_pytree"), gone("torch.utils._pytree")
+    assert hasattr(torch.utils._pytree, "tree_leaves"), gone("torch.utils._pytree.tree_leaves")
+    assert internals.tree_leaves([1, (2, {"a": 3}), []]) == [1, 2, 3], gone("torch.utils._pytree.tree_leaves")
+
+
+def test_torch_remembers_the_number_of_gpus_under_a_private_name(monkeypatch):
+    assert hasattr(torch.cuda, "_cached_device_count"), gone("torch.cuda._cached_device_count")
+    if not torch.backends.cuda.is_built():
+        pytest.skip("this torch never asks a driver")
+    monkeypatch.setattr(torch.cuda, "_cached_device_count", 3)
+    assert torch.cuda.device_count() == 3, gone("torch.cuda._cached_device_count")
+
+
+def test_without_a_gpu_the_number_of_gpus_is_remembered_inside_the_block_only(monkeypatch):
+    monkeypatch.setattr(internals, "_has_gpu", lambda: False)
+    monkeypatch.setattr(torch.cuda, "_cached_device_count", None)
+
+    def nest():
+        with internals.cached_gpu_count():
+            for _ in range(2):
+                assert torch.cuda._cached_device_count == 0
+                with internals.cached_gpu_count():
+                    assert torch.cuda._cached_device_count == 0
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        nest()
+    assert torch.cuda._cached_device_count is None
+
+
+def test_with_a_gpu_torchs_own_cache_is_left_alone(monkeypatch):
+    monkeypatch.setattr(internals, "_has_gpu", lambda: True)
+    monkeypatch.setattr(torch.cuda, "_cached_device_count", None)
+    with internals.cached_gpu_count():
+        torch.cuda._cached_device_count = 2
+    assert torch.cuda._cached_device_count == 2
+
+
+def test_the_number_of_gpus_is_asked_once_a_process(monkeypatch):
+    questions = []
+    internals._has_gpu.cache_clear()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: questions.append(1) or 0)
+    try:
+        for _ in range(3):
+            with internals.cached_gpu_count():
+                pass
+        assert questions == [1]
+    finally:
+        internals._has_gpu.cache_clear()
