@@ -17,6 +17,7 @@ from fedlit.aggregation.validation import invalid_values, layout_mismatch
 from fedlit.algorithms.algorithm import Algorithm, update_template
 from fedlit.client.callbacks import algorithm_state
 from fedlit.client.failures import classify_failure
+from fedlit.client.lightning_internals import trainer_scope
 from fedlit.client.replica import ModuleReplica
 from fedlit.client.trainer import LocalTrainer, TrainerConfig, evaluate_split
 from fedlit.core.messages import (
@@ -85,6 +86,7 @@ class ClientWorker:
         raise TypeError(f"{type(job).__name__} is not a job")
 
     @__call__.register
+    @trainer_scope()  # once for all clients of the job
     def _train(self, job: TrainJob, state: ServerState) -> PartialAggregate:
         """Train the clients one after the other and add up their updates, left to right, in float64."""
         layout, fits = Layout.of(self.update_template(state)), []
