@@ -1,4 +1,7 @@
-"""Repeat one client's local training: `python -m fedlit.replay RUN --round R --client C`."""
+"""Repeat one client's local training.
+
+Usage: `python -m fedlit.replay RUN --round R --client C`.
+"""
 
 from fedlit.cli.replay import main
 

@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 
 import floor
 import torch
-from bench_local import images, ours
+from bench_local import images, make_worker
 
 from fedlit.aggregation.aggregator import ReductionTree, make_train_jobs
 from fedlit.client.worker import ClientWorker
@@ -43,7 +43,7 @@ class Timed:
     device = torch.device("cpu")
 
     def on_device(self, device):
-        return self.with_worker(self.worker.on_device(device))
+        return replace(self, worker=self.worker.on_device(device))
 
     def merge(self, parts):
         return self.worker.merge(parts)
@@ -54,18 +54,20 @@ class Timed:
         return replace(partial, metrics={str(os.getpid()): (time.perf_counter() - start, 1.0)})
 
 
-def one_round(number, algorithm, execute, cohort, state):
+def one_round(number, worker, execute, cohort, state):
     """Run a round.
 
     Returns:
         (wall seconds of the round, list of the training seconds of each process).
     """
-    start, tree, busy = time.perf_counter(), ReductionTree(), defaultdict(float)
+    start, tree, busy = time.perf_counter(), ReductionTree(worker.aggregator), defaultdict(float)
     for partial in execute(make_train_jobs(number, cohort), state):
         tree.add(partial)
         for process, (seconds, _) in partial.metrics.items():
             busy[process] += seconds
-    algorithm.server(state, tree.finish()[0])
+    total, weight = tree.root()
+    opened, _ = worker.channel.open(total, len(tree.members), state.channel)
+    worker.algorithm.server(state, tree.finish(opened, weight))
     return time.perf_counter() - start, list(busy.values())
 
 
@@ -81,13 +83,13 @@ def prepare(w, every=1):
     """
     x, y = images(w, None)
     parts = [part[::every] for part in w.split(y)]
-    worker, state = ours(w, x, y, parts)
+    worker, state = make_worker(w, x, y, parts)
     return Timed(worker), state, parts
 
 
 def summarize(values):
-    """Return the median and the range of values as text."""
-    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f} in {len(values)} rounds)"
+    """Return the median, the range and the number of values as text."""
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f}; n={len(values)})"
 
 
 def speed(repeats):
@@ -98,13 +100,13 @@ def speed(repeats):
         for number, cohort in enumerate(w.schedule(parts, repeats + 1)):
             pair = {}
             for side in (here, there) if number % 2 else (there, here):
-                pair[side], _ = one_round(number, worker.worker.algorithm, side, cohort, state)
+                pair[side], _ = one_round(number, worker.worker, side, cohort, state)
             times.append((pair[here], pair[there]))
     times = times[1:]  # the first is a warm-up
-    mine, other = (statistics.median(side) for side in zip(*times, strict=True))
+    inline_s, processes_s = (statistics.median(side) for side in zip(*times, strict=True))
     print(
-        f"speed: {WORKERS} processes are {summarize([a / b for a, b in times])} times as fast as inline; {w.cohort} clients "
-        f"{mine:.3f} s inline, {other:.3f} s in processes",
+        f"speed: {WORKERS} processes are {summarize([a / b for a, b in times])} times as fast as inline; "
+        f"{w.cohort} clients take {inline_s:.3f} s inline, {processes_s:.3f} s in processes",
         flush=True,
     )
 
@@ -115,7 +117,7 @@ def bound(repeats):
     by_size = sorted(range(len(parts)), key=lambda client: (-len(parts[client]), client))
     with Processes(WORKERS).open(worker, repeats) as execute:
         for cohort in (sorted(w.schedule(parts, 2)[1], key=by_size.index), by_size):
-            rounds = [one_round(t, worker.worker.algorithm, execute, cohort, state) for t in range(repeats + 1)][1:]
+            rounds = [one_round(t, worker.worker, execute, cohort, state) for t in range(repeats + 1)][1:]
             wall, least = (statistics.median(side) for side in zip(*((a, max(b)) for a, b in rounds), strict=True))
             print(
                 f"bound: a round of clients with {[len(parts[c]) for c in cohort]} images takes {wall:.3f} s, its bound is "
@@ -143,14 +145,15 @@ def commits(repeats):
         disk = TimedDisk()
         checkpointer = DiskCheckpointer(Path(folder), filesystem=disk)
         for number in range(1, repeats + 1):
-            record = RoundRecord(number, (0,), {"train/loss": 0.5}, (), None, "0" * 64, state.model)
+            record = RoundRecord(
+                number=number, cohort=(0,), metrics={"train/loss": 0.5}, sha256="0" * 64, model=state.model
+            )
             disk.seconds, start = 0.0, time.perf_counter()
             checkpointer.commit(replace(state, round=number), ClientStateStore(), record)
             totals.append(time.perf_counter() - start)
             sync_times.append(disk.seconds)
-    without_sync = [1000 * (a - b) for a, b in zip(totals, sync_times, strict=True)][
-        3:
-    ]  # nothing is pruned before the third
+    without_sync = [1000 * (a - b) for a, b in zip(totals, sync_times, strict=True)]
+    without_sync = without_sync[3:]  # the first three checkpoints remove no older one
     print(
         f"commits: a checkpoint of {numbers:,} parameters takes {summarize(without_sync)} ms without the sync of the disk; the "
         f"sync takes {1000 * statistics.median(sync_times):.1f} ms "
@@ -165,8 +168,10 @@ REPEATS = {"speed": 9, "bound": 5, "commits": 40}
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=PARTS)
-    parser.add_argument("--repeats", type=int)
+    parser.add_argument("--part", choices=PARTS, help="run one part; default all")
+    parser.add_argument(
+        "--repeats", type=int, help="measured rounds, or checkpoints, of each part; more than 3 for commits"
+    )
     arguments = parser.parse_args()
     for name, part in PARTS.items():
         if arguments.part in (None, name):

@@ -1,13 +1,13 @@
-"""Local training against a bare PyTorch loop on the same tensors, threads and steps, interleaved in one process.
+"""Benchmark of local training against a bare PyTorch loop on the same tensors, threads and steps.
 
     python scripts/bench_local.py                       both workloads on random images of the right shape
     python scripts/bench_local.py --data DIR            on DIR/cifar10.npz and DIR/fmnist.npz (x_train, y_train)
     python scripts/bench_local.py --workload w2 --repeats 15
 
-w1 is the tutorial's federation (few large clients), w2 a thousand small ones, both as in scripts/floor.py, whose functions
-are the bare loop. Ours is all that a client costs in one process: Trainer, logging of loss and accuracy in every step,
-seeding, serialising, finite check, adding up. A repeat times one client set both ways; the ratio's median and range are
-printed.
+w1 is the tutorial's federation with few large clients, w2 has a thousand small ones. Both are workloads of scripts/floor.py,
+whose functions are the bare loop. The time of fedlit includes everything that a client needs in one process: the Trainer, the
+logged loss and accuracy of each step, seeding, serialisation, the check for finite numbers and the sum. A repeat times one
+cohort in both ways. The median and the range of the ratios are printed.
 """
 
 import argparse
@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from fedlit.algorithms import FedAvg
-from fedlit.client.replica import ModuleReplica
+from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import TrainerConfig
 from fedlit.client.worker import ClientWorker
-from fedlit.core.messages import ServerState, Shared, TrainJob
+from fedlit.core.messages import TrainJob
 from fedlit.data import Normalise, Population, TensorSamples
 from fedlit.data.client_data import ClientData
 from fedlit.data.samples import Loading
@@ -32,7 +32,15 @@ NETWORKS = {"w1": "fedlit.models.SimpleCNN", "w2": "fedlit.models.MLP"}
 
 
 def images(w, folder):
-    """uint8 images (n, c, h, w) and labels."""
+    """Return the images and labels of a workload.
+
+    Args:
+        w: a workload of scripts/floor.py.
+        folder: folder of the archives; None for random images.
+
+    Returns:
+        (images, labels): uint8 of shape (n, channels, height, width), and int64 of shape (n,).
+    """
     if folder is None:
         generator = np.random.default_rng(0)
         shape, count = ((3, 32, 32), 50_000) if w.name == "w1" else ((1, 28, 28), 60_000)
@@ -42,8 +50,12 @@ def images(w, folder):
     return (x.transpose(0, 3, 1, 2).copy() if x.ndim == 4 else x[:, None]), archive["y_train"].astype(np.int64)
 
 
-def ours(w, x, y, parts):
-    """A worker of ours on the same shards."""
+def make_worker(w, x, y, parts):
+    """Make a worker of fedlit on the shards of a workload.
+
+    Returns:
+        (worker, server state before round 1).
+    """
     channels = x.shape[1]
     module = Classifier(
         NETWORKS[w.name], list(x.shape[1:]), 10, {"name": "sgd", "lr": w.lr, "momentum": w.momentum, "fused": True}
@@ -52,17 +64,14 @@ def ours(w, x, y, parts):
     owner = np.zeros(len(y), dtype=np.int64)
     for client, part in enumerate(parts):
         owner[part] = client
-    recipe = TrainerConfig({"accelerator": "cpu"}, list, epochs=w.epochs)
-    bench = ModuleReplica(module)
-    loading = Loading(batch_size=w.batch)
-    worker = ClientWorker(
-        FedAvg(), bench, recipe, ClientData(samples, Population.of(owner, len(parts)), {}, loading, seed=0)
-    )
-    return worker, ServerState(0, Shared(bench.read()))
+    config, replica = TrainerConfig({"accelerator": "cpu"}, list, epochs=w.epochs), ModuleReplica(module)
+    data = ClientData(samples, Population.of(owner, len(parts)), {}, Loading(batch_size=w.batch), seed=0)
+    worker = ClientWorker(FedAvg(), replica, config, data)
+    return worker, worker.algorithm.init(replica.read())
 
 
-def bare(w, model, x, y, parts, cohort):
-    """The loop of floor.py over a cohort."""
+def run_bare_loop(w, model, x, y, parts, cohort):
+    """Run the bare loop of floor.py over a cohort."""
     start, total = floor.vector(model), torch.zeros_like(floor.vector(model))
     for client in cohort:
         floor.load(model, start)
@@ -72,10 +81,10 @@ def bare(w, model, x, y, parts, cohort):
 
 
 def measure(w, folder, repeats):
-    """Seconds of (ours, bare) for each repeat."""
+    """Return (seconds of fedlit, seconds of the bare loop) for each repeat."""
     x, y = images(w, folder)
     parts = w.split(y)
-    worker, state = ours(w, x, y, parts)
+    worker, state = make_worker(w, x, y, parts)
     prepared = torch.from_numpy(x).float().div_(255).sub_(0.5).div_(0.5)
     labels, indices, model = torch.from_numpy(y), [torch.from_numpy(part) for part in parts], w.net().train()
     cohorts = w.schedule(parts, repeats + 1)
@@ -88,7 +97,7 @@ def measure(w, folder, repeats):
                 partial = worker(TrainJob(number, 0, tuple(cohort)), state)
                 assert len(partial.members) == len(cohort)
             else:
-                bare(w, model, prepared, labels, indices, cohort)
+                run_bare_loop(w, model, prepared, labels, indices, cohort)
             pair[side] = time.perf_counter() - begin
         times.append(pair)
     return times[1:]  # the first is a warm-up
@@ -96,20 +105,20 @@ def measure(w, folder, repeats):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data")
-    parser.add_argument("--workload", choices=["w1", "w2"])
-    parser.add_argument("--repeats", type=int)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--data", metavar="DIR", help="folder of cifar10.npz and fmnist.npz; default random images")
+    parser.add_argument("--workload", choices=["w1", "w2"], help="run one workload; default both")
+    parser.add_argument("--repeats", type=int, help="measured repeats; default 3 of w1 and 9 of w2")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads; default 1")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     for w in (floor.W1, floor.W2):
         if arguments.workload in (None, w.name):
             times = measure(w, arguments.data, arguments.repeats or (3 if w.name == "w1" else 9))
-            ratios = [mine / theirs for mine, theirs in times]
-            mine, theirs = (statistics.median(side) for side in zip(*times, strict=True))
+            ratios = [seconds / bare for seconds, bare in times]
+            seconds, bare = (statistics.median(side) for side in zip(*times, strict=True))
             print(
                 f"{w.name}: {statistics.median(ratios):.2f} times the bare loop ({min(ratios):.2f} to {max(ratios):.2f} "
-                f"in {len(ratios)} repeats); {w.cohort} clients {mine:.3f} s, bare {theirs:.3f} s, "
+                f"in {len(ratios)} repeats); {w.cohort} clients {seconds:.3f} s, bare {bare:.3f} s, "
                 f"{arguments.threads} thread(s)",
                 flush=True,
             )

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from fedlit.algorithms import FedAvg
-from fedlit.client.replica import ModuleReplica
+from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import TrainerConfig
 from fedlit.client.worker import ClientWorker
 from fedlit.core.streams import Purpose, stream
@@ -56,10 +56,10 @@ def rounds(data, population, cohort, count):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clients", type=int, default=1_000_000)
-    parser.add_argument("--samples", type=int, default=20)
-    parser.add_argument("--cohort", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--clients", type=int, default=1_000_000, help="clients of the large population")
+    parser.add_argument("--samples", type=int, default=20, help="samples of each client")
+    parser.add_argument("--cohort", type=int, default=100, help="clients in a round")
+    parser.add_argument("--rounds", type=int, default=9, help="measured rounds")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     small = make_population(1000, arguments.samples)

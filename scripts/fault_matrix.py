@@ -28,7 +28,7 @@ from unittest.mock import patch
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
 import torch  # noqa: E402
-from matrix import client_rows, commit_rows, disks, run_rows, signal_rows, spoilt_rows, worker_rows  # noqa: E402
+from matrix import checkpoint_rows, client_rows, damage_rows, disk_rows, disks, run_rows, signal_rows, worker_rows  # noqa: E402
 from matrix.lab import Broken, Row, capture_logs  # noqa: E402
 
 from fedlit.aggregation.aggregator import ReductionTree  # noqa: E402
@@ -36,7 +36,7 @@ from fedlit.client.worker import ClientWorker  # noqa: E402
 from fedlit.core.messages import ClientFailure, PartialAggregate  # noqa: E402
 from fedlit.server.checkpoint import format as checkpoint_format  # noqa: E402
 
-PARTS = (commit_rows, spoilt_rows, client_rows, worker_rows, signal_rows, run_rows)
+PARTS = (checkpoint_rows, damage_rows, client_rows, worker_rows, signal_rows, disk_rows, run_rows)
 ROWS: Sequence[Row] = [row for part in PARTS for row in part.ROWS]
 
 
@@ -60,19 +60,19 @@ def _without_sync() -> Any:
 
 
 def _without_manifest() -> Any:
-    return patch.object(checkpoint_format, "_checked", lambda path, expected: path.read_bytes())
+    return patch.object(checkpoint_format, "_verified", lambda path, digest: path.read_bytes())
 
 
 def _catching_everything() -> Any:
-    original = ClientWorker._try
+    original = ClientWorker._train_client
 
-    def catch_everything(self: ClientWorker, chunk: Any, client: int, state: Any) -> Any:
+    def catch_everything(self: ClientWorker, job: Any, client: int, state: Any) -> Any:
         try:
-            return original(self, chunk, client, state)
+            return original(self, job, client, state)
         except BaseException as error:
             return ClientFailure(client, "exception", repr(error))
 
-    return patch.object(ClientWorker, "_try", catch_everything)
+    return patch.object(ClientWorker, "_train_client", catch_everything)
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""Three clients with quadratic objectives, trained by the real thing, and the same in exact rational numbers."""
+"""Three clients with quadratic objectives.
+
+A federation trains them with Lightning, and `Local` trains them in exact rational numbers.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from fractions import Fraction
 
 from conftest import Quadratic, holdings, pairs
 
-from fedlit.client.replica import ModuleReplica
+from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import TrainerConfig
 from fedlit.client.worker import ClientWorker
 from fedlit.server.sampling import Uniform
@@ -26,29 +29,48 @@ START, RATE = Fraction(1, 2), Fraction(1, 8)
 def federation(
     algorithm, cohort=3, rounds=3, epochs=1, rate=RATE, sizes=SIZES, optimizer=None, start=START, **schedule
 ):
-    """f_i(w) = a_i / 2 * (w - b_i)^2, every sample of a client the same, so that the order of batches is nothing."""
+    """A federation with quadratic objectives.
+
+    They are f_i(w) = a_i / 2 * (w - b_i)^2. All samples of a client are equal, so the order of batches has no effect.
+
+    Args:
+        algorithm: the algorithm.
+        cohort: clients in a round.
+        rounds: number of rounds.
+        epochs: passes over the shard in a round.
+        rate: learning rate of the clients.
+        sizes: number of samples of each client; a batch has two.
+        optimizer: further arguments of torch's SGD.
+        start: initial value of w.
+        schedule: further arguments of Schedule.
+    """
     samples = [(float(a), float(b)) for a, b, n in zip(CURVES, CENTERS, sizes, strict=True) for _ in range(n)]
     owner = [client for client, n in enumerate(sizes) for _ in range(n)]
     plan = Schedule(rounds=rounds, clients_per_round=cohort, local_epochs=epochs, **schedule)
-    recipe = plan.configure(TrainerConfig({"accelerator": "cpu"}))
-    bench = ModuleReplica(Quadratic(start=float(start), lr=float(rate), **(optimizer or {})))
-    worker = ClientWorker(algorithm, bench, recipe, holdings(pairs(*samples), owner, clients=3, batch=2))
-    return Federation.assemble(initial=bench.read(), worker=worker, sampler=Uniform(cohort), schedule=plan)
+    config = plan.configure(TrainerConfig({"accelerator": "cpu"}))
+    replica = ModuleReplica(Quadratic(start=float(start), lr=float(rate), **(optimizer or {})))
+    worker = ClientWorker(algorithm, replica, config, holdings(pairs(*samples), owner, clients=3, batch=2))
+    return Federation.assemble(initial=replica.read(), worker=worker, sampler=Uniform(cohort), schedule=plan)
 
 
 def trained(algorithm, **setting):
-    """The parameter after each round, and who took part."""
+    """Train a federation.
+
+    Returns:
+        The parameter after each round, and the cohort of each round.
+
+    Raises:
+        RuntimeError: if a client failed or a round was lost; a mutation must fail by its numbers, with an AssertionError.
+    """
     records = list(federation(algorithm, **setting).run())
-    if any(
-        record.failures or record.lost for record in records
-    ):  # no AssertionError: not what a mutation is to come to
+    if any(record.failures or record.lost for record in records):
         raise RuntimeError([record.failures or record.lost for record in records])
     return [float(record.model.parameters["w"]) for record in records], [record.cohort for record in records]
 
 
 @dataclass
 class Local:
-    """A client in rational numbers: SGD as torch has it, with the terms of a federated algorithm."""
+    """A client in rational numbers: torch's SGD with an algorithm's terms."""
 
     client: int
     steps: int
@@ -71,22 +93,31 @@ class Local:
 
 
 def clients(cohort, epochs=1, rate=RATE, momentum=Fraction(0), sizes=SIZES):
-    """Those of a cohort, by id."""
+    """The clients of a cohort, by id."""
     return {i: Local(i, epochs * -(-sizes[i] // 2), rate, momentum) for i in cohort}
 
 
 def mutated(module, *changes):
-    """A module of fedlit with some of its text replaced: each piece must be there once."""
+    """Import a copy of a module of fedlit with replaced text.
+
+    Args:
+        module: import path of the module.
+        changes: pairs (old text, new text); each old text must occur once.
+
+    Raises:
+        ValueError: if an old text does not occur once.
+    """
     spec = importlib.util.find_spec(module)
     source = spec.loader.get_source(module)
     for old, new in changes:
-        assert source.count(old) == 1, f"{module} has {old!r} {source.count(old)} times"
+        if source.count(old) != 1:
+            raise ValueError(f"{module} must have {old!r} once, and has it {source.count(old)} times")
         source = source.replace(old, new)
     changed = importlib.util.module_from_spec(spec)
-    before = sys.modules[module] if module in sys.modules else importlib.import_module(module)
-    sys.modules[module] = changed  # dataclasses look themselves up there
+    original = sys.modules[module] if module in sys.modules else importlib.import_module(module)
+    sys.modules[module] = changed  # dataclasses look for their module there
     try:
         exec(compile(source, f"{module} (changed)", "exec"), changed.__dict__)
     finally:
-        sys.modules[module] = before
+        sys.modules[module] = original
     return changed

@@ -1,4 +1,4 @@
-"""What several tests need: small data, small modules, a federation made of them."""
+"""Small data, small modules and small federations for tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import nn
 
 from fedlit.algorithms import FedAvg
 from fedlit.cli.command_line import config_dir, config_loader
-from fedlit.client.replica import ModuleReplica
+from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import TrainerConfig
 from fedlit.client.worker import ClientWorker
 from fedlit.core.streams import Purpose, seeded, stream
@@ -36,22 +36,28 @@ GROUPS = {path.name for path in config_dir().iterdir() if path.is_dir()}
 
 
 def composed(*overrides):
-    """The configuration as Hydra makes it of overrides without sweeps. Choices are composed once, which takes a while."""
-    chosen = tuple(text for text in overrides if text.partition("=")[0].lstrip("+~") in GROUPS)
-    config = deepcopy(_chosen(*chosen))
-    rest = OverridesParser.create().parse_overrides([text for text in overrides if text not in chosen])
+    """The configuration that Hydra composes of overrides, without sweeps.
+
+    Hydra composes each combination of choices once, since this is slow.
+    """
+    choices = tuple(text for text in overrides if text.partition("=")[0].partition("@")[0].lstrip("+~") in GROUPS)
+    config = deepcopy(_compose(*choices))
+    rest = OverridesParser.create().parse_overrides([text for text in overrides if text not in choices])
     ConfigLoaderImpl._apply_overrides_to_config(rest, config)
     return config
 
 
 @cache
-def _chosen(*choices):
+def _compose(*choices):
     with nullcontext() if GlobalHydra.instance().is_initialized() else config_loader():
         return compose("config", list(choices))
 
 
 class Quadratic(LightningModule):
-    """Loss mean over the batch of a / 2 * (w - b)^2, with samples (a, b) and one parameter."""
+    """A module with one parameter w and samples (a, b).
+
+    The loss is the batch's mean of a / 2 * (w - b)^2.
+    """
 
     def __init__(self, start=0.0, lr=0.1, **optimizer):
         super().__init__()
@@ -76,12 +82,12 @@ class Quadratic(LightningModule):
 
 
 def pairs(*rows):
-    """Samples of a Quadratic: rows (a, b)."""
+    """Samples of a Quadratic, with rows (a, b)."""
     return TensorSamples(torch.tensor(rows, dtype=torch.float32), torch.zeros(len(rows), dtype=torch.int64))
 
 
 def images(count, classes=3, seed=0):
-    """Images 1 x 8 x 8 whose brightness tells their class."""
+    """Images of shape (1, 8, 8); the brightness depends on the class."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, classes, count)
     pixels = generator.integers(0, 60, (count, 1, 8, 8)) + labels[:, None, None, None] * 60
@@ -91,7 +97,19 @@ def images(count, classes=3, seed=0):
 def federation(
     seed=0, clients=4, cohort=2, algorithm=None, norm="none", samples=120, dropout=0.5, recipe=None, **schedule
 ):
-    """A federation of a SimpleCNN on `images`."""
+    """A federation of a SimpleCNN on `images`.
+
+    Args:
+        seed: seed of the federation.
+        clients: number of clients.
+        cohort: clients in a round.
+        algorithm: the algorithm, not bound to the module; None for FedAvg.
+        norm: normalisation layers of the network.
+        samples: number of training samples.
+        dropout: dropout rate of the network.
+        recipe: settings of the clients' Trainers; None for the CPU.
+        schedule: further arguments of Schedule.
+    """
     train = images(samples)
     schedule = Schedule(**{"rounds": 3, "local_epochs": 1, "clients_per_round": cohort, **schedule})
     with seeded(seed, Purpose.INIT):
@@ -103,7 +121,7 @@ def federation(
             norm=norm,
             dropout=dropout,
         )
-    bench = ModuleReplica(module)
+    replica = ModuleReplica(module)
     recipe = replace(
         recipe or TrainerConfig({"accelerator": "cpu"}),
         epochs=schedule.local_epochs,
@@ -112,10 +130,10 @@ def federation(
     )
     population = Iid(clients)(train, stream(seed, Purpose.PARTITION))
     splits = {"val": images(30, seed=1), "test": images(40, seed=2)}
-    holdings = ClientData(train, population, splits, Loading(batch_size=10, eval_batch_size=16), seed)
-    worker = ClientWorker(algorithm or FedAvg(), bench, recipe, holdings)
+    data = ClientData(train, population, splits, Loading(batch_size=10, eval_batch_size=16), seed)
+    worker = ClientWorker(algorithm or FedAvg(), replica, recipe, data)
     return Federation.assemble(
-        initial=bench.read(),
+        initial=replica.read(),
         worker=worker,
         sampler=Uniform(schedule.cohort_size(clients)),
         schedule=schedule,
@@ -124,22 +142,35 @@ def federation(
 
 
 def holdings(samples, owner=None, clients=None, batch="full", seed=0):
-    """Samples of clients without a server's splits; without an owner all belong to client 0."""
+    """Client data without splits of the server.
+
+    Args:
+        samples: the training samples.
+        owner: owner of each sample, shape (n,); None gives all samples to client 0.
+        clients: number of clients; None for the largest owner + 1.
+        batch: local batch size, or `full`.
+        seed: seed of the order of batches.
+    """
     owner = np.zeros(len(samples), dtype=np.int64) if owner is None else np.asarray(owner, dtype=np.int64)
     population = Population.of(owner, clients or int(owner.max(initial=0)) + 1)
     return ClientData(samples, population, {}, Loading(batch_size=batch, eval_batch_size=10), seed)
 
 
 def ready(algorithm, **setting):
-    """A federation of images whose algorithm knows the module."""
+    """A federation of images whose algorithm is bound to the module.
+
+    Args:
+        algorithm: the algorithm.
+        setting: further arguments of `federation`.
+    """
     fed = federation(**{"norm": "batch", "dropout": 0.0, **setting})
     algorithm = algorithm.bind(fed.worker.replica.module, fed.initial)
     return fed.with_worker(replace(fed.worker, algorithm=algorithm))
 
 
 def with_own(algorithm, **setting):
-    """Clients are evaluated on their own training samples."""
+    """A bound federation that evaluates clients on their own training samples."""
     fed = replace(ready(algorithm, **setting), evaluations=Evaluations("all"))
-    held = fed.worker.data
-    own = replace(held, client_tests=ClientTestSet(held.train, held.population), splits={})
-    return fed.with_worker(replace(fed.worker, data=own))
+    data = fed.worker.data
+    data = replace(data, client_tests=ClientTestSet(data.train, data.population), splits={})
+    return fed.with_worker(replace(fed.worker, data=data))

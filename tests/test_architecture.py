@@ -16,7 +16,7 @@ ALLOWED = {
     "aggregation": ("core",),
     "simulation": ("core",),
     "reports": ("core", "runs"),
-    "client": ("core", "data", "algorithms", "aggregation", "simulation"),
+    "client": ("core", "runs", "data", "algorithms", "aggregation", "simulation"),
     "executors": ("core", "aggregation"),
     "server": ("core", "runs", "data", "algorithms", "aggregation", "simulation", "client", "executors"),
 }
@@ -80,7 +80,7 @@ def test_the_top_holds_the_public_names_and_thin_commands_alone():
 
 @pytest.mark.parametrize("folder", PACKAGES, ids=name)
 def test_a_package_has_at_most_ten_files(folder):
-    assert len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) <= 10
+    assert len(list(folder.glob("*.py"))) <= 10
 
 
 def module_of(path):
@@ -128,3 +128,26 @@ def test_a_file_and_a_function_are_not_too_long(path):
         if isinstance(node, ast.FunctionDef):
             prose = (ast.get_docstring(node) or "").count("\n") + 1
             assert node.end_lineno - node.lineno - prose <= 42, node.name
+
+
+SERVER_DATA = {"registry.ClientRegistry", "samples.Loading", "population.gini"}
+"""All that the server takes from the package `data`: no samples, and no owners of samples."""
+
+
+def worker_attributes(path):
+    """Yield each attribute that a file reads of a name or an attribute `worker`."""
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Attribute):
+            owner = node.value
+            if getattr(owner, "attr", getattr(owner, "id", "")) == "worker":
+                yield f"worker.{node.attr}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "server").rglob("*.py")), ids=name)
+def test_the_server_knows_the_data_by_its_registry_only(path):
+    if path.name == "setup.py":
+        assert "worker.data" in set(worker_attributes(path))  # it makes the worker, and takes the registry from it
+        return
+    assert set(worker_attributes(path)) <= {"worker.dry_run"}
+    data = {module.removeprefix("fedlit.data.") for module in imports(path) if module.startswith("fedlit.data")}
+    assert data <= SERVER_DATA

@@ -1,4 +1,4 @@
-"""Every file under conf can be chosen, and what it says can be made."""
+"""Every file under conf can be chosen, and its parts can be made."""
 
 from itertools import groupby, zip_longest
 from pathlib import Path
@@ -12,7 +12,8 @@ from fedlit.cli.command_line import config_dir, config_loader
 from fedlit.cli.sweep.plan import plan_sweep
 from fedlit.core.errors import ErrorCollector
 from fedlit.core.files import flatten
-from fedlit.experiment.config.build import make_components, to_plain
+from fedlit.experiment.config.build import to_plain
+from fedlit.experiment.config.parts import make_components
 
 pytestmark = pytest.mark.slow  # each composes the configuration
 CHOICES = sorted(
@@ -22,7 +23,10 @@ CHOICES = sorted(
 )
 
 
-ALONE = ("experiment", "debug")  # what they choose has to be made, not what is chosen beside them
+ALONE = (
+    "experiment",
+    "debug",
+)  # groups that choose other groups themselves, so that no other choice may stand beside them
 BESIDE = [
     [f"{group}={choice}" for _, choice in choices]
     for group, choices in groupby((pair for pair in CHOICES if pair[0] not in ALONE), lambda pair: pair[0])
@@ -37,7 +41,7 @@ BESIDE = [
     ],
     ids=" ".join,
 )
-def test_every_choice_is_made_without_a_mistake(choices, tmp_path):
+def test_every_choice_is_made_without_an_error(choices, tmp_path):
     config = composed(*choices)
     targets = {
         "model": "fedlit.models.Classifier",
@@ -52,17 +56,17 @@ def test_every_choice_is_made_without_a_mistake(choices, tmp_path):
     }
     for key, value in missing.items():
         OmegaConf.update(config, key, value)
-    findings = ErrorCollector()
-    make_components(to_plain(config), findings)
-    assert not findings.all
+    collector = ErrorCollector()
+    make_components(to_plain(config), collector)
+    assert not collector.all
 
 
 @pytest.mark.parametrize(("group", "choice"), [pair for pair in CHOICES if pair[0] in ALONE], ids=str)
-def test_what_an_experiment_says_is_what_is_composed(group, choice):
-    said = OmegaConf.load(config_dir() / group / f"{choice}.yaml")
+def test_values_of_an_experiment_are_the_composed_values(group, choice):
+    file = OmegaConf.load(config_dir() / group / f"{choice}.yaml")
     config = composed(f"{group}={choice}")
-    for key in sorted(flatten({key: value for key, value in said.items() if key not in ("defaults", "hydra")})):
-        assert OmegaConf.select(config, key) == OmegaConf.select(said, key), key
+    for key in sorted(flatten({key: value for key, value in file.items() if key not in ("defaults", "hydra")})):
+        assert OmegaConf.select(config, key) == OmegaConf.select(file, key), key
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,7 @@ def test_what_an_experiment_says_is_what_is_composed(group, choice):
         "debug",
     ],
 )
-def test_the_groups_are_there(group):
+def test_every_group_has_a_choice(group):
     assert [choice for name, choice in CHOICES if name == group]
 
 
@@ -100,12 +104,12 @@ def test_the_groups_are_there(group):
         ],
     ],
 )
-def test_what_the_tests_compose_is_what_hydra_composes(overrides):
+def test_cached_composition_of_the_tests_equals_hydras(overrides):
     with config_loader():
         assert OmegaConf.to_yaml(composed(*overrides)) == OmegaConf.to_yaml(compose("config", overrides))
 
 
-def test_the_tutorial_is_the_tutorials():
+def test_tutorial_has_the_values_of_the_tutorial():
     config = to_plain(composed("experiment=tutorial", "data=image_folder", "data.root=folder"))
     assert config["seed"] == 42
     assert {key: config["schedule"][key] for key in ("rounds", "client_fraction", "local_epochs", "local_steps")} == {
@@ -176,5 +180,5 @@ def test_the_bench_experiment_compares_four_algorithms_on_three_partitions_over_
     assert (files[1].alpha, files[2].classes_per_client) == (0.5, 2)
 
 
-def test_the_label_skew_experiment_is_one_run_unless_a_sweep_is_asked_for():
+def test_the_label_skew_experiment_is_one_run_without_a_sweep_flag():
     assert plan_sweep(["experiment=noniid"]) is None

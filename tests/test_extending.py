@@ -32,8 +32,9 @@ class Count(Stage):
 '''
 SMALL = [
     *("schedule.clients_per_round=2", "schedule.local_steps=2", "partition.num_clients=3", "observers=none"),
-    *("model=logistic", "executor=processes", "executor.workers=2"),
+    "model=logistic",
 ]
+PROCESSES = ["executor=processes", "executor.workers=2"]
 
 pytestmark = pytest.mark.slow
 
@@ -49,9 +50,9 @@ def test_a_stage_that_counts_goes_through_configuration_processes_and_resume(tmp
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("FEDLIT_ALLOW", "my_count")
     count = "+channel.count._target_=my_count.Count"
-    command(monkeypatch, *SMALL, count, "schedule.rounds=2", "hydra.run.dir=counted")
+    command(monkeypatch, *SMALL, *PROCESSES, count, "schedule.rounds=2", "hydra.run.dir=counted")
     command(monkeypatch, "resume=counted", "schedule.rounds=4")
-    command(monkeypatch, *SMALL, "schedule.rounds=4", "hydra.run.dir=plain")
+    command(monkeypatch, *SMALL, "executor=inline", "schedule.rounds=4", "hydra.run.dir=plain")
 
     counted, plain = (load_file(Path(name) / "model.safetensors") for name in ("counted", "plain"))
     assert all(counted[name].equal(plain[name]) for name in plain)

@@ -8,7 +8,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 
 import fault_matrix
-from matrix import commit_rows, run_rows
+from matrix import checkpoint_rows, run_rows
 
 pytestmark = pytest.mark.slow  # whole runs
 
@@ -25,7 +25,7 @@ def short_rows():
     """Shorten the soak, which takes minutes, and the kills at each step, which take seconds; the script runs both in full."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_rows, "SOAK", (40, 4, 15))
-        patch.setattr(commit_rows, "EVERY", 3)  # the power cut is at each step here too
+        patch.setattr(checkpoint_rows, "EVERY", 3)  # the power cut is at each step here too
         yield
 
 

@@ -1,5 +1,6 @@
-"""What the README shows runs, from a folder outside the package."""
+"""The examples and commands of the README run from a folder outside the package."""
 
+import json
 import re
 import runpy
 import sys
@@ -28,27 +29,60 @@ def folder(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
-def test_each_is_shown_in_under_20_lines():
-    assert set(FILES) == {"my_model", "my_data", "my_algorithm", "my_script"}
+def run(folder, monkeypatch, arguments, *, has_observers=False):
+    """Run a command of the README without its default observers, which take time; return the run's folder and records."""
+    monkeypatch.setattr(sys, "argv", ["fedlit", *arguments, *([] if has_observers else ["observers=none"])])
+    train.main()
+    (path,) = (folder / "outputs" / "runs").glob("*/*")
+    return path, [json.loads(line) for line in (path / "rounds.jsonl").read_text().splitlines()]
+
+
+def command_of(name):
+    (arguments,) = [arguments for arguments in COMMANDS if any(f"={name}." in argument for argument in arguments)]
+    return arguments
+
+
+def test_each_example_has_fewer_than_20_lines():
+    assert set(FILES) == {"my_model", "my_data", "my_algorithm", "my_codec", "my_observer", "my_script"}
     assert all(len([line for line in text.splitlines() if line]) < 20 for text in FILES.values())
 
 
-@pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: arguments[0])
-def test_the_commands_with_ones_own_run(folder, monkeypatch, arguments):
-    as_shown = arguments[0] == "data=custom"  # one with all who watch, as a reader types it; they take time
-    monkeypatch.setattr(sys, "argv", ["fedlit", *arguments, *([] if as_shown else ["observers=none"])])
-    train.main()
-    (path,) = (folder / "outputs" / "runs").glob("*/*")
+@pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: arguments[0].split("=")[0].lstrip("+"))
+def test_the_command_of_each_example_runs(folder, monkeypatch, arguments):
+    has_observers = arguments[0] == "data=custom"  # one command runs exactly as a reader gives it
+    path, records = run(folder, monkeypatch, arguments, has_observers=has_observers)
     assert (path / "summary.json").is_file()
-    assert [(path / name).exists() for name in ("tensorboard", "partition.png")] == [as_shown] * 2
-    assert len((path / "rounds.jsonl").read_text().splitlines()) == 3
+    assert [(path / name).exists() for name in ("tensorboard", "partition.png")] == [has_observers] * 2
+    assert len(records) == 3
 
 
-def test_all_three_of_ones_own_have_a_command():
-    assert {arguments[0] for arguments in COMMANDS} == {"model=custom", "data=custom", "algorithm=custom"}
+def test_each_example_except_the_script_has_one_command():
+    assert [command_of(name)[0].partition("=")[0] for name in FILES if name != "my_script"] == [
+        "model",
+        "data",
+        "algorithm",
+        "+channel.half._target_",
+        "+observers.mine._target_",
+    ]
+    assert len(COMMANDS) == 5
 
 
-def test_the_script_without_hydra_runs(folder, capsys):
+def test_the_codec_halves_the_bytes_as_the_readme_says(folder, monkeypatch):
+    half, whole = 318_036, 636_048
+    assert f"three clients send {half:,} bytes in a round instead of {whole:,}:" in " ".join(README.split())
+    _, records = run(folder, monkeypatch, [*command_of("my_codec"), "schedule.rounds=1"])
+    assert [record["comm/up_bytes"] for record in records] == [half]
+    numbers, weights = 3 * 53_002, 3
+    assert (half, whole) == (2 * numbers + 8 * weights, 4 * numbers + 8 * weights)
+
+
+def test_the_observer_prints_each_round(folder, monkeypatch, capsys):
+    _, records = run(folder, monkeypatch, command_of("my_observer"))
+    expected = [f"{r['round']} {tuple(r['cohort'])} {r['comm/up_bytes']}" for r in records]
+    assert capsys.readouterr().out.splitlines() == expected
+
+
+def test_the_script_without_hydra_runs_and_resumes(folder, capsys):
     runpy.run_path(str(folder / "my_script.py"))
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["1", "2", "3"]
     script = (folder / "my_script.py").read_text()
@@ -57,14 +91,58 @@ def test_the_script_without_hydra_runs(folder, capsys):
         runpy.run_path(str(folder / "my_script.py"))
         assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == rounds
     (folder / "my_script.py").write_text(script.replace("seed=1", "seed=2"))
-    with pytest.raises(ConfigErrors, match=r"seed=2: was 1 in the rounds that .*my_run has"):
+    with pytest.raises(ConfigErrors, match=r"seed=2: was 1 in the checkpoints of my_run"):
         runpy.run_path(str(folder / "my_script.py"))
 
 
-def test_every_group_and_choice_in_the_table_is_there():
+def test_the_error_example_is_the_text_of_today(capsys, monkeypatch):
+    """The README shortens a list of choices by dots."""
+    example = README[README.index("$ python -m fedlit.train data=cifra10") :].split("```")[0]
+    command, *lines = example.splitlines()
+    monkeypatch.setattr(sys, "argv", ["fedlit", *command.split()[4:]])
+    with pytest.raises(SystemExit) as stop:
+        train.main()
+    assert stop.value.code == 2
+    printed = capsys.readouterr().err.splitlines()
+    assert len(printed) == len(lines)
+    for line, text in zip(printed, lines, strict=True):
+        assert line == text or (text.endswith("...") and line.startswith(text.removesuffix("...")))
+
+
+def test_the_table_of_imports_is_the_one_of_the_architecture_test():
+    from test_architecture import ALLOWED
+
+    table = README[README.index("| package | may import |") :].split("\n\n")[0]
+    rows = [[re.findall(r"`(\w+)`", cell) for cell in line.split("|")[1:3]] for line in table.splitlines()[2:]]
+    allowed = {package: set(imports) for packages, imports in rows for package in packages}
+    assert allowed.keys() == ALLOWED.keys()
+    assert "| `experiment` | all of the above except `reports` |" in table
+    assert "| `cli` | all |" in table
+    above = allowed.keys() - {"experiment", "cli"}
+    allowed |= {"experiment": above - {"reports"}, "cli": above | {"experiment"}}
+    assert allowed == {package: set(imports) for package, imports in ALLOWED.items()}
+
+
+def test_the_table_of_joints_has_every_method_of_each_base_class():
+    from hydra.utils import get_object
+
+    table = README[README.index("| to add | subclass |") :].split("\n\n")[0]
+    rows = [[re.findall(r"`([\w.]+)[^`]*`", cell) for cell in line.split("|")[2:5]] for line in table.splitlines()[2:]]
+    assert len(rows) == 10
+    for (path,), abstract, defaults in rows:
+        base = get_object(path)
+        methods = {name for name in vars(base) if not name.startswith("_") or name == "__call__"}
+        required = {name for name in base.__annotations__ if name not in vars(base)}  # `order` of a Stage
+        required |= getattr(base, "__abstractmethods__", set())  # Fault and Observer are no ABCs
+        fixed = {"order"} if path == "fedlit.Packing" else set()
+        assert set(abstract) == required, path
+        assert set(defaults) == methods - set(abstract) - fixed, path
+
+
+def test_every_group_and_choice_in_the_table_exists():
     from fedlit.cli.command_line import config_dir
 
-    table = README[README.index("| group | choices |") : README.index("The keys that are typed most")]
+    table = README[README.index("| group | choices |") : README.index("The most common keys")]
     for line in (line for line in table.splitlines()[2:] if line):
         groups, choices = (re.findall(r"`(\w+)`", cell) for cell in line.split("|")[1:3])
         for choice in choices if len(groups) == 1 else ():

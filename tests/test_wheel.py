@@ -1,4 +1,4 @@
-"""The wheel holds the configuration, and works from any folder."""
+"""The wheel contains the configuration, and works from any folder."""
 
 import json
 import os
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def call(*arguments, cwd, **environment):
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, *arguments],
         cwd=cwd,
         capture_output=True,
@@ -25,8 +25,8 @@ def call(*arguments, cwd, **environment):
         env={**os.environ, **environment},
         check=False,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def site(tmp_path_factory):
     return folder / "site"
 
 
-def test_the_wheel_holds_the_configuration_and_the_data_files(site):
+def test_the_wheel_contains_the_configuration_and_the_data_files(site):
     ours = {str(path.relative_to(ROOT / "conf")) for path in (ROOT / "conf").rglob("*.yaml")}
     assert ours == {
         str(path.relative_to(site / "fedlit" / "conf")) for path in (site / "fedlit" / "conf").rglob("*.yaml")

@@ -1,4 +1,4 @@
-"""The way from a client's update to the server's aggregate: channel stages, then the sum."""
+"""From a client's update to the server's aggregate: channel and sum."""
 
 from fedlit.aggregation.aggregator import Aggregator
 from fedlit.aggregation.channel import Channel

@@ -1,6 +1,7 @@
-"""The sum of a round: a tree that the cohort alone fixes, so the result does not depend on the workers.
+"""The sum of a round: a tree that the cohort alone fixes.
 
-A worker adds its clients from left to right. The server adds the partial aggregates pairwise, in the order of their index.
+So the result does not depend on the number of workers. A worker adds its clients from left to right. The server adds the
+partial aggregates pairwise, in the order of their index.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 from fedlit.core.errors import ConfigError
 from fedlit.core.facts import FederationFacts
 from fedlit.core.messages import Aggregate, ClientFailure, PartialAggregate, TrainJob
+from fedlit.core.model import FitResult
 from fedlit.core.tensors import Groups, Layout
 
 MAX_CHUNKS = 64
@@ -22,7 +24,7 @@ T = TypeVar("T")
 
 
 class Aggregator(ABC):
-    """A monoid over decoded messages: the sum that stands for a round's updates.
+    """A monoid over decoded messages: the sum of a round's updates.
 
     Attributes:
         keeps_messages: True if the sum holds every message, so that its memory grows with the cohort.
@@ -50,7 +52,15 @@ class Aggregator(ABC):
 
     @abstractmethod
     def finish(self, total: Tensor, weight: float) -> Tensor:
-        """The aggregate vector, float64 of shape (d,), of a sum with a total weight > 0."""
+        """The aggregate vector of a sum.
+
+        Args:
+            total: the sum.
+            weight: sum of the weights, > 0.
+
+        Returns:
+            float64 of shape (d,).
+        """
 
 
 def make_train_jobs(
@@ -59,7 +69,9 @@ def make_train_jobs(
     client_states: Mapping[int, Groups] | None = None,
     budgets: Mapping[int, int] | None = None,
 ) -> list[TrainJob]:
-    """Cut a cohort, in its order, into jobs: one client each up to 64 clients, and 64 equal parts above.
+    """Cut a cohort, in its order, into jobs.
+
+    Up to 64 clients each job has one client; a larger cohort is cut into at most 64 equal parts.
 
     Args:
         round: the round, counted from 0.
@@ -82,7 +94,7 @@ def _restrict(by_client: Mapping[int, T], clients: Sequence[int]) -> dict[int, T
 def add_weighted(
     sums: Mapping[str, tuple[float, float]], more: Mapping[str, tuple[float, float]]
 ) -> dict[str, tuple[float, float]]:
-    """Add pairs (weight * value, weight) name by name, the first argument before the second."""
+    """Add pairs (weight * value, weight) name by name, left to right."""
     total = dict(sums)
     for name, (value, weight) in more.items():
         before = total.get(name, (0.0, 0.0))
@@ -90,8 +102,14 @@ def add_weighted(
     return total
 
 
+def sum_metrics(fits: Iterable[FitResult]) -> dict[str, tuple[float, float]]:
+    """Pairs (sum of examples * value, sum of examples) by logged name."""
+    parts = ({name: (fit.examples * value, fit.examples) for name, value in fit.metrics.items()} for fit in fits)
+    return reduce(add_weighted, parts, {})
+
+
 def merge(aggregator: Aggregator, partials: Sequence[PartialAggregate]) -> PartialAggregate:
-    """The partial aggregate that one worker would make of all clients, left to right."""
+    """Merge partial aggregates left to right into that of one worker."""
     return reduce(lambda left, right: _merge_pair(aggregator, left, right), partials)
 
 
@@ -118,7 +136,9 @@ def _merge_totals(aggregator: Aggregator, left: Tensor | None, right: Tensor | N
 
 
 class ReductionTree:
-    """Add partial aggregates pairwise in the order of their index. It holds at most log2 of their number.
+    """A tree of sums that adds partial aggregates pairwise, in index order.
+
+    It holds at most log2 of their number.
 
     Args:
         aggregator: adds two sums.
@@ -146,13 +166,14 @@ class ReductionTree:
             ValueError: if its index is not the next one, or its layout differs from that of the others.
         """
         if partial.index != self._next:
-            raise ValueError(
-                f"partial {partial.index} came, and {self._next} is next: the order of the sum is part of the result"
-            )
+            problem = f"partial aggregate {partial.index} arrived, and {self._next} is next"
+            raise ValueError(f"{problem}: the result depends on the order of the sum")
         self._next += 1
         if partial.layout is not None:
             if self.layout not in (None, partial.layout):
-                raise ValueError(f"the updates of clients {partial.members} have another layout than the others")
+                raise ValueError(
+                    f"the updates of clients {partial.members} have another layout than the updates before"
+                )
             self.layout = partial.layout
         self._push(0, partial.total, partial.weight)
         self.members += partial.members
@@ -164,7 +185,11 @@ class ReductionTree:
         self._sums = add_weighted(self._sums, partial.metrics)
 
     def root(self) -> tuple[Tensor | None, float]:
-        """Return the sum of all partial aggregates and its weight; None and 0 without any."""
+        """Add the subtrees that are left.
+
+        Returns:
+            The sum of all partial aggregates, None without any, and its weight.
+        """
         while len(self._tree) > 1:
             height, total, weight = self._tree.pop()
             left_height, left, left_weight = self._tree.pop()

@@ -1,4 +1,4 @@
-"""The channel: the ordered stages between a client's update and the server's sum."""
+"""The channel: ordered stages between a client's update and the sum."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHANNEL_PREFIX = "channel/"
 
 @dataclass(frozen=True)
 class Channel:
-    """Stages in the order in which a client applies them, and the packing to bytes.
+    """Stages in the order of the client, and the packing to bytes.
 
     Without a stage an update is sent as float32 numbers behind its weight.
 
@@ -39,7 +39,7 @@ class Channel:
         """Sort stages by their order.
 
         Raises:
-            ConfigError: if a stage is not one, two have one name, two pack, or a stage needs several exchanges.
+            ConfigError: if a stage is of another type or needs several exchanges, or if two stages have one name or both pack.
         """
         by_order: dict[Order, list[Any]] = {order: [] for order in Order}
         for stage in stages:
@@ -71,7 +71,10 @@ class Channel:
         return {stage.name: stage.init(layout) for stage in self.stages}
 
     def nbytes(self, layout: Layout) -> int:
-        """Length of a client's message in bytes; 0 for an update without tensors, which is not sent."""
+        """Length of a client's message in bytes.
+
+        It is 0 for an update without tensors, which is not sent.
+        """
         if not layout.size:
             return 0
         return HEADER.size + self.packing.nbytes(self._encoded_size(layout))
@@ -159,5 +162,8 @@ def channel_states(client_state: Groups) -> dict[str, Tensors]:
 
 
 def pack_channel_states(own: Mapping[str, Tensors]) -> dict[str, Tensors]:
-    """Each stage's tensors as groups of a client state; a stage without tensors has no group."""
+    """Each stage's tensors as groups of a client state.
+
+    A stage without tensors has no group.
+    """
     return {f"{CHANNEL_PREFIX}{stage}": tensors for stage, tensors in own.items() if tensors}

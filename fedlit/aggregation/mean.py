@@ -11,7 +11,7 @@ from fedlit.aggregation.aggregator import Aggregator
 
 @dataclass(frozen=True)
 class MeanAggregator(Aggregator):
-    """The sum of weight * update, divided by the sum of the weights."""
+    """The sum of weight * update, divided by the total weight."""
 
     def add(self, total: Tensor | None, vector: Tensor, weight: float) -> Tensor:
         """Add weight * vector."""

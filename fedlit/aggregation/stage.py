@@ -1,4 +1,4 @@
-"""The joint for codecs, privacy mechanisms and encryption: a stage of the channel between client and server."""
+"""The joint for codecs, privacy mechanisms and encryption: a channel's stage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from fedlit.core.tensors import Layout, Tensors
 
 
 class Order(IntEnum):
-    """The order of stages on the client. Clipping comes after lossy projection, so it has the last word on the norm."""
+    """The order of stages on the client.
+
+    Clipping comes after lossy projection, so that a projection cannot lengthen a clipped vector.
+    """
 
     PROJECT = 1
     CLIP = 2
@@ -58,9 +61,10 @@ class Ticket:
 
 
 class Stage(ABC):
-    """One stage of the channel. It encodes on the client and decodes on the server.
+    """One stage of the channel.
 
-    `encode` is abstract. The other methods have defaults for a stage that keeps the vector's length and needs no state.
+    It encodes on the client and decodes on the server. `encode` is abstract. The other methods have defaults for a stage that
+    keeps the vector's length and needs no state.
 
     Attributes:
         order: position among the stages; the channel sorts by it.
@@ -74,7 +78,7 @@ class Stage(ABC):
 
     @property
     def name(self) -> str:
-        """Name of the stage in the server state and in client states; by default its class's, in lower case."""
+        """Name of the stage in states; by default its lower-case class name."""
         return type(self).__name__.lower()
 
     def check(self, facts: FederationFacts) -> Iterable[ConfigError]:
@@ -98,7 +102,7 @@ class Stage(ABC):
         """
 
     def decode(self, vector: Tensor) -> Tensor:
-        """Decode one message before it is added; called if the stage is not linear."""
+        """Decode one message before it is added; not called if `linear`."""
         return vector
 
     def open(self, total: Tensor, cohort: int, state: StageState) -> tuple[Tensor, StageState]:
@@ -115,12 +119,15 @@ class Stage(ABC):
         return total, state
 
     def size(self, size: int) -> int:
-        """Length of the encoded vector for a vector of length `size`; by default the same."""
+        """Length of an encoded vector; by default that of the vector."""
         return size
 
 
 class Packing(ABC):
-    """The last stage: a vector to bytes without loss, and back."""
+    """The last stage: a vector to bytes, and back.
+
+    A packing should lose nothing: the stages before it, such as clipping, cannot see its rounding.
+    """
 
     order: ClassVar[Order] = Order.PACK
 
@@ -138,4 +145,4 @@ class Packing(ABC):
 
     @abstractmethod
     def nbytes(self, size: int) -> int:
-        """Length of a packed vector of length `size` in bytes; a message may not be longer."""
+        """Maximum length in bytes of a packed vector of length `size`."""

@@ -1,4 +1,4 @@
-"""Checks of a client's update before it is added: names, shapes, dtypes, finite numbers, norm."""
+"""Checks of a client's update before it is added."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from fedlit.core.tensors import Groups
 
 
 def layout_mismatch(groups: Groups, template: Groups) -> str:
-    """Differences of an update's names, shapes and dtypes from the template; an empty string if there are none."""
+    """Differences of an update's names, shapes and dtypes from the template.
+
+    Returns:
+        One line; an empty string if there are no differences.
+    """
     given, expected = (
         {f"{group}/{name}": (tuple(t.shape), t.dtype) for group, tensors in some.items() for name, t in tensors.items()}
         for some in (groups, template)
@@ -23,7 +27,7 @@ def _describe(entry: tuple[tuple[int, ...], torch.dtype] | None) -> str:
 
 
 def invalid_values(vector: torch.Tensor, weight: float, max_norm: float | None = None) -> str:
-    """The reason why an update is invalid; an empty string for a valid one.
+    """Reason why an update is invalid; an empty string if valid.
 
     The sum is checked first: it shows any NaN or infinity, and costs a tenth of a check of all numbers.
     """

@@ -1,7 +1,6 @@
-"""Federated algorithms: one paper, one file."""
+"""Federated algorithms: one paper, one file; FedAvg has its variants beside it."""
 
-from fedlit.algorithms.centralised import Centralised
-from fedlit.algorithms.fedavg import FedAvg
+from fedlit.algorithms.fedavg import Centralised, FedAvg
 from fedlit.algorithms.feddyn import FedDyn
 from fedlit.algorithms.fednova import FedNova
 from fedlit.algorithms.moon import Moon

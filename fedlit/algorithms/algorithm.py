@@ -1,4 +1,4 @@
-"""The joint between a federated algorithm and the rest: `Algorithm`, and the local training that it is handed."""
+"""The joint for algorithms: `Algorithm`, and the local training that it receives."""
 
 from __future__ import annotations
 
@@ -40,13 +40,16 @@ class Local(Protocol):
             terms: terms that are added to every gradient, or to every loss.
             only: names of the parameters that are trained; None for all.
             epochs: passes over the shard; None for the schedule's local work.
-            key: 0 for the first fit of a round. A further fit takes another key: it has random numbers of its own, and its
-                logged metrics are not in the record.
+            key: 0 for the first fit of a round. A further fit takes another key: it has its own random numbers, and its logged
+                metrics are not in the record.
         """
         ...
 
     def loss(self, model: Model) -> float:
-        """Mean of `training_step` over the shard, weighted by examples, in eval mode, without augmentation."""
+        """Mean of `training_step` over the shard, weighted by examples.
+
+        It is measured in eval mode and without augmentation.
+        """
         ...
 
     def gradient(self, model: Model) -> Tensors:
@@ -55,9 +58,10 @@ class Local(Protocol):
 
 
 class Algorithm(ABC):
-    """A federated algorithm: the client's half and the server's half. Values in, values out.
+    """A federated algorithm: the client's half and the server's half.
 
-    Four methods are abstract. The others have defaults that suit most algorithms.
+    Methods take values and return values; they change nothing. Four methods are abstract. The others have defaults that suit
+    most algorithms.
     """
 
     @abstractmethod
@@ -84,12 +88,12 @@ class Algorithm(ABC):
 
     @property
     def personalized(self) -> bool:
-        """True if each client evaluates a model of its own; the default is False."""
+        """True if each client evaluates its own model; by default False."""
         return False
 
     @property
     def pooled(self) -> bool:
-        """True if one client trains on the examples of all clients; the default is False."""
+        """True if one client trains on all examples; by default False."""
         return False
 
     def check(self, facts: FederationFacts) -> Iterable[ConfigError]:
@@ -97,7 +101,11 @@ class Algorithm(ABC):
         return ()
 
     def bind(self, module: nn.Module, model: Model) -> Algorithm:
-        """The algorithm for one module and its initial model; by default the same algorithm.
+        """The algorithm for one module; by default the same algorithm.
+
+        Args:
+            module: the module that clients train.
+            model: the module's initial weights.
 
         Raises:
             ConfigError: if the algorithm does not suit the module.
@@ -105,7 +113,13 @@ class Algorithm(ABC):
         return self
 
     def personal_model(self, local: Local, shared: Shared, client_state: Groups) -> Model:
-        """The model that one client evaluates on its own test set; by default the global model."""
+        """The model of one client's own evaluation; by default the global model.
+
+        Args:
+            local: local training on the client's shard.
+            shared: the part of the server state that the client receives.
+            client_state: state that this client returned last; empty if it never took part.
+        """
         return self.model(shared)
 
     def metrics(self, state: ServerState) -> Mapping[str, float]:
@@ -140,5 +154,8 @@ class NoExamples:
 
 
 def update_template(algorithm: Algorithm, shared: Shared) -> Groups:
-    """Groups of tensors with the names, shapes and dtypes that each update of a round must have."""
+    """The groups of an update without a step.
+
+    Each update of the round must have the same names, shapes and dtypes.
+    """
     return algorithm.client(NoExamples(), shared, {}).groups

@@ -3,6 +3,7 @@
 McMahan, Moore, Ramage, Hampson, Aguera y Arcas, "Communication-Efficient Learning of Deep Networks from Decentralized
 Data", AISTATS 2017, https://arxiv.org/abs/1602.05629. With `proximal` > 0 it is FedProx: Li, Sahu, Zaheer, Sanjabi,
 Talwalkar, Smith, "Federated Optimization in Heterogeneous Networks", MLSys 2020, https://arxiv.org/abs/1812.06127.
+Centralised training, a baseline, is the same rule with one client that has all examples.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from fedlit.core.tensors import Groups
 
 @dataclass(frozen=True)
 class FedAvg(Algorithm):
-    """x <- x + lr * sum_i p_i (y_i - x), with p_i the clients' shares of the cohort's weight.
+    """Move the global model by the weighted mean of the clients' differences.
+
+    x <- x + lr * sum_i p_i (y_i - x), with p_i the clients' shares of the cohort's weight.
 
     Args:
         weights: `examples` weighs a client by its examples, `uniform` weighs all clients the same.
@@ -58,7 +61,10 @@ class FedAvg(Algorithm):
         return state if self.optimizer is None else state.with_private(**self.optimizer.init(model.parameters))
 
     def client(self, local: Local, shared: Shared, client_state: Groups) -> Update:
-        """Train from the global model and send the difference. A client that took no step has weight 0."""
+        """Train from the global model and send the difference.
+
+        A client that took no step has weight 0.
+        """
         x = self.model(shared)
         y = local.fit(x, *self.terms(x))
         return Update(y.delta(x, buffers=self.buffers == "mean"), self.weight(y))
@@ -78,8 +84,8 @@ class FedAvg(Algorithm):
             step, slots = {name: self.lr * delta for name, delta in mean.items()}, {}
         else:
             step, slots = self.optimizer.step(mean, state.private)
-        moved = {"parameters": step, "buffers": aggregate["buffers"]}
-        return state.with_shared(model=state.model.add(moved)).with_private(**slots)
+        groups = {"parameters": step, "buffers": aggregate["buffers"]}
+        return state.with_shared(model=state.model.add(groups)).with_private(**slots)
 
     def model(self, shared: Shared) -> Model:
         """The global model."""
@@ -87,9 +93,22 @@ class FedAvg(Algorithm):
 
 
 def fedavg_argument_errors(**arguments: Any) -> list[ConfigError]:
-    """Errors that FedAvg finds in some of its arguments, for algorithms that have the same arguments."""
+    """Errors in some arguments of FedAvg, for algorithms that share them."""
     try:
         FedAvg(**arguments)
     except (ConfigError, ConfigErrors) as error:
         return error.errors
     return []
+
+
+@dataclass(frozen=True)
+class Centralised(FedAvg):
+    """One client owns all training examples and takes part in every round.
+
+    A round has the schedule's local work. Evaluation is the same as for other algorithms, also on the clients' own test sets.
+    """
+
+    @property
+    def pooled(self) -> bool:
+        """True: one client trains on the examples of all clients."""
+        return True

@@ -1,4 +1,4 @@
-"""Dynamic regularisation: each client's objective gets terms that make all local minima agree.
+"""Dynamic regularisation: terms in each client's objective make all local minima agree.
 
 Acar, Zhao, Matas Navarro, Mattina, Whatmough, Saligrama, "Federated Learning Based on Dynamic Regularization", ICLR 2021,
 https://arxiv.org/abs/2111.04263, Algorithm 1.
@@ -22,10 +22,11 @@ from fedlit.core.tensors import Groups, axpy, norm, scale, zeros_like
 
 @dataclass(frozen=True)
 class FedDyn(Algorithm):
-    """A client minimises F_i(w) - <g_i, w> + alpha / 2 * ||w - x||^2, then g_i <- g_i - alpha * (y_i - x).
+    """Add a linear and a quadratic term to each client's objective.
 
-    The server: h <- h - alpha / N * sum over the cohort of (y_i - x), x <- mean of y_i - h / alpha, both uniform. Local
-    training stands for the minimisation: it comes as near to the paper as the schedule allows.
+    A client minimises F_i(w) - <g_i, w> + alpha / 2 * ||w - x||^2, then g_i <- g_i - alpha * (y_i - x).
+    The server: h <- h - alpha / N * sum over the cohort of (y_i - x), x <- mean of y_i - h / alpha;
+    both weigh all clients the same. Local training stands for the minimisation: more local work is nearer to the paper.
 
     Args:
         alpha: > 0; the paper takes 0.1, 0.01 or 0.001.
@@ -48,7 +49,10 @@ class FedDyn(Algorithm):
         return self._average.init(model).with_private(h=h)
 
     def client(self, local: Local, shared: Shared, client_state: Groups) -> Update:
-        """Train with the linear and the quadratic term. A client that took no step has weight 0 and keeps its state."""
+        """Train with the linear and the quadratic term.
+
+        A client that took no step has weight 0 and keeps its state.
+        """
         x = self.model(shared)
         g = client_state.get("gradient", zeros_like(x.parameters))
         y = local.fit(x, GradientTerm(mu=self.alpha, center=x.parameters, offset=scale(-1.0, g)))
@@ -57,15 +61,18 @@ class FedDyn(Algorithm):
         return Update(delta, self._average.weight(y), new_state)
 
     def server(self, state: ServerState, aggregate: Aggregate) -> ServerState:
-        """Update h by the cohort's sum divided by N; move the model by the mean difference less h / alpha."""
+        """Update h; move the model by the mean minus h / alpha."""
         share = aggregate.weight / aggregate.population
         h = axpy(-self.alpha * share, aggregate["parameters"], state.private["h"])
         step = axpy(-1 / self.alpha, h, aggregate["parameters"])
-        moved = {"parameters": step, "buffers": aggregate["buffers"]}
-        return state.with_shared(model=state.model.add(moved)).with_private(h=h)
+        groups = {"parameters": step, "buffers": aggregate["buffers"]}
+        return state.with_shared(model=state.model.add(groups)).with_private(h=h)
 
     def model(self, shared: Shared) -> Model:
-        """The server's model. The paper's code also evaluates the mean of the clients' models."""
+        """The server's model.
+
+        The paper's code also evaluates the mean of the clients' models.
+        """
         return shared.model
 
     def metrics(self, state: ServerState) -> Mapping[str, float]:

@@ -1,4 +1,4 @@
-"""Normalised averaging: a client with more or longer steps does not get more influence by them.
+"""Normalised averaging: more local steps give a client no more influence.
 
 Wang, Liu, Liang, Joshi, Poor, "Tackling the Objective Inconsistency Problem in Heterogeneous Federated Optimization",
 NeurIPS 2020, https://arxiv.org/abs/2007.07481.
@@ -18,7 +18,9 @@ from fedlit.core.tensors import Groups
 
 @dataclass(frozen=True)
 class FedNova(FedAvg):
-    """x <- x + lr * S * sum_i p_i (y_i - x) / S_i, with S = sum_i p_i S_i.
+    """Divide each client's difference by how far its steps could move.
+
+    x <- x + lr * S * sum_i p_i (y_i - x) / S_i, with S = sum_i p_i S_i.
 
     S_i is how far the client's own optimizer would have moved under a gradient of 1: lr * ||a_i||_1 in the paper, so that S is
     its tau_eff times lr. It follows the rates, momentum, Nesterov, dampening and proximal term of every step. The local
@@ -29,17 +31,17 @@ class FedNova(FedAvg):
     """
 
     def client(self, local: Local, shared: Shared, client_state: Groups) -> Update:
-        """Train from the global model; send the difference divided by S_i, and S_i, each by parameter."""
+        """Send the difference divided by S_i, and S_i, for each parameter."""
         x = self.model(shared)
         y = local.fit(x, *self.terms(x))
-        far, delta = y.displacement, y.delta(x, buffers=self.buffers == "mean")
+        reach, delta = y.displacement, y.delta(x, buffers=self.buffers == "mean")
         unit = {
-            name: d / far[name] if far.get(name) else torch.zeros_like(d) for name, d in delta["parameters"].items()
+            name: d / reach[name] if reach.get(name) else torch.zeros_like(d) for name, d in delta["parameters"].items()
         }
-        steps = {name: torch.tensor(far.get(name, 0.0)) for name in x.parameters}
+        steps = {name: torch.tensor(reach.get(name, 0.0)) for name in x.parameters}
         return Update({**delta, "parameters": unit, "displacement": steps}, self.weight(y))
 
     def server(self, state: ServerState, aggregate: Aggregate) -> ServerState:
-        """Use S times the mean of the normalised differences as the mean difference."""
+        """Multiply the mean of the normalised differences by S, then average."""
         step = {name: aggregate["displacement"][name] * unit for name, unit in aggregate["parameters"].items()}
         return super().server(state, replace(aggregate, groups={**aggregate.groups, "parameters": step}))

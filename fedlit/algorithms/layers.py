@@ -18,17 +18,20 @@ NORMS = (
 
 
 def last_layer(module: nn.Module) -> tuple[str, nn.Module]:
-    """Return the path and the module of the last layer that has own parameters.
+    """Find the last layer that has own parameters.
 
     It is the output layer of most networks.
+
+    Returns:
+        The layer's path, and the layer.
 
     Raises:
         ValueError: if no layer has parameters.
     """
-    found = [(path, part) for path, part in module.named_modules() if registers_parameters(part)]
-    if not found:
+    layers = [(path, part) for path, part in module.named_modules() if registers_parameters(part)]
+    if not layers:
         raise ValueError(f"{type(module).__name__} has no layer with parameters")
-    return found[-1]
+    return layers[-1]
 
 
 def norm_layers(module: nn.Module) -> list[str]:
@@ -37,6 +40,6 @@ def norm_layers(module: nn.Module) -> list[str]:
 
 
 def names_in_layers(names: Iterable[str], layers: Iterable[str]) -> list[str]:
-    """The names that belong to one of the layers or to a part of it."""
+    """The names that lie in one of the layers."""
     begin = tuple(f"{layer}." for layer in layers)
     return [name for name in names if name.startswith(begin)]

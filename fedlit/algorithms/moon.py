@@ -1,4 +1,4 @@
-"""Model-contrastive learning: features stay near the global model's and away from the client's previous ones.
+"""Model-contrastive learning: a contrastive loss on the features of local models.
 
 Li, He, Song, "Model-Contrastive Federated Learning", CVPR 2021, https://arxiv.org/abs/2103.16257.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from fedlit.algorithms.algorithm import Local
 from fedlit.algorithms.fedavg import FedAvg
-from fedlit.algorithms.personalization.partial import load_model, save_model
+from fedlit.algorithms.personalization.client_state import load_model, save_model
 from fedlit.core.errors import ConfigError, require, require_positive
 from fedlit.core.messages import Shared, Update
 from fedlit.core.model import ContrastiveTerm
@@ -21,10 +21,11 @@ PREVIOUS = "before"
 
 @dataclass(frozen=True)
 class Moon(FedAvg):
-    """FedAvg whose clients add mu times a contrastive loss to their own: see `ContrastiveTerm`.
+    """FedAvg with mu times a contrastive loss added to the clients' loss.
 
-    Both models of the contrast are frozen and in eval mode. A client has no previous model in its first round and adds
-    nothing. Besides these the arguments are those of `FedAvg`.
+    The global model's features attract those of the trained model, and the features of the client's previous model repel them:
+    see `ContrastiveTerm`. Both models are frozen and in eval mode. A client has no previous model in its first round and adds
+    nothing. The other arguments are those of `FedAvg`.
 
     Args:
         mu: weight of the contrastive loss, > 0; the paper tries 0.1, 1, 5 and 10.
@@ -47,7 +48,7 @@ class Moon(FedAvg):
         ]
 
     def client(self, local: Local, shared: Shared, client_state: Groups) -> Update:
-        """Train with the contrastive loss, and keep the trained model as client state."""
+        """Train with the contrastive loss; keep the trained model as client state."""
         x, previous = self.model(shared), load_model(client_state, PREVIOUS)
         y = local.fit(x, *self.terms(x), ContrastiveTerm(self.mu, self.temperature, x, previous, self.layer))
         new_state = save_model(y.model, PREVIOUS) if y.steps else client_state

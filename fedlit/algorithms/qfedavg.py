@@ -24,7 +24,9 @@ TINY = 1e-10
 
 @dataclass(frozen=True)
 class QFedAvg(Algorithm):
-    """x <- x - sum_k F_k^q L (x - y_k) / sum_k (q F_k^(q-1) ||L (x - y_k)||^2 + L F_k^q), with L = 1 / lr.
+    """Weigh each client's difference by its loss to the power q.
+
+    x <- x - sum_k F_k^q L (x - y_k) / sum_k (q F_k^(q-1) ||L (x - y_k)||^2 + L F_k^q), with L = 1 / lr.
 
     F_k is the mean training loss of the global model on client k before it trains. Sums are over the cohort, and each client
     counts the same. With q = 0 it is the uniform mean. Drift in the record is that of the weighted differences.
@@ -56,21 +58,24 @@ class QFedAvg(Algorithm):
         return self._average.init(model)
 
     def client(self, local: Local, shared: Shared, client_state: Groups) -> Update:
-        """Measure the loss, then train. A client that took no step has weight 0."""
-        x, big = self.model(shared), 1 / self.lr
+        """Measure the loss, then train.
+
+        A client that took no step has weight 0.
+        """
+        x, lipschitz = self.model(shared), 1 / self.lr
         loss = local.loss(x) + TINY
         y = local.fit(x)
         delta = y.delta(x, buffers=self.buffers == "mean")
-        square = (big * norm(delta["parameters"])) ** 2
-        h = self.q * loss ** (self.q - 1) * square + big * loss**self.q
-        weighted = scale(big * loss**self.q, delta["parameters"])
+        square = (lipschitz * norm(delta["parameters"])) ** 2
+        h = self.q * loss ** (self.q - 1) * square + lipschitz * loss**self.q
+        weighted = scale(lipschitz * loss**self.q, delta["parameters"])
         return Update({**delta, "parameters": weighted, "h": {"h": torch.tensor(h)}}, self._average.weight(y))
 
     def server(self, state: ServerState, aggregate: Aggregate) -> ServerState:
-        """Move the model by the ratio of the two sums, which is the ratio of their means."""
+        """Move the model by the ratio of the two means."""
         step = {name: delta / aggregate["h"]["h"] for name, delta in aggregate["parameters"].items()}
-        moved = {"parameters": step, "buffers": aggregate["buffers"]}
-        return state.with_shared(model=state.model.add(moved))
+        groups = {"parameters": step, "buffers": aggregate["buffers"]}
+        return state.with_shared(model=state.model.add(groups))
 
     def model(self, shared: Shared) -> Model:
         """The global model."""

@@ -21,7 +21,9 @@ from fedlit.core.tensors import Groups, Tensors, apply_step, norm, sub, zeros_li
 
 @dataclass(frozen=True)
 class Scaffold(Algorithm):
-    """A local step follows g - c_i + c; x <- x + lr / |S| * sum (y_i - x) and c <- c + 1 / N * sum (c_i+ - c_i).
+    """Correct each local gradient by two control variates.
+
+    A local step follows g - c_i + c; x <- x + lr / |S| * sum (y_i - x) and c <- c + 1 / N * sum (c_i+ - c_i).
 
     The local optimizer must be torch's SGD and start fresh in each round. (x - y_i) / S_i is the mean of the directions of its
     steps only if S_i is how far it would have moved under a gradient of 1, which is K * lr for K plain steps. So momentum,
@@ -55,7 +57,10 @@ class Scaffold(Algorithm):
         return self.average.init(model).with_shared(control=zeros_like(model.parameters))
 
     def client(self, local: Local, shared: Shared, client_state: Groups) -> Update:
-        """Lines 7 to 14. A client that took no step has weight 0 and keeps its control variate."""
+        """Run lines 7 to 14.
+
+        A client that took no step has weight 0 and keeps its control variate.
+        """
         x, c = self.model(shared), shared["control"]
         c_i = client_state.get("control", zeros_like(c))
         y = local.fit(x, GradientTerm(offset=sub(c, c_i)))
@@ -64,14 +69,17 @@ class Scaffold(Algorithm):
         return Update(delta, self.average.weight(y), {"control": control} if y.steps else client_state)
 
     def _control(self, local: Local, x: Model, y: FitResult, c: Tensors, c_i: Tensors) -> Tensors:
-        far = y.displacement  # read under both options: it refuses optimizers that the paper does not cover
+        reach = y.displacement  # read under both options: it refuses optimizers that the paper does not cover
         if self.option == 1:
             return local.gradient(x)
-        went = sub(x.parameters, y.model.parameters)
-        return {name: old - c[name] + went[name] / far[name] if far.get(name) else old for name, old in c_i.items()}
+        difference = sub(x.parameters, y.model.parameters)
+        return {
+            name: old - c[name] + difference[name] / reach[name] if reach.get(name) else old
+            for name, old in c_i.items()
+        }
 
     def server(self, state: ServerState, aggregate: Aggregate) -> ServerState:
-        """Lines 16 and 17: the sum over the cohort divided by N, not by |S|."""
+        """Run lines 16 and 17; control variates divide by N."""
         share = aggregate.weight / aggregate.population
         control = {
             name: apply_step(old, share * aggregate["control"][name]) for name, old in state.shared["control"].items()

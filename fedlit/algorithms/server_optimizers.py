@@ -19,7 +19,10 @@ Slots = Mapping[str, Tensors]
 
 
 class ServerOptimizer(Protocol):
-    """Turn the mean update of the parameters into the server's step. Buffers do not pass through it."""
+    """Make the server's step of the parameters' mean update.
+
+    Buffers do not pass through it.
+    """
 
     def init(self, parameters: Tensors) -> Slots:
         """The optimizer's state before round 1."""
@@ -36,7 +39,9 @@ class ServerOptimizer(Protocol):
 
 @dataclass(frozen=True)
 class Momentum:
-    """v <- momentum * v + D, x <- x + lr * v; the first v is the first D.
+    """Momentum on the server.
+
+    v <- momentum * v + D, x <- x + lr * v; the first v is the first D.
 
     Hsu, Qi, Brown, "Measuring the Effects of Non-Identical Data Distribution for Federated Visual Classification", 2019,
     https://arxiv.org/abs/1909.06335 (FedAvgM).
@@ -64,7 +69,9 @@ class Momentum:
 
 @dataclass(frozen=True)
 class AdaptiveOptimizer:
-    """m <- beta1 * m + (1 - beta1) * D, then v by the method's rule, then x <- x + lr * m / (sqrt(v) + tau).
+    """An adaptive method on the server.
+
+    m <- beta1 * m + (1 - beta1) * D, then v by the method's rule, then x <- x + lr * m / (sqrt(v) + tau).
 
     Reddi, Charles, Zaheer, Garrett, Rush, Konecny, Kumar, McMahan, "Adaptive Federated Optimization", ICLR 2021, Algorithm 2,
     https://arxiv.org/abs/2003.00295. There is no bias correction, and v starts at tau^2.
@@ -106,7 +113,10 @@ class SecondMoment(Protocol):
 
 @dataclass(frozen=True)
 class Adam:
-    """v <- beta2 * v + (1 - beta2) * D^2, beta2 in [0, 1)."""
+    """The rule of Adam.
+
+    v <- beta2 * v + (1 - beta2) * D^2, beta2 in [0, 1).
+    """
 
     beta2: float = 0.99
 
@@ -120,7 +130,10 @@ class Adam:
 
 @dataclass(frozen=True)
 class Yogi:
-    """v <- v - (1 - beta2) * D^2 * sign(v - D^2), beta2 in [0, 1)."""
+    """The rule of Yogi.
+
+    v <- v - (1 - beta2) * D^2 * sign(v - D^2), beta2 in [0, 1).
+    """
 
     beta2: float = 0.99
 
@@ -134,7 +147,7 @@ class Yogi:
 
 @dataclass(frozen=True)
 class Adagrad:
-    """v <- v + D^2."""
+    """The rule of Adagrad: v <- v + D^2."""
 
     def __call__(self, v: Tensor, square: Tensor) -> Tensor:
         """Return the next v, given the square of the mean update."""

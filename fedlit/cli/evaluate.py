@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,11 +17,11 @@ from rich.table import Table
 
 from fedlit.algorithms import FedAvg
 from fedlit.core.errors import ConfigError, ConfigErrors, did_you_mean, print_config_errors
-from fedlit.core.files import read_json_lines
 from fedlit.core.messages import EvalResult, ServerState, Shared
 from fedlit.experiment.config.allowlist import untrusted_targets
 from fedlit.experiment.config.build import build_run, to_plain
 from fedlit.experiment.weights import load_weights
+from fedlit.runs.folder import read_config, read_records, read_summary, require_files, user_errors
 from fedlit.runs.layout import BEST_CKPT, CONFIG, JOURNAL, LAST_CKPT, SUMMARY
 from fedlit.server.checkpoint.checkpointer import Checkpoint
 from fedlit.server.checkpoint.format import committed_rounds, read_checkpoint
@@ -30,10 +29,14 @@ from fedlit.server.evaluation import combine_results
 
 CKPTS = {"best": BEST_CKPT, "model": LAST_CKPT}
 """File of each value of `--checkpoint`."""
+HINT = "name the folder of a finished run"
 
 
 def main() -> None:
-    """Run the command. Exit status 2 for an error in the command line."""
+    """Run the command.
+
+    Exit status 2 for an error in the command line.
+    """
     sys.path.insert(0, os.getcwd())
     parser = argparse.ArgumentParser(prog="python -m fedlit.evaluate", description=__doc__)
     parser.add_argument("run", type=Path, help="folder of a run")
@@ -73,17 +76,16 @@ def evaluate_run(
     Raises:
         ConfigErrors: if the run is not finished, or its configuration is not valid any more.
     """
-    for name in (CONFIG, SUMMARY, JOURNAL, CKPTS[checkpoint]):
-        if not (run / name).is_file():
-            raise ConfigErrors([ConfigError("run", run, f"has no {name}", "name the folder of a finished run")])
-    config = load_run_config(run / CONFIG, overrides)
+    require_files(run, (CONFIG, SUMMARY, JOURNAL, CKPTS[checkpoint]), "run", HINT)
+    config = load_run_config(run, overrides)
     if untrusted := untrusted_targets(config, allow):
         raise ConfigErrors(untrusted)
     config["observers"], config["check"], config["resume"] = {}, False, None
     config["model"] = {key: value for key, value in config["model"].items() if key != "init_from"}  # weights are loaded
-    summary = json.loads((run / SUMMARY).read_text())
+    with user_errors(run, "run", HINT):
+        summary, records = read_summary(run), read_records(run)[0]
     number = summary["best" if checkpoint == "best" else "last"]["round"]
-    cohort = _cohort(run, number)
+    cohort = _cohort(run, records, number)
     config["clock"], config["schedule"]["over_select"] = {}, 1.0  # no client trains
     federation = build_run(config, run, {})[0].federation
     saved = _read_round(run, number) if federation.algorithm.personalized else None
@@ -118,26 +120,26 @@ def _read_round(run: Path, number: int) -> Checkpoint | None:
     return Checkpoint(state, store)
 
 
-def _cohort(run: Path, number: int) -> list[int]:
+def _cohort(run: Path, records: Sequence[Mapping[str, Any]], number: int) -> list[int]:
     """The cohort of a round in the run's journal."""
-    for record in read_json_lines(run / JOURNAL)[0]:
-        if record["round"] == number:
-            return record["cohort"]
+    if 1 <= number <= len(records):
+        return records[number - 1]["cohort"]
     problem = f"has no round {number} in {JOURNAL}, but {SUMMARY} names this round"
-    raise ConfigErrors([ConfigError("run", run, problem, "name the folder of a finished run")])
+    raise ConfigErrors([ConfigError("run", run, problem, HINT)])
 
 
-def load_run_config(path: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def load_run_config(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """Load a run's configuration and change some of its values.
 
     Args:
-        path: the configuration's file.
+        run: folder of the run.
         overrides: KEY=VALUE for each changed value.
 
     Raises:
-        ConfigErrors: if the configuration does not have a key.
+        ConfigErrors: if the file is not a configuration, or the configuration does not have a key.
     """
-    config = OmegaConf.load(path)
+    with user_errors(run, "run", "name the folder of a run"):
+        config = OmegaConf.create(read_config(run))
     errors = []
     for text in overrides:
         key, equals, value = text.partition("=")

@@ -49,7 +49,7 @@ def add_config_dir(loader: ConfigLoader, folder: str) -> None:
 
 
 def list_subgroups(loader: ConfigLoader, parent: str) -> list[str]:
-    """The names of the groups directly below a group ("": at the top).
+    """Names of the groups directly below a group ("": at the top).
 
     Private in hydra-core 1.3.8 (omegaconf 2.3): `ConfigLoaderImpl.repository`. The public `list_groups` copies the repository.
     """

@@ -20,6 +20,7 @@ from fedlit.cli.sweep import jobs
 from fedlit.core.errors import ConfigErrors, print_config_errors
 from fedlit.experiment.performance import gc_paused
 from fedlit.experiment.signals import Interrupted, StopRequest, clear_frames
+from fedlit.runs.folder import is_finished, read_summary
 from fedlit.runs.layout import COMMAND, FAILURE
 
 log = logging.getLogger("fedlit")
@@ -84,10 +85,9 @@ class HydraJob:
         self.write_status()
         if not jobs.can_resume(self.folder, values):
             return values, None
-        summary = jobs.read_summary(self.folder)
-        if summary is None:
-            values["resume"] = str(self.folder)
-        return values, summary
+        if is_finished(self.folder):
+            return values, read_summary(self.folder)
+        return {**values, "resume": str(self.folder)}, None
 
     def clean_up(self) -> None:
         """Remove a check's folder, or the failure of an earlier attempt."""
@@ -156,7 +156,7 @@ def report_errors(job: HydraJob, sweep_request: StopRequest) -> Iterator[None]:
             sys.exit(2)
         job.write_status([str(problem) for problem in error.errors])
     except (Exception, SystemExit) as error:
-        if not job.is_in_sweep or sweep_request.stopped is not None:
+        if not job.is_in_sweep or sweep_request.interruption is not None:
             raise
         log.exception("job %s failed", job.settings.job.num)
         job.write_status([f"{type(error).__name__}: {error}"])
@@ -175,7 +175,7 @@ def explain_interrupt(job: HydraJob, sweep_request: StopRequest) -> Iterator[Non
     try:
         yield
     except Interrupted as interrupt:
-        if job.is_in_sweep and interrupt is not sweep_request.stopped:
+        if job.is_in_sweep and interrupt is not sweep_request.interruption:
             sys.exit(exit_status(interrupt))
         if not (job.folder / COMMAND).is_file():
             jobs.remove_untrained(job.folder)

@@ -12,11 +12,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from fedlit.cli.hydra_internals import list_options, list_subgroups, load_option
 from fedlit.core.errors import ConfigError, did_you_mean
-from fedlit.runs.keys import REQUIRED_KEYS
+from fedlit.runs.keys import REQUIRED_KEYS, TOP_KEYS
 
 
 def list_groups(loader: ConfigLoader, parent: str = "") -> list[str]:
-    """The names of all groups below a parent. Nested groups have a slash."""
+    """Names of all groups below a parent; nested groups have a slash."""
     subgroups = list_subgroups(loader, parent)
     names = [f"{parent}/{name}".lstrip("/") for name in subgroups if not name.startswith((".", "_"))]
     return names + [inner for name in names if name != "hydra" for inner in list_groups(loader, name)]
@@ -108,7 +108,9 @@ def adds_top_key(config: DictConfig, override: Override) -> bool:
 
 
 def unused_key(text: str, config: DictConfig, override: Override) -> list[ConfigError]:
-    """The error of a new top key without a reference; or empty.
+    """Return the error of an unused top key, or an empty list.
+
+    An unused key is new, without a reference and without a meaning of its own.
 
     Args:
         text: text in which `${...}` refers to keys.
@@ -117,7 +119,7 @@ def unused_key(text: str, config: DictConfig, override: Override) -> list[Config
     """
     key = override.key_or_group
     references = {name for part in re.findall(r"\$\{([^}]*)", text) for name in re.findall(r"\w+", part)}
-    if key.partition(".")[0] in references:
+    if key.partition(".")[0] in (*TOP_KEYS, *references):  # `channel` is optional, so no configuration has it
         return []
     keys = [*list_keys(config)]
     hint = did_you_mean(key, keys) or _similar_last_part(key, keys)

@@ -21,13 +21,13 @@ from rich.table import Table
 from fedlit.cli.evaluate import load_run_config
 from fedlit.client.callbacks import algorithm_state
 from fedlit.core.errors import ConfigError, ConfigErrors, print_config_errors
-from fedlit.core.files import read_json_lines
 from fedlit.core.messages import ClientFailure, ServerState, Update
 from fedlit.core.model import FitResult
 from fedlit.core.tensors import norm
 from fedlit.executors import Inline
 from fedlit.experiment.config.allowlist import untrusted_targets
 from fedlit.experiment.config.build import build_run
+from fedlit.runs.folder import read_records, require_files, user_errors
 from fedlit.runs.layout import CONFIG, JOURNAL
 from fedlit.runs.record import RoundRecord
 from fedlit.server.checkpoint.checkpointer import Checkpoint, Checkpointer
@@ -102,7 +102,7 @@ def replay_client(
         cohort = ", ".join(map(str, records[round - 1]["cohort"][:20]))
         problem = f"was not in the cohort of round {round}: {cohort}"
         raise ConfigErrors([ConfigError("client", client, problem, "name a client of the cohort")])
-    config = load_run_config(run / CONFIG, [])
+    config = load_run_config(run, [])
     if untrusted := untrusted_targets(config, allow):
         raise ConfigErrors(untrusted)
     newest = InMemoryCheckpointer(_nearest_checkpoint(run, round - 1))
@@ -153,10 +153,10 @@ def _train(
 
 def _read_records(run: Path) -> list[dict[str, Any]]:
     """The records of all rounds in the run's journal."""
-    for name in (CONFIG, JOURNAL):
-        if not (run / name).is_file():
-            raise ConfigErrors([ConfigError("run", run, f"has no {name}", "name the folder of a run")])
-    return read_json_lines(run / JOURNAL)[0]
+    hint = "name the folder of a run"
+    require_files(run, (CONFIG, JOURNAL), "run", hint)
+    with user_errors(run, "run", hint):
+        return read_records(run)[0]
 
 
 def _nearest_checkpoint(run: Path, round: int) -> Checkpoint | None:
@@ -192,7 +192,10 @@ def _recompute(
 
 
 def main() -> None:
-    """Run the command. Exit status 2 for an error in the command line."""
+    """Run the command.
+
+    Exit status 2 for an error in the command line.
+    """
     sys.path.insert(0, os.getcwd())
     parser = argparse.ArgumentParser(prog="python -m fedlit.replay", description=__doc__)
     parser.add_argument("run", type=Path, help="folder of a run")

@@ -6,7 +6,6 @@ names must be on the list of `allowlist`, or be given again.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock
 from hydra import compose
 from hydra.errors import HydraException
@@ -26,8 +24,9 @@ from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.files import flatten
 from fedlit.experiment.config.allowlist import ALLOW_VARIABLE, untrusted_targets
 from fedlit.experiment.config.build import to_plain
+from fedlit.runs.folder import InvalidRun, is_finished, read_command, read_config
 from fedlit.runs.keys import row_of
-from fedlit.runs.layout import COMMAND, CONFIG, JOURNAL, LOCK, SUMMARY
+from fedlit.runs.layout import COMMAND, CONFIG, JOURNAL, LOCK
 from fedlit.server.checkpoint.format import committed_rounds
 
 
@@ -125,13 +124,14 @@ def _load_command(folder: Path) -> tuple[list[str], dict[str, str]]:
                 problem, hint = f"{problem} and no checkpoint", f"{hint}; or give the run's whole command again"
             raise ConfigErrors([ConfigError("resume", folder, problem, hint)])
     try:
-        command = json.loads((folder / COMMAND).read_bytes())
+        command = read_command(folder)
         keys = {text: _key(text).split("/")[0].split(".")[0] for text in command["overrides"]}
         if invalid := [text for text in keys if text.startswith("-")]:
             raise ValueError(f"{invalid[0]} is not an override")
         flags = {flag.partition("=")[0]: flag.partition("=")[2] for flag in command.get("flags", ())}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        problem = f"has a {COMMAND} that fedlit did not write: {error}"
+        reason = error.problem if isinstance(error, InvalidRun) else error
+        problem = f"has a {COMMAND} that fedlit did not write: {reason}"
         raise ConfigErrors([ConfigError("resume", folder, problem, "name the folder of a run")]) from error
     return [text for text, key in keys.items() if key not in ("hydra", "resume")], flags
 
@@ -197,12 +197,11 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
     Raises:
         ConfigErrors: if the file is not a configuration.
     """
-    with suppress(OSError, ValueError, yaml.YAMLError):
-        config = yaml.safe_load((folder / CONFIG).read_bytes())
-        if isinstance(config, Mapping):
-            return config
-    problem = f"has a {CONFIG} that fedlit did not write"
-    raise ConfigErrors([ConfigError("resume", folder, problem, "name the folder of a run")])
+    try:
+        return read_config(folder)
+    except InvalidRun as error:
+        problem = f"has a {CONFIG} that fedlit did not write: {error.problem}"
+        raise ConfigErrors([ConfigError("resume", folder, problem, "name the folder of a run")]) from error
 
 
 def _newest_unfinished(config: Mapping[str, Any]) -> Path | None:
@@ -210,7 +209,7 @@ def _newest_unfinished(config: Mapping[str, Any]) -> Path | None:
     paths = Path("outputs/runs").glob(f"*/*/{CONFIG}")
     for path in sorted(filter(Path.is_file, paths), key=lambda path: path.stat().st_mtime, reverse=True):
         with suppress(ConfigErrors):  # the folder is not of a run
-            if (path.parent / SUMMARY).exists() or _change_errors(_read_config(path.parent), config):
+            if is_finished(path.parent) or _change_errors(_read_config(path.parent), config):
                 continue
             with suppress(OSError), FileLock(path.parent / LOCK, timeout=0):  # locked, or read-only
                 return path.parent.absolute()
@@ -218,13 +217,13 @@ def _newest_unfinished(config: Mapping[str, Any]) -> Path | None:
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The old and new values of keys that differ. A missing key counts as null."""
+    """The old and new values of keys that differ.
+
+    A missing key counts as null, and NaN as equal to NaN.
+    """
     flat_old, flat_new = flatten(old), flatten(new)
-    return {
-        key: (flat_old.get(key), flat_new.get(key))
-        for key in {**flat_old, **flat_new}
-        if flat_old.get(key) != flat_new.get(key)
-    }
+    pairs = {key: (flat_old.get(key), flat_new.get(key)) for key in {**flat_old, **flat_new}}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1] and set(map(str, pair)) != {"nan"}}
 
 
 def _key(text: str) -> str:

@@ -142,9 +142,9 @@ def _finish_sweep(sweep: Sweep | None) -> Iterator[None]:
         status = end.code
     is_finished = jobs.finish_sweep(sweep.folder, sweep.call, sweep.flags)
     hint = "run the same command again to resume the sweep"
-    if _sweep_request.stopped is not None:
-        _sweep_request.stopped.hint = hint
-        raise _sweep_request.stopped
+    if _sweep_request.interruption is not None:
+        _sweep_request.interruption.hint = hint
+        raise _sweep_request.interruption
     if status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
         print(f"fedlit: stopped; {hint}", file=sys.stderr)
     if status := status or (0 if is_finished else 1):
@@ -168,7 +168,8 @@ def _check_command(arguments: Sequence[str], command: ParsedCommand) -> list[Con
     errors = [*command.errors]
     if command.config is not None and errors:
         with gc_paused():
-            from fedlit.experiment.config.build import make_components, to_plain
+            from fedlit.experiment.config.build import to_plain
+            from fedlit.experiment.config.parts import make_components
         collector = ErrorCollector()
         with collector.collect(""):
             make_components(to_plain(command.config), collector)

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
+from fedlit.aggregation.channel import CHANNEL_PREFIX
 from fedlit.client.displacement import DisplacementTracker
 from fedlit.client.lightning_internals import lr_schedulers, scales_gradients, set_max_steps
 from fedlit.client.metrics import MetricAccumulator
@@ -19,9 +20,6 @@ from fedlit.core.torch_internals import add_in_place, scheduler_parts, subtract
 
 OPTIMIZER_PREFIX = "optimizer/"
 """Prefix of an optimizer's groups in the client state: `optimizer/NUMBER/PARAMETER`."""
-
-CHANNEL_PREFIX = "channel/"
-"""Prefix of the groups in the client state that belong to the channel's stages: `channel/STAGE`."""
 
 
 class LocalTrainingCallback(Callback):
@@ -140,16 +138,6 @@ def algorithm_state(client_state: Groups) -> Groups:
     """Return the groups of a client state that belong to the algorithm."""
     prefixes = (OPTIMIZER_PREFIX, CHANNEL_PREFIX)
     return {name: state for name, state in client_state.items() if not name.startswith(prefixes)}
-
-
-def channel_state(client_state: Groups, stage: str) -> Tensors:
-    """Return the group of one channel stage; empty if there is none.
-
-    Args:
-        client_state: all groups of the client.
-        stage: name of the stage.
-    """
-    return client_state.get(f"{CHANNEL_PREFIX}{stage}", {})
 
 
 def _state_of(optimizer: torch.optim.Optimizer, number: int) -> Iterator[tuple[str, Tensors]]:

@@ -35,7 +35,7 @@ class SGDStep(NamedTuple):
 
 
 def displacement(steps: Iterable[SGDStep], mu: float = 0.0) -> float:
-    """Return x - y of a number that moves from x to y.
+    """Return x - y of a number moving from x to y.
 
     The number takes these steps of torch's SGD with a fresh state, under a gradient of 1 + mu * (y - x). For plain steps and
     mu = 0 the result is the sum of the learning rates, and a client's x - y divided by it is the mean of the client's

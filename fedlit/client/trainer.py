@@ -17,15 +17,15 @@ from fedlit.client.callbacks import LocalTrainingCallback, StopAfterSteps, optim
 from fedlit.client.lightning_internals import overrides, trainer_scope
 from fedlit.client.losses import ShardLoss, contrastive_loss
 from fedlit.client.metrics import MetricAccumulator
-from fedlit.client.replica import ModuleReplica
+from fedlit.client.module.replica import ModuleReplica
 from fedlit.core.errors import ConfigError
-from fedlit.core.metric_names import with_split
 from fedlit.core.model import ContrastiveTerm, FitResult, GradientTerm, Model
 from fedlit.core.streams import Purpose, seeded
 from fedlit.core.tensors import Groups, Tensors
 from fedlit.data.client_data import ClientData
 from fedlit.data.protocols import Batches
 from fedlit.data.samples import Loading
+from fedlit.runs.metric_names import with_split
 
 Module = LightningModule
 
@@ -159,7 +159,9 @@ class LocalTrainer:
             for contrast in contrasts:
                 stack.enter_context(contrastive_loss(self.replica.module, model, contrast))
             trainer = config.make_trainer(callback, *config.callbacks(), **config.duration)
-            trainer.fit(self.replica.module, batches, val_dataloaders=[])  # Lightning warns without an explicit []
+            # Lightning warns of a validation_step without a loader, and of a loader without a validation_step.
+            val_loaders = [] if overrides(self.replica.module, "validation_step") else None
+            trainer.fit(self.replica.module, batches, val_dataloaders=val_loaders)
         self.optimizer_state.update(callback.optimizer_state)
         read_displacement = partial(callback.displacement.read, dict(self.replica.module.named_parameters()))
         result = FitResult(self.replica.read(), callback.steps, self.examples, log.averages(), read_displacement)

@@ -1,24 +1,24 @@
-"""Execution of jobs: train a chunk of clients and add up their updates, measure a loss, or evaluate a model."""
+"""Execution of jobs: train clients and sum their updates, measure losses, evaluate."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce, singledispatchmethod
+from functools import singledispatchmethod
 from math import isfinite, nan
 
 import torch
 from lightning.pytorch import Callback
 
 from fedlit.aggregation import Aggregator, Channel, MeanAggregator
-from fedlit.aggregation.aggregator import add_weighted, merge
+from fedlit.aggregation.aggregator import merge, sum_metrics
 from fedlit.aggregation.channel import channel_states, pack_channel_states
 from fedlit.aggregation.validation import invalid_values, layout_mismatch
 from fedlit.algorithms.algorithm import Algorithm, update_template
 from fedlit.client.callbacks import algorithm_state
 from fedlit.client.failures import classify_failure
 from fedlit.client.lightning_internals import trainer_scope
-from fedlit.client.replica import ModuleReplica
+from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import LocalTrainer, TrainerConfig, evaluate_split
 from fedlit.core.messages import (
     LOSS_QUERY,
@@ -34,8 +34,8 @@ from fedlit.core.messages import (
     TrainJob,
     Update,
 )
-from fedlit.core.model import FitResult, Model
-from fedlit.core.tensors import Groups, Layout
+from fedlit.core.model import Model
+from fedlit.core.tensors import Groups, Layout, Tensors
 from fedlit.data.client_data import ClientData
 from fedlit.simulation.faults import FailurePolicy
 
@@ -88,9 +88,9 @@ class ClientWorker:
     @__call__.register
     @trainer_scope()  # once for all clients of the job
     def _train(self, job: TrainJob, state: ServerState) -> PartialAggregate:
-        """Train the clients one after the other and add up their updates, left to right, in float64."""
+        """Train clients one by one; add updates left to right in float64."""
         layout, fits = Layout.of(self.update_template(state)), []
-        parameters, data = layout.span("parameters"), self.data
+        parameters = layout.span("parameters")
         total, weights, square, up_bytes, failures = None, 0.0, 0.0, 0, []
         client_states: dict[int, Groups] = {}
         for client in job.clients:
@@ -99,16 +99,7 @@ class ClientWorker:
                 failures.append(self._raise_if_fatal(reply))
                 continue
             update, local = reply
-            message, own = self.channel.encode(
-                layout,
-                update.groups,
-                update.weight,
-                round=job.round,
-                client=client,
-                seed=data.seed,
-                states=state.channel,
-                own=channel_states(local.client_state),
-            )
+            message, own = self._encode(layout, update, local, state)
             up_bytes += len(message) if layout.size else 0  # an update without tensors is not sent
             vector, weight = self.channel.decode(layout, message)
             if problem := invalid_values(vector, weight, self.faults.max_norm):
@@ -127,7 +118,7 @@ class ClientWorker:
             weight=weights,
             members=tuple(client_states),
             failures=tuple(failures),
-            metrics=_sum_metrics(fits),
+            metrics=sum_metrics(fits),
             up_bytes=up_bytes,
             steps=sum(fit.steps for fit in fits),
             client_states=client_states,
@@ -136,9 +127,9 @@ class ClientWorker:
 
     @__call__.register
     def _measure_loss(self, job: LossJob, state: ServerState) -> LossResult:
-        """Measure a candidate's loss, with retries. Planned faults are faults of training and do not act here."""
+        """Measure a candidate's loss with retries; planned faults act only in training."""
         result = self._try_loss(job, state)
-        for _ in range(self._retries):
+        for _ in range(self.faults.max_retries):
             result = result if result.failure is None else self._try_loss(job, state)
         if result.failure is not None:
             self._raise_if_fatal(result.failure)
@@ -146,7 +137,7 @@ class ClientWorker:
 
     @__call__.register
     def _evaluate(self, job: EvaluateJob, state: ServerState) -> EvalResult:
-        """Evaluate the global model on a split, or a client's model on the client's own test set."""
+        """Evaluate the global model (split) or a client's model (own test set)."""
         data = self.data
         batches = data.split_batches(job.split) if job.client is None else data.client_test(job.client)
         if not len(batches):
@@ -155,8 +146,23 @@ class ClientWorker:
         metrics = evaluate_split(self.replica, self.trainer_config, model, batches, job.split, data.seed)
         return EvalResult(job.split, metrics, job.client)
 
+    def _encode(
+        self, layout: Layout, update: Update, local: LocalTrainer, state: ServerState
+    ) -> tuple[bytearray, dict[str, Tensors]]:
+        """Encode one client's update: see `Channel.encode`."""
+        return self.channel.encode(
+            layout,
+            update.groups,
+            update.weight,
+            round=local.round,
+            client=local.client,
+            seed=self.data.seed,
+            states=state.channel,
+            own=channel_states(local.client_state),
+        )
+
     def merge(self, parts: Sequence[PartialAggregate]) -> PartialAggregate:
-        """The partial aggregate that one worker would make of all clients, left to right."""
+        """Merge parts as if one worker added all clients left to right."""
         return merge(self.aggregator, parts)
 
     def _model_to_evaluate(self, job: EvaluateJob, state: ServerState) -> Model:
@@ -168,9 +174,9 @@ class ClientWorker:
     def _train_client(
         self, job: TrainJob, client: int, state: ServerState
     ) -> tuple[Update, LocalTrainer] | ClientFailure:
-        """Run one client's rule; after a failure that was not planned, retry as often as the policy says."""
+        """Run one client's rule; retry unplanned failures up to `faults.max_retries` times."""
         failure = None
-        for _ in range(1 + self._retries):
+        for _ in range(1 + self.faults.max_retries):
             client_state, budget = job.client_states.get(client, {}), job.budgets.get(client)
             local = self.local_trainer(job.round, client, client_state, budget)
             faults = self.faults.active_faults(self.data.seed, job.round, client)
@@ -202,10 +208,6 @@ class ClientWorker:
             failure = ClientFailure(job.client, "not_finite", f"loss {loss}")
         return LossResult(job.client, nan, replace(failure, reason=f"{failure.reason}, {LOSS_QUERY}"))
 
-    @property
-    def _retries(self) -> int:
-        return self.faults.retries if self.faults.on_error == "retry" else 0
-
     def _raise_if_fatal(self, failure: ClientFailure) -> ClientFailure:
         if self.faults.on_error == "fail" and failure.outcome != "planned":
             raise FatalClientFailure(f"client {failure.client}: {failure.outcome}: {failure.reason}")
@@ -229,7 +231,7 @@ class ClientWorker:
     def dry_run(
         self, client: int, state: ServerState, *, steps: int | None = None, callbacks: Sequence[Callback] = ()
     ) -> tuple[LocalTrainer, Update]:
-        """Run one client's rule in round 1 for a few steps; nothing of it is kept.
+        """Run one client's rule in round 1 for some steps; keep nothing.
 
         Args:
             client: id of the client.
@@ -245,9 +247,3 @@ class ClientWorker:
         config = replace(config, callbacks=lambda: [*self.trainer_config.callbacks(), *callbacks])
         local = replace(local, trainer_config=config if steps is None else replace(config, steps=steps))
         return local, self.algorithm.client(local, state.shared, {})
-
-
-def _sum_metrics(fits: Iterable[FitResult]) -> dict[str, tuple[float, float]]:
-    """For each logged name the pair (sum of examples * value, sum of examples)."""
-    parts = ({name: (fit.examples * value, fit.examples) for name, value in fit.metrics.items()} for fit in fits)
-    return reduce(add_weighted, parts, {})

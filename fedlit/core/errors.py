@@ -1,4 +1,7 @@
-"""Errors in a configuration: the given value, the problem, and a hint; and the exceptions that end a run."""
+"""Errors in a configuration, and the exceptions that end a run.
+
+An error has the given value, the problem, and a hint.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ T = TypeVar("T")
 
 
 class ConfigError(ValueError):
-    """One wrong value. The constructor that owns the rule raises it; all errors are collected before round 1.
+    """One wrong value.
+
+    The constructor that owns the rule raises the error. All errors are collected before round 1.
 
     Args:
         key: name of the argument; `prefixed` puts the configuration group in front.
@@ -24,7 +29,12 @@ class ConfigError(ValueError):
 
     def __init__(self, key: str, value: object, problem: str, hint: str = "", *, warning: bool = False) -> None:
         self.key, self.value, self.problem, self.hint, self.warning = key, value, problem, hint, warning
-        super().__init__(f"{key}={value}: {problem}" + (f"; {hint}" if hint else ""))
+        super().__init__(": ".join(filter(None, (self.subject, problem))) + (f"; {hint}" if hint else ""))
+
+    @property
+    def subject(self) -> str:
+        """The key with its value, or the one that is not empty."""
+        return "=".join(filter(None, (self.key, str(self.value))))
 
     @property
     def errors(self) -> list[ConfigError]:
@@ -69,7 +79,10 @@ class ErrorCollector:
 
     @contextmanager
     def collect(self, group: str) -> Iterator[None]:
-        """Collect the errors that the block raises, under their group's name; an empty group keeps their names."""
+        """Collect the errors that the block raises, under their group's name.
+
+        An empty group keeps the names of the errors.
+        """
         try:
             yield
         except (ConfigError, ConfigErrors) as error:
@@ -95,31 +108,40 @@ def print_errors(errors: Sequence[ConfigError], context: str) -> None:
     """
     print(f"fedlit: {len(errors)} error{'s' if len(errors) != 1 else ''}{context}", file=sys.stderr)
     for error in errors:
-        is_pair = error.key and error.value != ""
-        print(f"  {f'{error.key}={error.value}' if is_pair else error.key or error.value}", file=sys.stderr)
+        if error.subject:
+            print(f"  {error.subject}", file=sys.stderr)
         print(f"      {error.problem}", file=sys.stderr)
         if error.hint:
             print(f"      {error.hint}", file=sys.stderr)
 
 
 def print_config_errors(errors: Sequence[ConfigError], job: str = "") -> None:
-    """Print the errors of a configuration, or of a job's configuration, to the standard error."""
+    """Print the errors of a configuration to the standard error.
+
+    If `job` is given, the configuration is that of the job.
+    """
     print_errors(errors, f" in the configuration{' of ' + job if job else ''}; nothing was trained")
 
 
 def did_you_mean(word: object, names: Iterable[str]) -> str:
-    """Return `did you mean ...?` with the most similar name; an empty string if none is similar."""
+    """Return `did you mean ...?` with the most similar name.
+
+    The result is an empty string if no name is similar.
+    """
     close = get_close_matches(str(word).lower(), [*names], n=1, cutoff=0.6)
     return f"did you mean {close[0]}?" if close else ""
 
 
 def raise_errors(*errors: ConfigError | None) -> None:
-    """Raise the error, or ConfigErrors if there are several; None stands for a valid argument."""
-    found = [error for error in errors if error is not None]
-    if len(found) > 1:
-        raise ConfigErrors(found)
-    if found:
-        raise found[0]
+    """Raise the error, or ConfigErrors if there are several errors.
+
+    None stands for a valid argument.
+    """
+    present = [error for error in errors if error is not None]
+    if len(present) > 1:
+        raise ConfigErrors(present)
+    if present:
+        raise present[0]
 
 
 def require(condition: bool, key: str, value: object, problem: str, hint: str = "") -> ConfigError | None:
@@ -144,11 +166,11 @@ def require_at_least(key: str, value: float, least: int = 1) -> ConfigError | No
 
 
 def require_instance(value: object, base: type[T], key: str, target: object, name: str) -> T:
-    """Return the value if it is an instance of a joint's base class.
+    """Return the value if it is an instance of the base class.
 
     Args:
         value: the object that a configuration made.
-        base: the base class.
+        base: the base class of a joint.
         key: key of the error.
         target: import path that the configuration names.
         name: import path of the base class.
@@ -157,6 +179,6 @@ def require_instance(value: object, base: type[T], key: str, target: object, nam
         ConfigError: if it is not an instance.
     """
     if not isinstance(value, base):
-        problem = f"makes a {type(value).__name__}, which is not a {base.__name__}"
-        raise ConfigError(key, target, problem, f"subclass {name}")
+        problem = f"makes a {type(value).__name__}, which is not a {name}"
+        raise ConfigError(key, target, problem, f"make its class a subclass of {name}")
     return value

@@ -1,4 +1,7 @@
-"""Facts about a federation that its parts need to check themselves against each other."""
+"""Facts about a federation.
+
+The parts of the federation need the facts to check themselves against each other.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ class FederationFacts:
         has_clock: whether a clock tells how long clients take.
         rounds: rounds of the run.
         has_worker_processes: whether clients may train in worker processes.
-        wall_timeout_s: seconds after which a hanging worker process is replaced; None for never.
+        timeout_s: seconds after which a hanging worker process is replaced; None for never.
         over_select: factor by which more clients are sampled than a cohort has.
         quorum: updates that a round needs.
         max_cohort: size of the largest possible cohort; None for `cohort_size`.
@@ -38,7 +41,7 @@ class FederationFacts:
     has_clock: bool = False
     rounds: int = 1
     has_worker_processes: bool = False
-    wall_timeout_s: float | None = None
+    timeout_s: float | None = None
     over_select: float = 1.0
     quorum: int = 1
     max_cohort: int | None = None

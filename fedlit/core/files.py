@@ -1,4 +1,4 @@
-"""Files: the operations that a checkpoint is made of, atomic writes, JSON, and dotted keys."""
+"""Files: the operations of a checkpoint, atomic writes, JSON, and dotted keys."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any, Protocol
 
 
 class Filesystem(Protocol):
-    """The operations of a checkpoint, one by one, so that a test can make each of them fail.
+    """The operations of a checkpoint, one by one.
 
-    A written file survives a crash of the process. It survives a loss of power only after a sync; the name of a file or folder
-    only after a sync of its parent folder.
+    A test can make each operation fail. A written file survives a crash of the process. It survives a loss of power only after
+    a sync; the name of a file or folder only after a sync of its parent folder.
     """
 
     def mkdir(self, path: Path) -> None: ...
@@ -48,7 +48,10 @@ class LocalFilesystem:
             file.write(content)
 
     def sync(self, path: Path) -> None:
-        """Wait until a file's content, or a folder's list of names, is on the disk."""
+        """Wait until a file's or a folder's content is on the disk.
+
+        The content of a folder is its list of names.
+        """
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -60,7 +63,10 @@ class LocalFilesystem:
         os.replace(old, new)
 
     def remove(self, path: Path) -> None:
-        """Remove a file, or a folder with its content; a missing path is no error."""
+        """Remove a file, or a folder with its content.
+
+        A missing path is no error.
+        """
         if path.is_dir():
             shutil.rmtree(path)
         else:
@@ -68,7 +74,10 @@ class LocalFilesystem:
 
 
 def sync_parents(folder: Path, filesystem: Filesystem) -> None:
-    """Sync the folders above a folder, from the nearest up to the first that this user cannot write."""
+    """Sync the folders above a folder, from the nearest upwards.
+
+    The sync ends at the first folder that this user cannot write.
+    """
     for parent in folder.absolute().parents:
         if not os.access(parent, os.R_OK | os.W_OK):
             return
@@ -76,7 +85,10 @@ def sync_parents(folder: Path, filesystem: Filesystem) -> None:
 
 
 def write_atomic(path: Path, content: bytes, filesystem: Filesystem | None = None) -> None:
-    """Write a file so that it has either its old or its new content, whatever happens."""
+    """Write a file atomically.
+
+    Whatever happens, the file has either its old or its new content.
+    """
     filesystem, partial = filesystem or LocalFilesystem(), path.with_name(path.name + ".tmp")
     filesystem.write(partial, content)
     filesystem.sync(partial)
@@ -111,7 +123,10 @@ def _finite(value: Any) -> Any:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one mapping with dotted keys; an empty mapping is a value."""
+    """Nested mappings as one mapping with dotted keys.
+
+    An empty mapping is a value.
+    """
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping) and value:

@@ -1,4 +1,4 @@
-"""Messages between server and clients, the server state, and the results of a round's jobs."""
+"""Messages between server and clients, server state, results of a round's jobs."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class ServerState:
         return self.shared.model
 
     def with_shared(self, model: Model | None = None, **tensors: Tensors) -> ServerState:
-        """Replace the global model, or add or replace named tensors that clients receive."""
+        """Replace the global model; add or replace named tensors that clients receive."""
         return replace(self, shared=Shared(model or self.model, {**self.shared.tensors, **tensors}))
 
     def with_private(self, **tensors: Tensors) -> ServerState:
@@ -183,7 +183,10 @@ class PartialAggregate:
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Metrics that the module logged on one split, or on one client's own test set."""
+    """Metrics that the module logged in one evaluation.
+
+    The evaluation is on one split, or on one client's own test set.
+    """
 
     split: str
     metrics: Mapping[str, float]
@@ -223,5 +226,8 @@ class Aggregate:
     population: int
 
     def __getitem__(self, group: str) -> Tensors:
-        """The tensors of a group; an empty mapping if no client sent that group."""
+        """The tensors of a group.
+
+        The mapping is empty if no client sent the group.
+        """
         return self.groups.get(group, {})

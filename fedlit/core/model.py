@@ -1,4 +1,7 @@
-"""A model's tensors, the terms that an algorithm adds to local training, and the result of a fit: frozen values."""
+"""A model's tensors, terms of local training, the result of a fit.
+
+An algorithm adds the terms to local training. All objects are frozen values.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,10 @@ from fedlit.core.tensors import Groups, Tensors, apply_step, difference, sub
 
 @dataclass(frozen=True)
 class Model:
-    """The state of a module by name: parameters, which an optimizer trains, and buffers."""
+    """The state of a module by name: parameters and buffers.
+
+    An optimizer trains the parameters.
+    """
 
     parameters: Tensors
     buffers: Tensors
@@ -47,7 +53,10 @@ class Model:
 
 @dataclass(frozen=True)
 class GradientTerm:
-    """Adds mu * (w - center) + offset to the gradient at w in every local step. It is data, so it crosses to workers."""
+    """A term that is added to the gradient in every local step.
+
+    The term at w is mu * (w - center) + offset. A term is data, so it crosses to workers.
+    """
 
     mu: float = 0.0
     center: Tensors | None = None
@@ -96,10 +105,10 @@ class FitResult:
 
     @property
     def displacement(self) -> Mapping[str, float]:
-        """Distance that the fit's own optimizer would have moved each parameter under a gradient of 1.
+        """Distance the optimizer would move each parameter under a gradient of 1.
 
-        It covers the same steps, rates and proximal terms: K * lr for K plain steps. Parameters without an optimizer are left
-        out.
+        The optimizer is the fit's own. The distance covers the same steps, rates and proximal terms: K * lr for K plain steps.
+        Parameters without an optimizer are left out.
 
         Raises:
             ConfigError: if the optimizer is not torch's SGD, or did not start fresh.
@@ -107,7 +116,7 @@ class FitResult:
         return self.displacement_fn()
 
     def delta(self, start: Model, buffers: bool = True) -> dict[str, Tensors]:
-        """The change of the parameters since `start` and, if wanted, that of the buffers.
+        """The change since `start` of the parameters and, if wanted, the buffers.
 
         The tensors keep their dtypes. An update is sent in float32, so a float64 number moves with that precision.
 

@@ -1,4 +1,4 @@
-"""Server states, client states and models as named paths, digests and safetensors bytes.
+"""Named paths, digests and safetensors bytes of server states, client states, models.
 
 A state's path, dtype and shape stand in a header line before its numbers, which are little-endian in their own dtype.
 Only this module and `aggregation.packing` know how named tensors become bytes.
@@ -34,7 +34,7 @@ def shared_tree(state: ServerState) -> Tree:
 
 
 def state_tree(state: ServerState) -> Tree:
-    """All tensors of the server state, by path; the round's number is left out."""
+    """All tensors of the server state by path, without the round's number."""
     return {f"{part}/{name}": value for part, tree in _parts_of(state).items() for name, value in tree.items()}
 
 
@@ -98,7 +98,10 @@ def _header(path: str, tensor: Tensor) -> bytes:
 
 
 def to_safetensors(tree: FlatTensors) -> bytes:
-    """Serialise named tensors as a safetensors file, in their dtypes and order; a name is a path."""
+    """Serialise named tensors as a safetensors file, in their dtypes and order.
+
+    A name is a path.
+    """
     plain: dict[str, Tensor] = {}
     seen: set[int] = set()
     for place, (path, tensor) in enumerate(tree.items()):
@@ -125,7 +128,10 @@ def from_safetensors(content: bytes) -> dict[tuple[str, ...], Tensor]:
 
 
 def flatten_state(state: ServerState) -> dict[tuple[str, ...], Tensor]:
-    """The tensors of a server state by path; a path of length 2 tells whether its entry is a model."""
+    """The tensors of a server state by path.
+
+    The tensor at a path of length 2 tells whether the entry is a model.
+    """
     flat: dict[tuple[str, ...], Tensor] = {}
     for part, tree in _parts_of(state).items():
         for key, value in tree.items():
@@ -159,7 +165,10 @@ def unflatten_state(flat: FlatTensors, round: int) -> ServerState:
 
 
 def flatten_client_states(states: Mapping[int, Groups]) -> dict[tuple[str, ...], Tensor]:
-    """The tensors of client states by path; a group without tensors has a path of its own."""
+    """The tensors of client states by path.
+
+    A group without tensors has a path of its own.
+    """
     flat: dict[tuple[str, ...], Tensor] = {}
     for client, groups in states.items():
         for group, tensors in groups.items():
@@ -179,5 +188,8 @@ def unflatten_client_states(flat: FlatTensors) -> dict[int, dict[str, dict[str, 
 
 
 def groups_nbytes(groups: Groups) -> int:
-    """Bytes of the numbers in groups of named tensors, such as a client's state."""
+    """Bytes of the numbers in groups of named tensors.
+
+    A client's state is an example of such groups.
+    """
     return sum(tensor_nbytes(tensor) for named in groups.values() for tensor in named.values())

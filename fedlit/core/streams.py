@@ -1,8 +1,8 @@
-"""Streams of random numbers: every random number of an experiment comes from a stream with a name.
+"""Streams of random numbers.
 
-A stream is keyed by (seed, purpose, round, client, key). So a round can be repeated, a client can run elsewhere, and two
-algorithms with the same seed get the same partition, cohorts and batches. The key is the spawn key of a NumPy `SeedSequence`,
-which mixes all of its words into 128 bits.
+Every random number of an experiment comes from a stream with a name. A stream is keyed by (seed, purpose, round, client, key).
+So a round can be repeated, a client can run elsewhere, and two algorithms with the same seed get the same partition, cohorts
+and batches. The key is the spawn key of a NumPy `SeedSequence`, which mixes all of its words into 128 bits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ import torch
 
 
 class Purpose(IntEnum):
-    """Purpose of a stream. A number never changes its meaning, since results depend on it."""
+    """Purpose of a stream.
+
+    A number never changes its meaning, since results depend on the number.
+    """
 
     INIT = 0
     SPLIT = 1
@@ -51,7 +54,10 @@ def torch_stream(seed: int, purpose: Purpose, round: int = 0, client: int = 0, k
 
 @contextmanager
 def seeded(seed: int, purpose: Purpose, round: int = 0, client: int = 0, key: int = 0) -> Iterator[None]:
-    """Seed the global generators of torch, NumPy and random for user code, and restore them afterwards."""
+    """Seed the global generators for user code, and restore them afterwards.
+
+    The generators are those of torch, NumPy and random.
+    """
     words = sequence(seed, purpose, round, client, key)
     before = torch.get_rng_state(), np.random.get_state(), random.getstate()
     gpu = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
@@ -69,7 +75,10 @@ def seeded(seed: int, purpose: Purpose, round: int = 0, client: int = 0, key: in
 
 
 def _seed_torch(word: int) -> None:
-    """Seed torch. Without a GPU `torch.manual_seed` takes a millisecond and stores each call, so it is avoided."""
+    """Seed torch.
+
+    Without a GPU `torch.manual_seed` takes a millisecond and stores each call, so it is avoided.
+    """
     if _has_accelerator():
         torch.manual_seed(word)
     else:

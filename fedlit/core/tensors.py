@@ -1,4 +1,7 @@
-"""Arithmetic on named tensors, and their layout in a flat vector. No function changes its arguments."""
+"""Arithmetic on named tensors, and their layout in a flat vector.
+
+No function changes its arguments.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,9 @@ def norm(a: Tensors) -> float:
 
 
 def difference(name: str, new: Tensor, old: Tensor) -> Tensor:
-    """new - old, and 0 where nothing changed, since infinity - infinity is NaN. Booleans count as 0 and 1.
+    """The difference new - old, and 0 where nothing changed.
+
+    The 0 is needed, since infinity - infinity is NaN. Booleans count as 0 and 1.
 
     Raises:
         ConfigError: if an integer moved further than float32, the dtype of an update, can represent.
@@ -64,7 +69,10 @@ def difference(name: str, new: Tensor, old: Tensor) -> Tensor:
 
 
 def apply_step(old: Tensor, step: Tensor | None) -> Tensor:
-    """old + step, in float64; integers move by whole numbers. Without a step `old` itself."""
+    """The sum old + step, in float64; `old` itself without a step.
+
+    Integers move by whole numbers.
+    """
     if step is None:
         return old
     if not old.is_floating_point():
@@ -99,7 +107,7 @@ class Layout:
         return sum(_numel(shape) for _, _, shape in self.entries)
 
     def span(self, group: str) -> slice:
-        """The part of the vector from a group's first tensor to its last."""
+        """The vector's part from a group's first tensor to its last."""
         start, stops = 0, []
         for name, _, shape in self.entries:
             stop = start + _numel(shape)
@@ -108,7 +116,9 @@ class Layout:
         return slice(stops[0][0], stops[-1][1]) if stops else slice(0, 0)
 
     def vector(self, groups: Groups) -> Tensor:
-        """All tensors in the layout's order as one vector, float32 on the CPU, shape (d,).
+        """All tensors as one vector, in the layout's order.
+
+        The vector is float32 on the CPU, shape (d,).
 
         Raises:
             ValueError: if names or shapes differ from the layout.
@@ -120,7 +130,10 @@ class Layout:
         return torch.cat([torch.zeros(0), *flat])
 
     def groups(self, vector: Tensor) -> dict[str, dict[str, Tensor]]:
-        """Views of the vector under their names; groups without tensors are left out."""
+        """Views of the vector under their names.
+
+        Groups without tensors are left out.
+        """
         views: dict[str, dict[str, Tensor]] = {}
         start = 0
         for group, name, shape in self.entries:

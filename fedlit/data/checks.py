@@ -18,10 +18,10 @@ def check_num_clients(partition: Partitioner | None, data: Data) -> list[ConfigE
     Returns:
         Errors, warnings included; empty if there are none.
     """
-    clients: int | None = None if partition is None else partition.num_clients
+    clients = None if partition is None else partition.declared_clients
     if clients is None or clients <= len(data.train):
         return []
-    why = f"is more than the {len(data.train)} samples of {data.name} that are left for training"
+    why = f"is more than the {len(data.train)} training samples of {data.name}"
     return [ConfigError("partition.num_clients", clients, why, "use fewer clients")]
 
 

@@ -182,7 +182,7 @@ def warn_unused_client_tests(data: Data, client_data: ClientData) -> list[Config
 
 
 def _is_natural(population: Population, data: Data) -> bool:
-    """Return True if the clients are those that the data itself names."""
+    """Return True if the data itself names these clients."""
     natural = None if data.client_tests is None else data.train.natural()
     if natural is None:
         return False

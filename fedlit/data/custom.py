@@ -38,9 +38,8 @@ def to_data(source: Any, num_workers: int) -> Data:
     if isinstance(source, LightningDataModule):
         source = read_loaders(source)
     if not isinstance(source, tuple | list) or len(source) not in (2, 3):
-        raise ConfigError(
-            "_target_", name, "must make a pair of map-style datasets, a LightningDataModule or fedlit.data.Data"
-        )
+        problem = "is not data: it must be a pair of map-style datasets, a LightningDataModule or fedlit.data.Data"
+        raise ConfigError("_target_", name, problem)
     train, *others = (None if part is None else DatasetSamples.of(part, num_workers) for part in source)
     if train is None or not len(train):
         raise ConfigError("_target_", name, "has no training sample", "the training set must not be empty")

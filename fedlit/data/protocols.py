@@ -15,14 +15,12 @@ from fedlit.data.population import Population
 
 
 class Partitioner(ABC):
-    """Assignment of every sample to one client.
+    """Assignment of every sample to one client."""
 
-    A dataclass that has `num_clients` as a field writes `num_clients: int = field()`. Without `= field()` the field would
-    take the default of this class.
-    """
-
-    num_clients: Any = None  # Any lets a dataclass declare the field as int
-    """Number of clients, an int; None if the data decides."""
+    @property
+    def declared_clients(self) -> int | None:
+        """Number of clients that the partitioner makes; None if the data decides."""
+        return None
 
     @abstractmethod
     def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:

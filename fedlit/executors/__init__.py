@@ -1,4 +1,7 @@
-"""Executors: they run the jobs of clients. Results do not depend on the executor."""
+"""Executors that run the jobs of clients.
+
+Results do not depend on the executor.
+"""
 
 from fedlit.executors.auto import Auto
 from fedlit.executors.executor import Executor

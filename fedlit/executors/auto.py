@@ -1,4 +1,7 @@
-"""The executor that uses worker processes only if they save more time than their start costs."""
+"""The executor that uses worker processes only if they pay off.
+
+Worker processes pay off if they save more time than their start costs.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,10 @@ MIN_GAIN = 2.0
 
 @dataclass(frozen=True)
 class Auto(Executor):
-    """Runs jobs in this process, and in worker processes from the round on in which they pay off.
+    """The executor that starts worker processes once they pay off.
 
-    The choice and its reason are logged. Results are bit-identical either way.
+    Jobs run in this process, and in worker processes from the round on in which they pay off. The choice and its reason are
+    logged. Results are bit-identical either way.
 
     Args:
         workers, threads, per_gpu, wall_timeout_s: see `Processes`.
@@ -57,12 +61,12 @@ class Auto(Executor):
 
     @property
     def timeout_s(self) -> float | None:
-        """Seconds after which a worker process without an answer is replaced; None for never."""
+        """Seconds until a worker process without an answer is replaced; None: never."""
         return self.wall_timeout_s
 
     @contextmanager
     def open(self, worker: Worker, rounds: int) -> Iterator[Execute]:
-        """Yield the function that runs jobs, and end the worker processes, if there are any."""
+        """Yield the function that runs jobs; end any worker processes afterwards."""
         with torch_threads(self.threads), ExitStack() as stack:
             yield _Choice(self._make_processes(), self.start_s, worker, rounds, stack).execute
 
@@ -135,7 +139,9 @@ class _Choice:
 
 
 def makespan(seconds: Sequence[float], workers: int) -> float:
-    """Return the seconds until all jobs are done if each free worker takes the next job.
+    """Return the seconds until all jobs are done.
+
+    Each free worker takes the next job.
 
     Args:
         seconds: duration of each job, in the order of the jobs.

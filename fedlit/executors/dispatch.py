@@ -1,4 +1,7 @@
-"""Batches of jobs for worker processes: their results, and their retries when a process is lost."""
+"""Batches of jobs for worker processes: their results and their retries.
+
+A job is retried when its process is lost.
+"""
 
 from __future__ import annotations
 
@@ -65,11 +68,11 @@ class JobBatch:
         self._single_results: dict[int, list[PartialAggregate | None]] = {}  # of jobs whose clients run alone
 
     def job(self, task: Task) -> Job:
-        """Return the job as it is sent: a training job carries the number of its attempt."""
+        """Return the job to send; training jobs carry their attempt's number."""
         return replace(task.job, attempt=self._num_lost[task.index]) if isinstance(task.job, TrainJob) else task.job
 
     def take(self, task: Task, parts: Buffers) -> None:
-        """Store the answer of a worker process: the result, or the exception that the job raised."""
+        """Store a worker process's answer: the result or exception of the job."""
         kind, content = decode_message(parts)
         if kind == "raised":
             self.error, trace = content

@@ -1,4 +1,7 @@
-"""The executor and the worker: the executor decides where jobs run, the worker runs them."""
+"""The executor and the worker.
+
+The executor decides where jobs run; the worker runs jobs.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,9 @@ class Worker(Protocol):
         ...
 
     def merge(self, parts: Sequence[PartialAggregate]) -> PartialAggregate:
-        """Return the partial aggregate that one worker would have made of all parts, added left to right.
+        """Return the partial aggregate of all parts, added left to right.
+
+        One worker would have made the same partial aggregate.
 
         Args:
             parts: at least one partial aggregate, in the order of the clients.
@@ -45,7 +50,10 @@ class Worker(Protocol):
 
 
 class Executor(ABC):
-    """Runs jobs. Results come in the order of the jobs and do not depend on the executor."""
+    """Runner of jobs.
+
+    Results come in the order of the jobs and do not depend on the executor.
+    """
 
     @abstractmethod
     def open(self, worker: Worker, rounds: int) -> AbstractContextManager[Execute]:
@@ -63,5 +71,8 @@ class Executor(ABC):
 
     @property
     def timeout_s(self) -> float | None:
-        """Seconds after which a worker process without an answer is replaced; None, the default, for never."""
+        """Seconds until a worker process without an answer is replaced.
+
+        None, the default, means never.
+        """
         return None

@@ -1,4 +1,4 @@
-"""The executor that runs all jobs in this process, one after the other."""
+"""The executor that runs all jobs in this process, one by one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Inline(Executor):
 
     @contextmanager
     def open(self, worker: Worker, rounds: int) -> Iterator[Execute]:
-        """Yield the function that runs jobs, and restore the number of threads afterwards."""
+        """Yield the function that runs jobs; restore the number of threads afterwards."""
         with torch_threads(self.threads):
             yield inline_execute(worker)
 

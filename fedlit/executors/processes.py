@@ -1,4 +1,7 @@
-"""The executor that runs jobs in worker processes. Its results are bit-identical to those of `inline`."""
+"""The executor that runs jobs in worker processes.
+
+Its results are bit-identical to those of `inline`.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,7 @@ class Processes(Executor):
 
     @property
     def timeout_s(self) -> float | None:
-        """Seconds after which a worker process without an answer is replaced; None for never."""
+        """Seconds until a worker process without an answer is replaced; None: never."""
         return self.wall_timeout_s
 
     def gpus(self, device: torch.device) -> list[str | None]:
@@ -76,7 +79,7 @@ class Processes(Executor):
 
     @contextmanager
     def open(self, worker: Worker, rounds: int) -> Iterator[Execute]:
-        """Start the worker processes, yield the function that runs jobs, and end the processes.
+        """Start worker processes, yield the function that runs jobs, end the processes.
 
         If the worker cannot be sent to another process, its jobs run in this process, and a warning is logged.
         """
@@ -101,7 +104,7 @@ class Processes(Executor):
         return pool.execute
 
     def _torch_settings(self) -> dict[str, object]:
-        """Torch settings of this process, by the name of the function that sets each."""
+        """Torch settings of this process, by the name of each setter function."""
         return {
             "set_num_threads": self.threads,
             "set_default_dtype": torch.get_default_dtype(),

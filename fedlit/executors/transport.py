@@ -1,6 +1,7 @@
-"""Transport to worker processes: a worker crosses once, messages cross with raw buffers.
+"""Transport to worker processes.
 
-The large tensors of a worker lie in a file that all worker processes map.
+A worker crosses once; messages cross with raw buffers. The large tensors of a worker lie in a file that all worker
+processes map.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ Reduced = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 def serialize_worker(worker: Any, file: IO[bytes]) -> bytes:
-    """Pickle a worker, and write its large tensors and arrays to a file.
+    """Pickle a worker; write its large tensors and arrays to a file.
 
     Args:
         worker: any object that can be pickled.
@@ -77,7 +78,10 @@ class _WorkerPickler(pickle.Pickler):
         self._file, self._mapped = file, MappedFile(file.fileno())
 
     def reducer_override(self, obj: Any) -> Reduced | Any:
-        """Return a reference into the file for a large plain tensor or array; otherwise NotImplemented."""
+        """Return a reference into the file, or NotImplemented.
+
+        Only a large plain tensor or array gets a reference.
+        """
         if _is_plain(obj) and obj.numel() * obj.element_size() >= LARGE:
             plain = obj.contiguous()
             return _tensor, (self._mapped, self._write(_bytes(plain)), str(plain.dtype)[6:], tuple(plain.shape))
@@ -87,7 +91,7 @@ class _WorkerPickler(pickle.Pickler):
         return NotImplemented
 
     def _write(self, array: np.ndarray) -> int:
-        """Write an array at the next multiple of 64 bytes, and return its offset."""
+        """Write an array at the next 64-byte boundary, and return its offset."""
         offset = -(-self._file.tell() // 64) * 64
         self._file.seek(offset)
         self._file.write(array.data)
@@ -114,7 +118,7 @@ def _bytes(tensor: Tensor) -> np.ndarray:
 
 
 def encode_message(content: Any) -> Buffers:
-    """Return a message: the pickled content, then its large tensors as raw buffers.
+    """Return a message: pickled content, then its large tensors as raw buffers.
 
     The buffers are the tensors' own memory, which must not change until the message is sent.
     """
@@ -131,7 +135,10 @@ def encode_message(content: Any) -> Buffers:
 
 
 def decode_message(parts: Buffers) -> Any:
-    """Return the content of a message. Its large tensors use the memory of the parts."""
+    """Return the content of a message.
+
+    The large tensors of the content use the memory of the parts.
+    """
     return pickle.loads(parts[0], buffers=parts[1:])  # these bytes come from our own processes
 
 

@@ -69,7 +69,7 @@ class WorkerProcess:
         self._send(setup)
 
     def assign(self, task: Task) -> None:
-        """Send a job, and the server state if the process does not have it yet."""
+        """Send a job, and the server state if the process lacks it."""
         batch, self.task, self.assigned_at = task.batch, task, time.monotonic()
         has_new_state = self._state_number != batch.number
         self._send(encode_message((batch.job(task), has_new_state)))
@@ -78,7 +78,7 @@ class WorkerProcess:
             self._state_number = batch.number
 
     def receive(self) -> Buffers | None:
-        """Return the next message of the process; None if the process has ended."""
+        """Return the process's next message; None if the process has ended."""
         try:
             return receive(self.connection)
         except (EOFError, OSError):
@@ -126,7 +126,7 @@ class WorkerPool:
         self._failed_starts = 0
 
     def start(self, setup: Buffers, gpus: Sequence[str | None]) -> None:
-        """Start a process for each entry of `gpus`, and wait until all are ready.
+        """Start one process per entry of `gpus`; wait until all are ready.
 
         Raises:
             WorkerStartError: if one of them fails; with its reason.
@@ -189,7 +189,9 @@ class WorkerPool:
                 task.batch.take(task, parts)
 
     def _wait(self) -> list[tuple[WorkerProcess, Buffers | None]]:
-        """Wait for answers; the answer is None for a process that has ended or exceeds the timeout.
+        """Wait for answers of worker processes.
+
+        The answer is None for a process that has ended or exceeds the timeout.
 
         Returns:
             (worker, answer) for each worker with an answer.

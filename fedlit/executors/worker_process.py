@@ -1,6 +1,7 @@
-"""The program of a worker process: it runs the jobs that it receives until its socket is closed.
+"""The program of a worker process.
 
-The pool runs this file as a script, so that the process arranges its own end before it imports anything heavy.
+A worker process runs the jobs that it receives until its socket is closed. The pool runs this file as a script, so that
+the process arranges its own end before it imports anything heavy.
 """
 
 from __future__ import annotations
@@ -74,13 +75,19 @@ def _run_job(worker: Any, job: Any, state: Any) -> Any:
 
 
 def _detach_fork(connection: socket.socket, parent: int) -> None:
-    """Keep a forked DataLoader worker from holding the socket open and from outliving this process."""
+    """Keep a forked DataLoader worker from outliving this process.
+
+    The forked worker does not hold the socket open either.
+    """
     connection.close()
     _end_with_parent(parent)
 
 
 def _end_with_parent(parent: int) -> None:
-    """Let the Linux kernel end this process when its parent ends, however the parent ends."""
+    """Let the Linux kernel end this process when its parent ends.
+
+    The way in which the parent ends does not matter.
+    """
     if sys.platform == "linux":
         PR_SET_PDEATHSIG = 1  # noqa: N806
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

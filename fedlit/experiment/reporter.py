@@ -1,4 +1,4 @@
-"""Reports of a run: the run's folder, the log, the observers, and the summary at the end."""
+"""Reports of a run: folder, log, observers, and the final summary."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import logging
 from collections.abc import Sequence
 
 from fedlit.core.files import write_atomic
-from fedlit.core.metric_names import bare_name, split_of
 from fedlit.experiment.digests import PairingDigests
 from fedlit.experiment.observers import Observer, ObserverGroup, Run, RunFolder
 from fedlit.experiment.summary import RunTracker, evaluation_metrics
 from fedlit.runs.layout import COMMAND
+from fedlit.runs.metric_names import bare_name, split_of
 from fedlit.runs.record import RoundRecord
 
 log = logging.getLogger("fedlit")

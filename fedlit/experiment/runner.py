@@ -105,7 +105,7 @@ def _prepare(
     checkpointer: DiskCheckpointer,
     is_search: bool,
 ) -> tuple[Run, list[Observer]]:
-    """Return the run and its observers. The checkpointer writes its checkpoints.
+    """Check the folder, build the run, and give it the checkpointer.
 
     Returns:
         The run and its observers.

@@ -1,4 +1,7 @@
-"""Signals that ask a run to stop. The command handles them from its start to its end."""
+"""Signals that ask a run to stop.
+
+The command handles these signals from its start to its end.
+"""
 
 from __future__ import annotations
 
@@ -43,19 +46,19 @@ class StopRequest:
     """The request to stop that a signal makes.
 
     Attributes:
-        stopped: the exception of the first signal; None before it.
+        interruption: the exception of the first signal; None before it.
     """
 
     def __init__(self) -> None:
-        self.stopped: Interrupted | None = None
+        self.interruption: Interrupted | None = None
 
     def raise_if_set(self) -> None:
         """Raise Interrupted if a signal came.
 
         Call it between rounds: Python ignores exceptions of a signal handler in some places, such as a destructor.
         """
-        if self.stopped is not None:
-            raise self.stopped
+        if self.interruption is not None:
+            raise self.interruption
 
 
 class _SignalHandler:
@@ -68,10 +71,10 @@ class _SignalHandler:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self.process:  # a forked process, such as a DataLoader's, behaves as without this handler
             raise KeyboardInterrupt
-        if self.request.stopped is not None:
-            os._exit(self.request.stopped.status)
-        self.request.stopped = Interrupted(number, self.previous_handlers[signal.Signals(number)])
-        raise self.request.stopped
+        if self.request.interruption is not None:
+            os._exit(self.request.interruption.status)
+        self.request.interruption = Interrupted(number, self.previous_handlers[signal.Signals(number)])
+        raise self.request.interruption
 
 
 @contextmanager
@@ -107,9 +110,9 @@ def _raise_interrupted(request: StopRequest) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if request.stopped in (None, error):
+        if request.interruption in (None, error):
             raise
-        raise request.stopped from error  # such as the SystemExit that Lightning raises after it caught Interrupted
+        raise request.interruption from error  # such as the SystemExit that Lightning raises after it caught Interrupted
 
 
 def clear_frames(error: BaseException | None) -> None:

@@ -1,4 +1,7 @@
-"""The summary of a run: its best round, its last round, its totals, and the metrics that people read first."""
+"""The summary of a run.
+
+The summary has the best round, the last round, the totals, and the metrics that people read first.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-from fedlit.core.metric_names import is_evaluation, split_of
+from fedlit.runs.metric_names import is_evaluation, split_of
 from fedlit.runs.record import RoundRecord
 from fedlit.server.monitor import Monitor
 

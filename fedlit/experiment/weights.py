@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from safetensors.torch import load_file, save
 
 from fedlit.client.lightning_internals import connect_module, trainer_scope
-from fedlit.client.replica import ModuleReplica, configure_module
+from fedlit.client.module.replica import ModuleReplica, configure_module
 from fedlit.client.trainer import TrainerConfig
 from fedlit.core.errors import ConfigError
 from fedlit.core.model import Model

@@ -46,7 +46,7 @@ class Classifier(LightningModule):
         super().__init__()
         for key, node in (("optimizer", optimizer), ("scheduler", scheduler or {})):
             if not isinstance(node, Mapping):
-                raise ConfigError(key, node, "must be keys with values", "such as {name: sgd, lr: 0.01}")
+                raise ConfigError(key, node, "must be a mapping of keys to values", "such as {name: sgd, lr: 0.01}")
         if classes < 2:
             hint = "use data with labels 0, 1, ..., or model=custom for another task than classification"
             raise ConfigError("classes", classes, "must be at least 2", hint)

@@ -26,7 +26,10 @@ RECORD_PARTS = {"state": "state_sha256", "cohort": "cohort", "failures": "failur
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command. The exit status is 2 if the command line has errors."""
+    """Run the command.
+
+    The exit status is 2 if the command line has errors.
+    """
     parser = argparse.ArgumentParser(prog="python -m fedlit.compare", description=__doc__)
     parser.add_argument("a", type=Path, metavar="RUN_A", help="folder of a run, finished or not")
     parser.add_argument("b", type=Path, metavar="RUN_B", help="folder of another run, finished or not")

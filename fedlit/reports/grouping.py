@@ -1,4 +1,7 @@
-"""Groups of runs that differ in the seed alone, their labels, and their baselines."""
+"""Groups of runs, their labels, and their baselines.
+
+The runs of a group differ in the seed alone.
+"""
 
 from __future__ import annotations
 
@@ -98,9 +101,9 @@ def _group_settings(runs: Sequence[FinishedRun]) -> list[dict[str, str]]:
 
 
 def _choice_names(top: str, runs: Sequence[FinishedRun], choices: Sequence[Mapping[str, str]]) -> list[str] | None:
-    """Return each run's choice in a configuration group; None if all are equal.
+    """Return each run's choice in a configuration group, or None.
 
-    If choices are unknown, the names are class names.
+    The result is None if all choices are equal. If choices are unknown, the names are class names.
     """
     for names in ([choice.get(top) for choice in choices], [_class_name(top, run) for run in runs]):
         if None not in names:
@@ -182,7 +185,11 @@ def choose_baselines(groups: Sequence[Group], baseline: str | None) -> tuple[str
 
 
 def _parse_baseline(text: str, groups: Sequence[Group]) -> dict[str, str]:
-    """Return the baseline's pairs. Raises ConfigErrors if no group has one of the pairs."""
+    """Return the baseline's pairs.
+
+    Raises:
+        ConfigErrors: if no group has one of the pairs.
+    """
     wanted = {key: value for key, _, value in (part.partition("=") for part in text.replace(",", " ").split())}
     choices = sorted({f"{key}={value}" for group in groups for key, value in group.settings.items()})
     for key, value in wanted.items() or [("", "")]:
@@ -210,7 +217,7 @@ def _partners(groups: Sequence[Group], candidates: Sequence[int], i: int, wanted
 
 
 def _hashable(value: Any) -> Hashable:
-    """Return a value for comparison: 1 equals 1.0, and 1 does not equal true."""
+    """Return a value for comparison: 1 equals 1.0, but not true."""
     is_plain = isinstance(value, int | float | str) and not isinstance(value, bool)
     return value if is_plain else (json.dumps(value, default=str),)
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from fedlit.core.errors import ConfigError, ConfigErrors, did_you_mean
-from fedlit.core.metric_names import counterpart, is_evaluation, split_of
 from fedlit.reports.statistics import area_under_curve
 from fedlit.runs.folder import FinishedRun, to_float
+from fedlit.runs.metric_names import counterpart, is_evaluation, split_of
 
 SPREAD = ("std", "lowest_tenth", "highest_tenth", "gini")
 COSTS = ("rounds", "bytes", "wall_s", "simulated_s")
@@ -34,7 +34,7 @@ class Criterion:
     target: float | None = None
 
     def reaches_target(self, value: float) -> bool:
-        """Return True if the value is at least as good as the target."""
+        """Return True for a value at least as good as the target."""
         assert self.target is not None
         return value >= self.target if self.mode == "max" else value <= self.target
 
@@ -110,7 +110,9 @@ def skip_reason(run: FinishedRun, criterion: Criterion, is_chosen: bool) -> str 
 
 
 def measure_run(run: FinishedRun, criterion: Criterion) -> dict[str, Any]:
-    """Measure a run; a value is None where the run has no finite number.
+    """Measure a run.
+
+    A value is None where the run has no finite number.
 
     Returns:
         `best_round`, `best`, `last_round`, `last`, `area`, `rounds`, `bytes`, `wall_s`, `simulated_s`, `seconds`, `spread`
@@ -190,5 +192,5 @@ def mean_curve(runs: Mapping[int, FinishedRun], metric: str, over: str) -> dict[
 
 
 def finite_or_none(value: Any) -> float | None:
-    """Return the value as a float; None if it is not a finite number."""
+    """Return a finite number as a float, and None for other values."""
     return None if math.isnan(to_float(value)) else to_float(value)

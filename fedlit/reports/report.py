@@ -1,4 +1,7 @@
-"""`python -m fedlit.report PATH...`: means over seeds with intervals, paired differences, learning curves."""
+"""Report means over seeds with intervals, paired differences and learning curves.
+
+Usage: `python -m fedlit.report PATH...`.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,10 @@ from fedlit.runs.layout import MULTIRUN
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command. The exit status is 2 if the command line has errors."""
+    """Run the command.
+
+    The exit status is 2 if the command line has errors.
+    """
     parser = argparse.ArgumentParser(prog="python -m fedlit.report", description=__doc__)
     parser.add_argument("path", type=Path, nargs="+", help="folder of a run or of a sweep, or a pattern of folders")
     parser.add_argument(

@@ -84,7 +84,7 @@ def _runs_below(place: Path) -> list[Path]:
 
 
 def read_run(folder: Path) -> FinishedRun | SkippedRun:
-    """Return the run in a folder, or the reason why the report skips it."""
+    """Return the run in a folder, or the reason to skip it."""
     try:
         run = load_run(folder) if is_finished(folder) else _unfinished_run(folder)
     except InvalidRun as error:

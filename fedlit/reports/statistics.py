@@ -38,7 +38,9 @@ def student_interval(values: np.ndarray) -> tuple[Array, Array]:
 
 
 def welch_interval(a: np.ndarray, b: np.ndarray) -> tuple[Array, Array]:
-    """Return the difference of means over the last axis with its Welch interval.
+    """Return the difference of two means with its Welch interval.
+
+    The means are over the last axis.
 
     Args:
         a: shape (..., n).
@@ -108,11 +110,11 @@ class Estimate:
 
     @classmethod
     def paired(cls, a: Mapping[int, float], b: Mapping[int, float]) -> Estimate | None:
-        """Return the estimate of a - b over the common seeds, or None."""
+        """Return the estimate of a - b over common seeds, or None."""
         return cls.of({seed: value - b[seed] for seed, value in a.items() if seed in b})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values, with the ends of the interval and the number of seeds."""
+        """Return JSON values with the interval's ends and the number of seeds."""
         low, high = (None, None) if self.half is None else (self.mean - self.half, self.mean + self.half)
         return {"n": len(self.values), "low": low, "high": high, **asdict(self)}
 

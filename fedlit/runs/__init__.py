@@ -1,1 +1,1 @@
-"""The files of a run, its records, and the keys that identify it."""
+"""Files, records and metric names of a run, and its identifying keys."""

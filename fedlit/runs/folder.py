@@ -18,7 +18,7 @@ import yaml
 
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.files import flatten, read_json_lines
-from fedlit.runs.layout import CHECKPOINTS, COMMAND, CONFIG, FAILURE, HYDRA, JOURNAL, PARTITION, SUMMARY
+from fedlit.runs.layout import CHECKPOINTS, COMMAND, CONFIG, FAILURE, HYDRA, JOB, JOURNAL, PARTITION, SUMMARY
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where installed, is ten times as fast
 RUN_FILES = frozenset({JOURNAL, SUMMARY, FAILURE, PARTITION, CHECKPOINTS})
@@ -64,7 +64,7 @@ class FinishedRun:
         return self.flat_config["seed"]
 
     def metric_values(self, name: str) -> list[float]:
-        """Values of a metric by round; NaN where the record has no finite number."""
+        """A metric's values by round; NaN where records lack a finite number."""
         return [to_float(record.get(name)) for record in self.records]
 
 
@@ -121,6 +121,15 @@ def require_files(folder: Path, names: Sequence[str], key: str, hint: str) -> No
     for name in names:
         if not (folder / name).is_file():
             raise ConfigErrors([ConfigError(key, folder, f"has no {name}", hint)])
+
+
+@contextmanager
+def user_errors(folder: Path, key: str, hint: str) -> Iterator[None]:
+    """Raise ConfigErrors instead of the block's InvalidRun. For the arguments see `require_files`."""
+    try:
+        yield
+    except InvalidRun as error:
+        raise ConfigErrors([ConfigError(key, folder, f"has an invalid {error}", hint)]) from error
 
 
 def read_config(folder: Path, file: str = CONFIG) -> dict[str, Any]:
@@ -182,6 +191,15 @@ def read_command(folder: Path) -> dict[str, Any]:
     return _read_json(folder, COMMAND)
 
 
+def read_job(folder: Path) -> dict[str, Any]:
+    """The `overrides` of a sweep's job, and the sweep command's `call`.
+
+    Raises:
+        InvalidRun: if the file is missing or is not a JSON object.
+    """
+    return _read_json(folder, JOB)
+
+
 def read_failure(folder: Path) -> list[str]:
     """The reasons of a sweep's job that failed.
 
@@ -199,7 +217,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def to_float(value: Any) -> float:
-    """The value as a float; NaN if the value is not a finite number."""
+    """Return a finite number as a float, and NaN for other values."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return math.nan
     return float(value)

@@ -1,4 +1,4 @@
-"""The keys of a configuration and their meaning: a row for each key.
+"""The keys of a configuration and their meaning, one row per key.
 
 A row holds for its key and for all keys below it, unless a longer row holds for those.
 """
@@ -84,7 +84,7 @@ GROUPS = tuple(key for key in TOP_KEYS if TABLE[key].is_group)
 
 
 def row_of(key: str) -> KeyRow:
-    """The row that holds for a dotted key; unknown keys have the default row."""
+    """The row for a dotted key; unknown keys have the default row."""
     while key:
         if key in TABLE:
             return TABLE[key]
@@ -93,7 +93,7 @@ def row_of(key: str) -> KeyRow:
 
 
 def job_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The top keys of a configuration that name a job of a sweep."""
+    """A configuration's top keys that name a job of a sweep."""
     return {key: value for key, value in config.items() if row_of(key).names_job}
 
 

@@ -34,7 +34,10 @@ class RoundRecord:
 
     @property
     def attempted(self) -> bool:
-        """True if there was a client to ask. A round without one is not a failure."""
+        """True if there was a client to ask.
+
+        A round without a client is not a failure.
+        """
         return bool(self.cohort or self.failures)
 
     @classmethod

@@ -8,7 +8,10 @@ from fedlit.server.federation import FederationParts
 
 
 def check_compatibility(federation: FederationParts, facts: FederationFacts) -> list[ConfigError]:
-    """The errors and warnings of all parts. Each rule lives with the part that it protects."""
+    """The errors and warnings of all parts.
+
+    Each rule is in the part that it protects.
+    """
     parts = (
         federation.schedule,
         federation.loading,

@@ -1,4 +1,4 @@
-"""Evaluations of a round: the server's splits, and clients on their own test sets."""
+"""Evaluations of a round: server splits, and clients' own test sets."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 from fedlit.core.errors import ConfigError, did_you_mean
 from fedlit.core.facts import FederationFacts
 from fedlit.core.messages import EvalResult, EvaluateJob
-from fedlit.core.metric_names import bare_name
 from fedlit.core.streams import Purpose, stream
 from fedlit.core.tensors import Groups
 from fedlit.data.population import gini
+from fedlit.runs.metric_names import bare_name
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Evaluations:
         seed: int,
         client_states: Callable[[Sequence[int]], Mapping[int, Groups]] | None = None,
     ) -> list[EvaluateJob]:
-        """Make one job for each split, and one for each client that is evaluated.
+        """Make one job for each split and for each evaluated client.
 
         Args:
             round: the round, counted from 0.

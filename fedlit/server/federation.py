@@ -32,7 +32,9 @@ from fedlit.simulation.timing import RoundWork
 
 @dataclass(frozen=True, kw_only=True)
 class FederationParts:
-    """Everything that a run needs. The server knows the data by its registry only.
+    """Everything that a run needs.
+
+    The server knows the data by its registry only.
 
     Args:
         initial: the model before round 1.
@@ -116,7 +118,7 @@ class FederationParts:
     def dry_run(
         self, client: int, *, steps: int | None = None, callbacks: Sequence[Any] = ()
     ) -> tuple[LocalTrainer, Update]:
-        """Run one client's rule in round 1 for a few steps; nothing of it is kept: see `ClientWorker.dry_run`.
+        """Run one client's rule in round 1 without any effect: see `ClientWorker.dry_run`.
 
         Args:
             client: id of the client.

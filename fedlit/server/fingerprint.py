@@ -1,4 +1,4 @@
-"""The fingerprint of an experiment: plain values that its checkpoints must agree with."""
+"""The fingerprint of an experiment, which its checkpoints must agree with."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def fingerprint(federation: FederationParts) -> dict[str, Any]:
         **{f"schedule.{name}": getattr(schedule, name) for name in fingerprint_keys("schedule")},
         **dict(_plain("algorithm", federation.algorithm)),
         **dict(_plain("clock", federation.clock)),
+        **dict(_plain("channel.packing", federation.channel.packing)),
     }
     for stage in federation.channel.stages:
         values |= dict(_plain(f"channel.{stage.name}", stage))
@@ -36,7 +37,10 @@ def fingerprint(federation: FederationParts) -> dict[str, Any]:
 
 
 def _plain(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield a plain value; for another value its type's name and, for a dataclass, its fields."""
+    """Yield plain values by name.
+
+    A value that is not plain becomes its type's name and, for a dataclass, its fields.
+    """
     if value is None or isinstance(value, bool | int | float | str):
         yield key, value
         return

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedlit.core.errors import raise_errors, require, require_choice
-from fedlit.core.metric_names import split_of
+from fedlit.runs.metric_names import split_of
 from fedlit.runs.record import RoundRecord
 
 
 @dataclass(frozen=True)
 class Monitor:
-    """The validation metric that chooses the best round. It is never a metric of a test set.
+    """The validation metric that chooses the best round.
+
+    It is never a metric of a test set.
 
     Args:
         name: name of the metric in the record; None without a validation split: then the last round counts.
@@ -32,7 +34,10 @@ class Monitor:
         )
 
     def is_better(self, new: RoundRecord, best: RoundRecord | None) -> bool:
-        """True if a round is better than the best before it; of equal rounds the first is the best."""
+        """True if a round is better than the best round before it.
+
+        The first of equal rounds is the best.
+        """
         if self.name is None:
             return True
         if self.name not in new.metrics:

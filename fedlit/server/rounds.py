@@ -1,4 +1,7 @@
-"""The loop over rounds, and the five steps of a round: select, train, aggregate, evaluate, record."""
+"""The loop over rounds, and the five steps of a round.
+
+The steps are `select`, `train`, `aggregate`, `evaluate` and `record`.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from fedlit.aggregation.aggregator import ReductionTree, make_train_jobs
 from fedlit.core.errors import ConfigError
 from fedlit.core.messages import Aggregate, EvalResult, PartialAggregate, Result, ServerState
-from fedlit.core.metric_names import with_split
 from fedlit.core.serialization import state_sha256, state_tree
 from fedlit.core.tensors import norm
 from fedlit.executors.executor import Execute
+from fedlit.runs.metric_names import with_split
 from fedlit.runs.record import RoundRecord
 from fedlit.server.checkpoint.checkpointer import Checkpoint
 from fedlit.server.client_store import ClientStateStore
@@ -41,7 +44,7 @@ class RoundOutcome:
 
 
 def run_rounds(federation: FederationParts, start: Checkpoint | None = None) -> Iterator[RoundRecord]:
-    """Algorithm 1 of McMahan et al. (2017): yield the record of each round that is left.
+    """Yield the record of each round: McMahan et al. (2017), Algorithm 1.
 
     Args:
         federation: the parts. Every draw is keyed by (seed, purpose, round, client).
@@ -79,7 +82,7 @@ def run_rounds(federation: FederationParts, start: Checkpoint | None = None) -> 
 
 
 def select(federation: FederationParts, state: ServerState, execute: Execute) -> RoundPlan:
-    """Plan the round after a state: draw its cohort, and choose the clients that the server waits for.
+    """Plan the round after a state: the cohort, and clients that train.
 
     Raises:
         ConfigError: if the fastest clients are wanted and there is no clock.
@@ -88,12 +91,12 @@ def select(federation: FederationParts, state: ServerState, execute: Execute) ->
     losses = LossOracle(state, execute)
     pool = ClientPool(registry.sizes, state.round, registry.seed, losses)
     cohort = draw_cohort(federation.sampler, pool)
-    sent = federation.down_nbytes(state) * len(losses.results.keys() | set(cohort))
+    down_bytes = federation.down_nbytes(state) * len(losses.results.keys() | set(cohort))
     plan = RoundPlan(
         cohort=cohort,
         clients=cohort,
         failures=losses.failures(cohort),
-        metrics={**federation.sampler.metrics(pool), **losses.metrics(), "comm/down_bytes": sent},
+        metrics={**federation.sampler.metrics(pool), **losses.metrics(), "comm/down_bytes": down_bytes},
         up_bytes=losses.up_bytes,
     )
     if federation.clock is None:
@@ -102,25 +105,25 @@ def select(federation: FederationParts, state: ServerState, execute: Execute) ->
             raise ConfigError("schedule.over_select", schedule.over_select, "needs a clock", hint)
         return plan
     fastest = schedule.cohort_size(len(registry)) if schedule.over_select > 1 else None
-    timed = federation.clock.time_cohort(federation.round_work(cohort, state), fastest)
+    timing = federation.clock.time_cohort(federation.round_work(cohort, state), fastest)
     return replace(
         plan,
-        clients=timed.clients,
-        budgets=timed.budgets,
-        failures=(*plan.failures, *timed.failures),
-        metrics={**plan.metrics, **timed.metrics},
+        clients=timing.clients,
+        budgets=timing.budgets,
+        failures=(*plan.failures, *timing.failures),
+        metrics={**plan.metrics, **timing.metrics},
     )
 
 
 def train(plan: RoundPlan, state: ServerState, clients: ClientStateStore, execute: Execute) -> Iterator[Result]:
-    """Train the plan's clients; the partial aggregates come in the order of their index."""
+    """Train the plan's clients; yield partial aggregates in order."""
     return execute(make_train_jobs(state.round, plan.clients, clients.read(plan.clients), plan.budgets), state)
 
 
 def aggregate(
     federation: FederationParts, plan: RoundPlan, state: ServerState, partials: Iterable[Result]
 ) -> RoundOutcome:
-    """Add the partial aggregates, open the sum, and take the server's step; or lose the round."""
+    """Add the partial aggregates, then step or lose the round."""
     tree = ReductionTree(federation.aggregator, plan.failures, plan.up_bytes)
     for partial in partials:
         assert isinstance(partial, PartialAggregate)
@@ -145,9 +148,10 @@ def _reason_if_lost(federation: FederationParts, plan: RoundPlan, tree: Reductio
 
 
 def drift(tree: ReductionTree, mean: Aggregate) -> dict[str, float]:
-    """Distance of the updates' parameters from their mean, and the norm of the mean.
+    """Distance of the updates from their mean, and the mean's norm.
 
-    The distance is the root of the weighted mean of squared distances. It follows from sums alone, so no update is kept.
+    Both are of the parameters. The distance is the root of the weighted mean of squared distances. It follows from sums alone,
+    so no update is kept.
     """
     length = norm(mean["parameters"])
     distance = max(0.0, tree.sum_of_squares / mean.weight - length**2) ** 0.5
@@ -184,7 +188,7 @@ def record(
     Args:
         federation: the parts.
         plan: the round's plan.
-        outcome: the outcome of its training.
+        outcome: the result of the training.
         scores: metrics of its evaluation.
         seconds: readings of a clock: at the beginning, after training, after evaluation.
     """

@@ -115,9 +115,9 @@ class Schedule:
         return max(1, round(self.client_fraction * clients))
 
     def num_sampled(self, clients: int) -> int:
-        """Number of clients that are sampled for a round: at least its cohort, at most all."""
-        wanted = self.cohort_size(clients) * self.over_select
-        return min(math.ceil(wanted * (1 - 1e-12)), clients)  # 100 * 1.1 is 110
+        """Number of clients that are sampled for a round, at most all."""
+        count = self.cohort_size(clients) * self.over_select
+        return min(math.ceil(count * (1 - 1e-12)), clients)  # 100 * 1.1 is 110
 
     def lr_factor(self, round: int) -> float:
         """Factor on the local learning rate in a round, counted from 0."""
@@ -132,7 +132,7 @@ class Schedule:
         return (round + 1) % self.eval_every == 0 or round + 1 == self.rounds
 
     def configure(self, config: TrainerConfig) -> TrainerConfig:
-        """The same Trainers with the local work and the learning rates of this schedule."""
+        """The Trainer config with this schedule's local work and learning rates."""
         return config.with_work(
             epochs=self.local_epochs,
             steps=self.local_steps,

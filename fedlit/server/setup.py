@@ -1,4 +1,4 @@
-"""A federation from its parts: `Federation.of` makes and checks it, `run` yields its rounds."""
+"""A federation: `Federation.of` makes and checks it, `run` yields its rounds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from fedlit.aggregation import Aggregator, Channel, MeanAggregator
 from fedlit.algorithms.algorithm import Algorithm
-from fedlit.client.replica import ModuleReplica
+from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import Module, TrainerConfig
 from fedlit.client.worker import ClientWorker
 from fedlit.core.errors import ConfigError, ConfigErrors
@@ -18,7 +18,7 @@ from fedlit.core.facts import FederationFacts
 from fedlit.core.model import Model
 from fedlit.core.streams import Purpose, seeded, stream
 from fedlit.data.client_data import ClientData
-from fedlit.data.protocols import Partitioner, as_partitioner
+from fedlit.data.protocols import Partitioner
 from fedlit.data.samples import Data, Loading
 from fedlit.executors import Inline
 from fedlit.executors.executor import Executor
@@ -89,38 +89,32 @@ class Federation(FederationParts):
             ConfigErrors: if the parts do not go together.
         """
         loading, monitor = loading or Loading(), monitor or Monitor()
-        with seeded(seed, Purpose.INIT):
-            replica = ModuleReplica(model())
-        if data.val is None:
-            data = data.hold_out(loading.val_fraction, stream(seed, Purpose.SPLIT))
+        replica, data = _make_replica(model, seed), _hold_out(data, loading, seed)
         initial, is_pooled = replica.read(), algorithm.pooled
         schedule = schedule.for_one_client() if is_pooled else schedule
         algorithm = _bind(algorithm, replica, initial)
         config = schedule.configure(trainer_config or TrainerConfig())
-        shards = ClientData.of(data, as_partitioner(partition), loading, seed, is_pooled)
-        shards = shards.to(config.make_trainer().strategy.root_device)
-        federation = cls.assemble(
+        device = config.make_trainer().strategy.root_device
+        shards = ClientData.of(data, partition, loading, seed, is_pooled).to(device)
+        rest = (faults or FailurePolicy(), channel or Channel(), aggregator or MeanAggregator())
+        cohort = schedule.num_sampled(len(shards.population))
+        return cls.assemble(
             initial=initial,
-            worker=ClientWorker(
-                algorithm,
-                replica,
-                config,
-                shards,
-                faults or FailurePolicy(),
-                channel or Channel(),
-                aggregator or MeanAggregator(),
-            ),
-            sampler=Uniform(1) if is_pooled else as_sampler(sampler(schedule.num_sampled(len(shards.population)))),
+            worker=ClientWorker(algorithm, replica, config, shards, *rest),
+            sampler=Uniform(1) if is_pooled else as_sampler(sampler(cohort)),
             schedule=schedule,
             evaluations=evaluations or Evaluations(),
             monitor=monitor if "val" in shards.splits else replace(monitor, name=None),
             executor=executor or Inline(),
             checkpointer=checkpointer or NoCheckpoints(),
             clock=clock,
-        )
-        if errors := [error for error in federation.check(data) if not error.warning]:
+        ).raise_if_incompatible(data)
+
+    def raise_if_incompatible(self, data: Data) -> Federation:
+        """Return this federation; raise ConfigErrors if its parts do not go together."""
+        if errors := [error for error in self.check(data) if not error.warning]:
             raise ConfigErrors(errors)
-        return federation
+        return self
 
     @classmethod
     def assemble(
@@ -148,6 +142,16 @@ class Federation(FederationParts):
     def run(self, start: Checkpoint | None = None) -> Iterator[RoundRecord]:
         """Yield the record of each round: see `fedlit.server.rounds.run_rounds`."""
         return run_rounds(self, start)
+
+
+def _make_replica(model: Callable[[], Module], seed: int) -> ModuleReplica:
+    with seeded(seed, Purpose.INIT):
+        return ModuleReplica(model())
+
+
+def _hold_out(data: Data, loading: Loading, seed: int) -> Data:
+    """Hold out a validation set, unless the data has one."""
+    return data if data.val is not None else data.hold_out(loading.val_fraction, stream(seed, Purpose.SPLIT))
 
 
 def _server_half(worker: ClientWorker) -> dict[str, Any]:
@@ -179,7 +183,7 @@ def federation_facts(federation: FederationParts, data: Data) -> FederationFacts
         has_clock=federation.clock is not None,
         rounds=schedule.rounds,
         has_worker_processes=federation.executor.has_worker_processes,
-        wall_timeout_s=federation.executor.timeout_s,
+        timeout_s=federation.executor.timeout_s,
         over_select=schedule.over_select,
         quorum=schedule.quorum,
         max_cohort=federation.sampler.max_cohort(len(registry)),

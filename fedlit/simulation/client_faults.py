@@ -1,4 +1,7 @@
-"""Planned faults of clients: dropout, corrupt updates, exceptions, and worker processes that hang or crash."""
+"""Planned faults of clients.
+
+The faults are dropout, corrupt updates, exceptions, and worker processes that hang or crash.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,16 @@ class PlannedFailure(Exception):
 
 
 class Fault:
-    """A planned fault of a client. By default it does nothing; a subclass overrides one method or more."""
+    """A planned fault of a client.
+
+    By default a fault does nothing. A subclass overrides one method or more.
+    """
 
     def check(self, facts: FederationFacts) -> Iterable[ConfigError]:
-        """Return errors if the fault does not fit the federation; their keys are names of the fault's arguments."""
+        """Return errors if the fault does not fit the federation.
+
+        The keys of the errors are names of the fault's arguments.
+        """
         return ()
 
     def before(self, attempt: int | None) -> None:
@@ -36,7 +45,9 @@ class Fault:
         """
 
     def after(self, update: Update, generator: np.random.Generator) -> Update:
-        """Return the update that the server receives; an exception makes the client fail.
+        """Return the update that the server receives.
+
+        An exception makes the client fail.
 
         Args:
             update: the update of the client, which must not change.
@@ -74,12 +85,14 @@ class Corrupt(Fault):
 
     Args:
         how: `nan`, `inf` or `huge` (1e30) replaces one number; `bit_flip` flips one bit of one number; `wrong_shape` makes
-            one tensor longer.
+            one tensor longer. The floats nan and inf, which Hydra makes of these words on the command line, become the words.
     """
 
-    how: Literal["nan", "inf", "huge", "bit_flip", "wrong_shape"] = "nan"
+    how: Literal["nan", "inf", "huge", "bit_flip", "wrong_shape"] | float = "nan"
 
     def __post_init__(self) -> None:
+        if isinstance(self.how, float):
+            object.__setattr__(self, "how", str(self.how))
         raise_errors(require_choice("how", self.how, CORRUPTIONS))
 
     def after(self, update: Update, generator: np.random.Generator) -> Update:
@@ -90,7 +103,7 @@ class Corrupt(Fault):
         if not tensors:  # the algorithm sends nothing
             return update
         group, name = tensors[int(generator.integers(len(tensors)))]
-        corrupt = CORRUPTIONS[self.how](update.groups[group][name].clone(), generator)
+        corrupt = CORRUPTIONS[str(self.how)](update.groups[group][name].clone(), generator)
         return replace(update, groups={**update.groups, group: {**update.groups[group], name: corrupt}})
 
 
@@ -118,7 +131,7 @@ class Hang(Fault):
     def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
         """Yield an error without worker processes, or without a timeout for them."""
         yield from _check_worker_processes(self, facts)
-        if facts.has_worker_processes and facts.wall_timeout_s is None:
+        if facts.has_worker_processes and facts.timeout_s is None:
             problem = "only makes the run slow: no timeout replaces a worker process that hangs"
             yield ConfigError("seconds", self.seconds, problem, "set executor.wall_timeout_s=SECONDS")
 
@@ -130,7 +143,7 @@ class Hang(Fault):
 
 @dataclass(frozen=True)
 class CrashWorker(Fault):
-    """A worker process that is killed with a client in the first attempt.
+    """A worker process killed with a client in the first attempt.
 
     Without worker processes nothing happens.
     """

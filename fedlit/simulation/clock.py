@@ -1,7 +1,7 @@
-"""The virtual clock: simulated seconds of clients, and so the clients that the server waits for.
+"""The virtual clock: simulated seconds of clients.
 
-The clock knows the speed of every client before a round. So a straggler that misses the round is not trained at all, and
-nothing depends on the progress of other clients.
+The seconds determine the clients that the server waits for. The clock knows the speed of every client before a round. So a
+straggler that misses the round is not trained at all, and nothing depends on the progress of other clients.
 
 Deadlines that drop stragglers or accept their partial work: Li et al., "Federated Optimization in Heterogeneous Networks",
 MLSys 2020, https://arxiv.org/abs/1812.06127. Selecting more clients than needed: Bonawitz et al., "Towards Federated Learning
@@ -34,11 +34,12 @@ STEP_TOLERANCE = 1e-9
 
 @dataclass(frozen=True)
 class VirtualClock:
-    """A client takes (bytes down) / down_bytes_s + steps * step_s + (bytes up) / up_bytes_s seconds in a round.
+    """The simulated seconds of each client in a round.
 
-    The steps are those that the schedule plans for the client's samples. The clock does not foresee an earlier end of local
-    training (a callback, `trainer.max_time`). It does not count a second fit in the same round. Under manual optimization a
-    step is a batch.
+    A client takes (bytes down) / down_bytes_s + steps * step_s + (bytes up) / up_bytes_s seconds in a round. The steps are
+    those that the schedule plans for the client's samples. The clock does not foresee an earlier end of local training (a
+    callback, `trainer.max_time`). It does not count a second fit in the same round. Under manual optimization a step is a
+    batch.
 
     Args:
         step_s: median seconds of one local step, > 0.
@@ -88,7 +89,7 @@ class VirtualClock:
         return require(0 <= value <= 10, key, value, "must be from 0 to 10", "0 makes all clients alike")
 
     def _table_error(self) -> ConfigError | None:
-        """Read the table now, so that its error is reported with the others."""
+        """Read the table now, to report its error with the other errors."""
         if self.table is not None:
             try:
                 _ = self._rows
@@ -101,7 +102,9 @@ class VirtualClock:
         return read_table(self.table or "")
 
     def speed(self, seed: int, client: int) -> DeviceSpeed:
-        """Return the speed of a client, which is the same in every round and with every algorithm.
+        """Return the speed of a client.
+
+        The speed is the same in every round and with every algorithm.
 
         Raises:
             ConfigError: if the client is not in the table.
@@ -121,10 +124,10 @@ class VirtualClock:
         return DeviceSpeed(self.step_s * step, self.up_bytes_s * link, self.down_bytes_s * link)
 
     def time_cohort(self, work: RoundWork, num_fastest: int | None = None) -> TimedCohort:
-        """Time a round's cohort, and choose the clients that the server waits for.
+        """Time a cohort, and choose the clients that the server waits for.
 
         Args:
-            work: the cohort, in its order, and its work.
+            work: the round's cohort, in its order, and its work.
             num_fastest: number of clients that the server waits for: the fastest, ties in the cohort's order; None for all.
 
         Raises:
@@ -151,9 +154,10 @@ class VirtualClock:
         return TimedCohort(clients, budgets, failures, {"time/simulated_s": duration, "clients/cut": len(budgets)})
 
     def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
-        """Yield errors: a client without a row in the table, and local training that cannot stop early.
+        """Yield errors if the clock does not fit the federation.
 
-        Lightning counts the steps of all optimizers under manual optimization, and compares them after a batch only.
+        The errors are a client without a row in the table, and local training that cannot stop early. Lightning counts the
+        steps of all optimizers under manual optimization, and compares them after a batch only.
         """
         if self.late == "cut" and facts.manual_optimization:
             problem = f"cannot cut {facts.module}, which uses manual optimization"
@@ -169,7 +173,9 @@ class VirtualClock:
     def check_deadline(
         self, work: RoundWork, clients: int, rounds: int, sampled: int, quorum: int
     ) -> Iterator[ConfigError]:
-        """Yield an error or a warning if too few clients meet the deadline in many rounds.
+        """Yield an error or a warning if the deadline loses many rounds.
+
+        In such rounds too few clients meet the deadline.
 
         Args:
             work: work of the clients that `evenly_spaced_clients` chose.
@@ -214,7 +220,7 @@ def evenly_spaced_clients(clients: int) -> list[int]:
 
 
 def prob_below_quorum(clients: int, in_time: int, cohort: int, quorum: int) -> float:
-    """Return the probability that fewer than `quorum` clients of a cohort are in time.
+    """Return the probability that fewer than `quorum` cohort clients are in time.
 
     Args:
         clients: number of clients in the federation.

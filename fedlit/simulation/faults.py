@@ -16,9 +16,7 @@ import numpy as np
 from fedlit.core.errors import ConfigError, LostRounds, raise_errors, require, require_at_least, require_choice
 from fedlit.core.facts import FederationFacts
 from fedlit.core.streams import Purpose, stream
-from fedlit.simulation.client_faults import Corrupt, CrashWorker, Drop, Fault, Hang, PlannedFailure, Raise
-
-__all__ = ["Corrupt", "CrashWorker", "Drop", "FailurePolicy", "Fault", "FaultPlan", "Hang", "PlannedFailure", "Raise"]
+from fedlit.simulation.client_faults import Fault
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,9 @@ class FaultPlan:
         yield from (error.prefixed("fault") for error in self.fault.check(facts))
 
     def strikes(self, round: int, client: int, generator: np.random.Generator) -> bool:
-        """Return True if the fault strikes a client in a round; draw one number from the generator.
+        """Return True if the fault strikes a client in a round.
+
+        The method draws one number from the generator.
 
         Args:
             round: counted from 0.
@@ -117,6 +117,11 @@ class FailurePolicy:
         for name, plan in self._named_plans():
             yield from (error.prefixed(f"faults.plans.{name}") for error in plan.check(facts))
 
+    @property
+    def max_retries(self) -> int:
+        """Number of retries after a failure; 0 unless `on_error` is `retry`."""
+        return self.retries if self.on_error == "retry" else 0
+
     def raise_if_too_many_lost(self, lost: int) -> None:
         """Raise LostRounds if too many consecutive rounds were lost.
 
@@ -136,7 +141,9 @@ class FailurePolicy:
         return lost % self.max_lost_rounds
 
     def active_faults(self, seed: int, round: int, client: int) -> list[tuple[Fault, np.random.Generator]]:
-        """Return the faults that strike a client in a round, each with its random generator.
+        """Return the faults that strike a client in a round.
+
+        Each fault comes with its random generator.
 
         Args:
             seed: the seed of the experiment.

@@ -15,7 +15,9 @@ from fedlit.core.files import Filesystem
 
 @dataclass(frozen=True)
 class ServerCrash:
-    """Kills the server while it writes the checkpoint of a round; a resumed run ignores the crash.
+    """A crash that kills the server while it writes a checkpoint.
+
+    The checkpoint is that of a round. A resumed run ignores the crash.
 
     Args:
         round: the round, counted from 1.
@@ -48,9 +50,9 @@ class ServerCrash:
 
 
 class CrashingFilesystem:
-    """A file system that kills its process at a step of a round's checkpoint.
+    """A file system that kills its process during a round's checkpoint.
 
-    The name of the round's folder shows which checkpoint is written.
+    The process is killed at a step of the checkpoint. The name of the round's folder shows which checkpoint is written.
     """
 
     def __init__(self, disk: Filesystem, crash: ServerCrash) -> None:

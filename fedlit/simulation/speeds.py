@@ -11,7 +11,10 @@ from fedlit.core.errors import ConfigError
 
 
 class DeviceSpeed(NamedTuple):
-    """Seconds of one local step, and bytes per second to the server and from the server."""
+    """Speed of a client's device.
+
+    The speed is the seconds of one local step, and the bytes per second to the server and from the server.
+    """
 
     step_s: float
     up_bytes_s: float

@@ -1,4 +1,7 @@
-"""Values of the virtual clock: the work of clients in a round, and their simulated times."""
+"""Values of the virtual clock.
+
+The values are the work of clients in a round, and their simulated times.
+"""
 
 from __future__ import annotations
 

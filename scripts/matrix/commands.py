@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from fedlit.cli import train
 from fedlit.experiment.runner import DiskFull, run_experiment
 from fedlit.experiment.signals import Interrupted
 from fedlit.server.checkpoint.disk import DiskCheckpointer
-from matrix.forks import End, run_in_fork
+from matrix.forks import End, run_in_fork, signals_in_fit
 from matrix.lab import expect, expect_same, read_run
 
 ROOT = Path(__file__).parent.parent.parent
@@ -75,6 +76,12 @@ def cli_run(folder: Path, *more: str, resume: bool = False) -> Callable[[], None
             sys.exit(1)
 
     return task
+
+
+def interrupted_run(folder: Path) -> None:
+    """Run an experiment that gets SIGTERM in round 3; two rounds have a checkpoint."""
+    with signals_in_fit(3, 1, signal.SIGTERM):
+        cli_run(folder)()
 
 
 @cache

@@ -87,16 +87,16 @@ def signals_in_fit(round: int, place: int, *numbers: int) -> Iterator[None]:
         place: place of the client in its cohort, counted from 0.
         numbers: signals.
     """
-    original, seen = ClientWorker._try, []
+    original, seen = ClientWorker._train_client, []
 
-    def try_client(self: ClientWorker, chunk: Any, client: int, state: ServerState) -> Any:
-        if chunk.round + 1 == round:
+    def train_client(self: ClientWorker, job: Any, client: int, state: ServerState) -> Any:
+        if job.round + 1 == round:
             seen.append(client)
             if len(seen) == place + 1:
                 due.extend(numbers)
-        return original(self, chunk, client, state)
+        return original(self, job, client, state)
 
-    with patch.object(ClientWorker, "_try", try_client):
+    with patch.object(ClientWorker, "_train_client", train_client):
         yield
 
 
@@ -109,11 +109,7 @@ def forked_workers() -> Iterator[list[str]]:
     original = subprocess.Popen
 
     def start(command: Any, *args: Any, **options: Any) -> Any:
-        positions = [
-            n
-            for n, part in enumerate(command)
-            if str(part).rpartition("/")[2] in ("fedlit.executors.worker_process", "worker_process.py")
-        ]
+        positions = [n for n, part in enumerate(command) if str(part).rpartition("/")[2] == "worker_process.py"]
         return _Fork(command[positions[0] :]) if positions else original(command, *args, **options)
 
     with patch("subprocess.Popen", start), capture_logs("fedlit.executors") as messages:

@@ -18,7 +18,7 @@ from lightning.pytorch import LightningModule
 
 from fedlit import FedAvg, Federation, Iid, Loading, Schedule, TensorSamples
 from fedlit.client.trainer import TrainerConfig
-from fedlit.core import serialization as wire
+from fedlit.core import serialization
 from fedlit.core.files import Filesystem, LocalFilesystem
 from fedlit.core.messages import Aggregate, ServerState, Update
 from fedlit.core.tensors import axpy, scale, zeros_like
@@ -105,6 +105,8 @@ class Quick(FedAvg):
 
     def client(self, local: Any, shared: Any, client_state: Any) -> Update:
         x = self.model(shared).parameters
+        if not local.examples:  # a template of an update, from which only names, shapes and dtypes are taken
+            return Update({"parameters": zeros_like(x)}, weight=0.0)
         gradient = {name: torch.sin(17 * (local.client + 1) * tensor + local.round) for name, tensor in x.items()}
         momentum = axpy(0.9, client_state["momentum"] if client_state else zeros_like(x), gradient)
         return Update(
@@ -135,7 +137,7 @@ def federation(
     norm: bool = False,
     partition: Any = None,
     train: TensorSamples | None = None,
-    keeping: Retention | None = None,
+    retention: Retention | None = None,
     **schedule: Any,
 ) -> Federation:
     """Return a federation whose checkpoints are in the folder."""
@@ -148,9 +150,9 @@ def federation(
         Schedule(**options),
         seed=1,
         loading=Loading(batch_size=5, val_fraction=0.0),
-        recipe=TrainerConfig({"accelerator": "cpu"}),
+        trainer_config=TrainerConfig({"accelerator": "cpu"}),
         executor=executor,
-        commits=DiskCheckpointer(folder, keeping or Retention(), disk or LocalFilesystem()),
+        checkpointer=DiskCheckpointer(folder, retention or Retention(), disk or LocalFilesystem()),
         faults=faults,
     )
 
@@ -177,9 +179,9 @@ def read_run(folder: Path) -> dict[str, Any]:
     }
     return {
         "records": [{k: repr(v) for k, v in record.items() if not k.startswith("time/")} for record in records],
-        "state": bits(state),
+        "state": state_content(state),
         "client_states": {
-            c: (since, wire.to_safetensors(wire.flatten_client_states({c: m})))
+            c: (since, serialization.to_safetensors(serialization.flatten_client_states({c: m})))
             for c, (since, m) in client_states.items()
         },
         "names": sorted(path.name for path in checkpoints.iterdir() if not path.name.startswith("bad-")),
@@ -191,9 +193,9 @@ def read_run(folder: Path) -> dict[str, Any]:
     }
 
 
-def bits(state: ServerState) -> bytes:
+def state_content(state: ServerState) -> bytes:
     """Return all bytes of a server state."""
-    return str(state.round).encode() + wire.to_safetensors(wire.flatten_state(state))
+    return str(state.round).encode() + serialization.to_safetensors(serialization.flatten_state(state))
 
 
 def expect_same(result: Mapping[str, Any], expected: Mapping[str, Any], where: str = "") -> None:

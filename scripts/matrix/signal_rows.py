@@ -116,7 +116,7 @@ def elsewhere(folder: Path) -> str:
     command = [
         sys.executable,
         "-m",
-        "fedlit.cli.train",
+        "fedlit.train",
         *OVERRIDES,
         "schedule.rounds=5000",
         f"hydra.run.dir={folder / 'run'}",

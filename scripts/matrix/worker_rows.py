@@ -15,8 +15,8 @@ from typing import Any
 from fedlit.executors import Inline, Processes
 from fedlit.executors.executor import Execute, Executor, Worker
 from fedlit.simulation import CrashWorker, Drop, FailurePolicy, Fault, FaultPlan
+from matrix.checkpoint_rows import reference_run, run_until
 from matrix.client_rows import expect_failures, two_client_policy
-from matrix.commit_rows import reference_run, run_until
 from matrix.forks import forked_workers
 from matrix.lab import Rows, expect, expect_same, run
 

@@ -1,3 +1,5 @@
+"""The sum of a round: jobs, the tree of sums, the weighted mean."""
+
 import numpy as np
 import pytest
 import torch
@@ -23,7 +25,7 @@ def partial(index, *values, weight=1.0):
     )
 
 
-def reduced(*partials):
+def reduce_partials(*partials):
     tree = ReductionTree(MeanAggregator())
     for part in partials:
         tree.add(part)
@@ -47,7 +49,7 @@ def test_a_job_has_the_states_and_budgets_of_its_own_clients():
 
 
 def test_the_mean_is_weighted():
-    tree, mean = reduced(partial(0, 1.0, 0.0, weight=3.0), partial(1, 5.0, 4.0, weight=1.0))
+    tree, mean = reduce_partials(partial(0, 1.0, 0.0, weight=3.0), partial(1, 5.0, 4.0, weight=1.0))
     assert mean["parameters"]["w"].tolist() == [2.0, 1.0]
     assert (mean.weight, mean.clients, tree.up_bytes, tree.steps) == (4.0, 2, 20, 6)
     assert tree.metrics() == {"train/loss": 2.0}
@@ -58,40 +60,40 @@ def test_the_sum_is_the_pairwise_tree_over_the_index(count):
     values = np.random.default_rng(count).normal(size=count) * 10.0 ** np.random.default_rng(1).integers(-8, 8, count)
 
     def tree(low, high):
-        """Full subtrees first, from the left, as in a binary number."""
+        """Return the sum with full subtrees first, from the left, as in a binary number."""
         if high - low == 1:
             return values[low]
         half = 1 << ((high - low - 1).bit_length() - 1)
         return tree(low, low + half) + tree(low + half, high)
 
-    _, mean = reduced(*(partial(i, v, v) for i, v in enumerate(values)))
+    _, mean = reduce_partials(*(partial(i, v, v) for i, v in enumerate(values)))
     assert mean["parameters"]["w"][0].item() == tree(0, count) / count
 
 
 def test_a_job_without_a_successful_client_changes_nothing():
     failed = PartialAggregate(index=1, failures=(ClientFailure(1, "not_finite", "x"),))
-    _, mean = reduced(partial(0, 1.0, 2.0), failed, partial(2, 3.0, 4.0))
+    _, mean = reduce_partials(partial(0, 1.0, 2.0), failed, partial(2, 3.0, 4.0))
     assert mean["parameters"]["w"].tolist() == [2.0, 3.0]
 
 
 def test_without_any_weight_there_is_no_mean():
-    assert reduced()[1] is None
-    assert reduced(PartialAggregate(index=0))[1] is None
-    assert reduced(partial(0, 1.0, 1.0, weight=0.0))[1] is None
+    assert reduce_partials()[1] is None
+    assert reduce_partials(PartialAggregate(index=0))[1] is None
+    assert reduce_partials(partial(0, 1.0, 1.0, weight=0.0))[1] is None
 
 
-def test_partials_out_of_order_or_of_another_layout_are_refused():
+def test_partials_in_another_order_or_layout_are_refused():
     tree = ReductionTree(MeanAggregator())
-    with pytest.raises(ValueError, match="partial 1 came, and 0 is next"):
+    with pytest.raises(ValueError, match="partial aggregate 1 arrived, and 0 is next"):
         tree.add(partial(1, 1.0, 1.0))
     tree.add(partial(0, 1.0, 1.0))
     other = Layout((("parameters", "v", (2,)),))
     zeros = torch.zeros(2, dtype=torch.float64)
-    with pytest.raises(ValueError, match="have another layout"):
+    with pytest.raises(ValueError, match="have another layout than the updates before"):
         tree.add(PartialAggregate(index=1, layout=other, total=zeros, weight=1.0, members=(1,)))
 
 
-def test_few_partials_are_held():
+def test_a_tree_holds_at_most_log2_of_the_partials():
     tree = ReductionTree(MeanAggregator())
     for index in range(64):
         tree.add(partial(index, 1.0, 1.0))

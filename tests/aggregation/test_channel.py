@@ -1,3 +1,5 @@
+"""The channel: messages, the order of stages, client states of stages, and packing."""
+
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ FACTS = {"round": 3, "client": 7, "seed": 1}
 
 
 class Shift(Stage):
-    """Adds 1 on the client, and 1 for each message on the client's own count."""
+    """Adds 1 to each number on the client, and counts messages there and rounds on the server."""
 
     order = Order.PROTECT
 
@@ -63,14 +65,13 @@ class Half(Packing):
         return 2 * size
 
 
-def sent(channel, weight=2.5, states=None, own=None):
+def encode(channel, weight=2.5, states=None, own=None):
     states = channel.init(LAYOUT) if states is None else states
-    message, new = channel.encode(LAYOUT, GROUPS, weight, **FACTS, states=states, own=own or {})
-    return message, new
+    return channel.encode(LAYOUT, GROUPS, weight, **FACTS, states=states, own=own or {})
 
 
 def test_without_a_stage_a_message_holds_the_weight_and_four_bytes_a_number():
-    message, own = sent(Channel())
+    message, own = encode(Channel())
     vector, weight = Channel().decode(LAYOUT, message)
     assert len(message) == Channel().nbytes(LAYOUT) == 8 + 4 * 6
     assert (weight, own) == (2.5, {})
@@ -86,15 +87,15 @@ def test_an_update_without_tensors_is_not_sent():
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "groups",
     [
         {"parameters": {"w": torch.zeros(2, 2)}},
         {"parameters": {"w": torch.zeros(4), "b": torch.tensor(0.0)}, "buffers": {"n": torch.tensor(0)}},
     ],
 )
-def test_another_name_or_shape_is_refused_with_the_name(wrong):
+def test_another_name_or_shape_is_refused_with_the_name(groups):
     with pytest.raises(ValueError, match=r"parameters/w|buffers/n"):
-        Channel().encode(LAYOUT, wrong, 1.0, **FACTS, states={}, own={})
+        Channel().encode(LAYOUT, groups, 1.0, **FACTS, states={}, own={})
 
 
 def test_the_order_of_names_does_not_matter():
@@ -106,7 +107,7 @@ def test_the_order_of_names_does_not_matter():
 def test_stages_are_sorted_and_open_in_reverse():
     channel = Channel.of([Shift(), Halve()])
     assert [stage.name for stage in channel.stages] == ["halve", "shift"]
-    message, own = sent(channel)
+    message, own = encode(channel)
     vector, _ = channel.decode(LAYOUT, message)
     assert vector.tolist() == [1.5, 2.0, 2.5, 3.0, 3.5, 4.0]
     total, states = channel.open(3 * vector.double(), 3, channel.init(LAYOUT))
@@ -114,29 +115,29 @@ def test_stages_are_sorted_and_open_in_reverse():
     assert (int(own["shift"]["count"]), int(states["shift"].private["rounds"])) == (1, 1)
 
 
-def test_a_client_gets_its_own_tensors_back():
-    _, own = sent(Channel.of([Shift()]))
+def test_a_client_receives_its_own_tensors_in_the_next_round():
+    _, own = encode(Channel.of([Shift()]))
     stored = pack_channel_states(own)
     assert list(stored) == ["channel/shift"]
-    _, again = sent(Channel.of([Shift()]), own=channel_states({**stored, "control": {}}))
+    _, again = encode(Channel.of([Shift()]), own=channel_states({**stored, "control": {}}))
     assert int(again["shift"]["count"]) == 2
     assert pack_channel_states({"halve": {}}) == {}
 
 
 def test_a_stage_that_is_not_linear_is_decoded_message_by_message():
     channel = Channel.of([Sign()])
-    vector, _ = channel.decode(LAYOUT, sent(channel)[0])
+    vector, _ = channel.decode(LAYOUT, encode(channel)[0])
     assert vector.tolist() == [10.0] * 6
 
 
-def test_a_packing_of_ones_own_decides_the_bytes():
+def test_another_packing_decides_the_bytes():
     channel = Channel.of([Half(), Shift()])
-    message, _ = sent(channel)
+    message, _ = encode(channel)
     assert len(message) == channel.nbytes(LAYOUT) == 8 + 2 * 6
     assert channel.decode(LAYOUT, message)[0].tolist() == [2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
 
 
-def test_random_numbers_depend_on_stage_round_client_and_seed_alone():
+def test_random_numbers_of_a_stage_do_not_depend_on_other_stages():
     draws = []
 
     class Draw(Stage):
@@ -154,7 +155,7 @@ def test_random_numbers_depend_on_stage_round_client_and_seed_alone():
             return vector, {}
 
     for stages in ([Draw("a")], [Draw("a"), Draw("b")]):
-        sent(Channel.of(stages))
+        encode(Channel.of(stages))
     assert draws[0] == draws[1] != draws[2]
 
 
@@ -167,6 +168,6 @@ def test_random_numbers_depend_on_stage_round_client_and_seed_alone():
         ([type("Four", (Shift,), {"exchanges": 4})()], "needs 4 exchanges"),
     ],
 )
-def test_what_cannot_work_is_refused(stages, problem):
+def test_an_invalid_channel_is_refused(stages, problem):
     with pytest.raises(ConfigError, match=problem):
         Channel.of(stages)

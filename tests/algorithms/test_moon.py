@@ -1,22 +1,24 @@
-"""The contrast of MOON equals one worked out by hand, and leaves no trace in the module."""
+"""MOON's contrastive loss equals a loss computed by hand."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import federation, holdings, pairs
 from lightning.pytorch import LightningModule
+from test_composition import assert_equal, client_once
+from test_composition import federation as personal_federation
 from torch import nn
 
-from fedlit.algorithms import FedAvg, Moon
+from fedlit.algorithms import FedAvg, Moon, PersonalLayers
 from fedlit.client.losses import model_contrastive_loss
-from fedlit.client.replica import ModuleReplica
+from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import LocalTrainer, TrainerConfig
 from fedlit.core.errors import ConfigError
 from fedlit.core.model import ContrastiveTerm, Model
 
 
 class Net(LightningModule):
-    """A linear layer, a head, and dropout that must be silent in the frozen copies."""
+    """A linear layer, dropout and a head."""
 
     def __init__(self, dropout=0.0, dictionary=False):
         super().__init__()
@@ -36,11 +38,11 @@ class Net(LightningModule):
 
 def setting(dropout=0.0, **more):
     torch.manual_seed(0)
-    bench, data = ModuleReplica(Net(dropout, **more)), holdings(pairs((1.0, 2.0), (0.5, -1.0), (2.0, 0.3)), batch=3)
-    models = [Model({k: torch.randn(v.shape) for k, v in bench.read().parameters.items()}, {}) for _ in range(2)]
+    replica, data = ModuleReplica(Net(dropout, **more)), holdings(pairs((1.0, 2.0), (0.5, -1.0), (2.0, 0.3)), batch=3)
+    models = [Model({k: torch.randn(v.shape) for k, v in replica.read().parameters.items()}, {}) for _ in range(2)]
     return (
-        LocalTrainer(bench, TrainerConfig({"accelerator": "cpu"}, steps=3), data, 3, 0, 0),
-        bench.read(),
+        LocalTrainer(replica, TrainerConfig({"accelerator": "cpu"}, steps=3), data, 3, 0, 0),
+        replica.read(),
         *models,
         data,
     )
@@ -51,7 +53,7 @@ def features(parameters, x):
 
 
 def by_hand(start, near, far, x, mu, temperature):
-    """Three steps of gradient descent on loss + contrast."""
+    """Parameters after three steps of gradient descent on both losses."""
     w = {name: tensor.clone().requires_grad_() for name, tensor in start.parameters.items()}
     for _ in range(3):
         z = features(w, x)
@@ -64,7 +66,7 @@ def by_hand(start, near, far, x, mu, temperature):
 
 
 @pytest.mark.parametrize("more", [{}, {"dictionary": True}])
-def test_training_with_a_contrast_is_descent_on_the_papers_loss(more):
+def test_training_with_a_contrastive_term_is_descent_on_the_papers_loss(more):
     local, start, near, far, data = setting(**more)
     x = next(iter(data.train_batches(0, 0)))[0]
     fit = local.fit(start, ContrastiveTerm(0.7, 0.5, near, far))
@@ -75,14 +77,14 @@ def test_training_with_a_contrast_is_descent_on_the_papers_loss(more):
     assert not torch.allclose(plain.model.parameters["body.weight"], fit.model.parameters["body.weight"], atol=1e-4)
 
 
-def test_neither_the_frozen_copies_nor_the_contrast_draw_random_numbers():
+def test_the_contrastive_loss_draws_no_random_numbers():
     local, start, near, far, _ = setting(dropout=0.5)
     with_0 = local.fit(start, ContrastiveTerm(0.0, 0.5, near, far)).model
     plain = local.fit(start).model
     assert all(torch.equal(value, plain.parameters[name]) for name, value in with_0.parameters.items())
 
 
-def test_a_named_layer_gives_its_output():
+def test_the_features_are_the_output_of_a_named_layer():
     local, start, near, far, _ = setting()
     last = local.fit(start, ContrastiveTerm(0.7, 0.5, near, far)).model
     same = local.fit(start, ContrastiveTerm(0.7, 0.5, near, far, layer="dropout")).model
@@ -92,7 +94,7 @@ def test_a_named_layer_gives_its_output():
 
 
 @pytest.mark.parametrize("away", [True, False])
-def test_a_layer_that_is_not_there_is_a_mistake_in_the_first_round_too(away):
+def test_an_unknown_layer_is_an_error_in_the_first_round_too(away):
     local, start, near, far, _ = setting()
     with pytest.raises(ConfigError) as error:
         local.fit(start, ContrastiveTerm(0.7, 0.5, near, far if away else None, layer="heda"))
@@ -100,18 +102,18 @@ def test_a_layer_that_is_not_there_is_a_mistake_in_the_first_round_too(away):
     assert "head" in error.value.hint
 
 
-def test_the_contrast_is_that_of_the_paper_and_holds_where_exponentials_do_not():
+def test_the_contrastive_loss_equals_the_papers_and_does_not_overflow():
     z, near, far = torch.eye(3), torch.eye(3), -torch.eye(3)
     assert model_contrastive_loss(z, near, far, 0.001).item() == pytest.approx(0.0)
     assert model_contrastive_loss(z, far, near, 0.001).item() == pytest.approx(2000.0)
     assert model_contrastive_loss(z, near, near, 0.5).item() == pytest.approx(0.6931472)
 
 
-def test_a_client_remembers_what_it_trained_and_starts_without_a_contrast():
+def test_the_client_state_is_the_trained_model_and_the_first_round_has_no_contrast():
     fed = federation(algorithm=Moon(mu=5.0), norm="batch")
     plain = federation(algorithm=FedAvg(), norm="batch")
     ours, theirs = list(fed.run()), list(plain.run())
-    assert ours[0].sha256 == theirs[0].sha256  # nobody has taken part before
+    assert ours[0].sha256 == theirs[0].sha256  # no client has a previous model
     assert ours[2].sha256 != theirs[2].sha256
     assert not any(record.failures for record in ours)
 
@@ -119,7 +121,28 @@ def test_a_client_remembers_what_it_trained_and_starts_without_a_contrast():
 @pytest.mark.parametrize(
     ("arguments", "key"), [({"mu": 0.0}, "mu"), ({"temperature": -1.0}, "temperature"), ({"layer": ""}, "layer")]
 )
-def test_wrong_values_are_named(arguments, key):
+def test_an_error_names_the_argument(arguments, key):
     with pytest.raises(ConfigError) as error:
         Moon(**arguments)
     assert error.value.key == key
+
+
+def test_personal_layers_around_moon_keep_the_layers_and_the_previous_model():
+    fed, client_state = personal_federation(PersonalLayers(inner=Moon(mu=2.0))), {}
+    x = fed.initial_state().model
+    layers, previous = fed.initial, None
+    for round in range(3):
+        client_state = client_once(fed, round, 2, client_state).client_state
+        local, start = fed.worker.local_trainer(round, 2, {}), x.fill_from(layers)
+        away = None if previous is None else previous.fill_from(start)
+        layers = local.fit(start, ContrastiveTerm(2.0, 0.5, start, away)).model
+        previous = Model({name: layers.parameters[name] for name in x.parameters}, {})
+        assert set(client_state) == {f"{p}/{g}" for p in ("personal", "before") for g in ("parameters", "buffers")}
+        assert_equal(dict(client_state["before/parameters"]), previous.parameters)
+        assert_equal(dict(client_state["personal/buffers"]), layers.buffers)
+        own = client_state["personal/parameters"]
+        assert_equal(dict(own), {name: layers.parameters[name] for name in own})
+    plain = personal_federation(PersonalLayers())
+    assert not torch.equal(
+        layers.parameters["head.weight"], client_once(plain, 2, 2, {}).groups["parameters"]["head.weight"]
+    )

@@ -1,4 +1,4 @@
-"""What the server does with the mean update equals the papers' rules, computed with 50 digits."""
+"""Server optimizers equal the papers' rules, computed with 50 digits."""
 
 import pickle
 from decimal import Decimal, localcontext
@@ -17,22 +17,22 @@ BUFFERS = {"var": torch.tensor([-0.5], dtype=torch.float64), "count": torch.tens
 
 
 def path(optimizer, deltas=DELTAS, **average):
-    """The parameter after each round, as the server computes it."""
+    """The parameter after each round, from the server's code."""
     algorithm = FedAvg(optimizer=optimizer, **average)
-    state, found = algorithm.init(X), []
+    state, parameters = algorithm.init(X), []
     for delta in deltas:
         groups = {"parameters": {"w": torch.tensor([float(delta)], dtype=torch.float64)}, "buffers": BUFFERS}
         state = algorithm.server(state, Aggregate(groups, 3.0, 2, 2))
-        found.append(state.model.parameters["w"].item())
-    return found
+        parameters.append(state.model.parameters["w"].item())
+    return parameters
 
 
 def exact(rule, lr, beta1, tau, beta2):
-    """Algorithm 2 of Reddi et al. in decimals."""
+    """The parameter after each round, by Algorithm 2 of Reddi et al."""
     with localcontext() as context:
         context.prec = 50
         lr, b1, tau, b2 = map(Decimal, (lr, beta1, tau, beta2))
-        x, m, v, found = Decimal(1), Decimal(0), tau * tau, []
+        x, m, v, parameters = Decimal(1), Decimal(0), tau * tau, []
         for delta in map(Decimal, DELTAS):
             square = delta * delta
             m = b1 * m + (1 - b1) * delta
@@ -43,31 +43,31 @@ def exact(rule, lr, beta1, tau, beta2):
             else:
                 v = v + square
             x = x + lr * m / (v.sqrt() + tau)
-            found.append(float(x))
-        return found
+            parameters.append(float(x))
+        return parameters
 
 
 @pytest.mark.parametrize(("name", "rule"), [("adam", Adam(0.99)), ("yogi", Yogi(0.99)), ("adagrad", Adagrad())])
 @pytest.mark.parametrize("tau", ["0.001", "0.6"])
-def test_adaptive_servers_equal_the_papers_algorithm_without_bias_correction(name, rule, tau):
-    found = path(AdaptiveOptimizer(rule, lr=0.1, beta1=0.9, tau=float(tau)))
-    assert found == pytest.approx(exact(name, "0.1", "0.9", tau, "0.99"), abs=1e-6)
+def test_adaptive_optimizers_equal_the_papers_algorithm_without_bias_correction(name, rule, tau):
+    parameters = path(AdaptiveOptimizer(rule, lr=0.1, beta1=0.9, tau=float(tau)))
+    assert parameters == pytest.approx(exact(name, "0.1", "0.9", tau, "0.99"), abs=1e-6)
 
 
-def test_momentum_is_torchs_on_the_pseudo_gradient_and_counts_the_first_round():
+def test_momentum_equals_torchs_sgd_on_the_pseudo_gradient_from_the_first_round():
     w = torch.nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
     sgd = torch.optim.SGD([w], lr=0.5, momentum=0.9)
-    for delta, found in zip(DELTAS, path(Momentum(lr=0.5, momentum=0.9)), strict=True):
+    for delta, parameter in zip(DELTAS, path(Momentum(lr=0.5, momentum=0.9)), strict=True):
         w.grad = torch.tensor([-float(delta)], dtype=torch.float64)
         sgd.step()
-        assert found == pytest.approx(w.item(), abs=1e-6)
+        assert parameter == pytest.approx(w.item(), abs=1e-6)
 
 
 def test_momentum_0_at_rate_1_is_fedavg_bit_for_bit():
     assert path(Momentum(lr=1.0, momentum=0.0)) == path(None)
 
 
-def test_yogi_is_adagrad_at_other_rates_while_v_is_small():
+def test_yogi_is_adagrad_with_other_rates_while_v_is_small():
     lr, beta2, tau = 0.1, 0.9, 1e-3
     scale = (1 - beta2) ** 0.5
     growing = ("0.1", "0.3", "0.6", "1.2")  # v stays below D^2
@@ -79,7 +79,7 @@ def test_yogi_is_adagrad_at_other_rates_while_v_is_small():
 @pytest.mark.parametrize(
     "optimizer", [Momentum(), AdaptiveOptimizer(Adam()), AdaptiveOptimizer(Yogi()), AdaptiveOptimizer(Adagrad())]
 )
-def test_buffers_pass_by_the_servers_optimizer(optimizer):
+def test_buffers_do_not_pass_through_the_server_optimizer(optimizer):
     algorithm = FedAvg(optimizer=optimizer)
     groups = {"parameters": {"w": torch.tensor([0.5], dtype=torch.float64)}, "buffers": BUFFERS}
     buffers = algorithm.server(algorithm.init(X), Aggregate(groups, 3.0, 2, 2)).model.buffers
@@ -100,12 +100,12 @@ def test_buffers_pass_by_the_servers_optimizer(optimizer):
         (lambda: FedAvg(lr=0.5, optimizer=Momentum()), "lr"),
     ],
 )
-def test_wrong_values_are_named(make, key):
+def test_an_error_names_the_argument(make, key):
     with pytest.raises(ConfigError) as error:
         make()
     assert error.value.key == key
 
 
-def test_they_pickle():
+def test_server_optimizers_pickle():
     algorithm = FedAvg(optimizer=AdaptiveOptimizer(Yogi(0.9)))
     assert pickle.loads(pickle.dumps(algorithm)) == algorithm

@@ -107,6 +107,12 @@ def test_an_unused_new_key_is_an_error():
     ]
 
 
+def test_a_stage_of_the_channel_is_no_unused_key():
+    stage = "my_codec.Half"
+    assert keys_and_hints(f"+channel.half._target_={stage}", f"++channel.more={{_target_: {stage}}}") == []
+    assert keys_and_hints(f"+chanel.half._target_={stage}") == [("chanel.half._target_", "did you mean data._target_?")]
+
+
 @pytest.mark.slow
 def test_groups_of_the_users_own_folder_are_valid(tmp_path):
     (tmp_path / "schedule").mkdir()

@@ -6,7 +6,7 @@ import time
 
 import pytest
 import yaml
-from test_build import MODULE, composed
+from configured import MODULE, compose_plain
 
 from fedlit.cli.evaluate import evaluate_run
 from fedlit.core.errors import ConfigErrors
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow  # whole runs
 
 def finished_run(folder, *overrides):
     """The folder of a finished run, made without the command."""
-    run_experiment(composed("schedule.rounds=3", "schedule.local_steps=5", *overrides), folder, {}, time.time())
+    run_experiment(compose_plain("schedule.rounds=3", "schedule.local_steps=5", *overrides), folder, {}, time.time())
     return folder
 
 

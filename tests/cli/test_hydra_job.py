@@ -1,16 +1,17 @@
 """Error reports of one run, and the frames above it."""
 
 import ast
-import os
-import subprocess
+import runpy
 import sys
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from hydra.types import RunMode
 
+import fedlit
 from fedlit.cli.command_line import PRIMARY
 from fedlit.cli.hydra_job import HydraJob, report_errors
 from fedlit.core.errors import LostRounds, LostWorkers
@@ -49,6 +50,8 @@ def test_a_fatal_error_is_printed_with_the_command_that_resumes_the_run_and_ends
     assert printed == [f"fedlit: {error}; {hint}", f"  python -m fedlit.train resume={tmp_path}"]
 
 
+ROOT = Path(fedlit.__file__).parent
+
 MODULE = """
 import traceback
 import fedlit.models
@@ -62,19 +65,25 @@ class Recording(fedlit.models.Classifier):
 
 
 @pytest.mark.slow
-def test_the_command_adds_at_most_three_frames(tmp_path):
+def test_at_most_eleven_frames_lie_between_the_command_and_a_clients_fit(tmp_path, monkeypatch):
+    """With the default executor, which times each job in this process: the deepest way without worker processes."""
     (tmp_path / "recording.py").write_text(MODULE)
-    overrides = ["model=logistic", "model._target_=recording.Recording", "observers=none", "executor=inline"]
-    overrides += ["schedule.rounds=1", "schedule.clients_per_round=1", "schedule.local_steps=1"]
-    command = [sys.executable, "-m", "fedlit.train", *overrides]
-    end = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=300, env={**os.environ}, check=False
-    )
-    assert end.returncode == 0, end.stderr
+    overrides = ["model=logistic", "model._target_=recording.Recording", "observers=none"]
+    overrides += ["schedule.rounds=2", "schedule.clients_per_round=2", "schedule.local_steps=1"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("FEDLIT_ALLOW", "recording")
+    monkeypatch.setattr(sys, "argv", ["fedlit", *overrides])
+    runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
     frames = ast.literal_eval((tmp_path / "frames.txt").read_text())
-    names = [(file.replace(os.sep, "/").rpartition("/fedlit/")[2], name) for file, name in frames if "fedlit" in file]
-    assert [name for name in names if name[0] == "train.py" or name[0].startswith("cli/")] == [
+    fit = next(number for number, (file, _) in enumerate(frames) if "/lightning/pytorch/trainer/" in file)
+    ours = [(Path(file), name) for file, name in frames[:fit] if Path(file).is_relative_to(ROOT)]
+    names = [(file.relative_to(ROOT).as_posix(), name) for file, name in ours]
+    assert names[:4] == [
         ("train.py", "<module>"),
         ("cli/train.py", "main"),
         ("cli/train.py", "_job"),
+        ("experiment/runner.py", "run_experiment"),
     ]
+    assert names[-1] == ("client/trainer.py", "fit")
+    assert len(names) <= 11, names

@@ -23,9 +23,11 @@ from fedlit.cli.overrides import quote, unquote
 from fedlit.cli.resume import resume_arguments, resume_command
 from fedlit.cli.sweep.jobs import remove_untrained
 from fedlit.core.errors import ConfigError, ConfigErrors
-from fedlit.core.messages import ServerState
-from fedlit.experiment import runner
+from fedlit.core.messages import ServerState, Shared
+from fedlit.core.model import Model
+from fedlit.experiment import reporter, runner
 from fedlit.experiment.config.build import to_plain
+from fedlit.experiment.observers import Observer
 from fedlit.experiment.performance import gc_frozen, gc_paused
 from fedlit.experiment.runner import run_experiment
 from fedlit.runs.keys import row_of
@@ -295,7 +297,7 @@ def test_quotes_do_not_change_a_value():
 
 
 def test_resume_in_a_file_is_refused(tmp_path):
-    with pytest.raises(ConfigErrors, match="it has to be typed"):
+    with pytest.raises(ConfigErrors, match="give resume on the command line, not in a configuration file"):
         run_experiment({**composed(), "resume": "auto"}, tmp_path / "run", {}, 0.0)
 
 
@@ -332,14 +334,13 @@ def test_the_garbage_collector_pauses_only_in_its_block():
 
 
 def test_only_one_process_can_run_in_a_folder(tmp_path):
-    with FileLock(tmp_path / "lock"), pytest.raises(ConfigErrors, match="another process's at the moment"):
+    with FileLock(tmp_path / "lock"), pytest.raises(ConfigErrors, match="is in use by another process"):
         run_experiment(composed(), tmp_path, {}, 0.0)
 
 
 def test_a_folder_with_a_run_is_refused_for_a_new_run(tmp_path):
-    DiskCheckpointer(tmp_path, Retention()).commit(
-        ServerState(1, {}), ClientStateStore(), RoundRecord(1, (), {}, (), None, "", None)
-    )
+    record = RoundRecord(number=1, cohort=(), metrics={})
+    DiskCheckpointer(tmp_path, Retention()).commit(ServerState(1, Shared(Model({}, {}))), ClientStateStore(), record)
     with pytest.raises(ConfigErrors, match="holds a run already"):
         run_experiment(composed(), tmp_path, {}, 0.0)
 
@@ -348,7 +349,7 @@ def test_a_run_without_a_valid_checkpoint_is_an_error(tmp_path):
     run = stopped_run(tmp_path / "run")
     (run / "checkpoints" / "round-000001").mkdir(parents=True)
     quick = composed("data=synthetic", "partition=natural", "model=logistic", "observers=none", "data.clients=5")
-    with pytest.raises(ConfigErrors, match="has no round that holds") as error:
+    with pytest.raises(ConfigErrors, match="has no valid round: round-000001") as error:
         run_experiment({**quick, "resume": str(run)}, run, {}, 0.0)
     assert isinstance(error.value.errors[0], ConfigError)
 
@@ -363,10 +364,8 @@ QUICK = [
 ]
 
 
-class FailsAtClose:
+class FailsAtClose(Observer):
     """An observer that fails when it is closed."""
-
-    start = round = end = lambda *arguments: None
 
     def close(self):
         raise OSError("full")
@@ -440,8 +439,8 @@ def test_a_signal_before_round_1_prints_one_line_and_leaves_no_folder(
     assert end == status
     assert calls == [number] * (number == signal.SIGUSR1)  # such as a scheduler's handler, which starts the job again
     assert printed == (
-        f"fedlit: stopped by {number.name}; nothing was trained yet, and there is nothing to go on with: "
-        "type the command again\n"
+        f"fedlit: stopped by {number.name}; nothing was trained yet, so there is nothing to resume: "
+        "run the command again\n"
     )
     assert not (tmp_path / "run").exists()
 
@@ -453,7 +452,7 @@ def test_the_command_that_a_stopped_run_prints_resumes_it(command, tmp_path, mon
     folder.mkdir(parents=True)
     (folder / "mine.yaml").write_text((config_dir() / "model" / "logistic.yaml").read_text())
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "_log", send_signal(signal.SIGTERM))
+        patch.setattr(reporter, "log_round", send_signal(signal.SIGTERM))
         status, printed = command("--config-dir", "my own", *QUICK, "model=mine", "hydra.run.dir=run")
     *_, line, resume_line = printed.splitlines()
     assert (status, line) == (

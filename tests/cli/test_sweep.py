@@ -271,7 +271,7 @@ def test_an_experiment_that_sweeps_an_unknown_key_is_an_error(tmp_path):
     (tmp_path / "experiment").mkdir()
     content = "# @package _global_\nhydra: {sweeper: {params: {partition.alpa: '1,2'}}}\n"
     (tmp_path / "experiment" / "odd.yaml").write_text(content)
-    with pytest.raises(ConfigErrors, match=r"hydra\.sweeper\.params=: .*'partition\.alpa'"):
+    with pytest.raises(ConfigErrors, match=r"hydra\.sweeper\.params: .*'partition\.alpa'"):
         plan_sweep(["-m", f"--config-dir={tmp_path}", "experiment=odd"])
 
 
@@ -326,7 +326,8 @@ def test_workers_auto_uses_a_jobs_share_of_the_cores(monkeypatch):
 @pytest.mark.parametrize("share", ["abc", "0", "-1", "1.5", ""])
 def test_a_share_that_is_no_number_is_an_error(monkeypatch, share):
     monkeypatch.setenv("FEDLIT_CORES", share)
-    with pytest.raises(ConfigErrors, match=f"FEDLIT_CORES={share}: must be a whole number of at least 1"):
+    subject = f"FEDLIT_CORES={share}" if share else "FEDLIT_CORES"
+    with pytest.raises(ConfigErrors, match=f"{subject}: must be a whole number of at least 1"):
         processes.available_cores()
 
 

@@ -30,9 +30,9 @@ def only_run(folder):
 
 
 def test_without_arguments_the_command_trains_on_digits_and_writes_all_files_of_a_run(tmp_path):
-    done = run(tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    end = run(tmp_path)
+    assert end.returncode == 0, end.stderr
+    assert end.stderr == ""
     path = only_run(tmp_path)
     assert {
         "config.yaml",
@@ -58,7 +58,7 @@ def test_without_arguments_the_command_trains_on_digits_and_writes_all_files_of_
     assert summary["best"]["metrics"]["test/accuracy"] > 0.9
     assert summary["versions"]["torch"]
     assert len((path / "train.log").read_text().splitlines()) == 21  # the first names the executor
-    lines = done.stdout.splitlines()
+    lines = end.stdout.splitlines()
     assert [line.split()[1] for line in lines[:20]] == [f"{n}/20" for n in range(1, 21)]
     assert max(map(len, lines[20:-1])) <= 80
     assert lines[-1] == f"tensorboard --logdir {path}"
@@ -73,7 +73,7 @@ def test_errors_are_printed_together_with_status_2_and_without_a_traceback(tmp_p
     assert end.value.code == 2
     printed = capsys.readouterr().err
     assert "4 errors" in printed
-    for part in ("did you mean cifar10?", "did you mean seed?", "examples, uniform", "must be a number above 0"):
+    for part in ("did you mean cifar10?", "did you mean seed?", "examples, uniform", "must be greater than 0"):
         assert part in printed
     assert "Traceback" not in printed
     assert not (tmp_path / "outputs").exists()
@@ -81,10 +81,10 @@ def test_errors_are_printed_together_with_status_2_and_without_a_traceback(tmp_p
 
 def test_an_unwritable_output_folder_is_reported_first(tmp_path):
     (tmp_path / "file").touch()
-    done = run(tmp_path, "hydra.run.dir=file/run")
-    assert done.returncode == 2
-    assert "hydra.run.dir=file/run" in done.stderr
-    assert "Traceback" not in done.stderr
+    end = run(tmp_path, "hydra.run.dir=file/run")
+    assert end.returncode == 2
+    assert "hydra.run.dir=file/run" in end.stderr
+    assert "Traceback" not in end.stderr
 
 
 @pytest.mark.parametrize(
@@ -108,17 +108,17 @@ def test_a_configuration_that_cannot_be_printed_is_an_error(arguments, expected,
     ("flag", "expected"), [("--help", "COMMON KEYS"), ("--cfg=job", "client_fraction: 0.3"), ("--hydra-help", "Hydra")]
 )
 def test_hydras_own_flags_work(tmp_path, flag, expected):
-    done = run(tmp_path, *flag.split("="))
-    assert done.returncode == 0
-    assert expected in done.stdout
-    assert flag != "--help" or max(map(len, done.stdout.splitlines())) <= 80
+    end = run(tmp_path, *flag.split("="))
+    assert end.returncode == 0
+    assert expected in end.stdout
+    assert flag != "--help" or max(map(len, end.stdout.splitlines())) <= 80
 
 
 def test_completion_offers_choices(tmp_path):
     script = os.path.join(os.path.dirname(sys.executable), "fedlit")
     if not os.path.exists(script):
         pytest.skip("the console script is not installed")
-    done = subprocess.run(
+    end = subprocess.run(
         [script, "-sc", "query=bash"],
         cwd=tmp_path,
         capture_output=True,
@@ -127,4 +127,4 @@ def test_completion_offers_choices(tmp_path):
         check=False,
         env={**os.environ, "COMP_LINE": "fedlit algorithm=", "COMP_POINT": "17"},
     )
-    assert {"algorithm=fedavg", "algorithm=fedprox"} <= set(done.stdout.split())
+    assert {"algorithm=fedavg", "algorithm=fedprox"} <= set(end.stdout.split())

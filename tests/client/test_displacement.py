@@ -8,7 +8,7 @@ from quadratics import mutated
 from torch import nn
 
 from fedlit.client.displacement import SGDStep, displacement
-from fedlit.client.replica import ModuleReplica
+from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import LocalTrainer, TrainerConfig
 from fedlit.core.errors import ConfigError
 from fedlit.core.model import GradientTerm

@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
 
 from fedlit.client import lightning_internals as internals
-from fedlit.client.replica import ModuleReplica
+from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import LocalTrainer, TrainerConfig
 
 

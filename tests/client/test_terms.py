@@ -11,7 +11,7 @@ from conftest import holdings, pairs
 from lightning.pytorch import LightningModule
 from torch import nn
 
-from fedlit.client.replica import ModuleReplica
+from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import LocalTrainer, TrainerConfig
 from fedlit.core.errors import ConfigError
 from fedlit.core.model import ContrastiveTerm, GradientTerm

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import Quadratic, holdings, images, pairs
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
 
+from fedlit.aggregation.channel import channel_states
 from fedlit.algorithms.algorithm import Local
-from fedlit.client.callbacks import algorithm_state, channel_state, optimizer_state
-from fedlit.client.replica import ModuleReplica
+from fedlit.client.callbacks import algorithm_state, optimizer_state
+from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import FIXED_ARGS, LocalTrainer, TrainerConfig, evaluate_split
 from fedlit.core.errors import ConfigError
 from fedlit.core.model import GradientTerm
@@ -532,8 +533,7 @@ def test_the_client_state_has_parts_of_optimizer_channel_and_algorithm():
     }
     assert list(optimizer_state(parts)) == ["optimizer/0/1"]
     assert list(algorithm_state(parts)) == ["controls"]
-    assert channel_state(parts, "topk") is parts["channel/topk"]
-    assert channel_state(parts, "top") == {}
+    assert channel_states(parts) == {"topk": parts["channel/topk"]}
 
 
 def test_a_schedule_configures_trainers_by_plain_values():
@@ -549,3 +549,22 @@ def test_a_local_trainer_implements_the_protocol_of_algorithms():
     for name in ("examples", "fit", "loss", "gradient"):
         assert hasattr(trainer, name)
         assert hasattr(Local, name)
+
+
+def test_a_module_without_a_validation_step_gives_no_warning(recwarn):
+    class TrainsOnly(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(1))
+
+        def training_step(self, batch, batch_idx):
+            return (batch[0][:, 0] * self.w).mean()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    replica = ModuleReplica(TrainsOnly())
+    data = holdings(pairs((1.0, 0.0), (2.0, 0.0)), batch=1)
+    local = LocalTrainer(replica, TrainerConfig({"accelerator": "cpu"}), data, 2, 0, 0)
+    assert local.fit(replica.read()).steps == 2
+    assert not [str(warning.message) for warning in recwarn]

@@ -5,7 +5,7 @@ from conftest import Quadratic, federation, holdings, pairs
 
 from fedlit.aggregation.validation import invalid_values
 from fedlit.algorithms import FedAvg
-from fedlit.client.replica import ModuleReplica
+from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import TrainerConfig
 from fedlit.client.worker import ClientWorker
 from fedlit.core.messages import EvaluateJob, ServerState, Shared, TrainJob
@@ -49,7 +49,7 @@ def test_an_update_that_is_not_finite_is_a_failure_and_not_in_the_sum(bad):
     assert np.isfinite(partial.metrics["train/loss"]).all()
 
 
-def test_a_large_but_finite_update_is_told_from_an_infinite_one():
+def test_a_large_but_finite_update_differs_from_an_infinite_one():
     assert invalid_values(torch.full((4,), 3e38), 1.0) == ""
     assert invalid_values(torch.tensor([float("inf"), float("-inf")]), 1.0) == "2 of 2 numbers are NaN or infinite"
     assert invalid_values(torch.zeros(1), float("nan"))

@@ -1,4 +1,4 @@
-"""Wrong configurations: each is named with what is allowed, ends with status 2, and nothing is left behind."""
+"""Errors in a configuration: each says what is allowed, the command ends with status 2, and no file is left."""
 
 import logging
 import re
@@ -10,13 +10,13 @@ from conftest import composed
 from fedlit.cli import train
 from fedlit.core.errors import ConfigErrors
 from fedlit.experiment.config.build import to_plain
-from fedlit.experiment.runner import run_experiment as begin
+from fedlit.experiment.runner import run_experiment
 
 pytestmark = pytest.mark.slow
 
 
-def typed(monkeypatch, capsys, folder, *arguments):
-    """Status and standard error of the command in a folder."""
+def run_command(monkeypatch, capsys, folder, *arguments):
+    """Exit status and standard error of the command in a folder."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["fedlit", *arguments])
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -25,21 +25,20 @@ def typed(monkeypatch, capsys, folder, *arguments):
     return stop.value.code, capsys.readouterr().err
 
 
-def begun(monkeypatch, capsys, folder, *arguments):
-    """What the command comes to once Hydra has composed, which takes most of its time."""
-    # Those that Hydra made for an earlier command write where nobody looks any more.
+def run_composed(monkeypatch, capsys, folder, *arguments):
+    """The same as `run_command`, with a cached composition: Hydra's takes most of the time."""
+    # The log handlers that Hydra made for an earlier command write to closed streams.
     monkeypatch.setattr(logging.getLogger(), "handlers", [logging.NullHandler()])
     with pytest.raises(ConfigErrors) as stop:
-        begin(to_plain(composed(*arguments)), folder, {}, 0.0)
+        run_experiment(to_plain(composed(*arguments)), folder, {}, 0.0)
     train.print_config_errors(stop.value.errors)
     return 2, capsys.readouterr().err
 
 
-def paragraphs(told):
-    """What standard error says of each mistake, by its first line."""
-    return {
-        line: " ".join(said.split()) for line, said in re.findall(r"^  (\S.*)\n((?: {6}.*\n)+)", told, re.MULTILINE)
-    }
+def paragraphs(output):
+    """The text of each error on standard error, by its first line."""
+    pattern = r"^  (\S.*)\n((?: {6}.*\n)+)"
+    return {line: " ".join(text.split()) for line, text in re.findall(pattern, output, re.MULTILINE)}
 
 
 TOGETHER = {
@@ -55,8 +54,14 @@ TOGETHER = {
         (["~check"], "~check", "cannot be left out"),
         (["hydra.run.dir=/proc/nowhere"], "hydra.run.dir=/proc/nowhere", "cannot be written"),
     ],
-    "no keys": [(["monitor=null"], "monitor=None", "must be keys with values")],
-    "clients": [(["partition.num_clients=5000"], "partition.num_clients", "more than the 1295 samples")],
+    "no keys": [(["monitor=null"], "monitor=None", "must be a mapping of keys to values")],
+    "clients": [
+        (
+            ["partition.num_clients=5000"],
+            "partition.num_clients",
+            "more than the 1295 training samples of digits use fewer clients",
+        )
+    ],
     "values 1": [
         (["schedule.clients_per_round=0"], "schedule.clients_per_round", "at least 1"),
         (["algorithm.weights=exmaples"], "algorithm.weights", "did you mean examples"),
@@ -74,19 +79,19 @@ TOGETHER = {
         (["seed=-1"], "seed", "at least 0"),
     ],
     "values 2": [
-        (["partition.alpha=0"], "partition.alpha", "above 0"),
+        (["partition.alpha=0"], "partition.alpha", "greater than 0"),
         (["schedule.client_fraction=0"], "schedule.client_fraction", "above 0"),
-        (["algorithm.lr=0"], "algorithm.lr", "above 0"),
+        (["algorithm.lr=0"], "algorithm.lr", "greater than 0"),
         (["data.val_fraction=1"], "data.val_fraction", "below 1"),
         (["model.classes=5"], "model.classes", "does not fit digits"),
-        (["trainer.precision=17"], "trainer.precision", "refuses"),
+        (["trainer.precision=17"], "trainer.precision", "is refused by lightning.Trainer"),
         (["executor=processes", "executor.workers=0"], "executor.workers=0", "at least 1"),
         (["eval.clients=every"], "eval.clients", "must be cohort, all or a number"),
         (["seed=one"], "seed", "at least 0"),
         (["check=maybe"], "check=maybe", "true or false"),
     ],
     "values 3": [
-        (["partition.alpha=-1"], "partition.alpha", "above 0"),
+        (["partition.alpha=-1"], "partition.alpha", "greater than 0"),
         (["schedule.rounds=abc"], "schedule.rounds", "a whole number"),
         (["algorithm=fedprox", "algorithm.proximal=-1"], "algorithm.proximal", "at least 0"),
         (["data.num_workers=-1"], "data.num_workers=-1", "at least 0"),
@@ -122,11 +127,11 @@ TOGETHER = {
             "model.optimizer.momentum",
             "is not an argument of Adam leave it out: ~model.optimizer.momentum",
         ),
-        (["+trainer.devices=2"], "trainer.devices=2", "one client at a time has one device"),
+        (["+trainer.devices=2"], "trainer.devices=2", "each client trains on one device"),
     ],
     "values 7": [
         (["model.scheduler={name:StepLR}"], "model.scheduler", "step_size"),
-        (["+trainer.logger=true"], "trainer.logger", "see observers"),
+        (["+trainer.logger=true"], "trainer.logger", "the observers log rounds, not single fits"),
     ],
     "values 8": [
         (
@@ -137,18 +142,18 @@ TOGETHER = {
         (["trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches=0", "at least 1"),
     ],
     "values 9": [
-        (["model=custom", "model._target_=no.such.Module"], "model._target_", "cannot be imported"),
-        (["trainer.callbacks=5"], "trainer.callbacks=5", "must be keys with values"),
+        (["model=custom", "model._target_=no.such.Module"], "model._target_", "No module named 'no'"),
+        (["trainer.callbacks=5"], "trainer.callbacks=5", "must be a mapping of keys to values such as {stop:"),
     ],
     "model 1": [(["+model.width=3"], "model.width", "is not an argument of SimpleCNN")],
     "model 2": [(["model.dropout=2"], "model.dropout=2", "below 1")],
     "model 3": [(["model.dropout=abc"], "model.dropout=abc", "must be a number")],
     "model 4": [(["model.optimizer=sgd"], "model.optimizer=sgd", "such as {name: sgd, lr: 0.01}")],
-    "model 5": [(["model.network=nope"], "model.network=nope", "cannot be imported")],
+    "model 5": [(["model.network=nope"], "model.network=nope", "No module named 'nope'")],
     "model 6": [
         (["model.init_from=/nowhere.ckpt"], "model.init_from=/nowhere.ckpt", "name a .ckpt or .safetensors"),
     ],
-    "data 1": [(["data.std=[0]"], "data.std", "above 0")],
+    "data 1": [(["data.std=[0]"], "data.std", "greater than 0")],
     "data 2": [(["data.mean=0.5"], "data.mean=0.5", "must be a list")],
     "data 3": [(["data=image_folder", "data.root=/nowhere/at/all"], "data.root", "is not a folder")],
     "data 4": [
@@ -167,10 +172,10 @@ TOGETHER = {
         ),
     ],
     "data 7": [
-        (["data=custom", "data._target_=builtins.dict"], "data._target_", "must make a pair of map-style datasets"),
+        (["data=custom", "data._target_=builtins.dict"], "data._target_", "must be a pair of map-style datasets"),
     ],
     "cohort": [(["schedule.clients_per_round=11"], "schedule.clients_per_round", "more than the 10 clients")],
-    "partition": [(["partition=natural"], "partition", "whose each sample is")],
+    "partition": [(["partition=natural"], "partition", "needs data that names the owner of each sample")],
     "rules": [
         (["data.drop_last=true", "data.batch_size=1000"], "data.batch_size=1000", "data.drop_last=false"),
         (
@@ -179,8 +184,12 @@ TOGETHER = {
             "data.val_fraction=0.1 holds some out",
         ),
     ],
-    "memory": [
-        (["schedule.client_state=keep", "model.optimizer.momentum=0"], "schedule.client_state", "has nothing to keep"),
+    "client state": [
+        (
+            ["schedule.client_state=keep", "model.optimizer.momentum=0"],
+            "schedule.client_state",
+            "has no effect: the optimizer has no state",
+        ),
     ],
     "trial": [(["monitor.name=val/acuracy"], "monitor.name", "did you mean val/accuracy")],
     "schedules": [
@@ -191,25 +200,25 @@ TOGETHER = {
         ),
     ],
 }
-"""Wrong configurations. Those in one row are found at the same time, and so can be typed and told together."""
+"""Rows of wrong overrides. Errors of one row are found at the same time, so that they are printed together."""
 
-TYPED = ("names", "no keys", "values 1", "values 5", "values 8", "data 3", "rules", "trial")
-"""Rows that go through the command itself: one or two of each time at which mistakes are found."""
+BY_COMMAND = ("names", "no keys", "values 1", "values 5", "values 8", "data 3", "rules", "trial")
+"""Rows that run the command itself: one or two for each time at which errors are found."""
 
 
-@pytest.mark.parametrize(("row", "wrong"), TOGETHER.items(), ids=TOGETHER)
-def test_a_wrong_value_is_named_with_what_is_allowed_and_what_to_do(monkeypatch, capsys, tmp_path, row, wrong):
-    overrides = [override for given, _, _ in wrong for override in given]
-    way = typed if row in TYPED else begun
-    status, told = way(monkeypatch, capsys, tmp_path, "observers=none", *overrides)
+@pytest.mark.parametrize(("row", "cases"), TOGETHER.items(), ids=TOGETHER)
+def test_error_has_the_wrong_value_the_allowed_ones_and_a_hint(monkeypatch, capsys, tmp_path, row, cases):
+    overrides = [override for arguments, _, _ in cases for override in arguments]
+    run = run_command if row in BY_COMMAND else run_composed
+    status, output = run(monkeypatch, capsys, tmp_path, "observers=none", *overrides)
     assert status == 2
-    assert f"fedlit: {len(wrong)} mistake{'s' * (len(wrong) > 1)} in the configuration; nothing was trained\n" in told
-    found = paragraphs(told)
-    assert len(found) == len(wrong)
-    for _, key, said in wrong:
-        (text,) = [text for line, text in found.items() if line == key or line.startswith((f"{key}=", f"{key}."))]
-        assert said in text
-    assert "Traceback" not in told
+    assert f"fedlit: {len(cases)} error{'s' * (len(cases) > 1)} in the configuration; nothing was trained\n" in output
+    texts = paragraphs(output)
+    assert len(texts) == len(cases)
+    for _, key, expected in cases:
+        (text,) = [text for line, text in texts.items() if line == key or line.startswith((f"{key}=", f"{key}."))]
+        assert expected in text
+    assert "Traceback" not in output
     assert not list((tmp_path / "outputs").rglob("*.json"))
 
 
@@ -218,21 +227,21 @@ def test_check_prints_the_plan_and_leaves_no_folder(monkeypatch, capsys, tmp_pat
     monkeypatch.setattr(sys, "argv", ["fedlit", "check=true", "partition.alpha=0.01", "partition.num_clients=60"])
     monkeypatch.setattr(sys, "path", list(sys.path))
     train.main()
-    said = capsys.readouterr()
-    assert "plan: nothing was trained" in said.out
-    assert "clients have no sample" in said.err
+    printed = capsys.readouterr()
+    assert "plan: nothing was trained" in printed.out
+    assert "partition: leaves 32 of 60 clients without examples" in printed.err
     assert not [path for path in (tmp_path / "outputs").rglob("*") if path.is_file()]
 
 
-def test_mistakes_in_values_are_told_together_and_traceback_shows_where(monkeypatch, capsys, tmp_path):
-    wrong = ["partition.num_clients=5000", "model.norm=x"]
-    status, told = typed(monkeypatch, capsys, tmp_path, *wrong)
+def test_errors_in_values_are_printed_together_and_a_traceback_on_request(monkeypatch, capsys, tmp_path):
+    overrides = ["partition.num_clients=5000", "model.norm=x"]
+    status, output = run_command(monkeypatch, capsys, tmp_path, *overrides)
     assert status == 2
-    assert "2 mistakes" in told
-    assert "Traceback" not in told
+    assert "2 errors" in output
+    assert "Traceback" not in output
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-    status, told = typed(monkeypatch, capsys, tmp_path, *wrong, "traceback=true")
+    status, output = run_command(monkeypatch, capsys, tmp_path, *overrides, "traceback=true")
     assert status == 2
-    assert "Traceback" in told
-    assert "findings.stop()" in told
-    assert "2 mistakes" in told
+    assert "Traceback" in output
+    assert "collector.raise_if_any()" in output
+    assert "2 errors" in output

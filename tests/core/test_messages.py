@@ -26,7 +26,7 @@ def test_a_step_moves_floats_and_rounds_integers():
     assert moved.parameters["w"].dtype == torch.float32
 
 
-def test_what_is_not_in_the_step_stays():
+def test_tensors_that_are_not_in_the_step_stay_the_same():
     assert MODEL.add({}).buffers["count"] is MODEL.buffers["count"]
     assert MODEL.add({"parameters": {}}).parameters["w"] is MODEL.parameters["w"]
 
@@ -46,7 +46,12 @@ def test_delta_is_model_less_start_for_both_groups():
 
 def test_a_record_is_json_and_a_state_pickles():
     record = RoundRecord(
-        1, (2, 5), {"train/loss": 0.5}, (ClientFailure(5, "not_finite", "NaN"),), None, "abc", MODEL
+        number=1,
+        cohort=(2, 5),
+        metrics={"train/loss": 0.5},
+        failures=(ClientFailure(5, "not_finite", "NaN"),),
+        sha256="abc",
+        model=MODEL,
     ).to_dict()
     assert json.loads(json.dumps(record)) == {
         "round": 1,
@@ -61,7 +66,7 @@ def test_a_record_is_json_and_a_state_pickles():
     )
 
 
-def test_infinities_that_stay_and_truth_values_can_be_sent():
+def test_constant_infinities_and_booleans_can_be_sent():
     start = Model({}, {"mask": torch.tensor([0.0, float("-inf")]), "seen": torch.tensor([True, False])})
     after = Model({}, {"mask": torch.tensor([0.5, float("-inf")]), "seen": torch.tensor([True, True])})
     delta = FitResult(after, 1, 1, {}).delta(start)["buffers"]
@@ -72,7 +77,7 @@ def test_infinities_that_stay_and_truth_values_can_be_sent():
     assert moved["seen"].tolist() == [True, True]
 
 
-def test_whole_numbers_move_exactly_or_not_at_all():
+def test_integers_move_exactly_or_are_an_error():
     start = Model({}, {"far": torch.tensor([2**60, 5]), "small": torch.tensor([250], dtype=torch.uint8)})
     after = Model({}, {"far": torch.tensor([2**60 + 2**24, 4]), "small": torch.tensor([3], dtype=torch.uint8)})
     delta = FitResult(after, 1, 1, {}).delta(start)["buffers"]

@@ -7,7 +7,7 @@ import torch
 from fedlit.core.streams import Purpose, seeded, stream, torch_stream
 
 
-def test_a_stream_is_the_same_again():
+def test_a_stream_with_the_same_key_has_the_same_numbers():
     assert stream(7, Purpose.COHORT, 3).integers(2**63) == stream(7, Purpose.COHORT, 3).integers(2**63)
     assert torch.equal(
         torch.randn(5, generator=torch_stream(7, Purpose.LOADER, 3, 2)),
@@ -36,6 +36,7 @@ def test_the_numbers_of_a_purpose_never_change():
         "DATA",
         "FAULTS",
         "CLOCK",
+        "CHANNEL",
     ]
     assert stream(42, Purpose.COHORT, 1).integers(1000, size=3).tolist() == [225, 284, 124]
 
@@ -61,7 +62,7 @@ def test_seeded_seeds_all_three_generators_and_restores_them():
         assert all(a != b for a, b in zip(draw(), first, strict=True))
 
 
-def test_seeding_leaves_nothing_behind_in_torch():
+def test_seeding_queues_no_calls_in_torch():
     queued = getattr(torch.cuda, "_queued_calls", None)
     before = len(queued) if queued is not None else 0
     for _ in range(3):

@@ -23,7 +23,7 @@ def test_norm_is_over_all_tensors_jointly():
     assert t.norm({"a": torch.tensor([3.0]), "b": torch.tensor([[4.0]])}) == 5.0
 
 
-def test_nothing_changes_what_it_was_given():
+def test_no_function_changes_its_arguments():
     t.axpy(2.0, A, B)
     same(A, [1.0, 2.0], 3.0)
     same(B, [10.0, 20.0], 30.0)

@@ -45,8 +45,8 @@ def test_foreach_copy_copies_in_place():
 def test_a_module_has_its_own_parameters_in_one_dict():
     assert "_parameters" in vars(nn.Module()), gone("nn.Module._parameters")
     modules = [nn.Linear(1, 1), nn.BatchNorm1d(1, affine=False), nn.Sequential(nn.Linear(1, 1)), nn.ReLU()]
-    found = [internals.registers_parameters(module) for module in modules]
-    assert found == [True, True, False, False], gone("nn.Module._parameters")
+    results = [internals.registers_parameters(module) for module in modules]
+    assert results == [True, True, False, False], gone("nn.Module._parameters")
 
 
 def test_a_module_knows_which_of_its_buffers_are_not_saved():
@@ -54,8 +54,8 @@ def test_a_module_knows_which_of_its_buffers_are_not_saved():
     module = nn.BatchNorm1d(1)
     module.register_buffer("scratch", torch.ones(1), persistent=False)
     module.register_buffer("absent", None, persistent=False)
-    found = [(name, buffer is module.scratch) for name, buffer in internals.non_persistent_buffers(module)]
-    assert found == [("scratch", True)], gone("nn.Module._non_persistent_buffers_set")
+    buffers = [(name, buffer is module.scratch) for name, buffer in internals.non_persistent_buffers(module)]
+    assert buffers == [("scratch", True)], gone("nn.Module._non_persistent_buffers_set")
 
 
 def test_a_module_has_its_buffers_in_one_dict():

@@ -1,28 +1,40 @@
 """Incompatible settings are errors; settings that are probably unintended are warnings."""
 
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import pytest
 import torch
-from test_build import built, mistakes
+from configured import build, errors_of
 
 from fedlit.algorithms import FedAvg
 from fedlit.algorithms.algorithm import Algorithm
-from fedlit.core.errors import ConfigError
-from fedlit.data import Data, Iid, Natural, TensorSamples
+from fedlit.core.errors import ConfigError, require_instance
+from fedlit.data import (
+    Classes,
+    Data,
+    Dirichlet,
+    DirichletClient,
+    Iid,
+    Natural,
+    Noise,
+    Population,
+    Quantity,
+    Shards,
+    TensorSamples,
+)
 from fedlit.data.checks import check_labels, check_num_clients
-from fedlit.data.protocols import FunctionPartitioner, as_partitioner
+from fedlit.data.protocols import FunctionPartitioner, Partitioner, as_partitioner
 from fedlit.executors import Inline
 from fedlit.executors.executor import Executor
 from fedlit.experiment.observers.observer import Observer
-from fedlit.server.checks import require_methods
 
 SYNTHETIC = ["data=synthetic", "partition=natural", "model=logistic"]
 HOSPITALS = ["data=heart_disease", "model=logistic"]
 
 
 def warnings(*overrides):
-    return [(warning.key, str(warning)) for warning in built(*overrides).warnings]
+    return [(warning.key, str(warning)) for warning in build(*overrides).warnings]
 
 
 def test_defaults_give_no_warning():
@@ -33,14 +45,14 @@ def test_defaults_give_no_warning():
 @pytest.mark.parametrize(
     ("overrides", "key", "problem"),
     [
-        (["partition.alpha=0.01", "partition.num_clients=60"], "partition", "have no sample"),
+        (["partition.alpha=0.01", "partition.num_clients=60"], "partition", "leaves 32 of 60 clients without examples"),
         (["data.val_fraction=0.002"], "data.val_fraction", "without class"),
         (["data.val_fraction=0.0001"], "data.val_fraction", "less than one sample"),
         (["schedule.eval_every=30"], "schedule.eval_every", "only the last round"),
         (
             [*SYNTHETIC, "data.val_samples=0", "data.test_samples=0"],
             "schedule.eval_every",
-            "nothing to evaluate on",
+            "there are no examples to evaluate on",
         ),
         (
             [*HOSPITALS, "partition=iid", "partition.num_clients=4"],
@@ -107,23 +119,46 @@ def test_labels_of_classes_and_labels_without_classes_are_no_error():
     assert check_labels(replace(labelled([0, 1]), test=None)) == []
 
 
+class AlgorithmWithoutModel(Algorithm):
+    def init(self, model): ...
+
+    def client(self, local, shared, client_state): ...
+
+    def server(self, state, mean): ...
+
+
+class ExecutorWithoutOpen(Executor): ...
+
+
+class LooksLikeAnObserver:
+    start = round = end = close = lambda *_: None
+
+
 @pytest.mark.parametrize(
-    ("protocol", "part", "problem"),
+    ("base", "name", "part"),
     [
-        (Algorithm, object(), "no init and no client and no server and no model"),
-        (Executor, object(), "no open"),
-        (Observer, object(), "no start and no round and no end and no close"),
+        (Algorithm, "fedlit.Algorithm", object()),
+        (Executor, "fedlit.executors.executor.Executor", object()),
+        (Observer, "fedlit.Observer", LooksLikeAnObserver()),
     ],
 )
-def test_a_part_without_the_methods_of_its_protocol_is_an_error(protocol, part, problem):
-    with pytest.raises(ConfigError, match=problem) as error:
-        require_methods(part, protocol, "_target_", "my.Thing")
-    assert error.value.key == "_target_"
+def test_a_part_that_is_no_instance_of_its_base_class_is_an_error(base, name, part):
+    with pytest.raises(ConfigError) as error:
+        require_instance(part, base, "_target_", "my.Thing", name)
+    assert (error.value.key, error.value.value) == ("_target_", "my.Thing")
+    assert error.value.problem == f"makes a {type(part).__name__}, which is not a {name}"
+    assert error.value.hint == f"make its class a subclass of {name}"
 
 
-def test_a_part_with_the_methods_of_its_protocol_is_accepted():
-    for part, protocol in ((FedAvg(), Algorithm), (Inline(), Executor)):
-        assert require_methods(part, protocol, "_target_", "") is part
+def test_a_part_without_an_abstract_method_cannot_be_made():
+    for part, method in ((AlgorithmWithoutModel, "model"), (ExecutorWithoutOpen, "open")):
+        with pytest.raises(TypeError, match=f"abstract method '?{method}'?"):
+            part()
+
+
+def test_a_part_that_is_an_instance_of_its_base_class_is_accepted():
+    for part, base in ((FedAvg(), Algorithm), (Inline(), Executor), (Observer(), Observer)):
+        assert require_instance(part, base, "_target_", "", "") is part
 
 
 def test_a_partitioner_is_returned_as_it_is_and_a_function_is_wrapped():
@@ -131,7 +166,7 @@ def test_a_partitioner_is_returned_as_it_is_and_a_function_is_wrapped():
     assert as_partitioner(iid) is iid
     wrapped = as_partitioner(lambda samples, generator: ("population", samples, generator))
     assert isinstance(wrapped, FunctionPartitioner)
-    assert wrapped.num_clients is None
+    assert wrapped.declared_clients is None
     assert wrapped(1, 2) == ("population", 1, 2)
 
 
@@ -141,17 +176,43 @@ def test_an_object_that_is_not_callable_is_no_partitioner():
     assert error.value.key == "_target_"
 
 
-def test_as_many_clients_as_samples_are_allowed_and_more_are_an_error():
+@dataclass(frozen=True)
+class Halves(Partitioner):
+    """A user's partitioner with a field of the same name as ours, and without a default."""
+
+    num_clients: int
+    shuffle: bool = False
+
+    def __call__(self, samples, generator):
+        return Population.of(np.arange(len(samples)) % self.num_clients, self.num_clients)
+
+
+def test_a_users_partitioner_can_have_a_field_for_the_number_of_clients():
+    assert [field.name for field in fields(Halves)] == ["num_clients", "shuffle"]
+    with pytest.raises(TypeError, match="num_clients"):
+        Halves()
+    assert Halves(2).declared_clients is None
+    assert len(Halves(2)(range(4), None)) == 2
+
+
+def test_partitioners_with_a_number_of_clients_declare_it():
+    for partition in (Iid(3), Dirichlet(3, 0.5), DirichletClient(3, 0.5), Shards(3), Classes(3), Quantity(3, 1.0)):
+        assert partition.declared_clients == 3
+    assert Noise(3, 0.1).declared_clients == 3
+    assert Natural().declared_clients is None
+
+
+def test_more_clients_than_samples_are_an_error():
     data = labelled([0, 1])
     for partition in (Iid(2), Natural(), as_partitioner(lambda samples, generator: None), None):
         assert check_num_clients(partition, data) == []
     (error,) = check_num_clients(Iid(3), data)
     assert (error.key, error.value) == ("partition.num_clients", 3)
-    assert "is more than the 2 samples" in error.problem
+    assert error.problem == "is more than the 2 training samples of mine"
 
 
-def test_parts_without_the_methods_of_their_protocols_are_all_reported():
-    errors = mistakes(
+def test_all_parts_that_are_no_instance_of_their_base_class_are_reported():
+    errors = errors_of(
         *("algorithm=custom", "algorithm._target_=builtins.object", "executor=inline"),
         *("executor._target_=builtins.object", "~executor.threads", "+observers.mine={_target_:builtins.object}"),
         *("partition=natural", "partition._target_=builtins.object"),

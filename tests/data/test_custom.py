@@ -211,8 +211,8 @@ class Wrong(Numbers):
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ({}, "must make a pair"),
-        ((Numbers(),), "must make a pair"),
+        ({}, "is not data: it must be a pair"),
+        ((Numbers(),), "is not data: it must be a pair"),
         ((Stream(), Numbers()), "is not map-style"),
         ((Wrong(), Numbers()), "30 samples but 2 labels"),
         ((Numbers(0), Numbers()), "has no training sample"),

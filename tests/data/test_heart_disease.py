@@ -39,7 +39,7 @@ def test_the_hospitals_have_flambys_sizes(data):
 def test_a_hospital_is_a_client_with_its_own_test_set(data):
     population = Natural()(data.train, np.random.default_rng(0))
     assert population.sizes.tolist() == [199, 172, 30, 85]
-    assert data.client_tests.registry.sizes.tolist() == [104, 89, 16, 45]
+    assert data.client_tests.population.sizes.tolist() == [104, 89, 16, 45]
     assert data.client_tests.samples is data.test
 
 

@@ -133,7 +133,7 @@ def test_test_images_of_a_client_are_its_own_test_set(clients):
     data = image_folder(str(clients))
     assert len(data.test) == 3
     assert data.client_tests.samples is data.test
-    assert data.client_tests.registry.sizes.tolist() == [0, 3]
+    assert data.client_tests.population.sizes.tolist() == [0, 3]
     assert data.test.y[data.client_tests.population.shard(1)].tolist() == [0, 1, 1]
     assert data.test.prepare is data.train.prepare
 

@@ -4,7 +4,7 @@ import torch
 
 from fedlit.core.errors import ConfigError
 from fedlit.data import Classes, Dirichlet, DirichletClient, Iid, Natural, Noise, Quantity, Shards, TensorSamples
-from fedlit.data.dirichlet import apportion, dirichlet, ensure_min_samples, log_dirichlet, normalize
+from fedlit.data.partitioners.dirichlet import apportion, dirichlet, ensure_min_samples, log_dirichlet, normalize
 
 LABELS = np.random.default_rng(0).integers(0, 10, 5000)
 EQUAL = np.repeat(np.arange(10), 200)
@@ -392,5 +392,5 @@ def test_the_natural_partition_has_the_owners_of_the_data():
     samples = TensorSamples(torch.zeros(4), torch.zeros(4), owner=np.array([1, 0, 1, 2]), clients=4)
     population = Natural()(samples, rng())
     assert [population.shard(client).tolist() for client in range(4)] == [[1], [0, 2], [3], []]
-    with pytest.raises(ConfigError, match="needs data that names owners"):
+    with pytest.raises(ConfigError, match="needs data that names the owner of each sample"):
         Natural()(TensorSamples(torch.zeros(4), torch.zeros(4)), rng())

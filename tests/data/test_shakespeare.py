@@ -70,7 +70,7 @@ def test_no_sample_crosses_the_border_to_the_test_set_or_another_speaker(play):
     train, test = (["".join(read(data, part, row)) for row in range(len(part))] for part in (data.train, data.test))
     assert train == ["abcd", "bcde", "cdef", "defg", "efgh", "fgh\n", "zyxw", "yxwv", "xwvu", "wvut", "vuts"]
     assert test == ["ijk:", "jk:\n", "k:\nl", ":\nlm", "rqpo", "qpon", "ponm"]
-    assert data.client_tests.registry.sizes.tolist() == [4, 3]
+    assert data.client_tests.population.sizes.tolist() == [4, 3]
     assert data.client_tests.samples is data.test
 
 
@@ -100,7 +100,7 @@ def test_a_validation_set_can_be_held_out(play):
 def test_an_excerpt_comes_with_the_package():
     data = shakespeare(min_chars=500)
     assert data.train.clients == 9
-    assert data.client_tests.registry.sizes.min() > 0
+    assert data.client_tests.population.sizes.min() > 0
     first = "Before we proceed any further, hear me speak.\nYou are all resolved rather to die"
     assert read(data, data.train, 0) == (first, " ")
 

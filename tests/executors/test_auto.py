@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from plain import plain_state
 
-from fedlit.core.messages import EvaluateJob, PartialAggregate, ServerState, TrainJob
+from fedlit.core.messages import EvaluateJob, PartialAggregate, TrainJob
 from fedlit.executors import Auto, Processes, auto
 from fedlit.executors.auto import makespan
 
@@ -22,7 +23,7 @@ class SimulatedWorker:
 
     def __call__(self, job, state):
         self.now += len(job.clients) if isinstance(job, TrainJob) else 0.0
-        return PartialAggregate(0)
+        return PartialAggregate(index=0)
 
 
 @pytest.fixture
@@ -46,8 +47,12 @@ def run(executor, worker, rounds, clients):
     """Run `rounds` rounds with `clients` clients each."""
     with executor.open(worker, rounds) as execute:
         for round in range(7, 7 + rounds):  # a resumed run does not begin at 0
-            list(execute([TrainJob(round, client, (client,)) for client in range(clients)], ServerState(round, {})))
-            list(execute([EvaluateJob(round, "val")], ServerState(round + 1, {})))
+            list(
+                execute(
+                    [TrainJob(round, client, (client,)) for client in range(clients)], plain_state(0.0, round=round)
+                )
+            )
+            list(execute([EvaluateJob(round, "val")], plain_state(0.0, round=round + 1)))
 
 
 def test_auto_takes_worker_processes_that_save_clearly_more_time_than_they_cost(worker, caplog):
@@ -84,7 +89,11 @@ def test_auto_keeps_this_process_otherwise_and_logs_the_reason(worker, caplog, w
 def test_auto_chooses_again_when_later_rounds_take_longer(worker, caplog):
     with caplog.at_level(logging.INFO, "fedlit"), Auto(workers=2).open(worker, 9) as execute:
         for round, clients in enumerate([2, 2, 30, 30]):
-            list(execute([TrainJob(round, client, (client,)) for client in range(clients)], ServerState(round, {})))
+            list(
+                execute(
+                    [TrainJob(round, client, (client,)) for client in range(clients)], plain_state(0.0, round=round)
+                )
+            )
     assert worker.places == ["2 for 6", "closed"]
     assert ["this process" in line.message[:35] for line in caplog.records] == [True, False]
 
@@ -104,5 +113,5 @@ def test_auto_restores_the_threads_and_raises_the_error_of_a_job(worker):
     broken.device = worker.device
     with pytest.raises(ZeroDivisionError, match="3"):  # noqa: SIM117
         with Auto(threads=3, workers=2).open(broken, 5) as execute:
-            list(execute([TrainJob(0, 0, (0, 1))], ServerState(0, {})))
+            list(execute([TrainJob(0, 0, (0, 1))], plain_state(0.0)))
     assert torch.get_num_threads() == previous

@@ -1,25 +1,25 @@
-"""The executor `Inline`, and what every executor has."""
+"""The executor `Inline`, and the properties of every executor."""
 
 import sys
 
 import pytest
 import torch
-from plain import Plain
+from plain import Plain, plain_state
 
-from fedlit.core.messages import ServerState, Shared, TrainJob
+from fedlit.core.messages import TrainJob
 from fedlit.executors import Auto, Executor, Inline, Processes
 
 
 def test_no_python_frame_stands_between_the_loop_and_the_worker():
     callers = []
 
-    class Watched(Plain):
+    class RecordsCallers(Plain):
         def __call__(self, job, state):
             callers.append(sys._getframe(1))
             return super().__call__(job, state)
 
-    state = ServerState(0, Shared({"w": torch.tensor(2.0)}))
-    with Inline().open(Watched(torch.arange(3)), 1) as execute:
+    state = plain_state(2.0)
+    with Inline().open(RecordsCallers(torch.arange(3)), 1) as execute:
         totals = [partial.total.item() for partial in execute([TrainJob(0, 0, (3,)), TrainJob(0, 1, (4,))], state)]
     assert totals == [6.0, 8.0]
     assert {frame.f_code.co_filename for frame in callers} == {__file__}

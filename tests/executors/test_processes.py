@@ -1,4 +1,4 @@
-"""The executor `Processes`: bit-identical to inline, its transport, its GPUs."""
+"""The executor `Processes`: results bit-identical to inline, transport, GPUs."""
 
 import logging
 import os
@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 import torch
 from conftest import Quadratic, federation, holdings, pairs
-from plain import Plain
+from plain import Plain, plain_state
 from small import with_own
 
+from fedlit.aggregation import MeanAggregator
 from fedlit.aggregation.aggregator import merge
 from fedlit.algorithms import FedAvg, FedRep, Finetune, Moon
-from fedlit.client.replica import ModuleReplica
+from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import TrainerConfig
 from fedlit.client.worker import ClientWorker
 from fedlit.core.errors import ConfigError, LostWorkers
-from fedlit.core.messages import ClientFailure, EvaluateJob, PartialAggregate, ServerState, TrainJob
+from fedlit.core.messages import ClientFailure, EvaluateJob, PartialAggregate, TrainJob
 from fedlit.executors import Auto, Processes
 from fedlit.executors.dispatch import JobBatch
 from fedlit.executors.executor import Executor
@@ -30,6 +31,11 @@ from fedlit.server.monitor import Monitor
 from fedlit.server.sampling import PowerOfChoice, Uniform
 from fedlit.server.schedule import Schedule
 from fedlit.server.setup import Federation
+
+
+def merge_means(parts):
+    """Merge partial aggregates of the mean."""
+    return merge(MeanAggregator(), list(parts))
 
 
 def test_large_tensors_and_arrays_of_a_worker_lie_in_a_mapped_file():
@@ -49,7 +55,7 @@ def test_large_tensors_and_arrays_of_a_worker_lie_in_a_mapped_file():
 
 
 def test_a_message_keeps_every_kind_of_tensor():
-    sent = {
+    message = {
         "large": torch.randn(RAW, dtype=torch.float64),
         "half": torch.randn(RAW).bfloat16(),
         "number": torch.tensor(3),
@@ -59,15 +65,15 @@ def test_a_message_keeps_every_kind_of_tensor():
         "parameter": torch.nn.Parameter(torch.ones(2)),
         "array": np.arange(RAW),
     }
-    parts = encode_message(sent)
+    parts = encode_message(message)
     assert len(parts) == 4
     assert len(parts[0]) < 320_000
     back = decode_message([bytearray(part) for part in parts])
-    for name, value in sent.items():
+    for name, value in message.items():
         assert type(back[name]) is type(value)
         assert back[name].dtype == value.dtype
         assert (back[name] == value).all()
-    assert back["other order"].stride() == sent["other order"].stride()
+    assert back["other order"].stride() == message["other order"].stride()
     assert back["parameter"].requires_grad
 
 
@@ -76,7 +82,7 @@ def test_evaluation_whose_process_is_lost_twice_is_an_error():
         (EvaluateJob(2, "val"), "round 3 cannot be evaluated on the server's val samples"),
         (EvaluateJob(0, "test", 5), "round 1 cannot be evaluated on client 5's test samples"),
     ):
-        batch = JobBatch([job], (), 1, merge)
+        batch = JobBatch([job], (), 1, merge_means)
         batch.lose(batch.tasks.popleft())
         assert batch.error is None
         batch.lose(batch.tasks.popleft())
@@ -85,7 +91,7 @@ def test_evaluation_whose_process_is_lost_twice_is_an_error():
 
 
 def test_clients_of_a_chunk_that_is_lost_twice_run_alone_and_a_client_that_is_lost_again_is_left_out():
-    batch = JobBatch([TrainJob(0, 0, (30, 31, 32))], (), 1, merge)
+    batch = JobBatch([TrainJob(0, 0, (30, 31, 32))], (), 1, merge_means)
     for attempt in (0, 1):
         assert batch.job(batch.tasks[0]).attempt == attempt
         batch.lose(batch.tasks.popleft())
@@ -94,7 +100,11 @@ def test_clients_of_a_chunk_that_is_lost_twice_run_alone_and_a_client_that_is_lo
     for task in reversed(others):
         (client,) = task.job.clients
         partial = PartialAggregate(
-            0, None, torch.tensor([client]).double(), 1.0, (client,), (), {"attempt": (2.0, 1.0)}
+            index=0,
+            total=torch.tensor([client]).double(),
+            weight=1.0,
+            members=(client,),
+            metrics={"attempt": (2.0, 1.0)},
         )
         batch.take(task, [bytearray(part) for part in encode_message(("done", partial))])
     assert not batch.done
@@ -107,7 +117,7 @@ def test_clients_of_a_chunk_that_is_lost_twice_run_alone_and_a_client_that_is_lo
 
 def test_merged_partial_aggregates_are_bit_identical_to_those_of_one_worker():
     fed = federation(clients=5, norm="batch")
-    state = ServerState(0, Shared(fed.initial))
+    state = fed.initial_state()
     whole = fed.worker(TrainJob(0, 3, (0, 1, 2, 3, 4)), state)
     parts = fed.worker.merge([fed.worker(TrainJob(0, 3, (client,)), state) for client in range(5)])
     assert torch.equal(whole.total, parts.total)
@@ -123,7 +133,7 @@ def test_unpickled_worker_gives_the_same_results():
     fed = federation(norm="batch")
     with TemporaryFile() as file:
         copy = deserialize_worker(serialize_worker(fed.worker, file))
-    state = ServerState(0, Shared(fed.initial))
+    state = fed.initial_state()
     assert torch.equal(fed.worker(TrainJob(0, 0, (1,)), state).total, copy(TrainJob(0, 0, (1,)), state).total)
 
 
@@ -170,16 +180,16 @@ def test_processes_on_a_gpu_are_bit_identical_to_inline():
 def many(algorithm, clients=70, rounds=2):
     """Seventy quadratic clients, in chunks of two; one client sends numbers that are not finite."""
     rows = [(1.0 + client % 7, float(client) if client != 20 else float("inf")) for client in range(clients)]
-    bench = ModuleReplica(Quadratic(1.0, momentum=0.9))
+    replica = ModuleReplica(Quadratic(1.0, momentum=0.9))
     worker = ClientWorker(
         algorithm,
-        bench,
+        replica,
         TrainerConfig({"accelerator": "cpu"}, steps=2, keep_optimizer=True),
         holdings(pairs(*rows), range(clients)),
     )
     schedule = Schedule(rounds=rounds, client_fraction=1.0)
     return Federation.assemble(
-        initial=bench.read(), worker=worker, sampler=Uniform(clients), schedule=schedule, monitor=Monitor(None)
+        initial=replica.read(), worker=worker, sampler=Uniform(clients), schedule=schedule, monitor=Monitor(None)
     )
 
 
@@ -197,14 +207,14 @@ class Several:
         return replace(self, workers=tuple(worker.on_device(device) for worker in self.workers))
 
     def merge(self, parts):
-        return merge(list(parts))
+        return merge_means(parts)
 
     def __call__(self, job, state):
         return self.workers[int(state.shared["which"]["number"])](job, state)
 
 
 @dataclass(frozen=True)
-class Shared(Executor):
+class SharedProcesses(Executor):
     """An executor that uses the open processes of another."""
 
     execute: object
@@ -218,8 +228,8 @@ class Shared(Executor):
         yield lambda jobs, state: self.execute(jobs, state.with_shared(which={"number": torch.tensor(self.which)}))
 
 
-def outcome(record):
-    """All of a record that does not depend on the executor."""
+def comparable(record):
+    """Return the part of a record that does not depend on the executor."""
     times = [name for name in record.metrics if name.startswith("time/")]
     return record.sha256, record.failures, {name: value for name, value in record.metrics.items() if name not in times}
 
@@ -231,16 +241,18 @@ def test_results_are_bit_identical_to_inline_for_every_cohort_and_when_auto_move
     few = federation(clients=10, cohort=3, norm="batch")
     feds = [many(FedAvg()), few, replace(few, sampler=PowerOfChoice(3, candidates=7))]
     feds += [with_own(FedRep(inner=Moon(), head_epochs=1), rounds=2), with_own(Finetune(), rounds=1)]
-    expected = [[outcome(record) for record in fed.run()] for fed in feds]
+    expected = [[comparable(record) for record in fed.run()] for fed in feds]
     assert [failure.client for failure in expected[0][0][1]] == [20]
     with Processes(2).open(Several(tuple(fed.worker for fed in feds)), 1) as execute:
         for which, fed in enumerate(feds):
-            fed = replace(fed, executor=Shared(execute, which))
-            assert [outcome(record) for record in fed.run()] == expected[which]
-        monkeypatch.setattr(Auto, "_make_processes", lambda self: Shared(execute, 1))  # others take long to start
+            fed = replace(fed, executor=SharedProcesses(execute, which))
+            assert [comparable(record) for record in fed.run()] == expected[which]
+        monkeypatch.setattr(
+            Auto, "_make_processes", lambda self: SharedProcesses(execute, 1)
+        )  # others take long to start
         monkeypatch.setattr("fedlit.executors.auto.available_cores", lambda: 2)
         with caplog.at_level(logging.INFO, "fedlit"):
-            moved = [outcome(record) for record in replace(few, executor=Auto(start_s=0.0)).run()]
+            moved = [comparable(record) for record in replace(few, executor=Auto(start_s=0.0)).run()]
     assert "executor=auto takes 2 worker processes from round 2 on" in caplog.text
     assert moved == expected[1]
 
@@ -250,7 +262,7 @@ def test_worker_that_cannot_be_unpickled_runs_inline_with_a_warning(caplog, monk
     Hidden = type("Hidden", (Plain,), {"__module__": "__main__"})  # noqa: N806
     monkeypatch.setattr("__main__.Hidden", Hidden, raising=False)
     pickle.dumps(Hidden(torch.arange(3)))
-    state = ServerState(0, Shared({"w": torch.tensor(2.0)}))
+    state = plain_state(2.0)
     with Processes(1).open(Hidden(torch.arange(3)), 1) as execute:
         (partial,) = execute([TrainJob(0, 0, (3, 4))], state)
     assert partial.total.item() == 2.0 * (3 + 4)

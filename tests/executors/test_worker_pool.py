@@ -1,4 +1,4 @@
-"""Worker processes: jobs whose processes die, hang or raise; the messages; the end of the processes."""
+"""Worker processes: jobs whose process dies, hangs or raises; the messages; the end of the processes."""
 
 import multiprocessing
 import os
@@ -11,19 +11,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from plain import Plain
+from plain import Plain, plain_state
 
-from fedlit.core.messages import EvaluateJob, ServerState, Shared, TrainJob
+from fedlit.core.messages import EvaluateJob, TrainJob
 from fedlit.executors import Processes
 from fedlit.executors import worker_pool as pool
 from fedlit.executors.transport import LARGE
 
 pytestmark = pytest.mark.slow
 
-STATE = ServerState(0, Shared({"w": torch.tensor(2.0)}), {"momentum": {"w": torch.tensor(1.0)}})
+STATE = plain_state(2.0, {"momentum": {"w": torch.tensor(1.0)}})
 
 
 def children(parent):
+    """Return the ids of the worker processes of a process."""
     result = subprocess.run(
         ["pgrep", "-f", "executors/worker_process.py", "-P", str(parent)], capture_output=True, check=False
     )
@@ -31,6 +32,7 @@ def children(parent):
 
 
 def is_running(pid):
+    """True if a process exists and has not ended."""
     stat = Path(f"/proc/{pid}/stat")
     return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
 
@@ -99,7 +101,7 @@ def test_results_of_an_abandoned_batch_do_not_reach_the_next_batch(execute):
     assert next(abandoned).total.item() == 10.0
     abandoned.close()
     assert totals(execute([chunk(index, 50 + index) for index in range(3)], STATE)) == [100.0, 102.0, 104.0]
-    other = ServerState(0, Shared({"w": torch.tensor(3.0)}))
+    other = plain_state(3.0)
     both = zip(execute(map(chunk, range(6)), STATE), execute(map(chunk, range(6)), other), strict=True)
     assert [(a.total.item(), b.total.item()) for a, b in both] == [(2.0 * i, 3.0 * i) for i in range(6)]
 
@@ -113,13 +115,13 @@ def test_at_most_twice_as_many_jobs_as_processes_run_ahead(execute, tmp_path):
 
 
 def test_server_state_is_sent_to_each_process_once_a_round(execute, monkeypatch):
-    sent, state = [], ServerState(1, Shared({"w": torch.tensor(4.0)}))
+    messages, state = [], plain_state(4.0, round=1)
     monkeypatch.setattr(
-        pool, "send", lambda connection, parts, send=pool.send: (sent.append(parts), send(connection, parts))
+        pool, "send", lambda connection, parts, send=pool.send: (messages.append(parts), send(connection, parts))
     )
     for _ in range(2):  # an evaluation, and the next round
         list(execute([chunk(index) for index in range(8)], state))
-    assert len(sent) <= 16 + 2
+    assert len(messages) <= 16 + 2
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are for glibc")

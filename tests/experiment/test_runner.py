@@ -1,26 +1,19 @@
-"""The log of a run, its observers, its frames, and its end by an error."""
+"""The log of a run, its observers and its frames."""
 
 import json
 import logging
 import sys
 import time
-import weakref
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import torch
 from conftest import composed
 
-from fedlit.cli import train
-from fedlit.cli.command_line import PRIMARY
-from fedlit.core.errors import ConfigErrors, LostRounds, LostWorkers
+from fedlit.core.errors import ConfigErrors
 from fedlit.core.messages import ClientFailure
 from fedlit.experiment.config import build
 from fedlit.experiment.reporter import log_round
 from fedlit.experiment.runner import run_experiment
 from fedlit.runs.record import RoundRecord
-from fedlit.server.checkpoint.format import round_dir
 
 METRICS = {"clients/trained": 2, "time/round_s": 0.1}
 QUICK = [
@@ -30,7 +23,7 @@ QUICK = [
 
 
 def record_of(metrics, failures=()):
-    return RoundRecord(1, (0, 1, 2, 3), {**METRICS, **metrics}, failures, None, "", None)
+    return RoundRecord(number=1, cohort=(0, 1, 2, 3), metrics={**METRICS, **metrics}, failures=failures)
 
 
 def test_client_sampled_beyond_need_is_no_warning(caplog):
@@ -102,8 +95,8 @@ def test_object_that_is_no_observer_is_refused_under_its_key(my_observers, tmp_p
     with pytest.raises(ConfigErrors) as error:
         run_experiment(config, tmp_path / "run", {}, time.time())
     assert [str(each) for each in error.value.errors] == [
-        "observers.mine._target_=my_observers.NoObserver: makes a NoObserver, which is not an Observer; "
-        "subclass fedlit.experiment.observers.Observer"
+        "observers.mine._target_=my_observers.NoObserver: makes a NoObserver, which is not a fedlit.Observer; "
+        "make its class a subclass of fedlit.Observer"
     ]
 
 
@@ -113,41 +106,15 @@ def test_run_experiment_calls_the_federations_loop_itself(tmp_path, monkeypatch)
 
     frames, open_inline = [], Inline.open
 
-    def spy(*given):
+    def spy(*arguments):
         frame = sys._getframe(1)
         while frame is not None and not frame.f_globals["__name__"].startswith("fedlit.experiment"):
             frame = frame.f_back
         frames.append(frame and frame.f_code)
-        return open_inline(*given)
+        return open_inline(*arguments)
 
     monkeypatch.setattr(Inline, "open", spy)
     run_experiment(build.to_plain(composed(*QUICK, "executor=inline")), tmp_path / "run", {}, time.time())
-    assert frames == [run_experiment.__code__]  # the innermost of ours around the federation's generator
-
-
-@pytest.mark.parametrize("error", [LostWorkers("worker processes were lost"), LostRounds("2 rounds were lost")])
-def test_fatal_error_prints_the_reason_and_the_command_to_resume(monkeypatch, capsys, tmp_path, error):
-    references = []
-
-    def trained(*_):
-        partial = torch.zeros(1)
-        references.append(weakref.ref(partial))
-        raise error
-
-    monkeypatch.setattr(build, "to_plain", lambda config: {"_target_": "fedlit.data.Iid"})
-    monkeypatch.setattr(train, "_trained", trained)
-    settings = SimpleNamespace(
-        runtime=SimpleNamespace(output_dir=str(tmp_path), config_sources=[]),
-        overrides=SimpleNamespace(task=[]),
-        job=SimpleNamespace(env_set={}, config_name=PRIMARY),
-    )
-    round_dir(tmp_path, 1).mkdir(parents=True)  # the checkpoint of a finished round
-    config = SimpleNamespace(traceback=False, check=False)
-    with pytest.raises(SystemExit) as stop:
-        train._one(config, settings, 0.0, False)  # type: ignore[arg-type]
-    assert stop.value.code == 1
-    assert stop.value.__context__ is error
-    assert references[0]() is None  # no tensor outlives the interpreter in the error's frames
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == f"fedlit: {error}; the last round that was kept is whole. To go on once that is mended:"
-    assert lines[1:] == [f"  python -m fedlit.train resume={Path(tmp_path)}"]
+    assert frames == [
+        run_experiment.__code__
+    ]  # the innermost frame of fedlit.experiment around the federation's generator

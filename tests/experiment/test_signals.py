@@ -10,7 +10,7 @@ import pytest
 from conftest import Quadratic, holdings, pairs
 
 from fedlit.algorithms import FedAvg
-from fedlit.client.replica import ModuleReplica
+from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import TrainerConfig
 from fedlit.client.worker import ClientWorker
 from fedlit.core.messages import ServerState, Shared, TrainJob
@@ -156,5 +156,5 @@ def test_nested_block_shares_handlers_and_request_of_the_outer_block():
     with pytest.raises(Interrupted) as error:
         outer()
     assert seen == [(seen[0][0], seen[0][1])] * 3
-    assert seen[0][0].stopped is error.value
+    assert seen[0][0].interruption is error.value
     assert (error.value.previous_handler, handlers()) == (before[0], before)

@@ -3,7 +3,7 @@ import torch
 from conftest import Quadratic, federation
 from safetensors.torch import load_file
 
-from fedlit.client.replica import ModuleReplica
+from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import TrainerConfig
 from fedlit.core.errors import ConfigError
 from fedlit.experiment.weights import load_weights, safetensors_bytes, save_ckpt

@@ -1,7 +1,7 @@
 """Differences between two runs on the disk."""
 
 import pytest
-from test_report import write_run
+from written_runs import write_run
 
 from fedlit.core.errors import ConfigErrors
 from fedlit.reports import compare
@@ -84,4 +84,4 @@ def test_command_prints_both_values_and_exits_with_status_2_for_an_error(tmp_pat
     with pytest.raises(SystemExit) as stop:
         compare.main([str(a), str(tmp_path / "nowhere")])
     assert stop.value.code == 2
-    assert "fedlit: 1 mistake; nothing was compared" in capsys.readouterr().err
+    assert "fedlit: 1 error; nothing was compared" in capsys.readouterr().err

@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import pytest
-import yaml
 from rich.console import Console
 from scipy import stats
+from written_runs import write_run, write_sweep
 
 from fedlit.core.errors import ConfigErrors
 from fedlit.reports import report
@@ -18,88 +18,6 @@ from fedlit.reports.render.figures import draw_curves, draw_differences
 from fedlit.reports.render.tables import ReportTable, format_cell, headline, make_tables
 from fedlit.reports.render.terminal import _make_table
 from fedlit.reports.result import make_result
-
-CONFIG = {
-    "data": {"_target_": "fedlit.data.digits", "root": "here", "val_fraction": 0.1},
-    "partition": {"_target_": "fedlit.data.Dirichlet", "alpha": 0.1},
-    "model": {"_target_": "fedlit.models.Classifier"},
-    "algorithm": {"_target_": "fedlit.algorithms.FedAvg", "proximal": 0.0},
-    "executor": {"_target_": "fedlit.executors.Auto", "workers": "auto", "threads": 1},
-    "clock": {},
-    "faults": {"on_error": "drop", "plans": {}, "server": None},
-    "observers": {},
-    "schedule": {"rounds": 3},
-    "monitor": {"name": "val/accuracy", "mode": "max"},
-    "seed": 1,
-    "resume": None,
-}
-
-
-def write_run(
-    folder, tests=(0.5, 0.7, 0.6), vals=None, choices=None, rounds=None, summary=None, unfinished=False, **keys
-):
-    """Write the folder of a run with these test accuracies.
-
-    `keys` are configuration keys with two underscores instead of a dot.
-    """
-    config = json.loads(json.dumps(CONFIG))
-    for key, value in keys.items():
-        *above, last = key.replace("__", ".").split(".")
-        node = config
-        for name in above:
-            node = node[name]
-        node[last] = value
-    folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    if choices is not None:
-        (folder / ".hydra").mkdir()
-        content = {"hydra": {"runtime": {"choices": {"model": "simple_cnn", "debug": None, **choices}}}}
-        (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(content))
-    monitor = (config["monitor"] or {}).get("name", "val/accuracy")
-    prefix, name = monitor[:3], monitor[3:]
-    vals = tests if vals is None else vals
-    records = [
-        {
-            "round": i + 1,
-            "cohort": [0, i],
-            **({} if test is None else {f"{prefix}{name}": vals[i], f"test{name}": test}),
-            "comm/up_bytes": 1000,
-            "comm/down_bytes": 2000,
-            "time/round_s": 0.5,
-            "lost": None,
-            "failures": [],
-            "state_sha256": f"{config['seed']} {i} {test}",
-            **((rounds or {}).get(i + 1, {})),
-        }
-        for i, test in enumerate(tests)
-    ]
-    (folder / "rounds.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    if unfinished:
-        return folder
-    best = max(range(len(tests)), key=lambda i: -1 if tests[i] is None else vals[i])
-    other_keys = {"round", "cohort", "lost", "failures", "state_sha256"}
-    metrics = [{k: v for k, v in record.items() if k not in other_keys} for record in records]
-    content = {
-        "rounds": len(records),
-        "monitor": monitor,
-        "best": {"round": best + 1, "metrics": metrics[best]},
-        "last": {"round": len(records), "metrics": metrics[-1]},
-        "seconds": 9.0,
-        **(summary or {}),
-    }
-    (folder / "summary.json").write_text(json.dumps(content))
-    return folder
-
-
-def write_sweep(folder, gains=((0.00, 0.02, 0.05), (0.01, 0.04, 0.05)), alphas=(0.1, 1.0)):
-    """Write runs of FedAvg and FedProx with seeds 1 to 3, for each alpha."""
-    for alpha in alphas:
-        for name, row in zip(("fedavg", "fedprox"), gains, strict=True):
-            for seed, gain in enumerate(row, 1):
-                keys = {"partition__alpha": alpha, "algorithm__proximal": 0.01 * (name == "fedprox"), "seed": seed}
-                tests = [0.5, 0.7 + gain, 0.6 + gain / 2]
-                write_run(folder / f"{name}-{alpha}-{seed}", tests, choices={"algorithm": name}, **keys)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -472,7 +390,7 @@ def test_command_with_an_invalid_argument_exits_with_status_2_and_creates_no_fol
     assert stop.value.code == 2
     output = capsys.readouterr()
     assert output.out == ""
-    assert output.err.startswith("fedlit: 1 mistake; nothing was reported\n  --baseline=algorithm=fedavh\n")
+    assert output.err.startswith("fedlit: 1 error; nothing was reported\n  --baseline=algorithm=fedavh\n")
     assert "did you mean algorithm=fedavg?" in output.err
     assert not (two / "out").exists()
 

@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from test_report import write_run
+from written_runs import write_run
 
 from fedlit.core.errors import ConfigErrors
 from fedlit.runs import folder as run_folder

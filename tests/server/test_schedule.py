@@ -1,3 +1,5 @@
+"""The schedule: cohort sizes, learning rates, evaluated rounds, and errors."""
+
 import numpy as np
 import pytest
 
@@ -7,15 +9,15 @@ from fedlit.server.schedule import Schedule
 
 
 @pytest.mark.parametrize(("fraction", "clients", "size"), [(0.3, 10, 3), (0.29, 100, 29), (0.01, 10, 1), (1.0, 7, 7)])
-def test_the_fraction_is_rounded_and_at_least_one(fraction, clients, size):
+def test_the_cohort_is_the_rounded_fraction_and_at_least_one_client(fraction, clients, size):
     assert Schedule(client_fraction=fraction).cohort_size(clients) == size
 
 
-def test_a_number_of_clients_wins_over_the_fraction():
+def test_clients_per_round_overrides_the_fraction():
     assert Schedule(client_fraction=0.5, clients_per_round=3).cohort_size(100) == 3
 
 
-def test_rates():
+def test_learning_rate_factors_follow_their_formulas():
     assert [Schedule().lr_factor(t) for t in (0, 19)] == [1.0, 1.0]
     assert [Schedule(lr="step", lr_every=2, lr_gamma=0.5).lr_factor(t) for t in range(5)] == [1.0, 1.0, 0.5, 0.5, 0.25]
     cosine = Schedule(lr="cosine", rounds=4, lr_floor=0.2)
@@ -42,16 +44,17 @@ def test_the_last_round_is_always_evaluated():
         ("lr_floor", 2.0),
     ],
 )
-def test_wrong_values_are_named(key, value):
+def test_an_invalid_value_is_named_in_the_error(key, value):
     with pytest.raises(ConfigError) as error:
         Schedule(**{key: value})
     assert (error.value.key, error.value.value) == (key, value)
 
 
-def test_a_quorum_is_held_against_the_largest_cohort_that_there_can_be():
-    def wrong(quorum, **more):
-        facts = FederationFacts(np.ones(10, dtype=np.int64), 3, ("val",), False, **more)
-        return {mistake.key for mistake in Schedule(quorum=quorum).check(facts)}
+def test_the_quorum_is_at_most_the_largest_possible_cohort():
+    def error_keys(quorum, **facts):
+        sizes = np.ones(10, dtype=np.int64)
+        facts = FederationFacts(sizes=sizes, cohort_size=3, splits=("val",), has_client_tests=False, **facts)
+        return {error.key for error in Schedule(quorum=quorum).check(facts)}
 
-    assert wrong(4) == wrong(11, most=10) == {"schedule.quorum"}
-    assert wrong(3) == wrong(4, most=10) == set()
+    assert error_keys(4) == error_keys(11, max_cohort=10) == {"schedule.quorum"}
+    assert error_keys(3) == error_keys(4, max_cohort=10) == set()

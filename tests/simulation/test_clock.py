@@ -1,16 +1,18 @@
-"""Simulated seconds: the clients that a round waits for, their steps, and that only the seed decides both."""
+"""The virtual clock: the clients that a round waits for, and their steps; only the seed decides both."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from configured import build as built
+from configured import errors_of as mistakes
 from conftest import Quadratic, federation, holdings, pairs
-from test_build import built, mistakes
 from test_federation import quadratics
 
 from fedlit.algorithms import FedAvg
-from fedlit.client.replica import ModuleReplica
+from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import TrainerConfig, planned_steps
 from fedlit.client.worker import ClientWorker
 from fedlit.core.errors import ConfigError, ConfigErrors
@@ -18,6 +20,7 @@ from fedlit.core.messages import TrainJob
 from fedlit.data import Data, Iid, Population
 from fedlit.data.samples import Loading
 from fedlit.executors import Processes
+from fedlit.server.rounds import select
 from fedlit.server.sampling import Uniform
 from fedlit.server.schedule import Schedule
 from fedlit.server.setup import Federation, federation_facts
@@ -26,19 +29,24 @@ from fedlit.simulation.clock import VirtualClock, evenly_spaced_clients, prob_be
 SIZES = (60, 40, 20, 0)  # six, four, two steps of ten samples, and none
 
 
-def clocked(clock, sizes=SIZES, **schedule):
+def make_federation(clock, sizes=SIZES, **schedule):
     """A federation whose clients have `sizes` samples and all take part in every round, and its state before round 1."""
     fed = federation(clients=len(sizes), cohort=len(sizes), samples=sum(sizes), **schedule)
     owner = np.repeat(np.arange(len(sizes)), sizes)
-    held = replace(fed.worker.data, population=Population.of(owner, len(sizes)))
+    client_data = replace(fed.worker.data, population=Population.of(owner, len(sizes)))
     sampler = Uniform(fed.schedule.num_sampled(len(sizes)))
-    fed = replace(fed.with_worker(replace(fed.worker, data=held)), sampler=sampler, clock=clock)
-    return fed, fed.algorithm.init(fed.initial)
+    fed = replace(fed.with_worker(replace(fed.worker, data=client_data)), sampler=sampler, clock=clock)
+    return fed, fed.initial_state()
 
 
-def planned_round(clock, round=0, **schedule):
-    fed, state = clocked(clock, **schedule)
-    return fed.call(round, state)
+def plan_round(fed, state):
+    """Return the plan of the round after a state."""
+    return select(fed, state, lambda jobs, state: map(partial(fed.worker, state=state), jobs))
+
+
+def plan_first_round(clock, **schedule):
+    """Return the plan of round 1 under a clock."""
+    return plan_round(*make_federation(clock, **schedule))
 
 
 def table(tmp_path, *rows, header="client,step_s,up_bytes_s,down_bytes_s"):
@@ -51,8 +59,8 @@ ALIKE = {"step_s": 0.5, "up_bytes_s": 1e18, "down_bytes_s": 1e18}  # the time of
 
 
 def test_seconds_are_bytes_down_and_steps_and_bytes_up():
-    fed, state = clocked(VirtualClock(step_s=0.25, up_bytes_s=1000.0, down_bytes_s=4000.0), sizes=(60,))
-    plan = fed.call(0, state)
+    fed, state = make_federation(VirtualClock(step_s=0.25, up_bytes_s=1000.0, down_bytes_s=4000.0), sizes=(60,))
+    plan = plan_round(fed, state)
     numbers = sum(tensor.numel() for tensor in fed.initial.parameters.values())
     down = plan.metrics["comm/down_bytes"]
     assert down > 4 * numbers
@@ -65,14 +73,14 @@ def test_seconds_are_bytes_down_and_steps_and_bytes_up():
 
 
 def test_round_lasts_as_long_as_its_slowest_client():
-    plan = planned_round(VirtualClock(**ALIKE))
+    plan = plan_first_round(VirtualClock(**ALIKE))
     assert plan.clients == plan.cohort == (0, 1, 2, 3)
     assert plan.metrics["time/simulated_s"] == pytest.approx(3.0)
     assert (plan.failures, plan.budgets) == ((), {})
 
 
 def test_deadline_leaves_out_a_straggler_and_the_round_lasts_until_the_deadline():
-    plan = planned_round(VirtualClock(**ALIKE, deadline_s=2.25))
+    plan = plan_first_round(VirtualClock(**ALIKE, deadline_s=2.25))
     assert (plan.cohort, plan.clients, plan.budgets) == ((0, 1, 2, 3), (1, 2, 3), {})
     ((client, outcome, reason),) = [(f.client, f.outcome, f.reason) for f in plan.failures]
     assert (client, outcome, reason) == (0, "deadline", "would have taken 3 s, more than clock.deadline_s=2.25")
@@ -80,47 +88,47 @@ def test_deadline_leaves_out_a_straggler_and_the_round_lasts_until_the_deadline(
 
 
 def test_cut_straggler_does_the_steps_that_fit_the_deadline():
-    plan = planned_round(VirtualClock(**ALIKE, deadline_s=1.75, late="cut"))
+    plan = plan_first_round(VirtualClock(**ALIKE, deadline_s=1.75, late="cut"))
     assert (plan.clients, plan.budgets, plan.failures) == ((0, 1, 2, 3), {0: 3, 1: 3}, ())
     assert plan.metrics["time/simulated_s"] == pytest.approx(1.5)
     assert plan.metrics["clients/cut"] == 2
 
 
 def test_cut_straggler_without_a_step_is_left_out():
-    plan = planned_round(VirtualClock(**ALIKE, deadline_s=0.4, late="cut"))
+    plan = plan_first_round(VirtualClock(**ALIKE, deadline_s=0.4, late="cut"))
     assert (plan.clients, [failure.client for failure in plan.failures]) == ((3,), [0, 1, 2])
-    slow = planned_round(VirtualClock(step_s=0.5, up_bytes_s=1.0, down_bytes_s=1.0, deadline_s=0.4, late="cut"))
+    slow = plan_first_round(VirtualClock(step_s=0.5, up_bytes_s=1.0, down_bytes_s=1.0, deadline_s=0.4, late="cut"))
     assert (slow.clients, len(slow.failures)) == ((), 4)  # also the client without samples
 
 
 @pytest.mark.parametrize("deadline", [0.6, 0.7, 0.9, 1.1])
 def test_steps_that_end_at_the_deadline_are_in_time(deadline):
-    plan = planned_round(VirtualClock(**{**ALIKE, "step_s": 0.1}, deadline_s=deadline, late="cut"), sizes=(120,))
+    plan = plan_first_round(VirtualClock(**{**ALIKE, "step_s": 0.1}, deadline_s=deadline, late="cut"), sizes=(120,))
     assert plan.budgets == {0: round(10 * deadline)}
 
 
 def test_fastest_clients_train_in_the_order_of_the_cohort():
     four = {"clients_per_round": 2, "over_select": 1.9}
-    plan = planned_round(VirtualClock(**ALIKE), **four)
+    plan = plan_first_round(VirtualClock(**ALIKE), **four)
     assert (plan.cohort, plan.clients) == ((0, 1, 2, 3), (2, 3))
     assert {(f.client, f.outcome, f.reason) for f in plan.failures} == {
         (0, "surplus", "came after the first 2 clients"),
         (1, "surplus", "came after the first 2 clients"),
     }
     assert plan.metrics["time/simulated_s"] == pytest.approx(1.0)
-    equal = planned_round(VirtualClock(**ALIKE), sizes=(20, 20, 20, 20), **four)
+    equal = plan_first_round(VirtualClock(**ALIKE), sizes=(20, 20, 20, 20), **four)
     assert equal.clients == (0, 1)  # ties in the order of the cohort
 
 
 def test_round_waits_for_the_deadline_only_if_too_few_clients_are_in_time():
     over = {"sizes": (60, 40, 20, 10), "over_select": 2.0}
-    enough = planned_round(VirtualClock(**ALIKE, deadline_s=2.25), clients_per_round=2, **over)
+    enough = plan_first_round(VirtualClock(**ALIKE, deadline_s=2.25), clients_per_round=2, **over)
     assert (enough.clients, enough.metrics["time/simulated_s"]) == ((2, 3), pytest.approx(1.0))
     assert [(failure.outcome, failure.reason[:5]) for failure in enough.failures] == [
         ("deadline", "would"),
         ("surplus", "came "),
     ]
-    short = planned_round(VirtualClock(**ALIKE, deadline_s=1.25), clients_per_round=3, **over)
+    short = plan_first_round(VirtualClock(**ALIKE, deadline_s=1.25), clients_per_round=3, **over)
     assert (short.clients, short.metrics["time/simulated_s"]) == ((2, 3), 1.25)
 
 
@@ -128,10 +136,11 @@ def test_round_plan_is_the_same_again_and_with_every_algorithm_and_executor():
     clock = VirtualClock(
         step_s=0.1, up_bytes_s=1e6, down_bytes_s=1e6, step_sigma=1.0, bandwidth_sigma=1.0, deadline_s=0.6
     )
-    fed, state = clocked(clock, clients_per_round=2, over_select=1.5)
+    fed, state = make_federation(clock, clients_per_round=2, over_select=1.5)
     other = replace(fed.with_worker(replace(fed.worker, algorithm=FedAvg(proximal=1.0))), executor=Processes(workers=2))
     for round in (0, 1, 5):
-        assert fed.call(round, state) == fed.call(round, state) == other.call(round, state)
+        later = replace(state, round=round)
+        assert plan_round(fed, later) == plan_round(fed, later) == plan_round(other, later)
 
 
 def test_speeds_are_lognormal_and_keyed_by_client_and_both_bandwidths_share_a_factor():
@@ -148,7 +157,7 @@ def test_speeds_are_lognormal_and_keyed_by_client_and_both_bandwidths_share_a_fa
 
 def test_table_sets_the_speed_of_each_client(tmp_path):
     path = table(tmp_path, "2, 1.0, 1e12, 1e12", "0, 0.25, 1e12, 1e12", "1, 0.5, 1e12, 1e12", "3, 1, 1e12, 1e12")
-    plan = planned_round(VirtualClock(table=path, deadline_s=1.9))
+    plan = plan_first_round(VirtualClock(table=path, deadline_s=1.9))
     assert (plan.clients, [failure.client for failure in plan.failures]) == ((0, 3), [1, 2])
 
 
@@ -212,7 +221,7 @@ def test_table_and_drawn_speeds_exclude_each_other(tmp_path, more):
 
 @pytest.mark.parametrize("samples", [0, 7, 35])
 @pytest.mark.parametrize(
-    ("options", "recipe", "loading"),
+    ("options", "config", "loading"),
     [
         ({}, {"epochs": 2}, {}),
         ({}, {"epochs": 2}, {"drop_last": True}),
@@ -226,35 +235,35 @@ def test_table_and_drawn_speeds_exclude_each_other(tmp_path, more):
         ({"limit_train_batches": 0}, {"steps": 2}, {}),
     ],
 )
-def test_planned_steps_are_the_steps_of_the_fit(samples, options, recipe, loading):
-    held = holdings(pairs(*[(1.0, 1.0)] * 35), [0] * samples + [1] * (35 - samples), clients=2)
-    held = replace(held, loading=replace(held.loading, batch_size=10))
-    worker = work(options, recipe, replace(held, loading=replace(held.loading, **loading)))
+def test_planned_steps_are_the_steps_of_the_fit(samples, options, config, loading):
+    client_data = holdings(pairs(*[(1.0, 1.0)] * 35), [0] * samples + [1] * (35 - samples), clients=2)
+    client_data = replace(client_data, loading=replace(client_data.loading, batch_size=10))
+    worker = make_worker(options, config, replace(client_data, loading=replace(client_data.loading, **loading)))
     done = worker.local_trainer(0, 0, {}).fit(worker.replica.read()).steps
     assert planned_steps(worker.trainer_config, worker.data.loading, np.asarray([samples])).tolist() == [done]
 
 
-def work(options, recipe, held, module=None):
+def make_worker(options, config, client_data, module=None):
     return ClientWorker(
         FedAvg(),
         ModuleReplica(module or Quadratic(1.0)),
-        TrainerConfig({"accelerator": "cpu", **options}, **recipe),
-        held,
+        TrainerConfig({"accelerator": "cpu", **options}, **config),
+        client_data,
     )
 
 
 @pytest.mark.parametrize("batches", [1, 2])
 def test_cut_client_sends_the_update_of_a_fit_with_its_step_budget(batches):
-    recipe = TrainerConfig({"accelerator": "cpu", "accumulate_grad_batches": batches})
-    fed, state = clocked(
+    config = TrainerConfig({"accelerator": "cpu", "accumulate_grad_batches": batches})
+    fed, state = make_federation(
         VirtualClock(**ALIKE, deadline_s=2.75 / batches, late="cut"),
-        recipe=recipe,
+        recipe=config,
         local_epochs=2,
         quorum=3,
         norm="batch",
     )
     fed = fed.with_worker(replace(fed.worker, trainer_config=replace(fed.worker.trainer_config, epochs=2)))
-    plan = fed.call(0, state)
+    plan = plan_round(fed, state)
     assert plan.budgets == ({0: 5, 1: 5} if batches == 1 else {0: 2, 1: 2})
     for client, steps in plan.budgets.items():
         partial = fed.worker(TrainJob(0, 0, (client,), budgets=plan.budgets), state)
@@ -282,13 +291,13 @@ class Planning(Quadratic):
 
 
 def test_cut_fit_equals_the_first_steps_of_the_whole_fit_with_a_schedule_over_all_steps():
-    held = holdings(pairs((1.0, 2.0)), batch=1)
-    worker = work({}, {"epochs": 4}, held, Planning(0.0, lr=1.0))
-    fit = worker.local_trainer(0, 0, {}, budget=2).fit(worker.replica.read())
+    client_data = holdings(pairs((1.0, 2.0)), batch=1)
+    worker = make_worker({}, {"epochs": 4}, client_data, Planning(0.0, lr=1.0))
+    fit = worker.local_trainer(0, 0, {}, step_budget=2).fit(worker.replica.read())
     assert fit.steps == 2
     assert fit.model.parameters["w"].item() == pytest.approx(0 + 1.0 * 2 + 0.75 * 0)
-    slower = work({}, {"epochs": 4}, held, Planning(0.0, lr=0.5))
-    fit = slower.local(0, 0, {}, budget=2).fit(slower.replica.read())
+    slower = make_worker({}, {"epochs": 4}, client_data, Planning(0.0, lr=0.5))
+    fit = slower.local_trainer(0, 0, {}, step_budget=2).fit(slower.replica.read())
     assert fit.model.parameters["w"].item() == pytest.approx(1.0 + 0.375 * 1.0)  # learning rates 4/4 and 3/4 of 0.5
 
 
@@ -307,12 +316,12 @@ def test_optimizer_state_of_a_cut_client_continues_in_the_next_round():
 
 
 def test_deadline_failures_are_in_the_record_and_count_for_the_quorum():
-    fed, _ = clocked(VirtualClock(**ALIKE, deadline_s=2.25), quorum=3, rounds=1)
+    fed, _ = make_federation(VirtualClock(**ALIKE, deadline_s=2.25), quorum=3, rounds=1)
     (record,) = fed.run()
     assert record.cohort == (0, 1, 2, 3)
     assert [(failure.client, failure.outcome) for failure in record.failures] == [(0, "deadline")]
     assert (record.metrics["clients/failed"], record.metrics["clients/trained"], record.lost) == (1, 3, None)
-    (empty,) = clocked(VirtualClock(**ALIKE, deadline_s=0.4), sizes=(60, 40), rounds=1)[0].run()
+    (empty,) = make_federation(VirtualClock(**ALIKE, deadline_s=0.4), sizes=(60, 40), rounds=1)[0].run()
     assert (empty.lost is not None, empty.metrics["clients/failed"], empty.metrics["clients/steps"]) == (True, 2, 0)
 
 
@@ -338,12 +347,12 @@ class ManualOptimization(Quadratic):
 
 def test_impossible_clocks_are_refused_without_a_configuration_too(tmp_path):
     with pytest.raises(ConfigError, match=r"schedule\.over_select=2"):
-        planned_round(None, clients_per_round=2, over_select=2.0)
+        plan_first_round(None, clients_per_round=2, over_select=2.0)
     with pytest.raises(ConfigError, match=r"clock\.table=.* no row for client 0"):
-        planned_round(VirtualClock(table=table(tmp_path, "1,1,1,1")))
+        plan_first_round(VirtualClock(table=table(tmp_path, "1,1,1,1")))
     data, cut = Data("pairs", pairs((1.0, 2.0)), None, (2,), ("0",)), VirtualClock(**ALIKE, deadline_s=1.0, late="cut")
     parts = (ManualOptimization, data, Iid(1), FedAvg(), Schedule(rounds=1, clients_per_round=1, local_epochs=1))
-    options = {"loading": Loading(val_fraction=0.0), "recipe": TrainerConfig({"accelerator": "cpu"})}
+    options = {"loading": Loading(val_fraction=0.0), "trainer_config": TrainerConfig({"accelerator": "cpu"})}
     with pytest.raises(ConfigErrors, match=r"clock\.late=cut: cannot cut ManualOptimization"):
         Federation.of(*parts, clock=cut, **options)
     fed = Federation.of(*parts, clock=replace(cut, late="drop"), **options)
@@ -356,8 +365,10 @@ def test_impossible_clocks_are_refused_without_a_configuration_too(tmp_path):
     [(9.0, "drop", None), (2.25, "drop", None), (0.75, "drop", True), (0.75, "cut", None), (1e-3, "drop", False)],
 )
 def test_deadline_that_loses_rounds_is_reported_before_round_1(deadline, late, is_warning):
-    fed, state = clocked(VirtualClock(**ALIKE, deadline_s=deadline, late=late), sizes=(60, 40, 20, 10), quorum=2)
-    work, schedule = fed.work(evenly_spaced_clients(4), state), fed.schedule
+    fed, state = make_federation(
+        VirtualClock(**ALIKE, deadline_s=deadline, late=late), sizes=(60, 40, 20, 10), quorum=2
+    )
+    work, schedule = fed.round_work(evenly_spaced_clients(4), state), fed.schedule
     errors = list(fed.clock.check_deadline(work, 4, schedule.rounds, schedule.num_sampled(4), schedule.quorum))
     expected = [] if is_warning is None else [("clock.deadline_s", is_warning)]
     assert [(error.key, error.warning) for error in errors] == expected

@@ -1,13 +1,23 @@
-"""Faults strike by a keyed draw, which is the same every time."""
+"""Planned faults, which strike by a keyed draw, and the policy for clients that fail."""
+
+import json
+import sys
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from configured import build as built
+from conftest import composed as compose_config
 
 from fedlit.aggregation.validation import layout_mismatch
-from fedlit.core.errors import ConfigError, LostRounds
+from fedlit.cli import resume, train
+from fedlit.cli.resume import resume_arguments
+from fedlit.core.errors import ConfigError, ConfigErrors, LostRounds
 from fedlit.core.facts import FederationFacts
 from fedlit.core.messages import Update
+from fedlit.experiment.config.build import to_plain
+from fedlit.reports.render import figures
 from fedlit.simulation.client_faults import Corrupt, CrashWorker, Drop, Fault, Hang, PlannedFailure, Raise
 from fedlit.simulation.faults import FailurePolicy, FaultPlan
 
@@ -16,30 +26,30 @@ UPDATE = Update(
 )
 
 
-def struck(policy, rounds=20, clients=20, seed=3):
+def strikes(policy, rounds=20, clients=20, seed=3):
     return [(r, c) for r in range(rounds) for c in range(clients) if policy.active_faults(seed, r, c)]
 
 
-def test_the_same_clients_are_struck_every_time_and_others_with_another_seed():
+def test_a_plan_strikes_the_same_clients_every_time_and_others_with_another_seed():
     policy = FailurePolicy(plans=(FaultPlan(Raise(), 0.2),))
-    assert struck(policy) == struck(policy)
-    assert 40 < len(struck(policy)) < 120
-    assert struck(policy) != struck(policy, seed=4)
+    assert strikes(policy) == strikes(policy)
+    assert 40 < len(strikes(policy)) < 120
+    assert strikes(policy) != strikes(policy, seed=4)
 
 
 def test_plan_strikes_the_same_clients_with_and_without_other_plans():
     first, second = FaultPlan(Raise(), 0.2), FaultPlan(Drop(), 0.2)
     both = FailurePolicy(plans=(first, second))
-    alone = [(r, c) for r, c in struck(both) if Raise() in [fault for fault, _ in both.active_faults(3, r, c)]]
-    assert alone == struck(FailurePolicy(plans=(first,)))
+    alone = [(r, c) for r, c in strikes(both) if Raise() in [fault for fault, _ in both.active_faults(3, r, c)]]
+    assert alone == strikes(FailurePolicy(plans=(first,)))
 
 
 def test_clients_and_rounds_restrict_a_plan_and_do_not_change_its_draws():
-    unrestricted = struck(FailurePolicy(plans=(FaultPlan(Raise(), 0.3),)))
-    restricted = struck(FailurePolicy(plans=(FaultPlan(Raise(), 0.3, clients=(1, 2), rounds=(1, 5)),)))
+    unrestricted = strikes(FailurePolicy(plans=(FaultPlan(Raise(), 0.3),)))
+    restricted = strikes(FailurePolicy(plans=(FaultPlan(Raise(), 0.3, clients=(1, 2), rounds=(1, 5)),)))
     assert restricted == [(r, c) for r, c in unrestricted if c in (1, 2) and r in (0, 4)]
-    assert struck(FailurePolicy(plans=(FaultPlan(Raise(), 1.0, rounds=(2,)),))) == [(1, c) for c in range(20)]
-    assert struck(FailurePolicy(plans=(FaultPlan(Raise(), 0.0),))) == []
+    assert strikes(FailurePolicy(plans=(FaultPlan(Raise(), 1.0, rounds=(2,)),))) == [(1, c) for c in range(20)]
+    assert strikes(FailurePolicy(plans=(FaultPlan(Raise(), 0.0),))) == []
 
 
 @pytest.mark.parametrize(
@@ -62,6 +72,49 @@ def test_errors_name_their_argument(make, key):
     with pytest.raises(ConfigError) as error:
         make()
     assert error.value.key == key
+
+
+@pytest.mark.parametrize("how", ["nan", "inf"])
+def test_corrupt_takes_the_floats_that_hydra_makes_of_its_words(how):
+    assert Corrupt(float(how)) == Corrupt(how)
+    assert Corrupt(float(how)).how == how
+
+
+@pytest.mark.parametrize("how", [float("-inf"), 3.0, 3])
+def test_corrupt_refuses_other_numbers(how):
+    with pytest.raises(ConfigError, match=f"how={how}: must be one of nan, inf, huge, bit_flip, wrong_shape"):
+        Corrupt(how)
+
+
+HOW = "faults.plans.corrupt.fault.how"
+
+
+@pytest.mark.slow  # builds a configuration
+@pytest.mark.parametrize("how", ["nan", "inf", "huge"])
+def test_corruption_can_be_chosen_on_the_command_line_also_of_a_resumed_run(tmp_path, monkeypatch, how):
+    overrides = ["faults=corrupt", f"{HOW}={how}"]
+    (plan,) = built(*overrides).federation.faults.plans
+    assert plan.fault == Corrupt(how)
+    monkeypatch.setattr(resume, "compose", lambda name, overrides: compose_config(*overrides))
+    (tmp_path / "command.json").write_text(json.dumps({"overrides": overrides}))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(to_plain(compose_config(*overrides))))
+    assert resume_arguments([f"resume={tmp_path}", f"{HOW}={how}"])[-3] == f"{HOW}={how}"
+    other = "inf" if how == "nan" else "nan"
+    with pytest.raises(ConfigErrors, match=rf"how={other}: was {how} when the run began"):
+        resume_arguments([f"resume={tmp_path}", f"{HOW}={other}"])
+
+
+@pytest.mark.slow  # whole runs
+def test_sweep_over_corruptions_runs_and_the_same_command_finds_its_jobs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(figures, "save_figures", lambda report, out: [])
+    arguments = ["debug=quick", "observers=none", "executor=inline", "faults=corrupt", f"{HOW}=nan,inf,huge"]
+    for _ in range(2):
+        monkeypatch.setattr(sys, "argv", ["fedlit", "-m", *arguments, "hydra.sweep.dir=sweep"])
+        train.main()
+        assert "3 of 3 jobs are finished" in capsys.readouterr().out
+    assert len(list(tmp_path.glob("sweep/*/summary.json"))) == 3
 
 
 def test_fault_that_is_no_subclass_is_refused():
@@ -113,23 +166,26 @@ def test_one_number_is_corrupt_and_the_given_update_does_not_change(how, count):
 def test_wrong_shape_is_reported_with_its_name():
     corrupt = Corrupt("wrong_shape").after(UPDATE, generator())
     assert layout_mismatch(corrupt.groups, UPDATE.groups) in (
-        "parameters/w float32 [7], not float32 [2, 3]",
-        "parameters/b float32 [4], not float32 [3]",
+        "parameters/w is float32 [7], not float32 [2, 3]",
+        "parameters/b is float32 [4], not float32 [3]",
     )
 
 
 @pytest.mark.parametrize(
     ("groups", "problem"),
     [
-        ({}, "parameters/w missing, not float32 [2]"),
-        ({"parameters": {"w": torch.ones(2, dtype=torch.float64)}}, "parameters/w float64 [2], not float32 [2]"),
-        ({"parameters": {"w": torch.ones(2), "v": torch.ones(1)}}, "parameters/v float32 [1], not missing"),
+        ({}, "parameters/w is missing, not float32 [2]"),
+        ({"parameters": {"w": torch.ones(2, dtype=torch.float64)}}, "parameters/w is float64 [2], not float32 [2]"),
+        ({"parameters": {"w": torch.ones(2), "v": torch.ones(1)}}, "parameters/v is float32 [1], not missing"),
         ({"parameters": {"w": torch.ones(2)}, "more": {}}, ""),
-        ({"other": {"w": torch.ones(2)}}, "parameters/w missing, not float32 [2]; other/w float32 [2], not missing"),
+        (
+            {"other": {"w": torch.ones(2)}},
+            "parameters/w is missing, not float32 [2]; other/w is float32 [2], not missing",
+        ),
         (
             {"parameters": {f"x{n}": torch.ones(1) for n in range(5)}},
-            "parameters/w missing, not float32 [2]; parameters/x0 float32 [1], not missing; "
-            "parameters/x1 float32 [1], not missing; and 3 more",
+            "parameters/w is missing, not float32 [2]; parameters/x0 is float32 [1], not missing; "
+            "parameters/x1 is float32 [1], not missing; and 3 more",
         ),
     ],
 )
@@ -161,10 +217,11 @@ def test_too_many_lost_rounds_in_a_row_end_the_run():
 
 
 def errors_of(*plans, rounds=5, **executor):
-    """The (key, value, is it a warning) of each error in plans for four clients."""
-    errors = FailurePolicy(plans=plans).check(
-        FederationFacts(np.full(4, 10), 2, (), has_client_tests=False, rounds=rounds, **executor)
+    """Return (key, value, is a warning) for each error in plans for four clients."""
+    facts = FederationFacts(
+        sizes=np.full(4, 10), cohort_size=2, splits=(), has_client_tests=False, rounds=rounds, **executor
     )
+    errors = FailurePolicy(plans=plans).check(facts)
     return [(error.key.removeprefix("faults.plans."), error.value, error.warning) for error in errors]
 
 
@@ -189,7 +246,7 @@ def test_plan_that_cannot_strike_is_reported(restriction, expected):
 
 def test_faults_of_worker_processes_need_worker_processes_and_a_hang_needs_a_timeout():
     plans = (FaultPlan(Drop(), 1.0), FaultPlan(CrashWorker(), 1.0), FaultPlan(Hang(9.0), 1.0))
-    assert errors_of(*plans, has_worker_processes=True, wall_timeout_s=2.0) == []
+    assert errors_of(*plans, has_worker_processes=True, timeout_s=2.0) == []
     assert errors_of(*plans, has_worker_processes=True) == [("2.fault.seconds", 9.0, False)]
     assert errors_of(*plans) == [("1.fault", "CrashWorker", True), ("2.fault", "Hang", True)]
 

@@ -1,1 +1,1 @@
-"""Algorithms that give each client a model of its own."""
+"""Algorithms that give each client its own model."""

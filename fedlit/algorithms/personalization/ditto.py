@@ -1,4 +1,4 @@
-"""Ditto: beside the global model each client trains a model of its own, held near the global one.
+"""Ditto: each client also trains its own model, near the global one.
 
 Li, Hu, Beirami, Smith, "Ditto: Fair and Robust Federated Learning Through Personalization", ICML 2021,
 https://arxiv.org/abs/2012.04221, Algorithm 1.
@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 from fedlit.algorithms.algorithm import Local
 from fedlit.algorithms.fedavg import FedAvg
-from fedlit.algorithms.personalization.partial import check_personal_evaluation, load_model, save_model
+from fedlit.algorithms.personalization.client_state import load_model, save_model
+from fedlit.algorithms.personalization.partial import check_personal_evaluation
 from fedlit.core.errors import ConfigError, require
 from fedlit.core.facts import FederationFacts
 from fedlit.core.messages import Shared, Update
@@ -24,9 +25,10 @@ PERSONAL_MODEL = "ditto"
 
 @dataclass(frozen=True)
 class Ditto(FedAvg):
-    """FedAvg; and each client minimises F_k(v) + pull / 2 * ||v - x||^2 over its own v, with x the global model.
+    """FedAvg, and a personal model for each client.
 
-    v starts as the global model of the client's first round. Besides `pull` the arguments are those of `FedAvg`.
+    A client minimises F_k(v) + pull / 2 * ||v - x||^2 over its own model v, with x the global model. v starts as the global
+    model of the client's first round. The other arguments are those of `FedAvg`.
 
     Args:
         pull: lambda in the paper, >= 0; with 0 each client trains alone.
@@ -43,7 +45,7 @@ class Ditto(FedAvg):
 
     @property
     def personalized(self) -> bool:
-        """True: each client evaluates a model of its own."""
+        """True: each client evaluates its own model."""
         return True
 
     def check(self, facts: FederationFacts) -> Iterator[ConfigError]:

@@ -1,4 +1,4 @@
-"""Shared representations: each client first trains its own head, then the shared body.
+"""Shared representations: a client trains its own head, then the shared body.
 
 Collins, Hassani, Mokhtari, Shakkottai, "Exploiting Shared Representations for Personalized Federated Learning", ICML 2021,
 https://arxiv.org/abs/2102.07078, Algorithm 1.
@@ -6,6 +6,7 @@ https://arxiv.org/abs/2102.07078, Algorithm 1.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,7 +19,9 @@ from fedlit.core.tensors import Groups
 
 @dataclass(frozen=True)
 class FedRep(PersonalLayers):
-    """The head is personal and trains alone for `head_epochs`; then the body trains alone for the schedule's local work.
+    """A personal head that trains before the shared body.
+
+    The head trains alone for `head_epochs`; then the body trains alone for the schedule's local work.
 
     Args:
         head_epochs: passes over the shard for the head, >= 1; the paper takes 10, and 1 for the body.
@@ -42,8 +45,21 @@ class FedRep(PersonalLayers):
 class _HeadThenBody(PersonalLocal):
     head_epochs: int = 1
 
-    def fit(self, model: Model, *terms: GradientTerm | ContrastiveTerm, **options: Any) -> FitResult:
-        """Train the head, then the body."""
+    def fit(
+        self,
+        model: Model,
+        *terms: GradientTerm | ContrastiveTerm,
+        only: Collection[str] | None = None,
+        **options: Any,
+    ) -> FitResult:
+        """Train the head, then the body.
+
+        Raises:
+            ConfigError: if the inner algorithm trains a part of the model only.
+        """
+        if only is not None:
+            problem, hint = "trains the model part by part, as FedRep does", "name all personal layers in one FedRep"
+            raise ConfigError("algorithm.inner", "", problem, hint)
         full = model.fill_from(self.full_model)
         head = self.local.fit(full, only=self.own.parameters, epochs=self.head_epochs, key=1)
         body = self.local.fit(head.model, *terms, only=model.parameters, **options)

@@ -1,4 +1,4 @@
-"""Fine-tuning: FedAvg, and local training before the model is evaluated on a client's own test set."""
+"""Fine-tuning: FedAvg, and local training before a client's own evaluation."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from fedlit.core.tensors import Groups
 
 @dataclass(frozen=True)
 class Finetune(FedAvg):
-    """The baseline that a personal model must beat. Besides `epochs` the arguments are those of `FedAvg`.
+    """A baseline for personal models.
+
+    The other arguments are those of `FedAvg`.
 
     Args:
-        epochs: passes of a client over its shard before its evaluation, >= 1. The trained model is not kept.
+        epochs: passes of a client over its shard before its evaluation, >= 1. The trained model is not stored.
     """
 
     epochs: int = 1
@@ -31,7 +33,7 @@ class Finetune(FedAvg):
 
     @property
     def personalized(self) -> bool:
-        """True: each client evaluates a model of its own."""
+        """True: each client evaluates its own model."""
         return True
 
     def check(self, facts: FederationFacts) -> Iterator[ConfigError]:

@@ -1,4 +1,4 @@
-"""Parts of the model that stay with each client, around any algorithm for the rest.
+"""Personal layers, which stay with each client, around any algorithm.
 
 Normalisation layers: FedBN, Li, Jiang, Zhang, Kamp, Dou, "FedBN: Federated Learning on Non-IID Features via Local Batch
 Normalization", ICLR 2021, https://arxiv.org/abs/2102.07623. The last layer: FedPer, Arivazhagan, Aggarwal, Singh, Choudhary,
@@ -7,7 +7,7 @@ Normalization", ICLR 2021, https://arxiv.org/abs/2102.07623. The last layer: Fed
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -17,25 +17,27 @@ from torch import nn
 from fedlit.algorithms.algorithm import Algorithm, Local
 from fedlit.algorithms.fedavg import FedAvg
 from fedlit.algorithms.layers import last_layer, names_in_layers, norm_layers
-from fedlit.core.errors import ConfigError, raise_errors, require, require_choice
+from fedlit.algorithms.personalization.client_state import (
+    inner_state,
+    load_model,
+    nest_inner,
+    restrict_model,
+    save_model,
+)
+from fedlit.core.errors import ConfigError, ConfigErrors, raise_errors, require, require_choice
 from fedlit.core.facts import FederationFacts
 from fedlit.core.messages import Aggregate, ServerState, Shared, Update
 from fedlit.core.model import ContrastiveTerm, FitResult, GradientTerm, Model
 from fedlit.core.tensors import Groups, Tensors
 
-PERSONAL_PREFIX = "personal"
-"""Prefix of the groups in a client state that hold the client's own part of the model."""
-
-INNER_PREFIX = f"{PERSONAL_PREFIX}/inner"
-"""Prefix of the inner algorithm's groups whose own names begin with PERSONAL_PREFIX."""
-
 
 @dataclass(frozen=True)
 class PersonalLayers(Algorithm):
-    """Personal layers are neither sent nor averaged; the rest is the inner algorithm's.
+    """Keep some layers with each client; the inner algorithm trains the rest.
 
-    A client starts with the initial values of its layers. The personal model is evaluated on each client's own test set. The
-    model on the server's splits has the initial values in the personal layers.
+    Personal layers are neither sent nor averaged, and each local training of a client trains them too. A client starts
+    with their initial values. The personal model is evaluated on each client's own test set. The model on the server's splits
+    has the initial values in the personal layers.
 
     Args:
         inner: the algorithm for the shared part.
@@ -58,22 +60,30 @@ class PersonalLayers(Algorithm):
         """Errors in the arguments; None for a valid argument."""
         any_layer, hint = self.layers != "none" or bool(self.names), "give names, or layers=norm, last or all"
         return [
+            self._inner_error(),
             require_choice("layers", self.layers, ["norm", "last", "all", "none"]),
             require(any_layer, "names", list(self.names), "leaves no personal layer", hint),
         ]
 
+    def _inner_error(self) -> ConfigError | None:
+        name, hint = type(self.inner).__name__, "take another inner algorithm"
+        if not isinstance(self.inner, Algorithm):
+            return ConfigError("inner", name, "is not an Algorithm", "subclass fedlit.Algorithm")
+        problem = f"trains one client on all examples, so no layer of {type(self).__name__} can be personal"
+        return require(not self.inner.pooled, "inner", name, problem, hint)
+
     @property
     def personalized(self) -> bool:
-        """True: each client evaluates a model of its own."""
+        """True: each client evaluates its own model."""
         return True
 
     @property
     def pooled(self) -> bool:
-        """The inner algorithm's value."""
+        """The inner algorithm's value: False, since a pooled one is refused."""
         return self.inner.pooled
 
     def bind(self, module: nn.Module, model: Model) -> PersonalLayers:
-        """Find the personal names of a module, and bind the inner algorithm to the rest.
+        """Find the personal names, and bind the inner algorithm to the rest.
 
         Raises:
             ConfigError: if no name is personal.
@@ -86,10 +96,11 @@ class PersonalLayers(Algorithm):
                 raise ConfigError("names", pattern, problem, "give a pattern of whole names, with * for anything")
             personal |= set(matching)
         if not personal:
-            problem = f"leaves no personal layer: {type(module).__name__} has no normalisation layer"
-            hint = "take a model that has one, such as model.norm=batch, or another algorithm"
-            raise ConfigError("layers", self.layers, problem, hint)
-        inner = self.inner.bind(module, select(model, set(every) - personal))
+            raise self._no_layer_error(module)
+        try:
+            inner = self.inner.bind(module, restrict_model(model, set(every) - personal))
+        except (ConfigError, ConfigErrors) as error:
+            raise error.prefixed("inner") from error
         return replace(self, inner=inner, initial=model, personal_names=frozenset(personal))
 
     def _layers(self, module: nn.Module) -> list[str]:
@@ -97,27 +108,34 @@ class PersonalLayers(Algorithm):
             return [last_layer(module)[0]]
         return norm_layers(module) if self.layers == "norm" else []
 
-    def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
+    def _no_layer_error(self, module: nn.Module) -> ConfigError:
+        name = type(module).__name__
+        if self.layers == "norm" and not norm_layers(module):
+            problem, hint = f"{name} has no normalisation layer", "take a model that has one, such as model.norm=batch"
+        else:
+            problem, hint = f"the outer algorithm keeps that part of {name} already", "choose other layers"
+        return ConfigError(
+            "layers", self.layers, f"leaves no personal layer: {problem}", f"{hint}, or another algorithm"
+        )
+
+    def check(self, facts: FederationFacts) -> Iterable[ConfigError]:
         """The inner algorithm's errors, and errors of personal evaluation."""
-        if self.pooled:
-            problem = f"trains one client on all examples, so no layer of {type(self).__name__} can be personal"
-            yield ConfigError("algorithm.inner", type(self.inner).__name__, problem, "take another inner algorithm")
-        yield from self.inner.check(facts)
-        yield from check_personal_evaluation(facts)
+        errors = (*self.inner.check(facts), *check_personal_evaluation(facts))
+        return {str(error): error for error in errors}.values()  # an inner algorithm may be personalized too
 
     def init(self, model: Model) -> ServerState:
         """The inner algorithm's state for the shared part."""
-        return self.inner.init(select(model, self._shared))
+        return self.inner.init(restrict_model(model, self._shared))
 
     def client(self, local: Local, shared: Shared, client_state: Groups) -> Update:
-        """Run the inner algorithm, with the client's own part in every model that it trains."""
+        """Run the inner algorithm on models that have the client's own part."""
         personal = self.make_local(local, client_state)
         update = self.inner.client(personal, shared, inner_state(client_state))
         return replace(update, client_state={**nest_inner(update.client_state), **save_model(personal.own)})
 
     def make_local(self, local: Local, client_state: Groups) -> PersonalLocal:
         """The local training that the inner algorithm receives."""
-        own = load_model(client_state) or select(self._start, self.personal_names)
+        own = load_model(client_state) or restrict_model(self._start, self.personal_names)
         return PersonalLocal(local, own, self._start)
 
     def server(self, state: ServerState, aggregate: Aggregate) -> ServerState:
@@ -150,7 +168,9 @@ class PersonalLayers(Algorithm):
 
 @dataclass
 class PersonalLocal:
-    """Local training that adds the client's own layers to a model, and takes them out of the result.
+    """Local training of models without the client's own layers.
+
+    It adds the own layers to a model before each fit, and takes them out of the result.
 
     Args:
         local: the client's local training.
@@ -172,14 +192,27 @@ class PersonalLocal:
         """The client's own part in a model with all names."""
         return self.own.fill_from(self.start)
 
-    def fit(self, model: Model, *terms: GradientTerm | ContrastiveTerm, **options: Any) -> FitResult:
-        """Train both parts."""
-        return self.split_result(self.local.fit(model.fill_from(self.full_model), *terms, **options), model)
+    def fit(
+        self,
+        model: Model,
+        *terms: GradientTerm | ContrastiveTerm,
+        only: Collection[str] | None = None,
+        **options: Any,
+    ) -> FitResult:
+        """Train both parts; `only` restricts the shared part."""
+        only = None if only is None else {*only, *self.own.parameters}
+        result = self.local.fit(model.fill_from(self.full_model), *terms, only=only, **options)
+        return self.split_result(result, model)
 
     def split_result(self, result: FitResult, model: Model) -> FitResult:
-        """Keep the client's own part of a result, and return the result of the shared part."""
-        self.own = select(result.model, self.own.state_dict())
-        return replace(result, model=select(result.model, model.state_dict()))
+        """Store the client's own part of a result, and return the rest.
+
+        Args:
+            result: result of a fit of both parts.
+            model: a model with the names of the shared part.
+        """
+        self.own = restrict_model(result.model, self.own.state_dict())
+        return replace(result, model=restrict_model(result.model, model.state_dict()))
 
     def loss(self, model: Model) -> float:
         """The loss of the model with the client's own part."""
@@ -192,44 +225,12 @@ class PersonalLocal:
 
 
 def check_personal_evaluation(facts: FederationFacts) -> Iterator[ConfigError]:
-    """Yield warnings if personal models are not evaluated, or do not choose the best round."""
+    """Yield warnings if personal models go unevaluated or choose no round."""
     if not facts.has_client_tests:
-        problem = (
-            "leaves the clients without own test sets: personal models are trained, and only the global one evaluated"
-        )
+        problem = "leaves the clients without own test sets: only the global model is evaluated, not the personal ones"
         yield ConfigError(
             "data.client_test_fraction", 0.0, problem, "0.2 holds out a fifth of each shard", warning=True
         )
     if "val" in facts.splits:
         problem = "chooses the best round by the global model, not by the personal models"
         yield ConfigError("data.val_fraction", "", problem, "with 0 the last round counts", warning=True)
-
-
-def select(model: Model, names: Collection[str]) -> Model:
-    """The part of a model that has these names."""
-    return Model(*({name: t for name, t in tensors.items() if name in names} for tensors in model.groups().values()))
-
-
-def save_model(model: Model, prefix: str = PERSONAL_PREFIX) -> dict[str, Tensors]:
-    """A model as groups of a client state."""
-    return {f"{prefix}/{group}": tensors for group, tensors in model.groups().items()}
-
-
-def load_model(client_state: Groups, prefix: str = PERSONAL_PREFIX) -> Model | None:
-    """The model that `save_model` wrote; None if there is none."""
-    if f"{prefix}/parameters" not in client_state:
-        return None
-    return Model(client_state[f"{prefix}/parameters"], client_state[f"{prefix}/buffers"])
-
-
-def nest_inner(client_state: Groups) -> dict[str, Tensors]:
-    """The inner algorithm's client state under names that do not collide with those of its wrapper."""
-    prefix = f"{PERSONAL_PREFIX}/"
-    return {f"{INNER_PREFIX}/{g}" if g.startswith(prefix) else g: tensors for g, tensors in client_state.items()}
-
-
-def inner_state(client_state: Groups) -> dict[str, Tensors]:
-    """The inner algorithm's client state, as `nest_inner` got it."""
-    own = (f"{PERSONAL_PREFIX}/parameters", f"{PERSONAL_PREFIX}/buffers")
-    prefix = f"{INNER_PREFIX}/"
-    return {group.removeprefix(prefix): tensors for group, tensors in client_state.items() if group not in own}

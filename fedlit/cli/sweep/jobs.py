@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -24,8 +23,9 @@ from rich.console import Console
 from fedlit.cli.overrides import quote
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.files import flatten, write_atomic
+from fedlit.runs.folder import is_finished, read_config, read_failure, read_job
 from fedlit.runs.keys import job_keys
-from fedlit.runs.layout import COMMAND, CONFIG, FAILURE, HYDRA, INDEX, JOB, LOCK, LOG, SUMMARY
+from fedlit.runs.layout import COMMAND, CONFIG, FAILURE, HYDRA, INDEX, JOB, LOCK, LOG
 
 CALL = "FEDLIT_CALL"
 """Environment variable of a job: the id of the sweep command that started it."""
@@ -90,15 +90,10 @@ def can_resume(folder: Path, config: Mapping[str, Any]) -> bool:
     """
     if not (folder / CONFIG).is_file():
         return False
-    if job_name(yaml.safe_load((folder / CONFIG).read_bytes())) != job_name(config):
+    if job_name(read_config(folder)) != job_name(config):
         hint = "hydra.sweep.dir=OTHER starts another sweep"
         raise ConfigErrors([ConfigError("hydra.sweep.subdir", folder, "holds a run of another configuration", hint)])
     return True
-
-
-def read_summary(folder: Path) -> Mapping[str, Any] | None:
-    """The summary of a finished run; None for an unfinished run."""
-    return json.loads((folder / SUMMARY).read_bytes()) if (folder / SUMMARY).is_file() else None
 
 
 def remove_untrained(folder: Path) -> None:
@@ -141,12 +136,12 @@ class JobStatus:
     @classmethod
     def of(cls, folder: Path) -> JobStatus:
         """The status of the job in a folder."""
-        job, reasons, status = json.loads((folder / JOB).read_bytes()), (), "unfinished"
+        job, reasons, status = read_job(folder), list[str](), "unfinished"
         if (folder / FAILURE).is_file():
-            status, reasons = "failed", tuple(json.loads((folder / FAILURE).read_bytes())["reasons"])
-        elif (folder / SUMMARY).is_file():
+            status, reasons = "failed", read_failure(folder)
+        elif is_finished(folder):
             status = "finished"
-        return cls(folder, tuple(job["overrides"]), job["call"], status, reasons)
+        return cls(folder, tuple(job["overrides"]), job["call"], status, tuple(reasons))
 
     def command(self, flags: Sequence[str]) -> str:
         """The command that runs the job alone, in its folder."""

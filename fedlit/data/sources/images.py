@@ -142,7 +142,7 @@ def _make_data(
         if len(values) != shape[0]:
             raise ConfigError(key, list(values), f"must have one value for each of the {shape[0]} channels")
     if min(std) <= 0:
-        raise ConfigError("std", list(std), "must be above 0")
+        raise ConfigError("std", list(std), "must be greater than 0")
     train, test = replace(train, prepare=prepare, augment=augment), replace(test, prepare=prepare)
     clients = test.natural()
     tests = None if clients is None else ClientTestSet(test, clients)

@@ -1,4 +1,7 @@
-"""Components of a federation from their groups in the configuration: data, model, sampler, callbacks."""
+"""Components of a federation from their groups in the configuration.
+
+The components are data, model, sampler and callbacks.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,19 @@ from typing import Any
 from hydra.utils import get_object
 from lightning.pytorch import Callback, LightningModule
 
-from fedlit.client.replica import configure_module
+from fedlit.client.module.replica import configure_module
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.streams import Purpose, seeded, stream
 from fedlit.data import Data
 from fedlit.data.custom import to_data
 from fedlit.data.samples import Loading
-from fedlit.experiment.config.instantiate import check_types, has_argument, import_target, instantiate_checked
+from fedlit.experiment.config.instantiate import (
+    check_types,
+    has_argument,
+    import_problem,
+    import_target,
+    instantiate_checked,
+)
 from fedlit.experiment.weights import load_weights
 from fedlit.models import Classifier
 
@@ -86,8 +95,8 @@ def _check_network(node: Mapping[str, Any]) -> None:
     try:
         network = get_object(node["network"])
     except Exception as error:  # importing user code may raise anything
-        problem = f"cannot be imported: {error}".splitlines()[0]
-        raise ConfigError("network", node["network"], problem, "it must be the import path of a class") from error
+        hint = "it must be the import path of a class"
+        raise ConfigError("network", node["network"], import_problem(error), hint) from error
     check_types(network, {key: value for key, value in node.items() if key not in own and key != "_target_"})
 
 
@@ -116,7 +125,7 @@ def make_callbacks(nodes: Any) -> Callable[[], list[Callback]]:
         nodes = {f"{number}": node for number, node in enumerate(nodes)}
     if not isinstance(nodes, Mapping | None):
         hint = "such as {stop: {_target_: my_file.MyCallback}}"
-        raise ConfigError("callbacks", nodes, "must be keys with values", hint)
+        raise ConfigError("callbacks", nodes, "must be a mapping of keys to values", hint)
     return partial(_create_all, {name: node for name, node in (nodes or {}).items() if node is not None})
 
 

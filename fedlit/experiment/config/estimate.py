@@ -1,4 +1,4 @@
-"""Upper bounds on the RAM and the disk space of a run, before round 1."""
+"""Upper bounds on a run's RAM and disk space, before round 1."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ WEIGHT_FILES = 3
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Upper bounds on the bytes of client states, as long as no client that trains is left out.
+    """Upper bounds on the bytes of client states.
+
+    The bounds hold as long as no client that trains is left out.
 
     Args:
         client: state of one client.
@@ -45,19 +47,22 @@ def estimate_client_state(run: Run, client: int) -> MemoryEstimate:
 
 
 def client_state_nbytes(run: Run) -> int:
-    """Bytes of the state of a client of median size after one step; 0 if clients have no state."""
+    """Bytes of a median-size client's state after one step.
+
+    The result is 0 if clients have no state.
+    """
     local, update = run.federation.dry_run(median_client(run.federation.registry.sizes), steps=1)
     return groups_nbytes({**update.client_state, **local.optimizer_state})
 
 
 def median_client(sizes: np.ndarray) -> int:
-    """The client of median size among those that have examples."""
+    """The client of median size among the clients with examples."""
     nonempty = np.flatnonzero(sizes > 0)
     return int(nonempty[np.argsort(sizes[nonempty])[len(nonempty) // 2]])
 
 
 def check_disk_space(run: Run) -> None:
-    """Raise ConfigErrors if the disk is too small for the checkpoints and the weight files."""
+    """Raise ConfigErrors if the disk cannot hold checkpoints and weight files."""
     state = run.federation.initial_state()
     size = sum(tensor_nbytes(tensor) for tensor in flatten_state(state).values())
     needed, free = size * (run.retention.keep + 1 + WEIGHT_FILES), shutil.disk_usage(run.folder).free

@@ -1,4 +1,4 @@
-"""Objects from the nodes of a configuration, with values checked against the target's signature."""
+"""Objects from configuration nodes, with values checked against the target's signature."""
 
 from __future__ import annotations
 
@@ -45,16 +45,18 @@ def import_target(node: Any) -> Callable[..., Any]:
         ConfigError: if the node has no `_target_`, or it cannot be imported.
     """
     if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
-        raise ConfigError("", node, "must be keys with values, and one of the keys must be _target_")
+        raise ConfigError("", node, "must be a mapping with the key _target_")
     try:
         return get_object(node["_target_"])
     except Exception as error:  # importing user code may raise anything
-        raise ConfigError(
-            "_target_",
-            node["_target_"],
-            f"cannot be imported: {error}".splitlines()[0],
-            "it must be the import path of a class or function",
-        ) from error
+        hint = "it must be the import path of a class or function"
+        raise ConfigError("_target_", node["_target_"], import_problem(error), hint) from error
+
+
+def import_problem(error: Exception) -> str:
+    """Return an import path's problem, from the error of Hydra's `get_object`."""
+    first, *rest = str(error).splitlines() or [type(error).__name__]
+    return f"cannot be imported: {rest[0] if rest else first}"  # the first of several lines only repeats the path
 
 
 def has_argument(target: Callable[..., Any], name: str) -> bool:
@@ -99,7 +101,7 @@ def signature_errors(target: Callable[..., Any], values: Mapping[str, Any]) -> l
     Only plain values are checked: numbers, booleans, strings, literals and sequences.
     """
     if not isinstance(values, Mapping):
-        raise ConfigError("", values, "must be keys with values")
+        raise ConfigError("", values, "must be a mapping of keys to values")
     try:
         signature = inspect.signature(target)
     except ValueError:  # some built-in types have no signature

@@ -1,4 +1,7 @@
-"""The plan of a run before round 1: sizes, bytes and seconds, with one batch measured."""
+"""The plan of a run before round 1.
+
+The plan states sizes, bytes and seconds, with one batch measured.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ def estimate_run(run: Run) -> dict[str, Any]:
         `clients`, `samples_per_client` (quantiles), `cohort`, `sampled` and `asked` (for their losses), which are means a
         round, `cohorts` (the smallest and the largest), `rounds`, `done` (rounds), `steps_per_client` (quantiles),
         `parameters`, `buffers`, `federated`, `stay`, `up_bytes_per_round`, `down_bytes_per_round`, `memory_bytes` (of the
-        server's sums and states), `memories` (client states, a `MemoryEstimate`), `batch_s`, `fit_s` (beyond its batches),
+        server's sums and states), `client_states` (a `MemoryEstimate`), `batch_s`, `fit_s` (beyond its batches),
         `evaluation_s`; for the remaining rounds the expected `steps`, `bytes`, `seconds`.
     """
     federation, schedule, registry = run.federation, run.federation.schedule, run.federation.registry
@@ -70,7 +73,7 @@ def estimate_run(run: Run) -> dict[str, Any]:
         "down_bytes_per_round": down,
         "bytes": (up + down) * rounds,
         "memory_bytes": 8 * layout.size * (2 + math.ceil(math.log2(max(2, cohort)))) + 2 * down_nbytes,
-        "memories": estimate_client_state(run, client_state_nbytes(run)),
+        "client_states": estimate_client_state(run, client_state_nbytes(run)),
         "batch_s": batch_s,
         "fit_s": fit_s,
         "evaluation_s": evaluation_s,
@@ -121,7 +124,11 @@ def _quantiles(values: np.ndarray) -> dict[str, float]:
 
 
 def _measure_fit(run: Run) -> tuple[float, float, Layout]:
-    """Return the seconds of a batch, those of a fit beyond its batches, and the layout of an update."""
+    """Measure the seconds of a fit and the layout of an update.
+
+    Returns:
+        The seconds of a batch, those of a fit beyond its batches, and the layout of an update.
+    """
     federation, client = run.federation, median_client(run.federation.registry.sizes)
     layout, seconds = Layout(()), {}
     for steps in (1, 1, 9, 1, 9):  # the first warms up
@@ -142,7 +149,10 @@ def _measure_loss_seconds(run: Run) -> float:
 
 
 def _measure_evaluation_seconds(run: Run) -> float:
-    """Seconds of evaluating each split once. An estimate from one batch would miss the work at the end."""
+    """Seconds of evaluating each split once.
+
+    An estimate from one batch would miss the work at the end.
+    """
     federation = run.federation
     state = federation.initial_state()
     begin = time.perf_counter()
@@ -170,7 +180,7 @@ def plan_table(run: Run, figures: dict[str, Any]) -> Table:
         "bytes a round": f"{_size(figures['down_bytes_per_round'])} down, {_size(figures['up_bytes_per_round'])} up",
         "bytes left" if done else "bytes in all": _size(figures["bytes"]),
         "server's memory": f"{_size(figures['memory_bytes'])} for states and sums",
-        "client states": client_state_line(figures["memories"]),
+        "client states": client_state_line(figures["client_states"]),
         "one batch": f"{figures['batch_s'] * 1000:.1f} ms; a fit {figures['fit_s'] * 1000:.1f} ms more",
         "the rest" if done else "the whole run": seconds,
         "will write": f"{FILES} into {run.folder}",
@@ -182,7 +192,7 @@ def plan_table(run: Run, figures: dict[str, Any]) -> Table:
 
 
 def client_state_line(estimate: MemoryEstimate) -> str:
-    """The sizes of client states; an empty string if clients have no state."""
+    """The sizes of client states; empty if clients have no state."""
     each, ram, disk = map(_size, (estimate.client, estimate.ram, estimate.disk))
     return f"{each} a client; at most {ram} of RAM, {disk} in checkpoints" if estimate.client else ""
 

@@ -1,4 +1,7 @@
-"""The arguments of lightning.Trainer that a client's Trainer takes, and the reasons against the others."""
+"""The arguments of lightning.Trainer that a client's Trainer takes.
+
+The other arguments are refused, with the reasons.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,8 @@ ALLOWED_ARGS = (
 """Arguments that have their usual meaning in a client's Trainer. `callbacks` is taken too."""
 
 LOCAL_WORK = "schedule.local_epochs and schedule.local_steps set the local work of a client"
-ONE_DEVICE = "leave it out: one client at a time has one device; executor=processes trains several at a time"
-OBSERVED = "leave it out: observers see rounds, not single fits"
+ONE_DEVICE = "leave it out: each client trains on one device; executor=processes trains several clients at a time"
+OBSERVED = "leave it out: the observers log rounds, not single fits"
 FULL_EVALUATION = "leave it out: each split is evaluated completely, every schedule.eval_every rounds"
 
 REFUSED_ARGS = {
@@ -33,10 +36,10 @@ REFUSED_ARGS = {
     **dict.fromkeys(("devices", "num_nodes", "strategy", "use_distributed_sampler", "sync_batchnorm"), ONE_DEVICE),
     **dict.fromkeys(("limit_val_batches", "limit_test_batches", "limit_predict_batches"), FULL_EVALUATION),
     **dict.fromkeys(("val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps"), FULL_EVALUATION),
+    **dict.fromkeys(("logger", "log_every_n_steps", "enable_autolog_hparams", "profiler"), OBSERVED),
     **dict.fromkeys(
-        ("logger", "log_every_n_steps", "enable_autolog_hparams", "profiler"), f"see observers; {OBSERVED}"
+        ("enable_progress_bar", "enable_model_summary"), "leave it out: observers.terminal prints the progress"
     ),
-    **dict.fromkeys(("enable_progress_bar", "enable_model_summary"), "see observers.terminal"),
     **dict.fromkeys(("enable_checkpointing", "model_registry"), "leave it out: a run writes model.ckpt and best.ckpt"),
     "default_root_dir": "hydra.run.dir=FOLDER sets the folder of the run's files",
     "plugins": "leave it out: the federation sets its own plugins",
@@ -73,7 +76,7 @@ def make_trainer_config(trainer: Mapping[str, Any], callbacks: Callable[[], Any]
         raise
     except Exception as error:  # Lightning raises various types
         key = next((key for key in options if key in str(error)), "")
-        problem = f"lightning.Trainer refuses it: {str(error).splitlines()[0]}"
+        problem = f"is refused by lightning.Trainer: {str(error).splitlines()[0]}"
         raise ConfigError(key, options.get(key, options), problem) from error
     return replace(config, options={**options, "accelerator": accelerator})
 
@@ -88,12 +91,12 @@ def _check_values(options: Mapping[str, Any]) -> None:
     is_fraction = isinstance(limit, float) and 0 < limit <= 1
     is_count = isinstance(limit, int) and limit >= 1
     if limit is not None and (isinstance(limit, bool) or not (is_fraction or is_count)):
-        problem = "must be a number of batches of at least 1, or a fraction of them above 0 and up to 1.0"
+        problem = "must be a number of batches of at least 1, or a fraction of them greater than 0 and up to 1.0"
         raise ConfigError("limit_train_batches", limit, problem)
     clip, algorithm = options.get("gradient_clip_val"), options.get("gradient_clip_algorithm")
     is_number = isinstance(clip, int | float) and not isinstance(clip, bool)
     if clip is not None and not (is_number and 0 < clip < math.inf):
-        raise ConfigError("gradient_clip_val", clip, "must be a number above 0", "null clips nothing")
+        raise ConfigError("gradient_clip_val", clip, "must be a number greater than 0", "null clips nothing")
     if clip is None and algorithm is not None:
         problem = "clips nothing without trainer.gradient_clip_val"
         raise ConfigError("gradient_clip_algorithm", algorithm, problem, "set trainer.gradient_clip_val, such as 1.0")

@@ -1,4 +1,7 @@
-"""A trial of one step before round 1: it finds errors that only show when user code runs, and names the part at fault."""
+"""A trial of one step before round 1.
+
+The trial finds errors that only show when user code runs, and names the part at fault.
+"""
 
 from __future__ import annotations
 
@@ -26,17 +29,20 @@ from fedlit.server.sampling.sampler import ClientPool
 from fedlit.server.setup import Federation
 
 STATE_HINT = (
-    "keep it in numbers, tensors or containers, which each fit starts with as they were, or create it in on_fit_start"
+    "keep the state in numbers, tensors or containers, which are restored before each fit, or create it in on_fit_start"
 )
 LAYERS_HINT = "make them in __init__, or in a configure_model that makes them once; not in setup"
 TRACEBACK_HINT = "traceback=true shows where"
 
 
 class StopAfterBatch(Callback):
-    """Make the first batch of a fit its last, also of its epoch; the module sees the Trainer of a whole fit."""
+    """Make the first batch the last of its fit and epoch.
+
+    The module sees the Trainer of a whole fit.
+    """
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        """Stop before the step, so that accumulated gradients are applied and epoch schedulers step."""
+        """Stop before the step, to apply accumulated gradients and step epoch schedulers."""
         trainer.should_stop = True
         mark_last_batch(trainer)
 
@@ -62,7 +68,7 @@ def try_first_step(federation: Federation, data: Data) -> list[ConfigError]:
 
 
 def _try_sampling(federation: Federation) -> list[ConfigError]:
-    """Draw round 1's cohort with losses of 0; measure the loss of the smallest candidate."""
+    """Draw round 1's cohort with losses 0; measure the smallest candidate's loss."""
     candidates: list[int] = []
 
     def losses(clients: np.ndarray) -> np.ndarray:
@@ -108,10 +114,10 @@ def _try_training(federation: Federation, data: Data) -> list[ConfigError]:
     layout = Layout.of(update.groups)
     vector = layout.vector(update.groups)
     if problem := invalid_values(vector, update.weight):
-        hint = "take a smaller learning rate, or look for NaN in the data"
+        hint = "use a smaller learning rate, or remove NaN from the data"
         return [ConfigError("model", name, f"gives an invalid update in its first step: {problem}", hint)]
     if federation.trainer_config.keep_optimizer and local.results and not local.optimizer_state:
-        hint = "take reset, or an optimizer with momentum"
+        hint = "set it to reset, or use an optimizer with momentum"
         return [ConfigError("schedule.client_state", "keep", "has no effect: the optimizer has no state", hint)]
     again = layout.vector(_train_one_batch(federation, client)[1].groups)
     errors = [] if torch.equal(vector, again) else _explain_difference(federation, data, client)
@@ -156,7 +162,7 @@ def _check_noise(federation: Federation) -> list[ConfigError]:
         return []
     kind = f"inputs are {first.dtype}" if isinstance(first, torch.Tensor) else f"batches are a {type(batch).__name__}"
     problem = f"needs batches (inputs, ...) with float inputs; the {kind}"
-    return [ConfigError("partition", "noise", problem, "take another partition")]
+    return [ConfigError("partition", "noise", problem, "use another partition")]
 
 
 def _check_new_layers(federation: Federation) -> list[ConfigError]:
@@ -168,7 +174,10 @@ def _check_new_layers(federation: Federation) -> list[ConfigError]:
 
 
 def _explain_difference(federation: Federation, data: Data, client: int) -> list[ConfigError]:
-    """Explain why two fits of one client differ: by its data, or by state in the module."""
+    """Explain why two fits of one client differ.
+
+    The cause is the client's data, or state in the module.
+    """
     config = federation.trainer_config
     if config.make_trainer().strategy.root_device.type != "cpu" and not config.options.get("deterministic"):
         return []  # a GPU adds in any order
@@ -197,7 +206,7 @@ def _explain(error: Exception, federation: Federation, data: Data) -> ConfigErro
     if key == "data":
         return ConfigError(key, data.name, problem, f"check mean, std and augment; {TRACEBACK_HINT}")
     if key == "optimizer":
-        return ConfigError("model", module, f"its {value} {problem}", f"take other values; {TRACEBACK_HINT}")
+        return ConfigError("model", module, f"its {value} {problem}", f"use other values; {TRACEBACK_HINT}")
     if key == "lightning":
         return ConfigError("model", module, problem, f"Lightning or torch needs this of the module; {TRACEBACK_HINT}")
     if key == "model":
@@ -207,7 +216,11 @@ def _explain(error: Exception, federation: Federation, data: Data) -> ConfigErro
 
 
 def blame(error: Exception, federation: Federation) -> tuple[str, str]:
-    """Return key and name of the part with the innermost frame of an exception."""
+    """Find the part with the innermost frame of an exception.
+
+    Returns:
+        The key and the name of the part.
+    """
     algorithm, parts = federation.algorithm, {id(part) for part in federation.worker.replica.module.modules()}
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         owner, file = frame.f_locals.get("self"), f"{frame.f_globals.get('__name__', '')}."

@@ -1,4 +1,4 @@
-"""The observers of a run: its folder, TensorBoard, the terminal, a figure of the partition."""
+"""Observers of a run: run folder, TensorBoard, terminal, figure of the partition."""
 
 from fedlit.experiment.observers.observer import Observer, ObserverGroup
 from fedlit.experiment.observers.partition_figure import PartitionFigure

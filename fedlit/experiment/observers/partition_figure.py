@@ -1,4 +1,7 @@
-"""A figure of the partition: a bar for each client, a colour for each class."""
+"""A figure of the partition.
+
+The figure has a bar for each client and a colour for each class.
+"""
 
 from __future__ import annotations
 

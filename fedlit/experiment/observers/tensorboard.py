@@ -1,4 +1,4 @@
-"""TensorBoard: scalars over rounds, the partition, the configuration, and a row of the HPARAMS tab."""
+"""TensorBoard: scalars over rounds, partition, configuration, a row of the HPARAMS tab."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import numpy as np
 import yaml
 
 from fedlit.core.files import flatten
-from fedlit.core.metric_names import split_of
 from fedlit.experiment.observers.observer import Observer
 from fedlit.experiment.observers.partition_figure import partition_figure
 from fedlit.experiment.run import Run
 from fedlit.experiment.summary import evaluation_metrics
 from fedlit.runs.layout import TENSORBOARD
+from fedlit.runs.metric_names import split_of
 from fedlit.runs.record import RoundRecord
 
 

@@ -1,4 +1,7 @@
-"""The terminal: a progress bar, or one line a round if the output is no terminal, and a table at the end."""
+"""The terminal: a progress bar, and a table at the end.
+
+If the output is no terminal, one line a round replaces the progress bar.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from fedlit.core.metric_names import counterpart
 from fedlit.experiment.observers.observer import Observer
 from fedlit.experiment.run import Run
 from fedlit.experiment.summary import evaluation_metrics
+from fedlit.runs.metric_names import counterpart
 from fedlit.runs.record import RoundRecord
 
 

@@ -189,7 +189,7 @@ def join_values(values: Sequence[Any]) -> str:
 
 
 def pluralize(count: int, noun: str) -> str:
-    """Return the number and the noun, such as `1 run` and `2 runs`."""
+    """Return the number and noun, such as `1 run` and `2 runs`."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 

@@ -19,7 +19,7 @@ MAX_LABEL_WIDTH = 30
 
 
 def print_report(result: Mapping[str, Any], out: Path | None, console: Console) -> None:
-    """Print the report's tables, the skipped runs, and the folder of the files.
+    """Print the report's tables, the skipped runs, and the files' folder.
 
     Args:
         result: the report.

@@ -1,4 +1,4 @@
-"""The joint for checkpoints: a checkpointer stores each round, and a run resumes from the newest."""
+"""The joint for checkpoints: a checkpointer stores each round of a run."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ class Checkpoint:
 
     @property
     def lost_in_a_row(self) -> int:
-        """Number of lost rounds in a row at the end; rounds without a client to ask do not count."""
+        """Number of lost rounds in a row at the end.
+
+        Rounds without a client to ask do not count.
+        """
         attempted = [record for record in self.records if RoundRecord.from_dict(record).attempted]
         successful = [number for number, record in enumerate(attempted, 1) if not record["lost"]]
         return len(attempted) - (successful[-1] if successful else 0)
@@ -68,7 +71,9 @@ class Checkpointer(ABC):
 
     @abstractmethod
     def open(self, experiment: Mapping[str, Any]) -> AbstractContextManager[None]:
-        """In the block the stored rounds belong to an experiment and to no other process.
+        """Reserve the stored rounds for one experiment and this process.
+
+        The reservation ends with the block.
 
         Args:
             experiment: the fingerprint of the experiment, as plain values by name: see `fingerprint`.

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: a round is a transaction with the state, the changed client states and the record.
+"""Checkpoints on disk: each round is one transaction.
 
 In a run's folder:
 
@@ -75,7 +75,7 @@ class DiskCheckpointer(Checkpointer):
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Make the folder, and keep other processes out of it in the block; blocks may be nested.
+        """Make and lock the folder within the block; blocks may be nested.
 
         Raises:
             ConfigError: if another process has the folder.
@@ -93,7 +93,7 @@ class DiskCheckpointer(Checkpointer):
 
     @contextmanager
     def open(self, experiment: Mapping[str, Any]) -> Iterator[None]:
-        """In the block the folder is locked, and its rounds must belong to the experiment.
+        """Lock the folder within the block, for one experiment.
 
         Raises:
             ConfigError: if another process has the folder.
@@ -145,10 +145,8 @@ class DiskCheckpointer(Checkpointer):
             OSError: if the filesystem does not allow the repair.
         """
         checkpoint, journal, damaged = self._newest(self._experiment)
-        for leftover in sorted(
-            (self._path / CHECKPOINTS).glob(".*")
-        ):  # of a write or a removal that a crash interrupted
-            self.filesystem.remove(leftover)
+        for leftover in sorted((self._path / CHECKPOINTS).glob(".*")):
+            self.filesystem.remove(leftover)  # a crash interrupted its write or its removal
         if checkpoint is not None:
             reason, older = "is of a round after the last valid one", list_rounds(self._path, "memories")
             later = [(path, reason) for round, path in older.items() if round > checkpoint.state.round]
@@ -158,11 +156,11 @@ class DiskCheckpointer(Checkpointer):
         return checkpoint
 
     def peek(self, experiment: Mapping[str, Any]) -> Checkpoint | None:
-        """The checkpoint that `load` would return for an experiment; the folder stays unchanged. Raises as `load` does."""
+        """Return the checkpoint of `load` without any change; raise as `load` does."""
         return self._newest(experiment)[0]
 
     def _newest(self, experiment: Mapping[str, Any]) -> tuple[Checkpoint | None, bytes, list[tuple[Path, str]]]:
-        """Return the newest valid checkpoint, its rounds.jsonl, and the damaged newer ones with the reasons."""
+        """Return the newest valid checkpoint, its rounds.jsonl, and the damaged newer ones."""
         damaged: list[tuple[Path, str]] = []
         for round in reversed(committed_rounds(self._path)):
             try:
@@ -184,7 +182,7 @@ class DiskCheckpointer(Checkpointer):
         self._prune(1)
 
     def _digest(self, round: int) -> dict[str, Any]:
-        """Size and SHA-256 of the client states that a round changed; each file is read once."""
+        """Size and SHA-256 of a round's client states, each file read once."""
         if round not in self._digests:
             self._digests[round] = file_digest(client_state_file(self._path, round).read_bytes())
         return self._digests[round]
@@ -206,20 +204,20 @@ class DiskCheckpointer(Checkpointer):
             self.filesystem.rename(path, _unused_path(path.with_name(f"bad-{path.name}")))
 
     def _prune(self, keep: int | None = None) -> None:
-        """Remove checkpoints that are not kept; their client states stay while a kept checkpoint refers to them."""
+        """Remove old checkpoints, but no client states that a kept one needs."""
         rounds, needed = committed_rounds(self._path), set()
-        kept = replace(self.retention, keep=keep or self.retention.keep).select_rounds(rounds)
-        for round in sorted(kept):
+        rounds_to_keep = replace(self.retention, keep=keep or self.retention.keep).select_rounds(rounds)
+        for round in sorted(rounds_to_keep):
             path = round_dir(self._path, round)
             try:
                 needed |= {int(r) for r in json.loads((path / MANIFEST).read_bytes())["memories"]}
             except UNREADABLE as error:  # an old damaged one: client states that newer ones need stay
-                log.warning("%s is not valid and is not kept: %s", path, error)
-                kept.remove(round)
+                log.warning("%s is not valid and is removed: %s", path, error)
+                rounds_to_keep.remove(round)
         for round, path in sorted(list_rounds(self._path, "memories").items()):
             self._shrink(path, round in needed)
         for round in rounds:
-            if round not in kept:
+            if round not in rounds_to_keep:
                 path = round_dir(self._path, round)
                 if round in needed:
                     self.filesystem.rename(path, path.with_name(path.name.replace("round", "memories")))

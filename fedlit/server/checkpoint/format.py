@@ -1,4 +1,4 @@
-"""The format of a checkpoint: its files, its manifest, and how a checkpoint is read and verified."""
+"""The format of a checkpoint: its files and manifest, reading, verification."""
 
 from __future__ import annotations
 
@@ -30,9 +30,11 @@ def round_dir(folder: Path, round: int) -> Path:
 
 
 def list_rounds(folder: Path, kind: str) -> dict[int, Path]:
-    """Folders below `checkpoints/` by round: whole checkpoints (`round`) or their client states alone (`memories`).
+    """Folders of checkpoints in a run's folder, by round.
 
-    Folders with other names are left out.
+    Args:
+        folder: the run's folder.
+        kind: `round` for whole checkpoints, `memories` for client states alone. Folders with other names are left out.
     """
     paths = ((re.fullmatch(rf"{kind}-(\d+)", path.name), path) for path in (folder / CHECKPOINTS).glob(f"{kind}-*"))
     return {int(match[1]): path for match, path in paths if match}
@@ -111,7 +113,9 @@ def raise_if_other_experiment(before: Mapping[str, Any], now: Mapping[str, Any],
         folder: the run's folder.
     """
     errors = [
-        ConfigError(key, value, f"was {before[key]} in the checkpoints of {folder}", "take that, or another folder")
+        ConfigError(
+            key, value, f"was {before[key]} in the checkpoints of {folder}", "use that value, or another folder"
+        )
         for key, value in now.items()
         if key in before and before[key] != value
     ]

@@ -1,4 +1,4 @@
-"""The plan of a round: cohort, step budgets, clients that are left out."""
+"""The plan of a round: cohort, step budgets, excluded clients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fedlit.core.errors import ConfigError
 from fedlit.core.messages import ClientFailure, LossJob, LossResult, ServerState
 from fedlit.core.streams import Purpose, stream
 from fedlit.executors.executor import Execute
-from fedlit.server.sampling.sampler import ClientPool, FunctionSampler, Sampler
+from fedlit.server.sampling.sampler import ClientPool, Sampler
 
 LOSS_REPLY_BYTES = 8
 """Length of a candidate's reply in bytes: its loss, a float64."""
@@ -39,7 +39,7 @@ class RoundPlan:
 
 
 class LossOracle:
-    """Measure the loss of clients in one round, each client once.
+    """Losses of clients in one round; each client is measured once.
 
     Args:
         state: the server state before the round.
@@ -75,18 +75,17 @@ class LossOracle:
 
 
 def draw_cohort(sampler: Sampler, pool: ClientPool) -> tuple[int, ...]:
-    """Draw a cohort: the clients with most examples first, and of equal ones the lower id.
+    """Draw a cohort, sorted by examples, most first, then by id.
 
     Raises:
         ConfigError: if the sampler returns an id twice, or an id that does not exist.
     """
     ids = np.asarray(sampler(pool, stream(pool.seed, Purpose.COHORT, pool.round)))
-    made = sampler.function if isinstance(sampler, FunctionSampler) else sampler
-    name, hint = type(made).__name__, "return distinct ids out of range(len(pool))"
+    name, hint = sampler.name, "return distinct ids out of range(len(pool))"
     if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
         raise ConfigError("sampler", name, f"draws {ids.dtype} of shape {list(ids.shape)} instead of ids", hint)
     unknown = [int(client) for client in ids if not 0 <= client < len(pool)]
     if unknown or len(np.unique(ids)) < len(ids):
-        clients = f"draws client {unknown[0]}, and there are {len(pool)} clients"
-        raise ConfigError("sampler", name, clients if unknown else "draws a client twice", hint)
+        problem = f"draws client {unknown[0]}, and there are {len(pool)} clients" if unknown else "draws a client twice"
+        raise ConfigError("sampler", name, problem, hint)
     return tuple(sorted((int(client) for client in ids), key=lambda client: (-pool.sizes[client], client)))

@@ -1,4 +1,4 @@
-"""Power-of-choice: of some candidates those take part whose loss is highest.
+"""Power-of-choice: the candidates with the highest losses form the cohort.
 
 Cho, Wang, Joshi, "Towards Understanding Biased Client Selection in Federated Learning", AISTATS 2022,
 https://arxiv.org/abs/2010.01243
@@ -20,15 +20,18 @@ from fedlit.server.sampling.samplers import check_cohort_size, draw_by_examples
 
 @dataclass(frozen=True)
 class PowerOfChoice(Sampler):
-    """Draws d candidates without replacement with probabilities proportional to examples, asks each for its mean training loss
-    of the global model, and takes the m with the highest; of equal ones those with the lower ids.
+    """Power-of-choice: the m candidates with the highest losses out of d.
 
-    The paper averages uniformly: `algorithm.weights=uniform`. The candidates do not depend on the algorithm, the choice among
-    them does, since it depends on the model. A candidate that fails to answer is not taken; if fewer than m answer, all do.
+    The d candidates are drawn without replacement with probabilities proportional to examples. Each of them returns its mean
+    training loss of the global model. Of equal losses the lower id is taken.
+
+    The paper averages uniformly: `algorithm.weights=uniform`. The candidates do not depend on the algorithm. The cohort does,
+    since the losses depend on the model. A candidate that fails to return its loss is not taken. If fewer than m return theirs,
+    the cohort is smaller.
 
     Args:
         size: m, clients in a cohort, >= 1.
-        candidates: d, >= m; None for 2 m, or all clients if there are fewer. d = m is `Weighted`.
+        candidates: d, >= m; None for 2 m, or for all clients with examples if they are fewer. d = m is `Weighted`.
     """
 
     size: int
@@ -37,27 +40,28 @@ class PowerOfChoice(Sampler):
 
     def __post_init__(self) -> None:
         if self.candidates is not None and self.candidates < self.size:
-            why = f"must be at least the {self.size} clients of a round"
-            raise ConfigError("candidates", self.candidates, why, "null takes twice as many")
+            problem = f"must be at least {self.size}, the number of clients in a round"
+            raise ConfigError("candidates", self.candidates, problem, "candidates=null takes twice that number")
 
     def __call__(self, pool: ClientPool, generator: np.random.Generator) -> np.ndarray:
-        """At most `size` different ids."""
-        asked = np.sort(draw_by_examples(pool, self._count(pool.sizes), generator))
-        losses = pool.losses(asked)
-        answered = ~np.isnan(losses)
-        highest = np.argsort(-losses[answered], kind="stable")  # of equal ones the lower id
-        return asked[answered][highest[: self.size]]
+        """Draw at most `size` distinct ids."""
+        candidates = np.sort(draw_by_examples(pool, self._num_candidates(pool.sizes), generator))
+        losses = pool.losses(candidates)
+        has_loss = ~np.isnan(losses)
+        highest = np.argsort(-losses[has_loss], kind="stable")  # of equal ones the lower id
+        return candidates[has_loss][highest[: self.size]]
 
     def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
-        """As many clients with samples as candidates; a warning that asking takes no simulated time."""
+        """Yield errors of the number of candidates; warn about a clock."""
         if self.candidates is not None and self.candidates > len(facts.sizes):
-            why = f"is more than the {len(facts.sizes)} clients there are"
-            yield ConfigError("sampler.candidates", self.candidates, why, "take fewer")
+            problem = f"is more than the {len(facts.sizes)} clients of the federation"
+            yield ConfigError("sampler.candidates", self.candidates, problem, "take fewer candidates")
         else:
             yield from check_cohort_size(facts, self.candidates or self.size)
         if facts.has_clock:
-            why = "does not count the seconds in which candidates answer with their losses"
-            yield ConfigError("clock", "", why, "read time/simulated_s as that of training alone", warning=True)
+            problem = "does not count the seconds in which candidates compute their losses"
+            hint = "time/simulated_s is the time of training alone"
+            yield ConfigError("clock", "", problem, hint, warning=True)
 
-    def _count(self, sizes: np.ndarray) -> int:
+    def _num_candidates(self, sizes: np.ndarray) -> int:
         return self.candidates or min(2 * self.size, int((sizes > 0).sum()))

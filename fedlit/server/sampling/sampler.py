@@ -1,4 +1,4 @@
-"""The joint for client selection: the pool of clients, and samplers that draw a cohort from it."""
+"""The joint for client selection: samplers draw cohorts from a pool."""
 
 from __future__ import annotations
 
@@ -58,6 +58,11 @@ class Sampler(ABC):
 
     weighted_by_examples: ClassVar[bool] = False
 
+    @property
+    def name(self) -> str:
+        """Name of the sampler in error messages; by default its class's."""
+        return type(self).__name__
+
     @abstractmethod
     def __call__(self, pool: ClientPool, generator: np.random.Generator) -> np.ndarray:
         """Draw distinct ids out of range(len(pool)), in any order, possibly none.
@@ -76,7 +81,7 @@ class Sampler(ABC):
         return {}
 
     def max_cohort(self, clients: int) -> int | None:
-        """Size of the largest possible cohort; None, the default, for the schedule's size."""
+        """Size of the largest possible cohort; None, the default, is the schedule's."""
         return None
 
 
@@ -85,6 +90,11 @@ class FunctionSampler(Sampler):
     """A plain function as a sampler."""
 
     function: Callable[[ClientPool, np.random.Generator], np.ndarray]
+
+    @property
+    def name(self) -> str:
+        """Name of the function."""
+        return getattr(self.function, "__name__", type(self.function).__name__)
 
     def __call__(self, pool: ClientPool, generator: np.random.Generator) -> np.ndarray:
         """Call the function."""

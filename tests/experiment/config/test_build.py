@@ -3,13 +3,13 @@
 import json
 import sys
 import time
-from pathlib import Path
 
 import pytest
+from configured import MODULE, build, errors_of
 from conftest import composed as compose_config
 
 from fedlit.core.errors import ConfigErrors
-from fedlit.experiment.config.build import build_run, to_plain
+from fedlit.experiment.config.build import to_plain
 from fedlit.experiment.config.instantiate import matches_type, type_name
 from fedlit.experiment.runner import run_experiment
 from fedlit.experiment.weights import save_ckpt
@@ -17,34 +17,11 @@ from fedlit.experiment.weights import save_ckpt
 pytestmark = pytest.mark.slow  # whole builds of a configuration
 
 
-def composed(*overrides):
-    return to_plain(compose_config("observers=none", *overrides))
-
-
-def built(*overrides, folder=Path("nowhere")):
-    return build_run(composed(*overrides), folder, {})[0]
-
-
-def mistakes(*overrides):
-    with pytest.raises(ConfigErrors) as error:
-        built(*overrides)
-    return {each.key: str(each) for each in error.value.errors}
-
-
 def test_default_is_the_federation_of_the_tutorial_on_digits():
-    run = built()
+    run = build()
     fed = run.federation
-    assert (
-        len(fed.population),
-        fed.schedule.cohort_size(10),
-        fed.schedule.rounds,
-        fed.worker.trainer_config.epochs,
-    ) == (
-        10,
-        3,
-        20,
-        2,
-    )
+    assert (len(fed.registry), fed.schedule.cohort_size(10)) == (10, 3)
+    assert (fed.schedule.rounds, fed.worker.trainer_config.epochs) == (20, 2)
     assert fed.splits == ("val", "test")
     assert len(run.data.val) == 143
     assert sum(run.partition["sizes"]) == 1295
@@ -52,7 +29,7 @@ def test_default_is_the_federation_of_the_tutorial_on_digits():
 
 
 def test_partition_and_initial_weights_depend_only_on_the_seed():
-    first, second, third = built("algorithm=fedavg"), built("algorithm=fedprox", "schedule.rounds=3"), built("seed=7")
+    first, second, third = build("algorithm=fedavg"), build("algorithm=fedprox", "schedule.rounds=3"), build("seed=7")
     assert first.partition == second.partition
     assert first.partition != third.partition
     name = "network.classifier.1.weight"
@@ -61,44 +38,21 @@ def test_partition_and_initial_weights_depend_only_on_the_seed():
 
 
 def test_dry_run_before_round_1_changes_nothing():
-    fed = built().federation
+    fed = build().federation
     assert all(
-        tensor.equal(fed.initial.state_dict()[name]) for name, tensor in built().federation.initial.state_dict().items()
+        tensor.equal(fed.initial.state_dict()[name]) for name, tensor in build().federation.initial.state_dict().items()
     )
     assert fed.worker.replica.module.val_accuracy.update_count == 0
 
 
 def test_without_a_validation_split_there_is_no_monitor():
-    fed = built("data.val_fraction=0").federation
+    fed = build("data.val_fraction=0").federation
     assert fed.splits == ("test",)
     assert fed.monitor.name is None
 
 
 def test_full_batch_is_the_whole_shard():
-    assert built("data.batch_size=full").federation.worker.data.loading.local_batch_size is None
-
-
-MODULE = """
-import torch
-from lightning.pytorch import LightningModule
-
-class Mine(LightningModule):
-    def __init__(self, width=4):
-        super().__init__()
-        self.net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, width), torch.nn.Linear(width, 10))
-
-    def training_step(self, batch, batch_idx):
-        loss = torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1])
-        self.log("loss", loss)
-        return loss
-
-    def validation_step(self, batch, batch_idx):
-        self.log("val_nll", torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1]))
-
-    def configure_optimizers(self):
-        optimizer = torch.optim.Adam(self.parameters())
-        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1)}
-"""
+    assert build("data.batch_size=full").federation.worker.data.loading.local_batch_size is None
 
 
 @pytest.fixture
@@ -110,7 +64,7 @@ def my_module(tmp_path, monkeypatch):
 
 
 def test_module_of_the_user_is_trained_unmodified_and_monitored_by_its_own_metric(my_module):
-    fed = built(
+    fed = build(
         *my_module,
         "+model.width=5",
         "monitor.name=val_nll",
@@ -124,17 +78,17 @@ def test_module_of_the_user_is_trained_unmodified_and_monitored_by_its_own_metri
 
 
 def test_monitor_name_that_the_module_does_not_log_is_an_error(my_module):
-    assert "val_nll" in mistakes(*my_module)["monitor.name"]
+    assert "val_nll" in errors_of(*my_module)["monitor.name"]
 
 
 @pytest.mark.skipif(__import__("torch").cuda.is_available(), reason="this machine has a GPU")
 def test_missing_accelerator_is_an_error():
-    assert "is not on this machine, which has cpu" in mistakes("trainer.accelerator=gpu")["trainer.accelerator"]
+    assert "is not on this machine, which has cpu" in errors_of("trainer.accelerator=gpu")["trainer.accelerator"]
 
 
 def test_errors_of_all_groups_are_found_together():
     assert set(
-        mistakes(
+        errors_of(
             "partition.num_clients=5000",
             "algorithm.weights=x",
             "schedule.rounds=0",
@@ -164,7 +118,7 @@ def test_errors_of_all_groups_are_found_together():
 )
 def test_all_errors_of_a_group_are_found_together(group, wrong):
     choices = ["clock=lognormal", "faults=crash_server", "schedule.stop_at=null"]
-    errors = mistakes(*choices, *(f"++{group}.{key}={value}" for key, value in wrong.items()))
+    errors = errors_of(*choices, *(f"++{group}.{key}={value}" for key, value in wrong.items()))
     assert set(errors) == {f"{group}.{key}" for key in wrong}
 
 
@@ -177,57 +131,61 @@ def test_all_errors_of_a_group_are_found_together(group, wrong):
         (
             ["sampler=power_of_choice", "sampler.candidates=2"],
             "sampler.candidates",
-            "at least the 3 clients of a round",
+            "at least 3, the number of clients in a round",
         ),
         (["sampler=power_of_choice", "sampler.candidates=11"], "sampler.candidates", "more than the 10 clients"),
         (["sampler=poisson", "sampler.q=2"], "sampler.q", "at most 1"),
         (["sampler=available", "sampler.period=0.5"], "sampler.period", "must be a whole number"),
-        (["trainer.callbacks=5"], "trainer.callbacks", "must be keys with values"),
-        (["trainer.callbacks={a:5}"], "trainer.callbacks.a", "must be keys with values"),
+        (["trainer.callbacks=5"], "trainer.callbacks", "must be a mapping of keys to values"),
+        (["trainer.callbacks={a:5}"], "trainer.callbacks.a", "must be a mapping with the key _target_"),
         (["trainer.callbacks=[{_target_:nowhere.A}]"], "trainer.callbacks.0._target_", "cannot be imported"),
         (["trainer.callbacks={a:{_target_:fedlit.data.Natural}}"], "trainer.callbacks.a._target_", "makes a Natural"),
-        (["observers=default", "observers.terminal=5"], "observers.terminal", "must be keys with values"),
+        (
+            ["observers=default", "observers.terminal=5"],
+            "observers.terminal",
+            "must be a mapping with the key _target_",
+        ),
         (["seed=true"], "seed", "whole number"),
         (["monitor.name=null", "schedule.stop_at=0.9"], "schedule.stop_at", "monitor.name is null"),
         (["monitor.name=test/accuracy", "schedule.stop_at=0.9"], "monitor.name", "choose nothing"),
         (["schedule.lr=step", "schedule.lr_gamma=2"], "schedule.lr_gamma", "at most 1"),
         (["data=synthetic", "partition=natural", "data.seed=-1"], "data.seed", "at least 0"),
         (["~monitor"], "monitor", "is not in the configuration"),
-        (["eval=3"], "eval", "must be keys with values"),
+        (["eval=3"], "eval", "must be a mapping of keys to values"),
     ],
 )
 def test_error_has_its_full_key(overrides, key, text):
-    assert list(errors := mistakes(*overrides)) == [key]
+    assert list(errors := errors_of(*overrides)) == [key]
     assert text in errors[key]
 
 
 def test_fault_plans_without_effect_are_errors_under_their_names():
-    assert set(mistakes("faults=drop", "faults.plans.drop.clients=[10]", "faults.plans.drop.rounds=[0]")) == {
+    assert set(errors_of("faults=drop", "faults.plans.drop.clients=[10]", "faults.plans.drop.rounds=[0]")) == {
         "faults.plans.drop.clients",
         "faults.plans.drop.rounds",
     }
-    assert "executor.wall_timeout_s" in mistakes("faults=hang")["faults.plans.hang.fault.seconds"]
-    assert set(mistakes("faults=crash_server", "schedule.rounds=2")) == {"faults.server.round"}
+    assert "executor.wall_timeout_s" in errors_of("faults=hang")["faults.plans.hang.fault.seconds"]
+    assert set(errors_of("faults=crash_server", "schedule.rounds=2")) == {"faults.server.round"}
 
 
 def test_wrong_number_of_cores_is_an_error_before_round_1(monkeypatch):
     monkeypatch.setenv("FEDLIT_CORES", "abc")
-    assert set(mistakes("schedule.rounds=0")) == {"FEDLIT_CORES", "schedule.rounds"}
+    assert set(errors_of("schedule.rounds=0")) == {"FEDLIT_CORES", "schedule.rounds"}
 
 
 def test_each_wrong_observer_is_an_error():
-    errors = mistakes("+observers.a={_target_:nowhere.A}", "+observers.b={_target_:fedlit.experiment.observers.B}")
+    errors = errors_of("+observers.a={_target_:nowhere.A}", "+observers.b={_target_:fedlit.experiment.observers.B}")
     assert set(errors) == {"observers.a._target_", "observers.b._target_"}
 
 
 def test_missing_value_is_an_error_with_its_key():
-    assert "give one: data.root=" in mistakes("data=image_folder")["data.root"]
+    assert "give one: data.root=" in errors_of("data=image_folder")["data.root"]
 
 
 def test_model_that_fails_on_the_data_is_an_error_with_its_cause(my_module, tmp_path):
     (tmp_path / "my_own_file.py").write_text(MODULE.replace("Linear(64", "Linear(63"))
     with pytest.raises(ConfigErrors) as error:
-        built(*my_module, "monitor.name=val_nll")
+        build(*my_module, "monitor.name=val_nll")
     assert "model=Mine: fails on a batch of digits (inputs [1, 8, 8], 10 classes)" in str(error.value)
     assert "shapes cannot be multiplied" in str(error.value.__cause__.__cause__)
 
@@ -239,10 +197,10 @@ def test_layers_of_configure_model_depend_on_the_seed_and_take_initial_weights(m
     (tmp_path / "my_own_file.py").write_text(
         text.replace("        self.net =", "        if not hasattr(self, 'net'): self.net =")
     )
-    first, second = (built(*my_module, "monitor.name=val_nll").federation for _ in range(2))
+    first, second = (build(*my_module, "monitor.name=val_nll").federation for _ in range(2))
     assert all(first.initial.parameters[name].equal(tensor) for name, tensor in second.initial.parameters.items())
     save_ckpt(first.worker.replica, first.worker.trainer_config, first.initial, tmp_path / "start.ckpt")
-    warm = built(*my_module, "monitor.name=val_nll", "seed=2", f"+model.init_from={tmp_path / 'start.ckpt'}").federation
+    warm = build(*my_module, "monitor.name=val_nll", "seed=2", f"+model.init_from={tmp_path / 'start.ckpt'}").federation
     assert all(warm.initial.parameters[name].equal(tensor) for name, tensor in first.initial.parameters.items())
 
 
@@ -250,7 +208,7 @@ def test_classifier_refuses_data_without_classes(tmp_path, monkeypatch):
     (tmp_path / "my_numbers.py").write_text(REGRESSION)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_numbers", raising=False)
-    errors = mistakes("data=custom", "data._target_=my_numbers.targets", "model=logistic", "partition=iid")
+    errors = errors_of("data=custom", "data._target_=my_numbers.targets", "model=logistic", "partition=iid")
     assert "must be at least 2" in errors["model.classes"]
 
 
@@ -277,9 +235,9 @@ def test_type_name_is_in_words():
 
 
 def test_model_takes_initial_weights_from_a_file(tmp_path):
-    cold = built("seed=1").federation
+    cold = build("seed=1").federation
     save_ckpt(cold.worker.replica, cold.worker.trainer_config, cold.initial, tmp_path / "start.ckpt")
-    warm = built("seed=2", f"model.init_from={tmp_path / 'start.ckpt'}").federation
+    warm = build("seed=2", f"model.init_from={tmp_path / 'start.ckpt'}").federation
     assert all(tensor.equal(cold.initial.state_dict()[name]) for name, tensor in warm.initial.state_dict().items())
 
 
@@ -291,7 +249,7 @@ def test_deterministic_sets_the_options_that_torch_needs_on_a_gpu(monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     try:
-        built("trainer.deterministic=true")
+        build("trainer.deterministic=true")
         assert torch.are_deterministic_algorithms_enabled()
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
         assert not torch.backends.cudnn.benchmark
@@ -300,13 +258,13 @@ def test_deterministic_sets_the_options_that_torch_needs_on_a_gpu(monkeypatch):
 
 
 def test_client_test_fraction_gives_each_client_its_own_test_set():
-    fed = built(
+    fed = build(
         "data.client_test_fraction=0.2", "eval.clients=all", "schedule.rounds=1", "schedule.local_steps=1"
     ).federation
     tests = fed.worker.data.client_tests
-    assert tests.registry.sizes.sum() + fed.registry.sizes.sum() == 1295
+    assert tests.population.sizes.sum() + fed.registry.sizes.sum() == 1295
     for client in range(10):
-        assert not set(tests.population.shard(client)) & set(fed.population.shard(client))
+        assert not set(tests.population.shard(client)) & set(fed.worker.data.population.shard(client))
     assert {"own/accuracy", "own/loss", "own/accuracy_std"} <= set(next(iter(fed.run())).metrics)
 
 
@@ -363,8 +321,8 @@ def test_regression_and_label_free_data_run_with_all_observers(tmp_path, monkeyp
 
 def test_only_the_natural_partition_has_the_test_sets_of_the_hospitals():
     hospitals = ["data=heart_disease", "model=logistic"]
-    assert built(*hospitals, "partition=natural").federation.worker.data.client_tests is not None
-    assert built(*hospitals, "partition=iid", "partition.num_clients=4").federation.worker.data.client_tests is None
+    assert build(*hospitals, "partition=natural").federation.worker.data.client_tests is not None
+    assert build(*hospitals, "partition=iid", "partition.num_clients=4").federation.worker.data.client_tests is None
 
 
 MODULE_OF_DATA = """
@@ -394,12 +352,12 @@ def test_data_module_has_its_validation_set_and_shares_arguments_with_the_loadin
     (tmp_path / "my_loaders.py").write_text(MODULE_OF_DATA)
     monkeypatch.syspath_prepend(tmp_path)
     custom = ["data=custom", "data._target_=my_loaders.Mine", "model=logistic", "partition=iid"]
-    run = built(*custom, "+data.batch_size=6")
+    run = build(*custom, "+data.batch_size=6")
     assert len(run.data.val) == len(run.data.train) == 60
     assert run.federation.worker.data.loading.local_batch_size == 6
-    assert "brings its own" in mistakes(*custom, "+data.val_fraction=0.1")["data.val_fraction"]
-    assert "cannot be created" in mistakes(*custom, "+data.batch_size=5")["data"]  # passed to the module too
-    run = built(*custom, "data._target_=my_loaders.Splitting", "+data.val_fraction=0.2")
+    assert "brings its own" in errors_of(*custom, "+data.val_fraction=0.1")["data.val_fraction"]
+    assert "cannot be created" in errors_of(*custom, "+data.batch_size=5")["data"]  # passed to the module too
+    run = build(*custom, "data._target_=my_loaders.Splitting", "+data.val_fraction=0.2")
     assert len(run.data.val) == len(run.data.train) == 60
 
 
@@ -410,5 +368,5 @@ def test_random_data_source_is_seeded(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
     custom = ["data=custom", "data._target_=my_drawn.make", "model=logistic", "partition=iid", "schedule.rounds=1"]
-    first, second = ([record.sha256 for record in built(*custom).federation.run()] for _ in range(2))
+    first, second = ([record.sha256 for record in build(*custom).federation.run()] for _ in range(2))
     assert first == second

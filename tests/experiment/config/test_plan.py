@@ -1,18 +1,20 @@
+"""The plan of a run before round 1 has the figures of the run."""
+
 import io
 import time
 from dataclasses import replace
 
 import pytest
+from configured import build
 from rich.console import Console
-from test_build import built
 
 from fedlit.experiment.config.plan import estimate_run, format_duration, plan_table
 
 pytestmark = pytest.mark.slow  # whole runs
 
 
-def test_the_plans_figures_are_those_of_the_run():
-    run = built("schedule.rounds=2", "data.batch_size=16", "model.norm=batch", "algorithm.buffers=server")
+def test_figures_of_the_plan_equal_those_of_the_run():
+    run = build("schedule.rounds=2", "data.batch_size=16", "model.norm=batch", "algorithm.buffers=server")
     begin = time.perf_counter()
     figures = estimate_run(run)
     assert figures["clients"] == 10
@@ -29,17 +31,17 @@ def test_the_plans_figures_are_those_of_the_run():
     assert figures["seconds"] > 0
 
 
-def test_cohorts_are_drawn_as_the_run_will():
-    run = built("sampler=poisson", "sampler.q=0.4", "schedule.rounds=4", "schedule.local_steps=1")
+def test_cohorts_of_the_plan_are_those_of_the_run():
+    run = build("sampler=poisson", "sampler.q=0.4", "schedule.rounds=4", "schedule.local_steps=1")
     figures, out = estimate_run(run), io.StringIO()
-    drawn = [len(record.cohort) for record in run.federation.run()]
-    assert (figures["cohort"], figures["cohorts"]) == (sum(drawn) / 4, [min(drawn), max(drawn)])
+    sizes = [len(record.cohort) for record in run.federation.run()]
+    assert (figures["cohort"], figures["cohorts"]) == (sum(sizes) / 4, [min(sizes), max(sizes)])
     Console(file=out, width=80).print(plan_table(run, figures))
-    assert f"10, {min(drawn)} to {max(drawn)}, {sum(drawn) / 4:.1f} on average, in a round" in out.getvalue()
+    assert f"10, {min(sizes)} to {max(sizes)}, {sum(sizes) / 4:.1f} on average, in a round" in out.getvalue()
 
 
 def test_candidates_are_in_the_plan():
-    run = built("sampler=power_of_choice", "sampler.candidates=5", "schedule.rounds=1", "schedule.local_steps=1")
+    run = build("sampler=power_of_choice", "sampler.candidates=5", "schedule.rounds=1", "schedule.local_steps=1")
     figures, out = estimate_run(run), io.StringIO()
     (record,) = run.federation.run()
     assert (figures["cohort"], figures["asked"]) == (3, record.metrics["clients/asked"])
@@ -49,29 +51,29 @@ def test_candidates_are_in_the_plan():
     assert "3 of 5 candidates in a round" in out.getvalue()
 
 
-def test_measuring_changes_no_bit():
-    measured, fresh = built("schedule.rounds=1"), built("schedule.rounds=1")
+def test_measuring_changes_no_result():
+    measured, fresh = build("schedule.rounds=1"), build("schedule.rounds=1")
     estimate_run(measured)
     assert [r.sha256 for r in measured.federation.run()] == [r.sha256 for r in fresh.federation.run()]
 
 
-def test_steps_heed_accumulation_and_drop_last():
-    run = built("data.drop_last=true", "trainer.accumulate_grad_batches=2", "partition=iid", "partition.num_clients=4")
+def test_steps_depend_on_accumulation_and_drop_last():
+    run = build("data.drop_last=true", "trainer.accumulate_grad_batches=2", "partition=iid", "partition.num_clients=4")
     sizes = run.partition["sizes"]
     assert estimate_run(run)["steps_per_client"]["max"] == 2 * -(-(max(sizes) // 16) // 2)
 
 
 @pytest.mark.parametrize(("limit", "batches"), [("3", 3), ("0.3", 6)])
-def test_steps_heed_a_limit_of_batches_as_the_run_does(limit, batches):
+def test_steps_depend_on_a_limit_of_batches_as_in_the_run(limit, batches):
     iid = ["partition=iid", "partition.num_clients=4", "schedule.local_epochs=1", "schedule.rounds=1"]
-    run = built(f"+trainer.limit_train_batches={limit}", *iid, "schedule.clients_per_round=1", "data.val_fraction=0")
+    run = build(f"+trainer.limit_train_batches={limit}", *iid, "schedule.clients_per_round=1", "data.val_fraction=0")
     assert estimate_run(run)["steps_per_client"]["max"] == batches
     (record,) = run.federation.run()
     assert record.metrics["clients/steps"] == batches
 
 
-def test_the_table_fits_a_terminal_and_says_what_will_be_written():
-    run, out = built(), io.StringIO()
+def test_plan_table_fits_a_terminal_and_lists_the_files():
+    run, out = build(), io.StringIO()
     Console(file=out, width=80).print(plan_table(run, estimate_run(run)))
     text = out.getvalue()
     assert max(map(len, text.splitlines())) <= 80
@@ -80,16 +82,16 @@ def test_the_table_fits_a_terminal_and_says_what_will_be_written():
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5 seconds"), (120, "2.0 minutes"), (9000, "2.5 hours")])
-def test_durations_for_people(seconds, text):
+def test_durations_are_in_a_readable_unit(seconds, text):
     assert format_duration(seconds) == text
 
 
-def test_of_a_run_that_is_gone_on_with_it_says_what_is_left():
-    run, out = built("schedule.eval_every=5"), io.StringIO()
+def test_plan_of_a_resumed_run_has_the_remaining_work():
+    run, out = build("schedule.eval_every=5"), io.StringIO()
     figures, whole = (estimate_run(replace(run, finished_rounds=(None,) * done)) for done in (7, 0))
     assert (figures["rounds"], figures["done"], whole["done"]) == (20, 7, 0)
     assert figures["bytes"] * 20 == whole["bytes"] * 13
     assert figures["steps"] * 20 == pytest.approx(whole["steps"] * 13)
     Console(file=out, width=80).print(plan_table(run, figures))
-    for part in ("20 rounds, 7 done, 13 left", "bytes left", "what is left"):
+    for part in ("20 rounds, 7 done, 13 left", "bytes left", "the rest"):
         assert part in out.getvalue()

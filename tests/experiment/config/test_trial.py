@@ -1,4 +1,4 @@
-"""One step before round 1 finds what only shows when foreign code runs, and says whose fault it is."""
+"""A trial of one step before round 1 finds errors of user code, and names the part at fault."""
 
 import itertools
 from dataclasses import dataclass, replace
@@ -20,6 +20,7 @@ from fedlit.experiment.config.trial import try_first_step
 from fedlit.models import Classifier
 from fedlit.server.monitor import Monitor
 from fedlit.server.sampling import PowerOfChoice, Uniform, Weighted
+from fedlit.server.sampling.sampler import as_sampler
 from fedlit.server.schedule import Schedule
 from fedlit.server.setup import Federation
 
@@ -27,14 +28,18 @@ ROWS = torch.rand(40, 2, generator=torch.Generator().manual_seed(0))
 PAIRS = TensorSamples(ROWS, torch.zeros(40, dtype=torch.int64))
 
 
-def federation(module, samples=PAIRS, algorithm=None, recipe=None, noise=None, monitor="val/loss", **schedule):
+def federation(module, samples=PAIRS, algorithm=None, config=None, noise=None, monitor="val/loss", **schedule):
+    """A federation of two clients, and its data.
+
+    `config` is the `TrainerConfig`, `noise` the standard deviation for each client.
+    """
     data = Data("pairs", samples, samples, (2,), ("0", "1"), samples)
 
     def partition(samples, generator):
-        made = Iid(2)(samples, generator)
-        return made if noise is None else replace(made, noise=np.asarray(noise))
+        population = Iid(2)(samples, generator)
+        return population if noise is None else replace(population, noise=np.asarray(noise))
 
-    recipe = replace(recipe or TrainerConfig(), options={"accelerator": "cpu", **(recipe.options if recipe else {})})
+    config = config or TrainerConfig()
     fed = Federation.of(
         lambda: module,
         data,
@@ -42,15 +47,16 @@ def federation(module, samples=PAIRS, algorithm=None, recipe=None, noise=None, m
         algorithm or FedAvg(),
         Schedule(**{"local_epochs": 3, **schedule}),
         loading=Loading(batch_size=5, val_fraction=0),
-        recipe=recipe,
+        trainer_config=replace(config, options={"accelerator": "cpu", **config.options}),
         monitor=Monitor(monitor, "min"),
     )
     return fed, data
 
 
-def told(module, *args, **kwargs):
-    (mistake,) = try_first_step(*federation(module, *args, **kwargs))
-    return mistake.key, str(mistake)
+def error_of(module, *args, **kwargs):
+    """The key and the text of the single error of a trial."""
+    (error,) = try_first_step(*federation(module, *args, **kwargs))
+    return error.key, str(error)
 
 
 def cnn(**more):
@@ -58,7 +64,7 @@ def cnn(**more):
     return Classifier("fedlit.models.SimpleCNN", [1, 8, 8], 3, norm="batch", **options)
 
 
-class ByHand(Quadratic):
+class ManualOptimization(Quadratic):
     def __init__(self):
         super().__init__()
         self.automatic_optimization = False
@@ -70,49 +76,51 @@ class ByHand(Quadratic):
         optimizer.step()
 
 
-def sampled(module, sampler, **more):
+def errors_with_sampler(module, sampler, **more):
+    """Key, text and kind (True for a warning) of each error of a trial with another sampler."""
     fed, data = federation(module, **more)
-    return [(m.key, str(m), m.warning) for m in try_first_step(replace(fed, sampler=sampler), data)]
+    errors = try_first_step(replace(fed, sampler=as_sampler(sampler)), data)
+    return [(error.key, str(error), error.warning) for error in errors]
 
 
-def test_a_module_that_optimises_by_hand_cannot_be_asked_for_its_loss():
-    ((key, said, warning),) = sampled(ByHand(), PowerOfChoice(1))
+def test_loss_of_a_module_with_manual_optimization_is_not_available():
+    ((key, text, warning),) = errors_with_sampler(ManualOptimization(), PowerOfChoice(1))
     assert (key, warning) == ("model", False)
-    assert "optimises by hand" in said
-    assert "a sampler that do not ask for it" in said
-    assert sampled(ByHand(), Weighted(1), algorithm=FedAvg("uniform")) == []
+    assert "uses manual optimization" in text
+    assert "use an algorithm and a sampler that do not need clients' losses" in text
+    assert errors_with_sampler(ManualOptimization(), Weighted(1), algorithm=FedAvg("uniform")) == []
 
 
 @pytest.mark.parametrize("sampler", [Weighted(1), PowerOfChoice(1)])
-def test_examples_that_count_twice_are_told(sampler):
-    ((key, said, warning),) = sampled(Quadratic(), sampler)
+def test_examples_that_count_twice_give_a_warning(sampler):
+    ((key, text, warning),) = errors_with_sampler(Quadratic(), sampler)
     assert (key, warning) == ("sampler", True)
-    assert "they count twice" in said
-    assert sampled(Quadratic(), sampler, algorithm=FedAvg("uniform")) == []
-    assert sampled(Quadratic(), Uniform(1)) == []
+    assert "examples count twice; set algorithm.weights=uniform" in text
+    assert errors_with_sampler(Quadratic(), sampler, algorithm=FedAvg("uniform")) == []
+    assert errors_with_sampler(Quadratic(), Uniform(1)) == []
 
 
-def test_a_warning_does_not_hide_what_comes_after_it():
-    keys = [key for key, _, _ in sampled(Quadratic(), Weighted(1), monitor="val/nothing")]
+def test_a_warning_does_not_hide_later_errors():
+    keys = [key for key, _, _ in errors_with_sampler(Quadratic(), Weighted(1), monitor="val/nothing")]
     assert keys == ["sampler", "monitor.name"]
 
 
-def test_centralised_training_samples_its_one_client_whatever_the_sampler():
+def test_centralised_training_samples_its_one_client_with_any_sampler():
     parts = {"schedule": Schedule(rounds=1), "loading": Loading(val_fraction=0.1), "sampler": lambda size: Weighted(9)}
     data = Data("pairs", PAIRS, None, (2,), ("0", "1"))
     fed = Federation.of(Quadratic, data, Iid(2), Centralised(), **parts)
     assert fed.sampler == Uniform(1)
 
 
-def test_a_sampler_that_cannot_draw_is_told_before_round_1():
-    ((key, said, _),) = sampled(Quadratic(), lambda clients, generator: generator.choice(clients, 1))
+def test_a_sampler_that_cannot_draw_is_an_error_before_round_1():
+    ((key, text, _),) = errors_with_sampler(Quadratic(), lambda clients, generator: generator.choice(clients, 1))
     assert key == "sampler"
-    assert "fails to draw a cohort" in said
-    ((key, said, _),) = sampled(Quadratic(), lambda pool, generator: [0, 7])
-    assert "draws client 7, and there are 2" in said
+    assert "fails to draw a cohort" in text
+    ((key, text, _),) = errors_with_sampler(Quadratic(), lambda pool, generator: [0, 7])
+    assert "draws client 7, and there are 2" in text
 
 
-class AsksItsTrainer(Quadratic):
+class ReadsItsTrainer(Quadratic):
     def configure_optimizers(self):
         optimizer = super().configure_optimizers()
         assert self.trainer.max_epochs == 3
@@ -121,7 +129,7 @@ class AsksItsTrainer(Quadratic):
         return [optimizer], [torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, steps, cycle_momentum=False)]
 
 
-class Counts(Quadratic):
+class CountsSteps(Quadratic):
     def __init__(self, counter):
         super().__init__()
         self.counter = counter
@@ -134,29 +142,29 @@ class Counts(Quadratic):
     ("module", "samples", "monitor", "options"),
     [
         (lambda: cnn(scheduler={"name": "CosineAnnealingLR", "T_max": 3}), images(40), "val/accuracy", {}),
-        (ByHand, PAIRS, "val/loss", {}),
-        (AsksItsTrainer, PAIRS, "val/loss", {"accumulate_grad_batches": 3}),
+        (ManualOptimization, PAIRS, "val/loss", {}),
+        (ReadsItsTrainer, PAIRS, "val/loss", {"accumulate_grad_batches": 3}),
     ],
 )
-def test_modules_that_are_right_pass(module, samples, monitor, options):
-    assert try_first_step(*federation(module(), samples, recipe=TrainerConfig(options), monitor=monitor)) == []
+def test_valid_modules_pass(module, samples, monitor, options):
+    assert try_first_step(*federation(module(), samples, config=TrainerConfig(options), monitor=monitor)) == []
 
 
-def test_the_trial_takes_one_step_and_closes_its_epoch():
-    seen = []
+def test_the_trial_takes_one_step_and_ends_its_epoch():
+    epochs = []
 
-    class Sees(Callback):
+    class Spy(Callback):
         def on_train_epoch_end(self, trainer, pl_module):
-            seen.append((trainer.global_step, trainer.max_epochs))
+            epochs.append((trainer.global_step, trainer.max_epochs))
 
-    assert try_first_step(*federation(Quadratic(), recipe=TrainerConfig(callbacks=lambda: [Sees()]))) == []
-    assert seen == [(1, 3), (1, 3)]
+    assert try_first_step(*federation(Quadratic(), config=TrainerConfig(callbacks=lambda: [Spy()]))) == []
+    assert epochs == [(1, 3), (1, 3)]
 
 
-def test_a_module_that_keeps_something_from_fit_to_fit_is_refused():
-    key, said = told(Counts(itertools.count(1)))
+def test_a_module_that_keeps_state_from_one_fit_to_the_next_is_refused():
+    key, text = error_of(CountsSteps(itertools.count(1)))
     assert key == "model"
-    assert "other numbers when the same client is trained again" in said
+    assert "gives other results when the same client trains again: it keeps state from one fit to the next" in text
 
 
 class Setup(Quadratic):
@@ -166,9 +174,9 @@ class Setup(Quadratic):
 
 @pytest.mark.parametrize("algorithm", [FedAvg(), FedAvg(proximal=0.1)])
 def test_layers_made_in_setup_are_refused(algorithm):
-    key, said = told(Setup(), algorithm=algorithm)
+    key, text = error_of(Setup(), algorithm=algorithm)
     assert key == "model"
-    assert "not federated: late.weight, late.bias" in said
+    assert "not federated: late.weight, late.bias" in text
 
 
 class Broken(Quadratic):
@@ -181,25 +189,25 @@ class Broken(Quadratic):
 
 
 @pytest.mark.parametrize("hook", ["training_step", "validation_step", "test_step", "on_train_epoch_end"])
-def test_every_step_and_the_end_of_an_epoch_are_tried(hook):
-    key, said = told(Broken(hook))
+def test_every_kind_of_step_and_the_end_of_an_epoch_are_tried(hook):
+    key, text = error_of(Broken(hook))
     assert key == "model"
-    assert "RuntimeError: broken" in said
+    assert "RuntimeError: broken" in text
 
 
-def test_a_module_that_cannot_be_evaluated_is_told_before_round_1():
+def test_a_module_that_cannot_be_evaluated_is_an_error_before_round_1():
     module = Quadratic()
     module.validation_step = None
-    key, said = told(module, monitor=None)
+    key, text = error_of(module, monitor=None)
     assert key == "model"
-    assert "validation_step" in said
+    assert "validation_step" in text
 
 
 @pytest.mark.parametrize("lr", [float("nan"), float("inf")])
-def test_an_update_that_is_no_number_is_told(lr):
-    key, said = told(Quadratic(lr=lr))
+def test_an_update_that_is_not_finite_is_an_error(lr):
+    key, text = error_of(Quadratic(lr=lr))
     assert key == "model"
-    assert "no number in its first step: 1 of 1 numbers" in said
+    assert "gives an invalid update in its first step: 1 of 1 numbers are NaN or infinite" in text
 
 
 class Dicts(Dataset):
@@ -213,16 +221,16 @@ class Dicts(Dataset):
 
 
 @pytest.mark.parametrize(
-    ("samples", "said"),
+    ("samples", "expected"),
     [
         (DatasetSamples.of(Dicts(), 0), "the batches are a dict"),
         (TensorSamples(ROWS.long(), PAIRS.y), "the inputs are torch.int64"),
     ],
 )
-def test_noise_on_what_is_no_input_of_floats_is_refused(samples, said):
-    key, text = told(Quadratic(), samples, noise=[0.0, 1.0])
+def test_noise_on_inputs_that_are_not_floats_is_refused(samples, expected):
+    key, text = error_of(Quadratic(), samples, noise=[0.0, 1.0])
     assert key == "partition"
-    assert said in text
+    assert expected in text
 
 
 def test_the_noisiest_client_is_tried_too():
@@ -231,7 +239,7 @@ def test_the_noisiest_client_is_tried_too():
             assert batch[0].max() < 10, "noise"
             return super().training_step(batch, batch_idx)
 
-    assert "AssertionError: noise" in told(NoNoise(), noise=[0.0, 1000.0])[1]
+    assert "AssertionError: noise" in error_of(NoNoise(), noise=[0.0, 1000.0])[1]
     assert try_first_step(*federation(NoNoise(), noise=[0.0, 0.1])) == []
 
 
@@ -239,8 +247,8 @@ def test_the_noisiest_client_is_tried_too():
 class Fails(FedAvg):
     half: str = "client"
 
-    def client(self, local, shared, memory):
-        return {}["client"] if self.half == "client" else super().client(local, shared, memory)
+    def client(self, local, shared, client_state):
+        return {}["client"] if self.half == "client" else super().client(local, shared, client_state)
 
     def server(self, state, mean):
         return {}["server"]
@@ -248,35 +256,35 @@ class Fails(FedAvg):
 
 @pytest.mark.parametrize("half", ["client", "server"])
 def test_both_halves_of_an_algorithm_are_tried_and_blamed(half):
-    key, said = told(Quadratic(), algorithm=Fails(half=half))
+    key, text = error_of(Quadratic(), algorithm=Fails(half=half))
     assert key == "algorithm"
-    assert f"KeyError: '{half}'" in said
+    assert f"KeyError: '{half}'" in text
 
 
 def test_an_algorithm_that_sends_no_update_is_blamed():
     class Nothing(FedAvg):
-        def client(self, local, shared, memory):
+        def client(self, local, shared, client_state):
             return None
 
-    assert told(Quadratic(), algorithm=Nothing())[0] == "algorithm"
+    assert error_of(Quadratic(), algorithm=Nothing())[0] == "algorithm"
 
 
-def wrong(x):
+def failing_augment(x):
     raise RuntimeError("augmented")
 
 
 @pytest.mark.parametrize(
-    ("samples", "said"),
+    ("samples", "expected"),
     [
-        (replace(PAIRS, augment=wrong), "RuntimeError: augmented"),
+        (replace(PAIRS, augment=failing_augment), "RuntimeError: augmented"),
         (replace(PAIRS, augment=Broken("forward")), "RuntimeError: broken"),
         (replace(images(40), prepare=Normalise((0.5,) * 3, (0.5,) * 2)), "must match"),
     ],
 )
-def test_what_prepares_the_data_is_blamed_for_its_own_errors(samples, said):
-    key, text = told(Quadratic(), samples)
+def test_preparation_of_the_data_is_blamed_for_its_own_errors(samples, expected):
+    key, text = error_of(Quadratic(), samples)
     assert key == "data"
-    assert said in text
+    assert expected in text
 
 
 def test_a_callback_is_blamed_for_its_own_errors():
@@ -284,31 +292,31 @@ def test_a_callback_is_blamed_for_its_own_errors():
         def on_train_batch_end(self, *args):
             raise RuntimeError("late")
 
-    key, said = told(Quadratic(), recipe=TrainerConfig(callbacks=lambda: [Late()]))
-    assert (key, "RuntimeError: late" in said) == ("trainer.callbacks", True)
+    key, text = error_of(Quadratic(), config=TrainerConfig(callbacks=lambda: [Late()]))
+    assert (key, "RuntimeError: late" in text) == ("trainer.callbacks", True)
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "expected"),
     [
         ({"scheduler": {"name": "StepLR", "step_size": 0}}, "its StepLR fails"),
         ({"optimizer": {"name": "lbfgs"}}, "its LBFGS fails"),
     ],
 )
-def test_an_optimizer_or_scheduler_is_blamed_for_its_own_errors(more, said):
-    key, text = told(cnn(**more), images(40), monitor="val/accuracy")
+def test_an_optimizer_or_scheduler_is_blamed_for_its_own_errors(more, expected):
+    key, text = error_of(cnn(**more), images(40), monitor="val/accuracy")
     assert key == "model"
-    assert said in text
+    assert expected in text
 
 
-class Drawn(Dicts):
-    drawn = np.random.default_rng()
+class OwnGenerator(Dicts):
+    generator = np.random.default_rng()
 
     def __getitem__(self, index):
-        return ROWS[index] * self.drawn.random(), 0
+        return ROWS[index] * self.generator.random(), 0
 
 
-def test_data_that_draws_from_a_generator_of_its_own_is_warned_of():
-    (warning,) = try_first_step(*federation(Quadratic(), DatasetSamples.of(Drawn(), 0)))
+def test_data_with_its_own_random_generator_gives_a_warning():
+    (warning,) = try_first_step(*federation(Quadratic(), DatasetSamples.of(OwnGenerator(), 0)))
     assert (warning.key, warning.warning) == ("data", True)
-    assert "other samples when it is read again" in str(warning)
+    assert "gives other examples when it is read again" in str(warning)

@@ -3,6 +3,7 @@ import json
 import shutil
 import threading
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from fedlit.models import Classifier
 from fedlit.runs.record import RoundRecord
 from fedlit.server.evaluation import spread_over_clients
 from fedlit.server.monitor import Monitor
+from fedlit.server.rounds import select
 from fedlit.simulation.client_faults import Corrupt, Drop
 from fedlit.simulation.faults import FailurePolicy, FaultPlan
 
@@ -136,8 +138,9 @@ def test_terminal_has_a_bar_with_rounds_clients_and_accuracy(run):
 
 def test_tensorboard_counts_failures_by_outcome(tmp_path):
     fed = federation()
-    chosen = fed.call(1, fed.algorithm.init(fed.initial)).cohort[0]
-    plans = (FaultPlan(Drop(), 1.0, clients=[chosen], rounds=[2]), FaultPlan(Corrupt("nan"), 1.0, rounds=[3]))
+    state = replace(fed.initial_state(), round=1)
+    client = select(fed, state, lambda jobs, state: map(partial(fed.worker, state=state), jobs)).cohort[0]
+    plans = (FaultPlan(Drop(), 1.0, clients=[client], rounds=[2]), FaultPlan(Corrupt("nan"), 1.0, rounds=[3]))
     observed(tmp_path, TensorBoard(), fed=fed.with_worker(replace(fed.worker, faults=FailurePolicy(plans=plans))))
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
@@ -156,7 +159,7 @@ def test_removed_folder_of_events_is_logged_once_and_counted(tmp_path, caplog):
         for number in (1, 2):
             group.notify(
                 lambda observer, number=number: observer.round(
-                    RoundRecord(number, (), {"val/loss": 1.0}, (), None, "", None)
+                    RoundRecord(number=number, cohort=(), metrics={"val/loss": 1.0})
                 )
             )
     assert threading.active_count() == before
@@ -252,7 +255,7 @@ def test_observer_with_only_round_works_in_a_group(caplog):
     group = ObserverGroup([observer])
     with group:
         group.notify(lambda each: each.start(None))
-        group.notify(lambda each: each.round(RoundRecord(1, (), {}, (), None, "", None)))
+        group.notify(lambda each: each.round(RoundRecord(number=1, cohort=(), metrics={})))
         group.notify(lambda each: each.end({}))
     assert observer.numbers == [1]
     assert (group.failed, caplog.records) == ({}, [])
@@ -268,8 +271,8 @@ def test_object_that_is_no_observer_is_refused():
     with pytest.raises(ConfigError) as error:
         require_instance(Duck(), Observer, "_target_", "mine.Duck", "fedlit.Observer")
     assert (error.value.key, error.value.value) == ("_target_", "mine.Duck")
-    assert error.value.problem == "makes a Duck, which is not an Observer"
-    assert error.value.hint == "subclass fedlit.Observer"
+    assert error.value.problem == "makes a Duck, which is not a fedlit.Observer"
+    assert error.value.hint == "make its class a subclass of fedlit.Observer"
 
 
 OWN_METRICS = {
@@ -319,6 +322,6 @@ def test_terminal_without_validation_split_has_the_test_metric(tmp_path, name, t
     run = Run(tmp_path, {"monitor": {"name": name}}, replace(fed, monitor=Monitor(None)), data, {})
     metrics = {"clients/trained": 2, "time/round_s": 0.1, tested: 0.25}
     observer.start(run)
-    observer.round(RoundRecord(1, (0, 1), metrics, (), None, "", None))
+    observer.round(RoundRecord(number=1, cohort=(0, 1), metrics=metrics))
     observer.close()
     assert f"round 1/1  2 of 2 clients  {tested} 0.2500  0.1 s" in out.getvalue()

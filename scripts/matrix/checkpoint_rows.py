@@ -18,7 +18,7 @@ from fedlit.server.checkpoint.disk import DiskCheckpointer
 from fedlit.server.checkpoint.format import STATE, committed_rounds, read_checkpoint, round_dir
 from matrix.disks import CUTS, Killing, Platter, Recording, kill_points, write_folder
 from matrix.forks import run_in_fork, signals_in_fit
-from matrix.lab import Broken, Rows, bits, expect, expect_same, federation, run
+from matrix.lab import Broken, Rows, expect, expect_same, federation, run, state_content
 
 ROWS = Rows()
 EVERY = 1
@@ -82,12 +82,12 @@ def within(folder: Path) -> str:
 
 
 @ROWS("SIGKILL at every step of the first checkpoint", "resumes, same bits", slow=True)
-def first_commit(folder: Path) -> str:
+def first_checkpoint(folder: Path) -> str:
     return _every_step(folder, 1)
 
 
 @ROWS("SIGKILL at every step of a later checkpoint", "resumes, same bits", slow=True)
-def later_commit(folder: Path) -> str:
+def later_checkpoint(folder: Path) -> str:
     return _every_step(folder, 4)
 
 
@@ -98,17 +98,17 @@ def _every_step(folder: Path, round: int) -> str:
         shutil.rmtree(before)
         run_until(before, round - 1)
     disk = Recording()
-    _next(shutil.copytree(before, folder / "recorded"), disk)
+    _run_next_round(shutil.copytree(before, folder / "recorded"), disk)
     every = list(kill_points(disk.steps))[round % EVERY :: EVERY]
     for number, half in every:
         here = shutil.copytree(before, folder / f"{number}-{half}")
-        expect_killed(lambda here=here, number=number, half=half: _next(here, Killing(number, half)))
+        expect_killed(lambda here=here, number=number, half=half: _run_next_round(here, Killing(number, half)))
         expect_same(run(here), reference_run(), f"at {disk.steps[number][0]} {number}{', half done' * half}")
         shutil.rmtree(here)
     return f"{len(every)} points"
 
 
-def _next(folder: Path, disk: Recording) -> None:
+def _run_next_round(folder: Path, disk: Recording) -> None:
     """Run one more round."""
     next(federation(folder, disk=disk).run())
 
@@ -159,13 +159,13 @@ def power(folder: Path) -> str:
 def _states_by_round(folder: Path) -> dict[int, tuple[Any, ...]]:
     """Return the server state and the client state after each round of a run without a fault."""
     folder.mkdir()
-    for _ in federation(folder, keeping=Retention(every=1)).run():
+    for _ in federation(folder, retention=Retention(every=1)).run():
         pass
     return {round: _state_and_client_states(*read_checkpoint(folder, round)[:2]) for round in committed_rounds(folder)}
 
 
 def _state_and_client_states(state: Any, store: Any) -> tuple[Any, ...]:
-    return bits(state), {
+    return state_content(state), {
         client: (since, str(store.read([client]))) for client, since in sorted(store.last_update.items())
     }
 

@@ -16,8 +16,10 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
+from fedlit.aggregation import MeanAggregator
 from fedlit.aggregation.aggregator import merge
-from fedlit.core.messages import EvalResult, PartialAggregate, TrainJob
+from fedlit.core.messages import EvalResult, PartialAggregate, ServerState, Shared, TrainJob
+from fedlit.core.model import Model
 
 
 class NotUnpicklable(Exception):
@@ -31,6 +33,11 @@ def exit_on_signal(signum, frame):
     raise SystemExit(1)
 
 
+def plain_state(number, private=None, round=0):
+    """Return a server state whose model is one number."""
+    return ServerState(round, Shared(Model({"w": torch.tensor(number)}, {})), private or {})
+
+
 @dataclass(frozen=True)
 class Plain:
     """Adds up the ids of its clients, times the number in the server state."""
@@ -42,7 +49,7 @@ class Plain:
         return self
 
     def merge(self, parts):
-        return merge(list(parts))
+        return merge(MeanAggregator(), list(parts))
 
     def __call__(self, job, state):
         if not isinstance(job, TrainJob):
@@ -53,10 +60,16 @@ class Plain:
         for client in job.clients:
             for method, argument in job.client_states.get(client, {}).items():
                 total += getattr(self, method)(job, argument) or 0.0
-            total += client * float(state.shared["model"]["w"])
+            total += client * float(state.model.parameters["w"])
         attempt = -1 if job.attempt is None else job.attempt
         metrics = {"attempt": (float(attempt), 1.0), "pid": (float(os.getpid()), 1.0)}
-        return PartialAggregate(job.index, None, torch.tensor([total]).double(), 1.0, job.clients, (), metrics)
+        return PartialAggregate(
+            index=job.index,
+            total=torch.tensor([total]).double(),
+            weight=1.0,
+            members=job.clients,
+            metrics=metrics,
+        )
 
     def hang(self, job, attempts):
         if job.attempt in attempts:

@@ -12,7 +12,7 @@ from typing import Any
 from fedlit.core.errors import ConfigError
 from fedlit.runs.layout import CHECKPOINTS, JOURNAL
 from fedlit.server.checkpoint.format import CLIENT_STATES, MANIFEST, ROUND, STATE, file_digest, round_dir
-from matrix.commit_rows import flip, reference_run, run_until
+from matrix.checkpoint_rows import flip, reference_run, run_until
 from matrix.lab import Broken, Rows, expect, expect_same, run
 
 ROWS = Rows()

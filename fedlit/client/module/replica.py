@@ -17,7 +17,7 @@ from torchmetrics import Metric
 
 from fedlit.client.lightning_internals import overrides
 from fedlit.client.metrics import MetricAccumulator
-from fedlit.client.snapshot import ModuleSnapshot
+from fedlit.client.module.snapshot import ModuleSnapshot
 from fedlit.core.errors import ConfigError
 from fedlit.core.model import Model
 from fedlit.core.torch_internals import copy_in_place, non_persistent_buffers, set_buffer

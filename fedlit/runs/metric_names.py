@@ -12,7 +12,10 @@ PREFIXES = ("train/", "train_", "val/", "val_", "test", "own/")
 
 
 def split_of(name: str) -> str | None:
-    """The split that a metric's name belongs to; None if it names no split."""
+    """The split that a metric's name belongs to, or None.
+
+    The result is None if the name has no split.
+    """
     return next((split.rstrip("/") for split in SPLITS if name.startswith(split)), None)
 
 

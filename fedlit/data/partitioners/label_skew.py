@@ -1,4 +1,4 @@
-"""Partitioners: pure functions of (samples, generator) that give every sample one owner.
+"""Partitioners by label, whose clients have different classes.
 
 NIID-Bench is Li, Diao, Chen, He, "Federated Learning on Non-IID Data Silos: An Experimental Study", ICDE 2022,
 https://arxiv.org/abs/2102.02079.
@@ -7,13 +7,13 @@ https://arxiv.org/abs/2102.02079.
 # ruff: noqa: D102  the base class documents the call
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from fedlit.core.errors import ConfigError, raise_errors, require, require_at_least, require_choice
-from fedlit.data.dirichlet import (
+from fedlit.core.errors import ConfigError, raise_errors, require_at_least, require_choice
+from fedlit.data.partitioners.dirichlet import (
     allocate,
     apportion,
     assign_classes,
@@ -25,23 +25,6 @@ from fedlit.data.dirichlet import (
 )
 from fedlit.data.population import Population
 from fedlit.data.protocols import Partitioner, Samples
-
-
-@dataclass(frozen=True)
-class Iid(Partitioner):
-    """Random samples in shards of equal size, up to one sample.
-
-    Args:
-        num_clients: number of clients, >= 1.
-    """
-
-    num_clients: int = field()
-
-    def __post_init__(self) -> None:
-        raise_errors(require_at_least("num_clients", self.num_clients))
-
-    def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
-        return Population.of(generator.permutation(np.arange(len(samples)) % self.num_clients), self.num_clients)
 
 
 @dataclass(frozen=True)
@@ -64,7 +47,7 @@ class Dirichlet(Partitioner):
         bins: number of quantile bins that serve as classes if labels are floating point, >= 1.
     """
 
-    num_clients: int = field()
+    num_clients: int
     alpha: float
     balanced: bool = False
     min_samples: int = 0
@@ -73,6 +56,10 @@ class Dirichlet(Partitioner):
     def __post_init__(self) -> None:
         errors = check_dirichlet_args(self.num_clients, self.alpha, self.min_samples)
         raise_errors(*errors, require_at_least("bins", self.bins))
+
+    @property
+    def declared_clients(self) -> int:
+        return self.num_clients
 
     def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
         owner, takers = np.empty(len(samples), dtype=np.int64), np.arange(self.num_clients)
@@ -104,7 +91,7 @@ class DirichletClient(Partitioner):
         min_samples: smallest number of samples of a client, >= 0; it is only checked, since sizes are equal.
     """
 
-    num_clients: int = field()
+    num_clients: int
     alpha: float
     concentration: Literal["class", "total"] = "class"
     min_samples: int = 0
@@ -112,6 +99,10 @@ class DirichletClient(Partitioner):
     def __post_init__(self) -> None:
         errors = check_dirichlet_args(self.num_clients, self.alpha, self.min_samples)
         raise_errors(*errors, require_choice("concentration", self.concentration, ("class", "total")))
+
+    @property
+    def declared_clients(self) -> int:
+        return self.num_clients
 
     def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
         classes, clients = classes_of(samples, "dirichlet_client"), np.arange(self.num_clients)
@@ -136,7 +127,7 @@ class Shards(Partitioner):
         shards_per_client: number of shards of a client, >= 1; about the largest number of classes that a client can have.
     """
 
-    num_clients: int = field()
+    num_clients: int
     shards_per_client: int = 2
 
     def __post_init__(self) -> None:
@@ -144,6 +135,10 @@ class Shards(Partitioner):
             require_at_least("num_clients", self.num_clients),
             require_at_least("shards_per_client", self.shards_per_client),
         )
+
+    @property
+    def declared_clients(self) -> int:
+        return self.num_clients
 
     def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
         order = np.argsort(labels_of(samples, "shards"), kind="stable")
@@ -168,7 +163,7 @@ class Classes(Partitioner):
         classes_per_client: number of classes of a client, >= 1; fewer only if a class has fewer samples than owners.
     """
 
-    num_clients: int = field()
+    num_clients: int
     classes_per_client: int = 2
 
     def __post_init__(self) -> None:
@@ -176,6 +171,10 @@ class Classes(Partitioner):
             require_at_least("num_clients", self.num_clients),
             require_at_least("classes_per_client", self.classes_per_client),
         )
+
+    @property
+    def declared_clients(self) -> int:
+        return self.num_clients
 
     def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
         classes, owner = classes_of(samples, "classes"), np.empty(len(samples), dtype=np.int64)
@@ -188,63 +187,3 @@ class Classes(Partitioner):
             owners = generator.permutation(np.flatnonzero(column))
             owner[generator.permutation(members)] = owners[np.arange(len(members)) % len(owners)]
         return Population.of(owner, self.num_clients)
-
-
-@dataclass(frozen=True)
-class Quantity(Partitioner):
-    """Random samples in shards of symmetric Dirichlet sizes: NIID-Bench's quantity skew.
-
-    Args:
-        num_clients: number of clients, >= 1.
-        alpha: concentration, > 0: small is uneven, large is nearly equal.
-        min_samples: smallest number of samples of a client, >= 0; missing ones move from the largest clients.
-    """
-
-    num_clients: int = field()
-    alpha: float
-    min_samples: int = 0
-
-    def __post_init__(self) -> None:
-        raise_errors(*check_dirichlet_args(self.num_clients, self.alpha, self.min_samples))
-
-    def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
-        sizes = apportion(dirichlet(self.alpha, self.num_clients, generator), len(samples))
-        owner = generator.permutation(np.repeat(np.arange(self.num_clients), sizes))
-        return ensure_min_samples(owner, self.num_clients, self.min_samples, generator)
-
-
-@dataclass(frozen=True)
-class Noise(Partitioner):
-    """Random samples, with Gaussian noise on the inputs that grows by client.
-
-    Feature noise of NIID-Bench, as in its code: the standard deviation of client i is sigma * i / (num_clients - 1), from 0 at
-    the first client to sigma at the last. A single client has no noise.
-
-    Args:
-        num_clients: number of clients, >= 1.
-        sigma: standard deviation of the last client's noise, in units of the prepared inputs, >= 0.
-    """
-
-    num_clients: int = field()
-    sigma: float
-
-    def __post_init__(self) -> None:
-        raise_errors(
-            require_at_least("num_clients", self.num_clients),
-            require(0 <= self.sigma < float("inf"), "sigma", self.sigma, "must be a number of at least 0"),
-        )
-
-    def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
-        population = Iid(self.num_clients)(samples, generator)
-        return replace(population, noise=self.sigma * np.arange(self.num_clients) / max(1, self.num_clients - 1))
-
-
-@dataclass(frozen=True)
-class Natural(Partitioner):
-    """Clients that the data itself names: hospitals, speakers, writers."""
-
-    def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
-        population = samples.natural()
-        if population is None:
-            raise ConfigError("", "natural", "needs data that names owners", "use partition=iid or dirichlet")
-        return population

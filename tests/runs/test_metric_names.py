@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedlit.core.metric_names import bare_name, counterpart, is_evaluation, split_of, with_split
+from fedlit.runs.metric_names import bare_name, counterpart, is_evaluation, split_of, with_split
 
 NAMES = [
     "loss",

@@ -1,0 +1,1 @@
+"""One module that serves many fits, none of which influences the next."""
