@@ -70,7 +70,7 @@ CASES = {
 """Words after `python -m fedlit.train`, by case, commands parted by `; `. A single run lies in the folder `run`."""
 
 KILLED = "faults=crash_server"
-UNTOLD = {"seconds", "wall_s", "versions", "platform", "folder", "failed_jobs", "reason", "why"}
+LEFT_OUT = {"seconds", "wall_s", "versions", "platform", "folder", "failed_jobs", "reason", "why"}
 NAMES = ("_target_", "network")
 
 
@@ -86,17 +86,17 @@ def is_time(key: str) -> bool:
     return "time/" in key and not key.endswith("time/simulated_s")
 
 
-def told(value: Any, *without: str) -> Any:
+def comparable(value: Any, *without: str) -> Any:
     """A value without times, versions, paths, names of classes, and some more keys.
 
     Tensors become their dtype, shape and digest. Failures keep client and outcome. A lost round keeps that it is lost.
     """
     if isinstance(value, Mapping):
         left = {str(key): part for key, part in value.items() if not is_time(str(key))}
-        left = {key: part for key, part in left.items() if key not in {*UNTOLD, *NAMES, *without}}
-        return {key: part is not None if key == "lost" else told(part, *without) for key, part in left.items()}
+        left = {key: part for key, part in left.items() if key not in {*LEFT_OUT, *NAMES, *without}}
+        return {key: part is not None if key == "lost" else comparable(part, *without) for key, part in left.items()}
     if isinstance(value, list | tuple):
-        return [told(part, *without) for part in value]
+        return [comparable(part, *without) for part in value]
     if isinstance(value, torch.Tensor):
         numbers = value.contiguous().view(-1).view(torch.uint8)
         return [str(value.dtype), list(value.shape), digest(numbers.numpy().tobytes())]
@@ -127,22 +127,22 @@ def lines_of_run(run: Path) -> Iterator[Line]:
     for record in map(json.loads, (run / "rounds.jsonl").read_text().splitlines()):
         number = f"round-{record['round']}"
         yield "results", f"{number}/state", record["state_sha256"][:16]
-        yield "results", f"{number}/record", digest(told(record))
+        yield "results", f"{number}/record", digest(comparable(record))
         if reasons := [failure["reason"] for failure in record["failures"]]:
             yield "texts", f"{number}/reasons", digest(reasons)
         if record["lost"] is not None:
             yield "texts", f"{number}/lost", digest(record["lost"])
     summary = read(run / "summary.json")
-    yield "results", "summary", digest(told(summary, "state_sha256", "digest"))
+    yield "results", "summary", digest(comparable(summary, "state_sha256", "digest"))
     yield from (("results", f"digest/{name}", value[:16]) for name, value in summary["digest"].items())
     yield "results", "partition", digest(read(run / "partition.json"))
     yield "results", "model.safetensors", digest((run / "model.safetensors").read_bytes())
     for name in ("model.ckpt", "best.ckpt"):
-        kept = torch.load(run / name, map_location="cpu", weights_only=True)
-        yield "results", name, digest(told(kept, "pytorch-lightning_version"))
+        checkpoint = torch.load(run / name, map_location="cpu", weights_only=True)
+        yield "results", name, digest(comparable(checkpoint, "pytorch-lightning_version"))
         yield "names", f"{name}/bytes", digest((run / name).read_bytes())
     config = yaml.safe_load((run / "config.yaml").read_bytes())
-    yield "results", "config", digest(told(config))
+    yield "results", "config", digest(comparable(config))
     yield from (("names", key, name) for key, name in named(config))
     for path in sorted((run / "checkpoints").glob("*/*.safetensors")):
         yield "results", f"{path.parent.name}/{path.stem}", digest(path.read_bytes())
@@ -163,11 +163,11 @@ def lines_of_sweep(sweep: Path) -> Iterator[Line]:
         label = ",".join(words)
         yield "names", f"{label}/folder", job.name
         yield from ((section, f"{label}/{thing}", value) for section, thing, value in lines_of_run(job))
-    report = told(read(sweep / "report.json"))
+    report = comparable(read(sweep / "report.json"))
     report["runs"].sort(key=digest)  # they stand in the order of their folders' names
     yield "results", "report.json", digest(report)
     with (sweep / "report.csv").open(newline="") as file:
-        yield "results", "report.csv", digest(sorted(told(list(csv.DictReader(file))), key=digest))
+        yield "results", "report.csv", digest(sorted(comparable(list(csv.DictReader(file))), key=digest))
     head, costs, rest = re.split(r"(?s)(## whole runs\n.*?\narea:)", (sweep / "report.md").read_text())
     costs = re.sub(r"\|[^|]*\|\n", "|\n", costs)  # without the last column, of wall time
     yield "texts", "report.md", digest(head + costs + rest)
@@ -176,8 +176,8 @@ def lines_of_sweep(sweep: Path) -> Iterator[Line]:
 
 def lines_of(case: str, root: Path) -> list[Line] | str:
     """The lines of a case, or what went wrong with it."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("FEDLIT_", "HYDRA_"))}
-    environment = {**kept, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("FEDLIT_", "HYDRA_"))}
+    environment = {**inherited, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with TemporaryDirectory(prefix="fedlit-golden-") as folder:
         for typed in CASES[case].split("; "):
             words = [*typed.split(), *([] if typed.startswith(("-m", "resume=")) else ["hydra.run.dir=run"])]

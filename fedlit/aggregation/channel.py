@@ -39,13 +39,17 @@ class Channel:
         """Sort stages by their order.
 
         Raises:
-            ConfigError: if a stage is of another type or needs several exchanges, or if two stages have one name or both pack.
+            ConfigError: if a stage is of another type, has no order or needs several exchanges, or if two stages have one name
+                or both pack.
         """
         by_order: dict[Order, list[Any]] = {order: [] for order in Order}
         for stage in stages:
             if not isinstance(stage, Stage | Packing):
                 hint = "subclass fedlit.Stage or fedlit.aggregation.Packing"
                 raise ConfigError("channel", type(stage).__name__, "is not a stage of the channel", hint)
+            if not hasattr(stage, "order"):
+                hint = "set order = Order.PROJECT, Order.CLIP or Order.PROTECT in the class"
+                raise ConfigError("channel", type(stage).__name__, "has no `order` among the stages", hint)
             by_order[stage.order].append(stage)
         packings = by_order.pop(Order.PACK)
         ordered: list[Stage] = [stage for order in by_order for stage in by_order[order]]

@@ -21,7 +21,7 @@ class FederationFacts:
         has_client_tests: whether clients have test sets of their own.
         classes: names of the classes; empty where labels are not classes.
         val_counts: validation examples of each class, shape (classes,); None where unknown.
-        has_clock: whether a clock tells how long clients take.
+        has_clock: whether a clock times the clients.
         rounds: rounds of the run.
         has_worker_processes: whether clients may train in worker processes.
         timeout_s: seconds after which a hanging worker process is replaced; None for never.

@@ -10,7 +10,7 @@ import numpy as np
 
 from fedlit.core.errors import ConfigError
 
-MAX_LISTED = 1000
+MAX_LISTED_CLIENTS = 1000
 """Largest number of clients whose sizes and labels `partition.json` lists; of more clients it lists a sample."""
 
 
@@ -112,7 +112,7 @@ class Population:
             evenly spaced clients; `listed` has their numbers.
         """
         sizes = self.sizes
-        listed = np.unique(np.linspace(0, len(self) - 1, min(len(self), MAX_LISTED)).astype(np.int64))
+        listed = np.unique(np.linspace(0, len(self) - 1, min(len(self), MAX_LISTED_CLIENTS)).astype(np.int64))
         quantiles = np.quantile(sizes, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1])
         statistics: dict[str, Any] = {
             "clients": len(self),

@@ -12,7 +12,7 @@ import numpy as np
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.reports.grouping import Group, choose_baselines, group_runs
 from fedlit.reports.metrics import COSTS, SPREAD, Criterion, make_criterion, mean_curve, measure_run, skip_reason
-from fedlit.reports.runs import MAX_LISTED, SkippedRun, find_runs, read_run
+from fedlit.reports.runs import MAX_LISTED_RUNS, SkippedRun, find_runs, read_run
 from fedlit.reports.statistics import LEVEL, Estimate, student_interval, unpaired
 from fedlit.runs.folder import FinishedRun
 from fedlit.runs.layout import SUMMARY
@@ -90,9 +90,11 @@ def _load_groups(
 
 
 def _no_run_errors(skipped: Sequence[SkippedRun]) -> list[ConfigError]:
-    """One error for each skipped run, up to MAX_LISTED."""
-    errors = [ConfigError("PATH", run.folder, f"is skipped: {run.kind}: {run.reason}") for run in skipped[:MAX_LISTED]]
-    more = f" and {len(skipped) - MAX_LISTED} more" if len(skipped) > MAX_LISTED else ""
+    """One error for each skipped run, up to MAX_LISTED_RUNS."""
+    errors = [
+        ConfigError("PATH", run.folder, f"is skipped: {run.kind}: {run.reason}") for run in skipped[:MAX_LISTED_RUNS]
+    ]
+    more = f" and {len(skipped) - MAX_LISTED_RUNS} more" if len(skipped) > MAX_LISTED_RUNS else ""
     hint = f"a report needs at least one finished run, with a {SUMMARY}"
     last = errors[-1]
     return [*errors[:-1], ConfigError(last.key, f"{last.value}{more}", last.problem, hint)]

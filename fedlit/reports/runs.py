@@ -24,7 +24,7 @@ from fedlit.runs.layout import CHECKPOINTS, CONFIG, FAILURE, HYDRA_CONFIG, JOURN
 
 PRUNED = {CHECKPOINTS, TENSORBOARD}
 """Folders within a run's folder that the search does not enter."""
-MAX_LISTED = 10
+MAX_LISTED_RUNS = 10
 """Skipped runs with a line each in a message or on the terminal; report.md lists all of them."""
 
 

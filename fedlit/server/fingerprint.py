@@ -30,6 +30,7 @@ def fingerprint(federation: FederationParts) -> dict[str, Any]:
         **dict(_plain("algorithm", federation.algorithm)),
         **dict(_plain("clock", federation.clock)),
         **dict(_plain("channel.packing", federation.channel.packing)),
+        **dict(_plain("aggregator", federation.aggregator)),
     }
     for stage in federation.channel.stages:
         values |= dict(_plain(f"channel.{stage.name}", stage))

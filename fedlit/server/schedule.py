@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from fedlit.client.trainer import TrainerConfig
 from fedlit.core.errors import ConfigError, raise_errors, require, require_at_least, require_choice
 from fedlit.core.facts import FederationFacts
 
@@ -85,7 +84,7 @@ class Schedule:
             problem = f"is more than the {largest} clients of a round: every round would be lost"
             yield ConfigError("schedule.quorum", self.quorum, problem, "take less, or more clients a round")
         if self.over_select > 1 and not facts.has_clock:
-            problem = "takes the clients that finish first, and only a clock tells which these are"
+            problem = "takes the clients that finish first, which only a clock knows"
             yield ConfigError(
                 "schedule.over_select", self.over_select, problem, "set clock=lognormal, or over_select=1"
             )

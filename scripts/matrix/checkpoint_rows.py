@@ -142,14 +142,14 @@ def power(folder: Path) -> str:
     expected = _states_by_round(folder / "reference")
     seen, finished, platter = set(), set(), Platter(folder / "run")
     for number in range(len(disk.steps) + 1):
-        kept = sum(end <= number for end in round_ends)
+        complete = sum(end <= number for end in round_ends)
         for cut in CUTS:
             content = platter.after(cut)
-            if (key := (kept, tuple(sorted(content.items(), key=str)))) in seen:
+            if (key := (complete, tuple(sorted(content.items(), key=str)))) in seen:
                 continue
             seen.add(key)
             _expect_survival(
-                write_folder(content, folder / str(len(seen))), kept, expected, finished, f"step {number}, {cut}"
+                write_folder(content, folder / str(len(seen))), complete, expected, finished, f"step {number}, {cut}"
             )
         if number < len(disk.steps):
             platter.do(disk.steps[number])
@@ -170,14 +170,14 @@ def _state_and_client_states(state: Any, store: Any) -> tuple[Any, ...]:
     }
 
 
-def _expect_survival(folder: Path, kept: int, expected: dict[int, Any], finished: set[Any], where: str) -> None:
+def _expect_survival(folder: Path, complete: int, expected: dict[int, Any], finished: set[Any], where: str) -> None:
     """Raise Broken if a checkpoint is lost, or the resumed run is not bit-identical."""
     try:
         saved = DiskCheckpointer(folder).load()
     except Exception as error:
         raise Broken(f"{where}: {error}") from error
     round = 0 if saved is None else saved.state.round
-    expect(round >= kept, f"{where}: {round} of {kept} checkpoints are left")
+    expect(round >= complete, f"{where}: {round} of {complete} checkpoints are left")
     if saved is not None:
         expect(
             _state_and_client_states(saved.state, saved.client_states) == expected[round],

@@ -10,7 +10,7 @@ import torch
 from conftest import Quadratic, federation, pairs
 from test_federation import quadratics
 
-from fedlit.aggregation import Channel, Order, Stage
+from fedlit.aggregation import Channel, MeanAggregator, Order, Stage
 from fedlit.algorithms import FedAvg, Scaffold
 from fedlit.core.messages import PartialAggregate, StageState, TrainJob
 from fedlit.core.serialization import state_nbytes, state_sha256, state_tree
@@ -19,6 +19,7 @@ from fedlit.data.samples import Loading
 from fedlit.executors import Inline, Processes
 from fedlit.server.checkpoint.disk import DiskCheckpointer
 from fedlit.server.client_store import ClientStateStore
+from fedlit.server.fingerprint import fingerprint
 from fedlit.server.rounds import aggregate, evaluate, record, select, train
 from fedlit.server.sampling import PowerOfChoice
 from fedlit.server.sampling.cohort import RoundPlan
@@ -281,6 +282,21 @@ def test_a_stage_keeps_its_tensors_beside_the_state_of_the_optimizer(tmp_path):
     state = DiskCheckpointer(tmp_path).load().client_states.read([0])[0]
     assert {group.partition("/")[0] for group in state} == {"optimizer", "channel"}
     assert int(state["channel/counting"]["messages"]) == 2
+
+
+class OtherMean(MeanAggregator):
+    """The same rule under another name."""
+
+
+def test_the_fingerprint_holds_the_stages_the_packing_and_the_aggregator():
+    fed = make_federation(Counting())
+    plain, staged = fingerprint(make_federation()), fingerprint(fed)
+    assert {key: staged[key] for key in ("channel.counting", "channel.packing", "aggregator")} == {
+        "channel.counting": "Counting", "channel.packing": "Float32Packing", "aggregator": "MeanAggregator"
+    }  # fmt: skip
+    assert "channel.counting" not in plain
+    other = fed.with_worker(replace(fed.worker, aggregator=OtherMean()))
+    assert staged | {"aggregator": "OtherMean"} == fingerprint(other)
 
 
 def test_a_federation_around_another_worker_takes_its_server_half_from_it():

@@ -49,7 +49,7 @@ class Ditto(FedAvg):
         return True
 
     def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
-        """Errors of personal evaluation."""
+        """Warnings about personal evaluation."""
         yield from check_personal_evaluation(facts)
 
     def client(self, local: Local, shared: Shared, client_state: Groups) -> Update:

@@ -37,7 +37,7 @@ class Finetune(FedAvg):
         return True
 
     def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
-        """Errors of personal evaluation."""
+        """Warnings about personal evaluation."""
         yield from check_personal_evaluation(facts)
 
     def personal_model(self, local: Local, shared: Shared, client_state: Groups) -> Model:

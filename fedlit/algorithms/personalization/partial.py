@@ -119,7 +119,7 @@ class PersonalLayers(Algorithm):
         )
 
     def check(self, facts: FederationFacts) -> Iterable[ConfigError]:
-        """The inner algorithm's errors, and errors of personal evaluation."""
+        """The inner algorithm's errors, and warnings about personal evaluation."""
         errors = (*self.inner.check(facts), *check_personal_evaluation(facts))
         return {str(error): error for error in errors}.values()  # an inner algorithm may be personalized too
 

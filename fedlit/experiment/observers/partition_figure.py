@@ -73,7 +73,7 @@ def _colours(count: int) -> np.ndarray:
 
 
 def _title(statistics: Mapping[str, Any], bars: int) -> str:
-    subset = "" if bars == statistics["clients"] else f", {bars} of them shown"
+    subset = "" if bars == statistics["clients"] else f", {bars} shown"
     variation = statistics.get("mean_total_variation")
     figures = [f"mean total variation {variation:.2f}"] if "label_counts" in statistics else []
     figures.append(f"Gini of sizes {statistics['gini_of_sizes']:.2f}")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedlit.reports.render.tables import Result, headline, make_tables, pluralize
+from fedlit.reports.render.tables import ReportValues, headline, make_tables, pluralize
 
 
-def to_markdown(result: Result, command: str, figures: Sequence[str]) -> str:
+def to_markdown(result: ReportValues, command: str, figures: Sequence[str]) -> str:
     """Return the whole report as Markdown.
 
     Args:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Result = Mapping[str, Any]
+ReportValues = Mapping[str, Any]
 """The report as JSON values, or a part of it."""
 
 
@@ -30,7 +30,7 @@ class ReportTable:
     notes: Sequence[str] = ()
 
 
-def make_tables(result: Result, with_ends: bool) -> Iterator[ReportTable]:
+def make_tables(result: ReportValues, with_ends: bool) -> Iterator[ReportTable]:
     """Yield the tables of a report, without empty tables.
 
     Args:
@@ -50,7 +50,7 @@ def make_tables(result: Result, with_ends: bool) -> Iterator[ReportTable]:
         yield _failure_table(groups)
 
 
-def _metric_table(result: Result, groups: Sequence[Result], with_ends: bool) -> ReportTable:
+def _metric_table(result: ReportValues, groups: Sequence[ReportValues], with_ends: bool) -> ReportTable:
     rows = [
         [group["group"], str(group["n"]), *(format_cell(group[name], with_ends) for name in ("best", "last"))]
         for group in groups
@@ -65,7 +65,7 @@ def _metric_table(result: Result, groups: Sequence[Result], with_ends: bool) -> 
     return ReportTable(title, ["group", "seeds", "best round", "last round"], rows, notes)
 
 
-def _difference_table(result: Result, with_ends: bool) -> ReportTable:
+def _difference_table(result: ReportValues, with_ends: bool) -> ReportTable:
     rows, notes = [], []
     for one in result["paired"]:
         for name in ("best", "last"):
@@ -91,7 +91,7 @@ def _difference_table(result: Result, with_ends: bool) -> ReportTable:
     return ReportTable(title, ["group", "round", "pairs", "paired", "unpaired"], rows, notes)
 
 
-def _target_table(result: Result, groups: Sequence[Result], with_ends: bool) -> ReportTable:
+def _target_table(result: ReportValues, groups: Sequence[ReportValues], with_ends: bool) -> ReportTable:
     is_simulated = any(group["target"]["simulated_s"] for group in groups)
     names = ["rounds", "bytes", *(["simulated_s"] if is_simulated else []), "wall_s"]
     rows = []
@@ -107,7 +107,7 @@ def _target_table(result: Result, groups: Sequence[Result], with_ends: bool) -> 
     return ReportTable(title, columns, rows, notes if is_partial else [])
 
 
-def _cost_table(groups: Sequence[Result], with_ends: bool) -> ReportTable:
+def _cost_table(groups: Sequence[ReportValues], with_ends: bool) -> ReportTable:
     is_simulated = any(group["simulated_s"] for group in groups)
     names = ["area", "rounds", "bytes", *(["simulated_s"] if is_simulated else []), "wall_s"]
     rows = [
@@ -118,7 +118,7 @@ def _cost_table(groups: Sequence[Result], with_ends: bool) -> ReportTable:
     return ReportTable("whole runs", ["group", *(HEADINGS[name] for name in names)], rows, notes)
 
 
-def _spread_table(groups: Sequence[Result], with_ends: bool) -> ReportTable:
+def _spread_table(groups: Sequence[ReportValues], with_ends: bool) -> ReportTable:
     names = {"std": "std", "lowest_tenth": "lowest tenth", "highest_tenth": "highest tenth", "gini": "Gini"}
     rows = [
         [group["group"], *(format_cell((group["spread"] or {}).get(name), with_ends) for name in names)]
@@ -128,7 +128,7 @@ def _spread_table(groups: Sequence[Result], with_ends: bool) -> ReportTable:
     return ReportTable("spread over clients", ["group", *names.values()], rows, notes)
 
 
-def _failure_table(groups: Sequence[Result]) -> ReportTable:
+def _failure_table(groups: Sequence[ReportValues]) -> ReportTable:
     rows = []
     for group in groups:
         outcomes = ", ".join(f"{count} {name}" for name, count in group["failures"].items()) or "none"
@@ -140,7 +140,7 @@ HEADINGS = {"area": "area", "rounds": "rounds", "bytes": "bytes", "simulated_s":
 UNITS = {"bytes": "B", "simulated_s": "s", "wall_s": "s"}
 
 
-def format_cell(estimate: Result | None, with_ends: bool, signed: bool = False, unit: str = "") -> str:
+def format_cell(estimate: ReportValues | None, with_ends: bool, signed: bool = False, unit: str = "") -> str:
     """Return the text of a mean with its interval.
 
     Args:
@@ -193,14 +193,14 @@ def pluralize(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def headline(result: Result) -> str:
+def headline(result: ReportValues) -> str:
     """Return the number of runs, the number of groups, and the seeds."""
     seeds = sorted({seed for group in result["groups"] for seed in group["seeds"]})
     counts = f"{pluralize(len(result['runs']), 'run')} in {pluralize(len(result['groups']), 'group')}"
     return f"{counts}, seed{'' if len(seeds) == 1 else 's'} {join_values(seeds)}"
 
 
-def runs_to_csv(result: Result) -> str:
+def runs_to_csv(result: ReportValues) -> str:
     """Return CSV with one row per run."""
     keys = [*dict.fromkeys(key for run in result["runs"] for key in run["settings"])]
     rows = []

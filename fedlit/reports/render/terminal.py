@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedlit.reports.render.tables import ReportTable, headline, make_tables
-from fedlit.reports.runs import MAX_LISTED
+from fedlit.reports.runs import MAX_LISTED_RUNS
 
 MAX_LABEL_WIDTH = 30
 """Columns that a group's label keeps even if the other columns need more room."""
@@ -38,10 +38,10 @@ def print_report(result: Mapping[str, Any], out: Path | None, console: Console) 
         print_line("")
     if skipped := result["left_out"]:
         print_line(f"skipped runs: {len(skipped)}")
-        for run in skipped[:MAX_LISTED]:
+        for run in skipped[:MAX_LISTED_RUNS]:
             print_line(f"  {run['folder']}: {run['what']}: {run['why']}")
-        if len(skipped) > MAX_LISTED:
-            print_line(f"  and {len(skipped) - MAX_LISTED} more, listed in report.md")
+        if len(skipped) > MAX_LISTED_RUNS:
+            print_line(f"  and {len(skipped) - MAX_LISTED_RUNS} more, listed in report.md")
     files = f"{out}: report.md, report.csv, report.json, figures"
     console.print(Text(files if out else "no files were written: add --out FOLDER to write them"), soft_wrap=True)
 
