@@ -39,8 +39,8 @@ class Channel:
         """Sort stages by their order.
 
         Raises:
-            ConfigError: if a stage is of another type, has no order or needs several exchanges, or if two stages have one name
-                or both pack.
+            ConfigError: if a stage is of another type, has no order, needs several exchanges, or is linear with a `decode`; if
+                two stages have one name or both pack.
         """
         by_order: dict[Order, list[Any]] = {order: [] for order in Order}
         for stage in stages:
@@ -57,6 +57,9 @@ class Channel:
         for stage in ordered:
             if names.count(stage.name) > 1:
                 raise ConfigError("channel", stage.name, "names two stages", "give one of them another `name`")
+            if stage.linear and type(stage).decode is not Stage.decode:
+                problem = "has a `decode`, which a linear stage never calls"
+                raise ConfigError("channel", stage.name, problem, "set linear = False in the class")
             if stage.exchanges != 1:
                 problem = f"needs {stage.exchanges} exchanges with the server, and the channel has 1"
                 raise ConfigError("channel", stage.name, problem, "leave the stage out")

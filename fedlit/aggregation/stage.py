@@ -102,7 +102,10 @@ class Stage(ABC):
         """
 
     def decode(self, vector: Tensor) -> Tensor:
-        """Decode one message before it is added; not called if `linear`."""
+        """Decode one message before it is added.
+
+        It is not called if `linear`; a channel refuses a linear stage that overrides it.
+        """
         return vector
 
     def open(self, total: Tensor, cohort: int, state: StageState) -> tuple[Tensor, StageState]:

@@ -166,6 +166,7 @@ def test_random_numbers_of_a_stage_do_not_depend_on_other_stages():
         ([Half(), Half()], "both pack an update"),
         ([object()], "is not a stage"),
         ([type("Unordered", (Stage,), {"encode": Shift.encode})()], "has no `order`"),
+        ([type("Undecoded", (Shift,), {"linear": True, "decode": lambda self, vector: vector})()], "has a `decode`"),
         ([type("Four", (Shift,), {"exchanges": 4})()], "needs 4 exchanges"),
     ],
 )
