@@ -50,8 +50,8 @@ def test_a_stage_that_counts_goes_through_configuration_processes_and_resume(tmp
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setenv("FEDLIT_ALLOW", "my_count")
     count = "+channel.count._target_=my_count.Count"
-    command(monkeypatch, *SMALL, *PROCESSES, count, "schedule.rounds=2", "hydra.run.dir=counted")
-    command(monkeypatch, "resume=counted", "schedule.rounds=4")
+    command(monkeypatch, *SMALL, "executor=inline", count, "schedule.rounds=2", "hydra.run.dir=counted")
+    command(monkeypatch, "resume=counted", *PROCESSES, "schedule.rounds=4")
     command(monkeypatch, *SMALL, "executor=inline", "schedule.rounds=4", "hydra.run.dir=plain")
 
     counted, plain = (load_file(Path(name) / "model.safetensors") for name in ("counted", "plain"))
