@@ -26,7 +26,15 @@ TOP = {"__init__", "train", "evaluate", "replay", "report", "compare"}
 FILES = sorted(ROOT.rglob("*.py"))
 PACKAGES = sorted({path.parent for path in FILES})
 
-LIGHTNING = ("client", "models", "data/custom.py", "data/datamodule.py", "experiment/weights.py", "experiment/config")
+LIGHTNING = (
+    "client",
+    "models",
+    "data/custom.py",
+    "data/datamodule.py",
+    "experiment/weights.py",
+    "experiment/config",
+    "experiment/trial",
+)
 HYDRA = ("cli", "experiment/config")
 
 

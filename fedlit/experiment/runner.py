@@ -17,10 +17,10 @@ from fedlit.client.worker import FatalClientFailure
 from fedlit.core.errors import ConfigError, ConfigErrors, LostRounds, LostWorkers
 from fedlit.core.files import LocalFilesystem
 from fedlit.experiment.config.build import build_run
-from fedlit.experiment.config.estimate import check_disk_space, client_state_nbytes, estimate_client_state
-from fedlit.experiment.config.plan import client_state_line, estimate_run, plan_table
 from fedlit.experiment.observers import Observer, Run
 from fedlit.experiment.performance import gc_frozen
+from fedlit.experiment.plan.client_states import check_disk_space, client_state_nbytes, estimate_client_state
+from fedlit.experiment.plan.estimate import client_state_line, estimate_run, plan_table
 from fedlit.experiment.reporter import RoundReporter
 from fedlit.experiment.signals import handle_signals
 from fedlit.runs.layout import CHECKPOINTS, JOURNAL, SUMMARY

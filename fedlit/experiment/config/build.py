@@ -18,9 +18,9 @@ from fedlit.data.checks import check_labels, check_num_clients
 from fedlit.data.client_data import warn_unused_client_tests
 from fedlit.experiment.config.components import make_data, make_model
 from fedlit.experiment.config.parts import Components, make_components
-from fedlit.experiment.config.trial import try_first_step
 from fedlit.experiment.observers.observer import Observer
 from fedlit.experiment.run import Run
+from fedlit.experiment.trial.first_step import try_first_step
 from fedlit.runs.keys import NESTED_KEYS, REQUIRED_KEYS
 from fedlit.server.setup import Federation
 from fedlit.simulation.clock import evenly_spaced_clients

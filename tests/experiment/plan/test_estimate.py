@@ -8,7 +8,7 @@ import pytest
 from configured import build
 from rich.console import Console
 
-from fedlit.experiment.config.plan import estimate_run, format_duration, plan_table
+from fedlit.experiment.plan.estimate import estimate_run, format_duration, plan_table
 
 pytestmark = pytest.mark.slow  # whole runs
 

@@ -5,7 +5,6 @@ The trial finds errors that only show when user code runs, and names the part at
 
 from __future__ import annotations
 
-import traceback
 from functools import partial
 
 import numpy as np
@@ -13,7 +12,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from fedlit.aggregation.validation import invalid_values
-from fedlit.client.callbacks import LocalTrainingCallback
 from fedlit.client.lightning_internals import mark_last_batch
 from fedlit.client.trainer import LocalTrainer, evaluate_split
 from fedlit.core.errors import ConfigError, ConfigErrors, did_you_mean
@@ -23,7 +21,7 @@ from fedlit.core.streams import Purpose, seeded
 from fedlit.core.tensors import Layout
 from fedlit.core.torch_internals import tree_leaves
 from fedlit.data import Data
-from fedlit.data.client_data import NoisyBatches
+from fedlit.experiment.trial.causes import explain_error, module_name
 from fedlit.server.sampling.cohort import draw_cohort
 from fedlit.server.sampling.sampler import ClientPool
 from fedlit.server.setup import Federation
@@ -32,7 +30,6 @@ STATE_HINT = (
     "keep the state in numbers, tensors or containers, which are restored before each fit, or create it in on_fit_start"
 )
 LAYERS_HINT = "make them in __init__, or in a configure_model that makes them once; not in setup"
-TRACEBACK_HINT = "traceback=true shows where"
 
 
 class StopAfterBatch(Callback):
@@ -62,7 +59,7 @@ def try_first_step(federation: Federation, data: Data) -> list[ConfigError]:
     except (ConfigError, ConfigErrors) as error:
         return error.errors
     except Exception as error:  # user code: the module on the data, and whatever is between
-        errors = _check_new_layers(federation) or [_explain(error, federation, data)]
+        errors = _check_new_layers(federation) or [explain_error(error, federation, data)]
         errors[0].__cause__ = error  # for traceback=true
         return errors
 
@@ -105,7 +102,7 @@ def _train_one_batch(federation: Federation, client: int) -> tuple[LocalTrainer,
 
 def _try_training(federation: Federation, data: Data) -> list[ConfigError]:
     population, algorithm = federation.worker.data.population, federation.algorithm
-    client, noise, name = int(population.sizes.argmax()), population.noise, _module_name(federation)
+    client, noise, name = int(population.sizes.argmax()), population.noise, module_name(federation)
     local, update = _train_one_batch(federation, client)
     if errors := _check_new_layers(federation):
         return errors
@@ -170,7 +167,7 @@ def _check_new_layers(federation: Federation) -> list[ConfigError]:
     if not (names := federation.worker.replica.new_parameters()):
         return []
     problem = f"makes layers in each fit, and these are not federated: {', '.join(names[:3])}"
-    return [ConfigError("model", _module_name(federation), problem, LAYERS_HINT)]
+    return [ConfigError("model", module_name(federation), problem, LAYERS_HINT)]
 
 
 def _explain_difference(federation: Federation, data: Data, client: int) -> list[ConfigError]:
@@ -191,52 +188,4 @@ def _explain_difference(federation: Federation, data: Data, client: int) -> list
         hint = "draw from torch, numpy.random or random, which are seeded for each client"
         return [ConfigError("data", data.name, problem, hint, warning=True)]
     problem = "gives other results when the same client trains again: it keeps state from one fit to the next"
-    return [ConfigError("model", _module_name(federation), problem, STATE_HINT)]
-
-
-def _module_name(federation: Federation) -> str:
-    return type(federation.worker.replica.module).__name__
-
-
-def _explain(error: Exception, federation: Federation, data: Data) -> ConfigError:
-    """The exception as an error of the part whose code raised it."""
-    key, value = blame(error, federation)
-    batch = f"a batch of {data.name} (inputs {list(data.shape)}, {len(data.classes)} classes)"
-    problem, module = f"fails on {batch}: {type(error).__name__}: {error}".splitlines()[0], _module_name(federation)
-    if key == "data":
-        return ConfigError(key, data.name, problem, f"check mean, std and augment; {TRACEBACK_HINT}")
-    if key == "optimizer":
-        return ConfigError("model", module, f"its {value} {problem}", f"use other values; {TRACEBACK_HINT}")
-    if key == "lightning":
-        return ConfigError("model", module, problem, f"Lightning or torch needs this of the module; {TRACEBACK_HINT}")
-    if key == "model":
-        hint = f"give the model the data's input shape and classes; {TRACEBACK_HINT}"
-        return ConfigError(key, module, problem, hint)
-    return ConfigError(key, value, problem, TRACEBACK_HINT)
-
-
-def blame(error: Exception, federation: Federation) -> tuple[str, str]:
-    """Find the part with the innermost frame of an exception.
-
-    Returns:
-        The key and the name of the part.
-    """
-    algorithm, parts = federation.algorithm, {id(part) for part in federation.worker.replica.module.modules()}
-    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
-        owner, file = frame.f_locals.get("self"), f"{frame.f_globals.get('__name__', '')}."
-        ours = ("fedlit.algorithms.", "fedlit.experiment.config.trial.")
-        if owner is algorithm or isinstance(owner, LocalTrainingCallback) or file.startswith(ours):
-            return "algorithm", type(algorithm).__name__
-        if isinstance(owner, Callback):
-            return "trainer.callbacks", type(owner).__name__
-        if isinstance(owner, torch.optim.Optimizer | torch.optim.lr_scheduler.LRScheduler):
-            return "optimizer", type(owner).__name__
-        if id(owner) in parts:
-            return "model", ""
-        if file.startswith("fedlit.client.trainer."):
-            return "lightning", ""
-        if isinstance(owner, NoisyBatches):
-            return "partition", "noise"
-        if isinstance(owner, torch.utils.data.Dataset) or file.startswith(("fedlit.data.", "torch.utils.data.")):
-            return "data", ""
-    return "lightning", ""
+    return [ConfigError("model", module_name(federation), problem, STATE_HINT)]

@@ -9,8 +9,8 @@ from conftest import federation
 from fedlit.client.trainer import TrainerConfig
 from fedlit.core.serialization import from_safetensors, groups_nbytes, unflatten_client_states
 from fedlit.data import Data
-from fedlit.experiment.config.estimate import MemoryEstimate, client_state_nbytes, estimate_client_state
 from fedlit.experiment.observers import Run
+from fedlit.experiment.plan.client_states import MemoryEstimate, client_state_nbytes, estimate_client_state
 from fedlit.server.checkpoint.checkpointer import Retention
 from fedlit.server.checkpoint.disk import DiskCheckpointer
 from fedlit.server.checkpoint.format import CLIENT_STATES

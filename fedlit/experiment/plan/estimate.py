@@ -15,7 +15,7 @@ from rich.table import Table
 
 from fedlit.core.model import Model
 from fedlit.core.tensors import Layout
-from fedlit.experiment.config.estimate import (
+from fedlit.experiment.plan.client_states import (
     MemoryEstimate,
     client_state_nbytes,
     estimate_client_state,

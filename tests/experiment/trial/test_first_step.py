@@ -16,7 +16,7 @@ from fedlit.client.trainer import TrainerConfig
 from fedlit.data import Data, Iid, Normalise, TensorSamples
 from fedlit.data.custom import DatasetSamples
 from fedlit.data.samples import Loading
-from fedlit.experiment.config.trial import try_first_step
+from fedlit.experiment.trial.first_step import try_first_step
 from fedlit.models import Classifier
 from fedlit.server.monitor import Monitor
 from fedlit.server.sampling import PowerOfChoice, Uniform, Weighted
