@@ -6,7 +6,7 @@ import traceback
 
 import torch
 
-from fedlit.core.errors import ConfigError, ConfigErrors
+from fedlit.core.errors import ConfigError, ConfigErrors, describe_exception, user_line
 from fedlit.core.messages import ClientFailure
 from fedlit.simulation.client_faults import PlannedFailure
 
@@ -45,7 +45,10 @@ def _signal_behind(error: BaseException | None) -> BaseException | None:
 
 
 def _describe(error: BaseException) -> str:
-    """Return an error in one line, with file and line number."""
+    """Return an error in one line, with the line that raised it.
+
+    It is the user's innermost line, or that of a library if there is none.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename.rpartition('/')[2]}:{frames[-1].lineno})" if frames else ""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300] + place
+    return describe_exception(error).replace("\n", ", ") + ("" if user_line(error) else place)

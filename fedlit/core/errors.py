@@ -6,12 +6,21 @@ An error has the given value, the problem, and a hint.
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
+
+LIBRARIES = {
+    *sys.stdlib_module_names,
+    *("fedlit", "torch", "torchvision", "torchmetrics", "lightning", "lightning_utilities", "hydra", "omegaconf"),
+    *("numpy", "scipy", "sklearn", "PIL", "matplotlib", "cloudpickle"),
+}
+"""Packages whose lines are no user's code."""
 
 
 class ConfigError(ValueError):
@@ -110,9 +119,8 @@ def print_errors(errors: Sequence[ConfigError], context: str) -> None:
     for error in errors:
         if error.subject:
             print(f"  {error.subject}", file=sys.stderr)
-        print(f"      {error.problem}", file=sys.stderr)
-        if error.hint:
-            print(f"      {error.hint}", file=sys.stderr)
+        for line in (*error.problem.splitlines(), *error.hint.splitlines()):
+            print(f"      {line}", file=sys.stderr)
 
 
 def print_config_errors(errors: Sequence[ConfigError], job: str = "") -> None:
@@ -123,13 +131,53 @@ def print_config_errors(errors: Sequence[ConfigError], job: str = "") -> None:
     print_errors(errors, f" in the configuration{' of ' + job if job else ''}; nothing was trained")
 
 
+def describe_exception(error: BaseException) -> str:
+    """Return an exception's class, its message, and the user's line.
+
+    The first line holds at most 400 characters of the message. The second line is the user's, with file, number and text. It
+    is left out if all lines are those of libraries.
+    """
+    message = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
+    message = message if len(message) <= 400 else f"{message[:400]} ..."
+    name = type(error).__name__
+    return "\n".join(filter(None, (f"{name}: {message}" if message else name, user_line(error))))
+
+
+def user_line(error: BaseException) -> str:
+    """Return the innermost line of user code of an exception.
+
+    An example is `at net.py:7 in forward: return self.net(x)`. The result is empty if all lines are those of libraries.
+    """
+    if isinstance(error, SyntaxError) and error.filename:
+        return _line(error.filename, error.lineno, "", (error.text or "").strip())
+    for frame, number in reversed(list(traceback.walk_tb(error.__traceback__))):
+        module = str(frame.f_globals.get("__name__", ""))
+        is_main_of_fedlit = str(frame.f_globals.get("__package__") or "").startswith("fedlit")
+        if module.partition(".")[0] not in LIBRARIES and not is_main_of_fedlit:
+            summary = traceback.FrameSummary(frame.f_code.co_filename, number, frame.f_code.co_name)
+            return _line(summary.filename, number, summary.name, summary.line or "")
+    return ""
+
+
+def _line(filename: str, number: int | None, function: str, text: str) -> str:
+    """Return a line of code with its place.
+
+    A file in the current folder is named relative to it.
+    """
+    path = Path(filename)
+    file = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    place = f" in {function}" if function and function != "<module>" else ""
+    return f"at {file}:{number}{place}" + (f": {text}" if text else "")
+
+
 def did_you_mean(word: object, names: Iterable[str]) -> str:
     """Return `did you mean ...?` with the most similar name.
 
     The result is an empty string if no name is similar.
     """
-    close = get_close_matches(str(word).lower(), [*names], n=1, cutoff=0.6)
-    return f"did you mean {close[0]}?" if close else ""
+    by_lower = {name.lower(): name for name in names}
+    close = get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.6)
+    return f"did you mean {by_lower[close[0]]}?" if close else ""
 
 
 def raise_errors(*errors: ConfigError | None) -> None:

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from fedlit.core.errors import ConfigError
+from fedlit.core.errors import ConfigError, describe_exception
 from fedlit.data.datamodule import read_loaders
 from fedlit.data.population import Population
 from fedlit.data.protocols import Batches
@@ -204,7 +204,7 @@ def _input_shape(samples: DatasetSamples) -> tuple[int, ...]:
         item, is_batch = samples.dataset[0], samples.collate is not None
         item = samples.collate([item]) if samples.collate is not None else item
     except Exception as error:  # user code may raise anything
-        why = f"cannot read its first sample: {type(error).__name__}: {error}".splitlines()[0]
+        why = f"cannot read its first sample: {describe_exception(error)}"
         raise ConfigError(
             "_target_", type(samples.dataset).__name__, why, "correct your dataset's __getitem__"
         ) from error

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
-from fedlit.core.errors import ConfigError
+from fedlit.core.errors import ConfigError, describe_exception
 
 STAGES = {"train_dataloader": "fit", "val_dataloader": "validate", "test_dataloader": "test"}
 
@@ -44,7 +44,7 @@ def _call_hook(module: LightningDataModule, hook: str, *arguments: str) -> Any:
     try:
         return getattr(module, hook)(*arguments)
     except Exception as error:  # user code may raise anything
-        why = f"fails in {hook}({', '.join(arguments)}): {type(error).__name__}: {error}".splitlines()[0]
+        why = f"fails in {hook}({', '.join(arguments)}): {describe_exception(error)}"
         raise ConfigError("_target_", type(module).__name__, why, "traceback=true shows where") from error
 
 

@@ -11,7 +11,6 @@ from dataclasses import fields
 from functools import partial
 from typing import Any
 
-from hydra.utils import get_object
 from lightning.pytorch import Callback, LightningModule
 
 from fedlit.client.module.replica import configure_module
@@ -23,7 +22,6 @@ from fedlit.data.samples import Loading
 from fedlit.experiment.config.instantiate import (
     check_types,
     has_argument,
-    import_problem,
     import_target,
     instantiate_checked,
 )
@@ -92,11 +90,7 @@ def _check_network(node: Mapping[str, Any]) -> None:
     The Classifier passes the arguments that it does not have itself to the network.
     """
     own = inspect.signature(Classifier).parameters
-    try:
-        network = get_object(node["network"])
-    except Exception as error:  # importing user code may raise anything
-        hint = "it must be the import path of a class"
-        raise ConfigError("network", node["network"], import_problem(error), hint) from error
+    network = import_target(node, "network")
     check_types(network, {key: value for key, value in node.items() if key not in own and key != "_target_"})
 
 

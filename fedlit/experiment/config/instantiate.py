@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
+from importlib import import_module
+from inspect import ismodule
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 
-from fedlit.core.errors import ConfigError, ConfigErrors, raise_errors
+from fedlit.core.errors import (
+    ConfigError,
+    ConfigErrors,
+    describe_exception,
+    did_you_mean,
+    raise_errors,
+    user_line,
+)
+
+TARGET_HINT = "it must be the import path of a class or function"
 
 
 def instantiate_checked(node: Mapping[str, Any], **more: Any) -> Any:
@@ -34,29 +46,72 @@ def instantiate_checked(node: Mapping[str, Any], **more: Any) -> Any:
         cause = error.__cause__
         if isinstance(cause, ConfigError | ConfigErrors):
             raise cause from error
-        reason = str(cause or error) or type(cause).__name__  # an assert may have no message
-        raise ConfigError("", node["_target_"], f"cannot be created: {reason.splitlines()[0]}") from error
+        raise ConfigError("", node["_target_"], f"cannot be created: {describe_exception(cause or error)}") from error
 
 
-def import_target(node: Any) -> Callable[..., Any]:
-    """Return the class or function that the node's `_target_` names.
+def import_target(node: Any, key: str = "_target_") -> Callable[..., Any]:
+    """Return the class or function of a node's import path.
+
+    Args:
+        node: mapping with the path.
+        key: key of the path.
 
     Raises:
-        ConfigError: if the node has no `_target_`, or it cannot be imported.
+        ConfigError: if the node has no such key, the path cannot be imported, or it names neither a class nor a function.
     """
-    if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
-        raise ConfigError("", node, "must be a mapping with the key _target_")
+    if not isinstance(node, Mapping) or not isinstance(path := node.get(key), str):
+        raise ConfigError("", node, f"must be a mapping with the key {key}")
     try:
-        return get_object(node["_target_"])
+        target = import_object(path)
     except Exception as error:  # importing user code may raise anything
-        hint = "it must be the import path of a class or function"
-        raise ConfigError("_target_", node["_target_"], import_problem(error), hint) from error
+        raise import_error(key, path, error) from error
+    if callable(target):
+        return target
+    classes = [name for name, value in vars(target).items() if is_own_class(value, path)] if ismodule(target) else []
+    hint = f"name a class in it, such as {path}.{classes[0]}" if classes else TARGET_HINT
+    raise ConfigError(key, path, f"is a {type(target).__name__}, not a class or function", hint)
 
 
-def import_problem(error: Exception) -> str:
-    """Return an import path's problem, from the error of Hydra's `get_object`."""
-    first, *rest = str(error).splitlines() or [type(error).__name__]
-    return f"cannot be imported: {rest[0] if rest else first}"  # the first of several lines only repeats the path
+def import_object(path: str) -> Any:
+    """Return the object of an import path.
+
+    It is Hydra's rule, without its log: an attribute hides a submodule of the same name.
+    """
+    first, *names = path.split(".")
+    value: Any = import_module(first)
+    for number, name in enumerate(names, 1):
+        try:
+            value = getattr(value, name)
+        except AttributeError:
+            if not ismodule(value):
+                raise
+            value = import_module(".".join([first, *names[:number]]))
+    return value
+
+
+def is_own_class(value: Any, module: str) -> bool:
+    """Return True if the value is a class that the module defines."""
+    return inspect.isclass(value) and value.__module__ == module
+
+
+def import_error(key: str, path: str, error: BaseException) -> ConfigError:
+    """Return the error of an import path that cannot be imported.
+
+    Args:
+        key: key of the path.
+        path: the import path.
+        error: the exception of the import.
+    """
+    problem = f"cannot be imported: {describe_exception(error)}"
+    if isinstance(error, ModuleNotFoundError) and error.name and f"{path}.".startswith(f"{error.name}."):
+        parent, _, name = error.name.rpartition(".")
+        if (module := sys.modules.get(parent)) is None:
+            return ConfigError(key, path, problem, TARGET_HINT)
+        hint = did_you_mean(name, [other for other in vars(module) if not other.startswith("_")]) or TARGET_HINT
+        return ConfigError(key, path, f"cannot be imported: the module {parent} has no {name}", hint)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return ConfigError(key, path, problem, f"install {error.name}, or correct the import")
+    return ConfigError(key, path, problem, "traceback=true shows where" if user_line(error) else TARGET_HINT)
 
 
 def has_argument(target: Callable[..., Any], name: str) -> bool:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from fedlit.client.callbacks import LocalTrainingCallback
-from fedlit.core.errors import ConfigError
+from fedlit.core.errors import ConfigError, describe_exception, user_line
 from fedlit.data import Data
 from fedlit.data.client_data import NoisyBatches
 from fedlit.server.setup import Federation
 
 TRACEBACK_HINT = "traceback=true shows where"
+
+SHAPE_MESSAGES = re.compile(
+    r"shapes cannot be multiplied|size of tensor|size mismatch|Given groups=|Expected \d|expected input|channels|shape"
+)
+"""What torch says of tensors whose shapes do not fit."""
+
+CLASS_MESSAGES = re.compile(r"Target \d+ is out of bounds|Assertion `t >= 0 && t < n_classes`")
+"""What torch says of a label that has no output."""
 
 
 def module_name(federation: Federation) -> str:
@@ -22,20 +32,39 @@ def module_name(federation: Federation) -> str:
 
 
 def explain_error(error: Exception, federation: Federation, data: Data) -> ConfigError:
-    """The exception as an error of the part whose code raised it."""
+    """The exception as an error of the part whose code raised it.
+
+    The error has the exception, the user's line, and a hint if the cause is known.
+    """
     key, value = blame(error, federation)
-    batch = f"a batch of {data.name} (inputs {list(data.shape)}, {len(data.classes)} classes)"
-    problem, module = f"fails on {batch}: {type(error).__name__}: {error}".splitlines()[0], module_name(federation)
-    if key == "data":
-        return ConfigError(key, data.name, problem, f"check mean, std and augment; {TRACEBACK_HINT}")
+    facts = f"(inputs {list(data.shape)}, {len(data.classes)} classes)"
+    problem = f"fails in its trial on {data.name} {facts}: {describe_exception(error)}"
     if key == "optimizer":
-        return ConfigError("model", module, f"its {value} {problem}", f"use other values; {TRACEBACK_HINT}")
-    if key == "lightning":
-        return ConfigError("model", module, problem, f"Lightning or torch needs this of the module; {TRACEBACK_HINT}")
-    if key == "model":
-        hint = f"give the model the data's input shape and classes; {TRACEBACK_HINT}"
-        return ConfigError(key, module, problem, hint)
-    return ConfigError(key, value, problem, TRACEBACK_HINT)
+        key, value, problem = "model", module_name(federation), f"its {value} {problem}"
+    name = {"data": data.name, "model": module_name(federation), "lightning": module_name(federation)}.get(key, value)
+    hints = (known_remedy(error, key, data), TRACEBACK_HINT)
+    return ConfigError("model" if key == "lightning" else key, name, problem, "; ".join(filter(None, hints)))
+
+
+def known_remedy(error: Exception, key: str, data: Data) -> str:
+    """Return the remedy for an exception if there is one.
+
+    The result is an empty string for an exception of another cause.
+
+    Args:
+        error: the exception.
+        key: key of the part in the configuration.
+        data: data of the trial.
+    """
+    if isinstance(error, MisconfigurationException):
+        return "Lightning needs this of the module"
+    if key == "data" and not user_line(error) and SHAPE_MESSAGES.search(str(error)):
+        return "give data.mean and data.std one number for each channel"
+    if key == "model" and SHAPE_MESSAGES.search(str(error)):
+        return f"compare the module's shapes with the inputs' {list(data.shape)}"
+    if key == "model" and CLASS_MESSAGES.search(str(error)):
+        return f"compare the module's number of outputs with the data's {len(data.classes)} classes"
+    return ""
 
 
 def blame(error: Exception, federation: Federation) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from fedlit.aggregation.validation import invalid_values
 from fedlit.client.lightning_internals import mark_last_batch
 from fedlit.client.trainer import LocalTrainer, evaluate_split
-from fedlit.core.errors import ConfigError, ConfigErrors, did_you_mean
+from fedlit.core.errors import ConfigError, ConfigErrors, describe_exception, did_you_mean
 from fedlit.core.messages import Aggregate, Update
 from fedlit.core.model import Model
 from fedlit.core.streams import Purpose, seeded
@@ -78,7 +78,7 @@ def _try_sampling(federation: Federation) -> list[ConfigError]:
     except ConfigError:
         raise
     except Exception as error:  # user code
-        problem = f"fails to draw a cohort: {type(error).__name__}: {error}".splitlines()[0]
+        problem = f"fails to draw a cohort: {describe_exception(error)}"
         raise ConfigError("sampler", type(sampler).__name__, problem, "see help(fedlit.Sampler)") from error
     if candidates:
         client = min(candidates, key=lambda client: sizes[client])

@@ -186,8 +186,44 @@ def test_model_that_fails_on_the_data_is_an_error_with_its_cause(my_module, tmp_
     (tmp_path / "my_own_file.py").write_text(MODULE.replace("Linear(64", "Linear(63"))
     with pytest.raises(ConfigErrors) as error:
         build(*my_module, "monitor.name=val_nll")
-    assert "model=Mine: fails on a batch of digits (inputs [1, 8, 8], 10 classes)" in str(error.value)
+    assert "model=Mine: fails in its trial on digits (inputs [1, 8, 8], 10 classes)" in str(error.value)
+    assert "my_own_file.py:11 in training_step: loss = " in str(error.value)
+    assert "compare the module's shapes with the inputs' [1, 8, 8]" in str(error.value)
     assert "shapes cannot be multiplied" in str(error.value.__cause__.__cause__)
+
+
+def test_an_error_of_another_kind_has_the_users_line_and_no_remedy(my_module, tmp_path):
+    (tmp_path / "my_own_file.py").write_text(
+        MODULE.replace('batch[1])\n        self.log("loss"', "batch['y'])\n        self.log(\"loss\"")
+    )
+    (text,) = errors_of(*my_module, "monitor.name=val_nll").values()
+    assert "TypeError: tuple indices must be integers or slices, not str" in text
+    assert text.endswith("cross_entropy(self.net(batch[0]), batch['y']); traceback=true shows where")
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "expected"),
+    [
+        ("import torch\nx = = 1\n", "broken.Mine", ("SyntaxError: invalid syntax", "broken.py:2: x = = 1")),
+        ("import no_such_library\n", "broken.Mine", ("broken.py:1: import no_such", "install no_such_library, or")),
+        ("def f():\n    raise KeyError('k')\nf()\n", "broken.Mine", ("KeyError: 'k'", "broken.py:2 in f: raise Key")),
+        ("class Mine: ...\n", "broken.Mina", ("module broken has no Mina", "did you mean Mine?")),
+        ("class Mine: ...\n", "broken", ("is a module, not a class or function", "such as broken.Mine")),
+        ("class Mine: ...\n", "brokn.Mine", ("No module named 'brokn'", "must be the import path")),
+        ("Mine = 3\n", "broken.Mine", ("is a int, not a class or function", "must be the import path")),
+        (
+            "def Mine():\n    return {}['a']\n",
+            "broken.Mine",
+            ("cannot be created: KeyError: 'a'", "in Mine: return {}["),
+        ),
+    ],
+)
+def test_an_import_path_that_fails_has_the_users_line(tmp_path, monkeypatch, text, target, expected):
+    (tmp_path / "broken.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken", raising=False)
+    (error,) = errors_of("model=custom", f"model._target_={target}").values()
+    assert all(part in error for part in expected), error
 
 
 def test_layers_of_configure_model_depend_on_the_seed_and_take_initial_weights(my_module, tmp_path):
