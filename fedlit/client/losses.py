@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from inspect import signature
+from itertools import chain
 from typing import Any
 
 import torch
@@ -166,7 +167,15 @@ def capture_features(module: nn.Module, layer: str | None) -> tuple[Callable[[],
     """
     captured: list[Any] = []
     if layer is None:
-        hook = last_layer(module)[1].register_forward_pre_hook(lambda _, inputs: captured.append(inputs[0]))
+        path, last = last_layer(module)
+        if not path:
+            problem = (
+                f"is the input of the last layer, and the last parameters of {type(module).__name__} are in no layer"
+            )
+            raise ConfigError("algorithm.layer", "null", problem, "name a layer whose output is the features")
+        hook = last.register_forward_pre_hook(
+            lambda _, inputs, named: captured.append(next(chain(inputs, named.values()), None)), with_kwargs=True
+        )
     else:
         layers = dict(module.named_modules())
         if layer not in layers or not layer:
@@ -175,8 +184,9 @@ def capture_features(module: nn.Module, layer: str | None) -> tuple[Callable[[],
 
     def read() -> Tensor:
         if not captured or not isinstance(captured[-1], Tensor):
-            problem = f"returns a {type(captured[-1]).__name__}" if captured else "is not run by training_step"
-            raise ConfigError("algorithm.layer", layer, problem, "name a layer whose output is one tensor")
+            given, verb = ("null", "is given") if layer is None else (layer, "returns")
+            problem = f"{verb} a {type(captured[-1]).__name__}" if captured else "is not run by training_step"
+            raise ConfigError("algorithm.layer", given, problem, "name a layer whose output is one tensor")
         features = captured[-1]
         captured.clear()
         return features

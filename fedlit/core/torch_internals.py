@@ -41,14 +41,6 @@ def copy_in_place(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
     torch._foreach_copy_(list(targets), list(sources))
 
 
-def registers_parameters(module: nn.Module) -> bool:
-    """Return True if the module itself, without its submodules, registers a parameter.
-
-    A parameter that is registered as None counts. Uses `nn.Module._parameters`; checked with torch 2.14.1.
-    """
-    return bool(module._parameters)
-
-
 def non_persistent_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
     """Return the module's own buffers that its state dict leaves out.
 

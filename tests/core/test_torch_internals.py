@@ -42,13 +42,6 @@ def test_foreach_copy_copies_in_place():
     assert values(targets) == values(sources), gone("torch._foreach_copy_")
 
 
-def test_a_module_has_its_own_parameters_in_one_dict():
-    assert "_parameters" in vars(nn.Module()), gone("nn.Module._parameters")
-    modules = [nn.Linear(1, 1), nn.BatchNorm1d(1, affine=False), nn.Sequential(nn.Linear(1, 1)), nn.ReLU()]
-    results = [internals.registers_parameters(module) for module in modules]
-    assert results == [True, True, False, False], gone("nn.Module._parameters")
-
-
 def test_a_module_knows_which_of_its_buffers_are_not_saved():
     assert "_non_persistent_buffers_set" in vars(nn.Module()), gone("nn.Module._non_persistent_buffers_set")
     module = nn.BatchNorm1d(1)

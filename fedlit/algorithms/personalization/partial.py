@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from torch import nn
 
 from fedlit.algorithms.algorithm import Algorithm, Local
 from fedlit.algorithms.fedavg import FedAvg
-from fedlit.algorithms.layers import last_layer, names_in_layers, norm_layers
 from fedlit.algorithms.personalization.client_state import (
     inner_state,
     load_model,
@@ -24,6 +22,7 @@ from fedlit.algorithms.personalization.client_state import (
     restrict_model,
     save_model,
 )
+from fedlit.algorithms.personalization.selection import select_personal
 from fedlit.core.errors import ConfigError, ConfigErrors, raise_errors, require, require_choice
 from fedlit.core.facts import FederationFacts
 from fedlit.core.messages import Aggregate, ServerState, Shared, Update
@@ -86,37 +85,14 @@ class PersonalLayers(Algorithm):
         """Find the personal names, and bind the inner algorithm to the rest.
 
         Raises:
-            ConfigError: if no name is personal.
+            ConfigError: if the names cannot be split into personal and shared ones: see `select_personal`.
         """
-        every = list(model.state_dict())
-        personal = set(every if self.layers == "all" else names_in_layers(every, self._layers(module)))
-        for pattern in self.names:
-            if not (matching := [name for name in every if fnmatchcase(name, pattern)]):
-                problem = f"matches none of {', '.join(every[:4])}{', ...' if len(every) > 4 else ''}"
-                raise ConfigError("names", pattern, problem, "give a pattern of whole names, with * for anything")
-            personal |= set(matching)
-        if not personal:
-            raise self._no_layer_error(module)
+        personal = select_personal(module, model, self.layers, self.names)
         try:
-            inner = self.inner.bind(module, restrict_model(model, set(every) - personal))
+            inner = self.inner.bind(module, restrict_model(model, model.state_dict().keys() - personal))
         except (ConfigError, ConfigErrors) as error:
             raise error.prefixed("inner") from error
-        return replace(self, inner=inner, initial=model, personal_names=frozenset(personal))
-
-    def _layers(self, module: nn.Module) -> list[str]:
-        if self.layers == "last":
-            return [last_layer(module)[0]]
-        return norm_layers(module) if self.layers == "norm" else []
-
-    def _no_layer_error(self, module: nn.Module) -> ConfigError:
-        name = type(module).__name__
-        if self.layers == "norm" and not norm_layers(module):
-            problem, hint = f"{name} has no normalisation layer", "take a model that has one, such as model.norm=batch"
-        else:
-            problem, hint = f"the outer algorithm keeps that part of {name} already", "choose other layers"
-        return ConfigError(
-            "layers", self.layers, f"leaves no personal layer: {problem}", f"{hint}, or another algorithm"
-        )
+        return replace(self, inner=inner, initial=model, personal_names=personal)
 
     def check(self, facts: FederationFacts) -> Iterable[ConfigError]:
         """The inner algorithm's errors, and warnings about personal evaluation."""
