@@ -7,9 +7,10 @@ import torch
 from conftest import federation as images
 from small import ready, with_own
 
-from fedlit.algorithms import Centralised, Ditto, FedAvg, FedRep, Finetune, Momentum, PersonalLayers, Scaffold
+from fedlit.algorithms import Centralised, Ditto, FedAvg, FedNova, FedRep, Finetune, Momentum, PersonalLayers, Scaffold
 from fedlit.core.errors import ConfigError
 from fedlit.core.facts import FederationFacts
+from fedlit.core.messages import TrainJob
 from fedlit.server.checkpoint.checkpointer import NoCheckpoints
 from fedlit.server.client_store import ClientStateStore
 from fedlit.server.evaluation import Evaluations
@@ -102,7 +103,32 @@ def test_fedrep_trains_the_head_then_the_body():
     result = personal.fit(shared)
     head = ["network.classifier.4.bias", "network.classifier.4.weight"]
     assert calls == [(head, 2, 1), (sorted(shared.parameters), None, 0)]
-    assert result.steps == 3 * 3  # 30 samples in batches of 10, two epochs and one
+    assert result.steps == 3  # of the part that is sent: 30 samples in batches of 10
+    assert [fit.steps for fit in local.results] == [6, 3]
+
+
+def with_budget(fed, budget):
+    """The partial aggregate of clients 0 and 1, of which client 1 has a step budget."""
+    return fed.worker(TrainJob(0, 0, (0, 1), {}, {1: budget}), fed.initial_state())
+
+
+@pytest.mark.parametrize("inner", [FedAvg(), FedAvg("uniform"), Scaffold(), FedNova()], ids=repr)
+def test_a_body_that_did_not_move_has_weight_0(inner):
+    fed = ready(FedRep(head_epochs=1, inner=inner))
+    both, alone = with_budget(fed, 3), fed.worker(TrainJob(0, 0, (0,)), fed.initial_state())
+    assert (both.steps, both.weight) == (3 + 3 + 3, alone.weight)
+    assert torch.equal(both.total, alone.total)  # the mean is client 0's update
+    head, start = both.client_states[1]["personal/parameters"], fed.initial.parameters
+    assert not any(torch.equal(tensor, start[name]) for name, tensor in head.items())
+    assert with_budget(fed, 4).weight == 2 * alone.weight  # a body that took one step counts
+
+
+def test_a_client_of_ditto_without_a_step_of_its_own_model_has_none():
+    fed = ready(Ditto())
+    assert with_budget(fed, 3).client_states[1] == {}
+    own = with_budget(fed, 4).client_states[1]
+    again = fed.worker(TrainJob(1, 0, (1,), {1: own}, {1: 3}), fed.initial_state()).client_states[1]
+    assert all(torch.equal(again["ditto/parameters"][name], value) for name, value in own["ditto/parameters"].items())
 
 
 def test_personal_layers_around_momentum_and_scaffold():

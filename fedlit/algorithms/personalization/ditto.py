@@ -53,11 +53,14 @@ class Ditto(FedAvg):
         yield from check_personal_evaluation(facts)
 
     def client(self, local: Local, shared: Shared, client_state: Groups) -> Update:
-        """Run FedAvg's client half, then fit the client's own model."""
+        """Run FedAvg's client half, then fit the client's own model.
+
+        A client whose step budget ends before keeps its own model, or has none yet.
+        """
         x, update = self.model(shared), super().client(local, shared, client_state)
         start = load_model(client_state, PERSONAL_MODEL) or x
         own = local.fit(start, GradientTerm(mu=self.pull, center=x.parameters), key=1)
-        return replace(update, client_state=save_model(own.model, PERSONAL_MODEL))
+        return replace(update, client_state=save_model(own.model, PERSONAL_MODEL) if own.steps else client_state)
 
     def personal_model(self, local: Local, shared: Shared, client_state: Groups) -> Model:
         """The client's own model; the global model before the client has one."""

@@ -7,7 +7,7 @@ https://arxiv.org/abs/2102.07078, Algorithm 1.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from fedlit.algorithms.algorithm import Local
@@ -21,7 +21,8 @@ from fedlit.core.tensors import Groups
 class FedRep(PersonalLayers):
     """A personal head that trains before the shared body.
 
-    The head trains alone for `head_epochs`; then the body trains alone for the schedule's local work.
+    The head trains alone for `head_epochs`; then the body trains alone for the schedule's local work. If a client's step budget
+    ends before the body has moved, the client keeps its head, and its update has the weight 0.
 
     Args:
         head_epochs: passes over the shard for the head, >= 1; the paper takes 10, and 1 for the body.
@@ -54,6 +55,9 @@ class _HeadThenBody(PersonalLocal):
     ) -> FitResult:
         """Train the head, then the body.
 
+        Returns:
+            the body's fit: an update is weighed by the steps of the part that is sent.
+
         Raises:
             ConfigError: if the inner algorithm trains a part of the model only.
         """
@@ -63,4 +67,4 @@ class _HeadThenBody(PersonalLocal):
         full = model.fill_from(self.full_model)
         head = self.local.fit(full, only=self.own.parameters, epochs=self.head_epochs, key=1)
         body = self.local.fit(head.model, *terms, only=model.parameters, **options)
-        return self.split_result(replace(body, steps=head.steps + body.steps), model)
+        return self.split_result(body, model)
