@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from fedlit.data import Natural as Natural
     from fedlit.data import TensorSamples as TensorSamples
     from fedlit.data.custom import to_data as to_data
+    from fedlit.data.loading import Loading as Loading
     from fedlit.data.protocols import Partitioner as Partitioner
-    from fedlit.data.samples import Loading as Loading
     from fedlit.experiment.observers.observer import Observer as Observer
     from fedlit.runs.record import RoundRecord as RoundRecord
     from fedlit.server.checkpoint.checkpointer import Retention as Retention
@@ -68,7 +68,7 @@ _MODULES = {
     "FitResult": "core.model",
     "GradientTerm": "core.model",
     "Iid": "data",
-    "Loading": "data.samples",
+    "Loading": "data.loading",
     "Local": "algorithms.algorithm",
     "Model": "core.model",
     "Monitor": "server.monitor",

@@ -25,7 +25,7 @@ from fedlit.client.worker import ClientWorker
 from fedlit.core.messages import TrainJob
 from fedlit.data import Normalise, Population, TensorSamples
 from fedlit.data.client_data import ClientData
-from fedlit.data.samples import Loading
+from fedlit.data.loading import Loading
 from fedlit.models import Classifier
 
 NETWORKS = {"w1": "fedlit.models.SimpleCNN", "w2": "fedlit.models.MLP"}

@@ -21,7 +21,7 @@ from fedlit.client.worker import ClientWorker
 from fedlit.core.streams import Purpose, stream
 from fedlit.data import Natural
 from fedlit.data.client_data import ClientData
-from fedlit.data.samples import Loading
+from fedlit.data.loading import Loading
 from fedlit.data.sources.synthetic import synthetic
 from fedlit.models import Classifier
 from fedlit.server.monitor import Monitor

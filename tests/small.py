@@ -24,7 +24,8 @@ from fedlit.client.worker import ClientWorker
 from fedlit.core.streams import Purpose, seeded, stream
 from fedlit.data import Iid, Normalise, Population, TensorSamples
 from fedlit.data.client_data import ClientData
-from fedlit.data.samples import ClientTestSet, Loading
+from fedlit.data.loading import Loading
+from fedlit.data.samples import ClientTestSet
 from fedlit.models import Classifier
 from fedlit.server.evaluation import Evaluations
 from fedlit.server.monitor import Monitor

@@ -138,7 +138,7 @@ def test_a_file_and_a_function_are_not_too_long(path):
             assert node.end_lineno - node.lineno - prose <= 42, node.name
 
 
-SERVER_DATA = {"registry.ClientRegistry", "samples.Loading", "population.gini"}
+SERVER_DATA = {"registry.ClientRegistry", "loading.Loading", "population.gini"}
 """All that the server takes from the package `data`: no samples, and no owners of samples."""
 
 

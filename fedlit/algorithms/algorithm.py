@@ -5,16 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Protocol
 
 from fedlit.core.errors import ConfigError
 from fedlit.core.facts import FederationFacts
 from fedlit.core.messages import Aggregate, ServerState, Shared, Update
 from fedlit.core.model import ContrastiveTerm, FitResult, GradientTerm, Model
 from fedlit.core.tensors import Groups, Tensors, zeros_like
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class Local(Protocol):
@@ -148,7 +148,7 @@ class NoExamples:
         """Return 0."""
         return 0.0
 
-    def gradient(self, model: Model) -> dict[str, torch.Tensor]:
+    def gradient(self, model: Model) -> dict[str, Tensor]:
         """Return zeros."""
         return zeros_like(model.parameters)
 

@@ -10,14 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from fedlit.algorithms.algorithm import Algorithm, Local
 from fedlit.algorithms.fedavg import FedAvg, fedavg_argument_errors
 from fedlit.core.errors import raise_errors, require_positive
 from fedlit.core.messages import Aggregate, ServerState, Shared, Update
 from fedlit.core.model import GradientTerm, Model
-from fedlit.core.tensors import Groups, axpy, norm, scale, zeros_like
+from fedlit.core.tensors import Groups, axpy, float64_zeros, norm, scale, zeros_like
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,7 @@ class FedDyn(Algorithm):
 
     def init(self, model: Model) -> ServerState:
         """Start from the initial model and h = 0."""
-        h = {name: torch.zeros_like(tensor, dtype=torch.float64) for name, tensor in model.parameters.items()}
-        return self._average.init(model).with_private(h=h)
+        return self._average.init(model).with_private(h=float64_zeros(model.parameters))
 
     def client(self, local: Local, shared: Shared, client_state: Groups) -> Update:
         """Train with the linear and the quadratic term.

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
-
 from fedlit.algorithms.algorithm import Local
 from fedlit.algorithms.fedavg import FedAvg
 from fedlit.core.messages import Aggregate, ServerState, Shared, Update
-from fedlit.core.tensors import Groups
+from fedlit.core.tensors import Groups, scalar
 
 
 @dataclass(frozen=True)
@@ -36,9 +34,10 @@ class FedNova(FedAvg):
         y = local.fit(x, *self.terms(x))
         reach, delta = y.displacement, y.delta(x, buffers=self.buffers == "mean")
         unit = {
-            name: d / reach[name] if reach.get(name) else torch.zeros_like(d) for name, d in delta["parameters"].items()
+            name: d / reach[name] if reach.get(name) else d.new_zeros(d.shape)
+            for name, d in delta["parameters"].items()
         }
-        steps = {name: torch.tensor(reach.get(name, 0.0)) for name in x.parameters}
+        steps = {name: scalar(reach.get(name, 0.0)) for name in x.parameters}
         return Update({**delta, "parameters": unit, "displacement": steps}, self.weight(y))
 
     def server(self, state: ServerState, aggregate: Aggregate) -> ServerState:

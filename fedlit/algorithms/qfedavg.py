@@ -9,14 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
 from fedlit.algorithms.algorithm import Algorithm, Local
 from fedlit.algorithms.fedavg import FedAvg, fedavg_argument_errors
 from fedlit.core.errors import raise_errors, require, require_positive
 from fedlit.core.messages import Aggregate, ServerState, Shared, Update
 from fedlit.core.model import Model
-from fedlit.core.tensors import Groups, norm, scale
+from fedlit.core.tensors import Groups, norm, scalar, scale
 
 TINY = 1e-10
 """Added to a loss, as in the paper's code: a loss of 0 has no power below 0."""
@@ -69,7 +67,7 @@ class QFedAvg(Algorithm):
         square = (lipschitz * norm(delta["parameters"])) ** 2
         h = self.q * loss ** (self.q - 1) * square + lipschitz * loss**self.q
         weighted = scale(lipschitz * loss**self.q, delta["parameters"])
-        return Update({**delta, "parameters": weighted, "h": {"h": torch.tensor(h)}}, self._average.weight(y))
+        return Update({**delta, "parameters": weighted, "h": {"h": scalar(h)}}, self._average.weight(y))
 
     def server(self, state: ServerState, aggregate: Aggregate) -> ServerState:
         """Move the model by the ratio of the two means."""

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from fedlit.core.errors import ConfigError, raise_errors, require, require_positive
-from fedlit.core.tensors import Tensors
+from fedlit.core.tensors import Tensors, float64_zeros
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Slots = Mapping[str, Tensors]
 
@@ -59,7 +59,7 @@ class Momentum:
 
     def init(self, parameters: Tensors) -> Slots:
         """A velocity of 0."""
-        return {"velocity": _zeros(parameters)}
+        return {"velocity": float64_zeros(parameters)}
 
     def step(self, mean: Tensors, slots: Slots) -> tuple[Tensors, Slots]:
         """Return lr * v and the new velocity."""
@@ -93,8 +93,8 @@ class AdaptiveOptimizer:
 
     def init(self, parameters: Tensors) -> Slots:
         """Moments m = 0 and v = tau^2."""
-        zeros = _zeros(parameters)
-        return {"m": zeros, "v": {name: torch.full_like(zero, self.tau**2) for name, zero in zeros.items()}}
+        zeros = float64_zeros(parameters)
+        return {"m": zeros, "v": {name: zero + self.tau**2 for name, zero in zeros.items()}}
 
     def step(self, mean: Tensors, slots: Slots) -> tuple[Tensors, Slots]:
         """Return lr * m / (sqrt(v) + tau) and the new moments."""
@@ -152,10 +152,6 @@ class Adagrad:
     def __call__(self, v: Tensor, square: Tensor) -> Tensor:
         """Return the next v, given the square of the mean update."""
         return v + square
-
-
-def _zeros(parameters: Tensors) -> dict[str, Tensor]:
-    return {name: torch.zeros_like(tensor, dtype=torch.float64) for name, tensor in parameters.items()}
 
 
 def _decay(key: str, value: float) -> ConfigError | None:

@@ -23,8 +23,8 @@ from fedlit.core.model import ContrastiveTerm, FitResult, GradientTerm, Model
 from fedlit.core.streams import Purpose, seeded
 from fedlit.core.tensors import Groups, Tensors
 from fedlit.data.client_data import ClientData
+from fedlit.data.loading import Loading
 from fedlit.data.protocols import Batches
-from fedlit.data.samples import Loading
 from fedlit.runs.metric_names import with_split
 
 Module = LightningModule

@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:  # torch takes seconds to import, and the values of a configuration are checked without it
+    import torch
 
 
 class Purpose(IntEnum):
@@ -49,6 +52,8 @@ def stream(seed: int, purpose: Purpose, round: int = 0, client: int = 0, key: in
 
 def torch_stream(seed: int, purpose: Purpose, round: int = 0, client: int = 0, key: int = 0) -> torch.Generator:
     """A CPU torch generator for one purpose, round and client."""
+    import torch
+
     return torch.Generator().manual_seed(_word(sequence(seed, purpose, round, client, key)))
 
 
@@ -58,6 +63,8 @@ def seeded(seed: int, purpose: Purpose, round: int = 0, client: int = 0, key: in
 
     The generators are those of torch, NumPy and random.
     """
+    import torch
+
     words = sequence(seed, purpose, round, client, key)
     before = torch.get_rng_state(), np.random.get_state(), random.getstate()
     gpu = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
@@ -79,6 +86,8 @@ def _seed_torch(word: int) -> None:
 
     Without a GPU `torch.manual_seed` takes a millisecond and stores each call, so it is avoided.
     """
+    import torch
+
     if _has_accelerator():
         torch.manual_seed(word)
     else:
@@ -87,6 +96,8 @@ def _seed_torch(word: int) -> None:
 
 @cache
 def _has_accelerator() -> bool:
+    import torch
+
     return torch.accelerator.is_available()
 
 

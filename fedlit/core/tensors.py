@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from fedlit.core.errors import ConfigError
 
-Tensors = Mapping[str, Tensor]
+if TYPE_CHECKING:  # torch takes seconds to import, and the values of a configuration are checked without it
+    from torch import Tensor
+
+Tensors = Mapping[str, "Tensor"]
 Groups = Mapping[str, Tensors]
 
 MAX_EXACT_INTEGER = 2**24
@@ -37,12 +38,28 @@ def scale(factor: float, a: Tensors) -> dict[str, Tensor]:
 
 def axpy(factor: float, x: Tensors, y: Tensors) -> dict[str, Tensor]:
     """factor * x + y, name by name."""
-    return {name: torch.add(y[name], x[name], alpha=factor) for name in y}
+    return {name: y[name].add(x[name], alpha=factor) for name in y}
 
 
 def zeros_like(a: Tensors) -> dict[str, Tensor]:
     """Zeros with the shapes and dtypes of a."""
+    import torch
+
     return {name: torch.zeros_like(tensor) for name, tensor in a.items()}
+
+
+def float64_zeros(a: Tensors) -> dict[str, Tensor]:
+    """Zeros with the shapes of a, in float64."""
+    import torch
+
+    return {name: torch.zeros_like(tensor, dtype=torch.float64) for name, tensor in a.items()}
+
+
+def scalar(value: float) -> Tensor:
+    """A float32 tensor of shape ()."""
+    import torch
+
+    return torch.tensor(value)
 
 
 def norm(a: Tensors) -> float:
@@ -59,8 +76,8 @@ def difference(name: str, new: Tensor, old: Tensor) -> Tensor:
         ConfigError: if an integer moved further than float32, the dtype of an update, can represent.
     """
     if new.is_floating_point():
-        return torch.where(new == old, torch.zeros_like(new), new - old)
-    step = new.to(torch.int64) - old.to(torch.int64)  # small types would wrap around
+        return (new - old).masked_fill(new == old, 0)
+    step = new.long() - old.long()  # small types would wrap around
     if step.numel() and max(int(step.max()), -int(step.min())) > MAX_EXACT_INTEGER:
         problem = f"cannot average {name}: an integer moved by more than {MAX_EXACT_INTEGER:,}, and updates are float32"
         hint = "algorithm.buffers=server does not average buffers; or make it a float buffer"
@@ -76,8 +93,8 @@ def apply_step(old: Tensor, step: Tensor | None) -> Tensor:
     if step is None:
         return old
     if not old.is_floating_point():
-        return (old.to(torch.int64) + step.round().to(torch.int64)).to(old.dtype)
-    return (old.to(torch.float64) + step.to(torch.float64)).to(old.dtype)
+        return (old.long() + step.round().long()).to(old.dtype)
+    return (old.double() + step.double()).to(old.dtype)
 
 
 @dataclass(frozen=True)
@@ -126,6 +143,8 @@ class Layout:
         if different := set(Layout.of(groups).entries) ^ set(self.entries):
             names = sorted(f"{group}/{name} {shape}" for group, name, shape in different)
             raise ValueError(f"an update has another layout than the others: {', '.join(names[:5])}")
+        import torch
+
         flat = [groups[group][name].reshape(-1).to("cpu", torch.float32) for group, name, _ in self.entries]
         return torch.cat([torch.zeros(0), *flat])
 

@@ -12,10 +12,11 @@ import torch
 
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.streams import Purpose, stream, torch_stream
+from fedlit.data.loading import Loading
 from fedlit.data.population import Population
 from fedlit.data.protocols import Batches, Partitioner, PartitionFunction, Samples, as_partitioner
 from fedlit.data.registry import ClientRegistry
-from fedlit.data.samples import ClientTestSet, Data, Loading
+from fedlit.data.samples import ClientTestSet, Data
 
 
 @dataclass(frozen=True)

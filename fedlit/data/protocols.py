@@ -5,13 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
-import torch
 
 from fedlit.core.errors import ConfigError
 from fedlit.data.population import Population
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Partitioner(ABC):

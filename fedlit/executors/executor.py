@@ -8,11 +8,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
-
-import torch
+from typing import TYPE_CHECKING, Protocol
 
 from fedlit.core.messages import Job, PartialAggregate, Result, ServerState
+
+if TYPE_CHECKING:
+    import torch
 
 Execute = Callable[[Iterable[Job], ServerState], Iterator[Result]]
 

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-import torch
-
 from fedlit.core.errors import raise_errors, require_at_least
 from fedlit.executors.executor import Execute, Executor, Worker
 
@@ -48,6 +46,8 @@ def torch_threads(count: int) -> Iterator[None]:
 
     Every executor gives the server as many threads as its clients: the server's sums depend on the number too.
     """
+    import torch  # here: it takes seconds, and the values of a configuration are checked without it
+
     previous = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

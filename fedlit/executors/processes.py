@@ -11,20 +11,19 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from tempfile import TemporaryFile
-from typing import IO, Literal
-
-import torch
+from typing import IO, TYPE_CHECKING, Literal
 
 from fedlit.core.errors import did_you_mean, raise_errors, require, require_at_least
 from fedlit.executors.executor import Execute, Executor, Worker
 from fedlit.executors.inline import inline_execute, torch_threads
 from fedlit.executors.resources import available_cores, visible_gpus
-from fedlit.executors.transport import encode_message, serialize_worker
-from fedlit.executors.worker_pool import WorkerPool, WorkerStartError
+
+if TYPE_CHECKING:  # torch takes seconds to import, and the values of a configuration are checked without it
+    import torch
+
+    from fedlit.executors.worker_pool import WorkerPool
 
 log = logging.getLogger(__name__)
-
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,8 @@ class Processes(Executor):
 
         If the worker cannot be sent to another process, its jobs run in this process, and a warning is logged.
         """
+        from fedlit.executors.worker_pool import WorkerPool
+
         with ExitStack() as stack:
             stack.enter_context(torch_threads(self.threads))
             # The file has no name: it disappears when no process has it open any more.
@@ -92,19 +93,27 @@ class Processes(Executor):
             yield self._start(pool, worker, file)
 
     def _start(self, pool: WorkerPool, worker: Worker, file: IO[bytes]) -> Execute:
+        import torch
+
+        from fedlit.executors.transport import encode_message, serialize_worker
+        from fedlit.executors.worker_pool import WorkerStartError
+
         try:
-            content = serialize_worker(worker.on_device(CPU), file)
+            content = serialize_worker(worker.on_device(torch.device("cpu")), file)
         except (pickle.PicklingError, AttributeError, TypeError, OSError) as error:
-            return _fall_back(worker, error)
+            return _fall_back(worker, f"{type(error).__name__}: {error}")
         try:
             pool.start(encode_message((self._torch_settings(), content)), self.gpus(worker.device))
         except (WorkerStartError, OSError) as error:
             pool.close()
-            return _fall_back(worker, error)
+            is_start = isinstance(error, WorkerStartError)
+            return _fall_back(worker, str(error) if is_start else f"{type(error).__name__}: {error}")
         return pool.execute
 
     def _torch_settings(self) -> dict[str, object]:
         """Torch settings of this process, by the name of each setter function."""
+        import torch
+
         return {
             "set_num_threads": self.threads,
             "set_default_dtype": torch.get_default_dtype(),
@@ -113,7 +122,6 @@ class Processes(Executor):
         }
 
 
-def _fall_back(worker: Worker, error: Exception) -> Execute:
-    reason = str(error) if isinstance(error, WorkerStartError) else f"{type(error).__name__}: {error}"
+def _fall_back(worker: Worker, reason: str) -> Execute:
     log.warning("this federation cannot be sent to a worker process, so it runs inline: %s", reason)
     return inline_execute(worker)

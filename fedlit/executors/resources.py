@@ -6,8 +6,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-import torch
-
 from fedlit.core.errors import ConfigError, ConfigErrors
 
 
@@ -29,6 +27,8 @@ def available_cores() -> int:
 
 def visible_gpus() -> Sequence[str | None]:
     """Return the GPUs that this process sees, named as in CUDA_VISIBLE_DEVICES."""
+    import torch  # here: it takes seconds, and the values of a configuration are checked without it
+
     count, visible = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
     names = map(str, range(count)) if visible is None else visible.split(",")
     return [name.strip() for name in names][:count]

@@ -16,8 +16,8 @@ from fedlit.core.messages import ServerState, Update
 from fedlit.core.model import Model
 from fedlit.core.serialization import shared_tree, state_nbytes
 from fedlit.core.tensors import Layout
+from fedlit.data.loading import Loading
 from fedlit.data.registry import ClientRegistry
-from fedlit.data.samples import Loading
 from fedlit.executors import Inline
 from fedlit.executors.executor import Executor
 from fedlit.server.checkpoint.checkpointer import Checkpointer, NoCheckpoints

@@ -18,8 +18,9 @@ from fedlit.core.facts import FederationFacts
 from fedlit.core.model import Model
 from fedlit.core.streams import Purpose, seeded, stream
 from fedlit.data.client_data import ClientData
+from fedlit.data.loading import Loading
 from fedlit.data.protocols import Partitioner
-from fedlit.data.samples import Data, Loading
+from fedlit.data.samples import Data
 from fedlit.executors import Inline
 from fedlit.executors.executor import Executor
 from fedlit.runs.record import RoundRecord

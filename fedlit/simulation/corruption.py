@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:  # torch takes seconds to import, and the values of a configuration are checked without it
+    from torch import Tensor
 
 
 def is_corruptible(tensor: Tensor) -> bool:
@@ -20,9 +22,17 @@ def _set_one(tensor: Tensor, generator: np.random.Generator, value: float) -> Te
 
 
 def _bit_flip(tensor: Tensor, generator: np.random.Generator) -> Tensor:
+    import torch
+
     raw = tensor.view(-1).view(torch.uint8)
     raw[int(generator.integers(raw.numel()))] ^= 1 << int(generator.integers(8))
     return tensor
+
+
+def _lengthen(tensor: Tensor, generator: np.random.Generator) -> Tensor:
+    import torch
+
+    return torch.cat([tensor.view(-1), tensor.new_zeros(1)])
 
 
 CORRUPTIONS: dict[str, Callable[[Tensor, np.random.Generator], Tensor]] = {
@@ -30,6 +40,6 @@ CORRUPTIONS: dict[str, Callable[[Tensor, np.random.Generator], Tensor]] = {
     "inf": lambda tensor, generator: _set_one(tensor, generator, float("inf")),
     "huge": lambda tensor, generator: _set_one(tensor, generator, 1e30),
     "bit_flip": _bit_flip,
-    "wrong_shape": lambda tensor, generator: torch.cat([tensor.view(-1), tensor.new_zeros(1)]),
+    "wrong_shape": _lengthen,
 }
 """Functions that corrupt a floating-point tensor, by name; all but `wrong_shape` change it in place."""

@@ -5,8 +5,9 @@ import torch
 from fedlit.core.errors import ConfigError
 from fedlit.data import Data, Iid, Noise, Population, TensorSamples
 from fedlit.data.client_data import ClientData, partition_sha256
+from fedlit.data.loading import Loading
 from fedlit.data.registry import ClientRegistry
-from fedlit.data.samples import ClientTestSet, Loading
+from fedlit.data.samples import ClientTestSet
 
 
 def samples(count, owner=None, clients=0):

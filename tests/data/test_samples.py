@@ -4,7 +4,7 @@ import torch
 
 from fedlit.core.errors import ConfigError
 from fedlit.data import Data, Normalise, TensorSamples
-from fedlit.data.samples import Loading
+from fedlit.data.loading import Loading
 
 X = torch.arange(24, dtype=torch.uint8).reshape(6, 1, 2, 2) * 10
 SAMPLES = TensorSamples(X, torch.arange(6), Normalise((0.5,), (0.25,)))

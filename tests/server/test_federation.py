@@ -14,7 +14,8 @@ from fedlit.client.worker import ClientWorker
 from fedlit.core.errors import ConfigError, ConfigErrors, LostRounds
 from fedlit.core.messages import EvaluateJob, ServerState, Shared
 from fedlit.data import Data, Iid, Population
-from fedlit.data.samples import ClientTestSet, Loading
+from fedlit.data.loading import Loading
+from fedlit.data.samples import ClientTestSet
 from fedlit.executors import Inline
 from fedlit.models import Classifier
 from fedlit.server.checkpoint.disk import DiskCheckpointer

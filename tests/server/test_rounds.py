@@ -15,7 +15,7 @@ from fedlit.algorithms import FedAvg, Scaffold
 from fedlit.core.messages import PartialAggregate, StageState, TrainJob
 from fedlit.core.serialization import state_nbytes, state_sha256, state_tree
 from fedlit.data import Data, Population
-from fedlit.data.samples import Loading
+from fedlit.data.loading import Loading
 from fedlit.executors import Inline, Processes
 from fedlit.server.checkpoint.disk import DiskCheckpointer
 from fedlit.server.client_store import ClientStateStore

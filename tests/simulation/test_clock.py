@@ -18,7 +18,7 @@ from fedlit.client.worker import ClientWorker
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.messages import TrainJob
 from fedlit.data import Data, Iid, Population
-from fedlit.data.samples import Loading
+from fedlit.data.loading import Loading
 from fedlit.executors import Processes
 from fedlit.server.rounds import select
 from fedlit.server.sampling import Uniform

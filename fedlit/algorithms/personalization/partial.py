@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
-
-from torch import nn
+from typing import TYPE_CHECKING, Any, Literal
 
 from fedlit.algorithms.algorithm import Algorithm, Local
 from fedlit.algorithms.fedavg import FedAvg
@@ -22,12 +20,14 @@ from fedlit.algorithms.personalization.client_state import (
     restrict_model,
     save_model,
 )
-from fedlit.algorithms.personalization.selection import select_personal
 from fedlit.core.errors import ConfigError, ConfigErrors, raise_errors, require, require_choice
 from fedlit.core.facts import FederationFacts
 from fedlit.core.messages import Aggregate, ServerState, Shared, Update
 from fedlit.core.model import ContrastiveTerm, FitResult, GradientTerm, Model
 from fedlit.core.tensors import Groups, Tensors
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ class PersonalLayers(Algorithm):
         Raises:
             ConfigError: if the names cannot be split into personal and shared ones: see `select_personal`.
         """
+        from fedlit.algorithms.personalization.selection import select_personal  # here: it needs torch
+
         personal = select_personal(module, model, self.layers, self.names)
         try:
             inner = self.inner.bind(module, restrict_model(model, model.state_dict().keys() - personal))

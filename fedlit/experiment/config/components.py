@@ -18,7 +18,7 @@ from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.streams import Purpose, seeded, stream
 from fedlit.data import Data
 from fedlit.data.custom import to_data
-from fedlit.data.samples import Loading
+from fedlit.data.loading import Loading
 from fedlit.experiment.config.instantiate import (
     check_types,
     has_argument,

@@ -10,8 +10,8 @@ from fedlit.aggregation import Channel
 from fedlit.algorithms.algorithm import Algorithm
 from fedlit.client.trainer import TrainerConfig
 from fedlit.core.errors import ConfigError, ErrorCollector, require_instance
+from fedlit.data.loading import Loading
 from fedlit.data.protocols import Partitioner, as_partitioner
-from fedlit.data.samples import Loading
 from fedlit.executors.executor import Executor
 from fedlit.executors.resources import available_cores
 from fedlit.experiment.config.components import LOADING_KEYS, make_callbacks, make_sampler

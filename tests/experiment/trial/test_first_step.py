@@ -15,7 +15,7 @@ from fedlit.algorithms import Centralised, FedAvg
 from fedlit.client.trainer import TrainerConfig
 from fedlit.data import Data, Iid, Normalise, TensorSamples
 from fedlit.data.custom import DatasetSamples
-from fedlit.data.samples import Loading
+from fedlit.data.loading import Loading
 from fedlit.experiment.trial.first_step import try_first_step
 from fedlit.models import Classifier
 from fedlit.server.monitor import Monitor
