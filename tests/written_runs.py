@@ -21,11 +21,20 @@ CONFIG = {
 
 
 def write_run(
-    folder, tests=(0.5, 0.7, 0.6), vals=None, choices=None, rounds=None, summary=None, unfinished=False, **keys
+    folder,
+    tests=(0.5, 0.7, 0.6),
+    vals=None,
+    choices=None,
+    rounds=None,
+    summary=None,
+    unfinished=False,
+    direction=None,
+    **keys,
 ):
     """Write the folder of a run with these test accuracies.
 
-    `keys` are configuration keys with two underscores instead of a dot.
+    `keys` are configuration keys with two underscores instead of a dot. With `choices`, `direction` is that of a search whose
+    trial the run is.
     """
     config = json.loads(json.dumps(CONFIG))
     for key, value in keys.items():
@@ -39,6 +48,7 @@ def write_run(
     if choices is not None:
         (folder / ".hydra").mkdir()
         content = {"hydra": {"runtime": {"choices": {"model": "simple_cnn", "debug": None, **choices}}}}
+        content["hydra"]["sweeper"] = {"direction": direction}
         (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(content))
     monitor = (config["monitor"] or {}).get("name", "val/accuracy")
     prefix, name = monitor[:3], monitor[3:]

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from fedlit.core.errors import ConfigError, ConfigErrors, print_errors
 from fedlit.core.files import flatten
-from fedlit.reports.grouping import ABSENT, format_value
+from fedlit.reports.labels import ABSENT, format_value
 from fedlit.runs.folder import InvalidRun, is_finished, read_flat_config, read_records, read_summary
 from fedlit.runs.layout import JOURNAL
 

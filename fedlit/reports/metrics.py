@@ -115,9 +115,9 @@ def measure_run(run: FinishedRun, criterion: Criterion) -> dict[str, Any]:
     A value is None where the run has no finite number.
 
     Returns:
-        `best_round`, `best`, `last_round`, `last`, `area`, `rounds`, `bytes`, `wall_s`, `simulated_s`, `seconds`, `spread`
-        (at the best round), `failures` (by outcome), `lost_rounds` and, if there is a target, `target`: `rounds`, `bytes`,
-        `wall_s`, `simulated_s` until the target was first reached, or None.
+        `best_round`, `objective` (the monitored metric at the best round), `best`, `last_round`, `last`, `area`, `rounds`,
+        `bytes`, `wall_s`, `simulated_s`, `seconds`, `spread` (at the best round), `failures` (by outcome), `lost_rounds` and,
+        if there is a target, `target`: `rounds`, `bytes`, `wall_s`, `simulated_s` until the target was first reached, or None.
     """
     best, last = run.summary["best"], run.summary["last"]
     curve = np.array(run.metric_values(criterion.metric))
@@ -126,6 +126,7 @@ def measure_run(run: FinishedRun, criterion: Criterion) -> dict[str, Any]:
     outcomes = Counter(str(failure["outcome"]) for record in run.records for failure in record["failures"])
     measures = {
         "best_round": best["round"],
+        "objective": finite_or_none(best["metrics"].get(run.flat_config["monitor.name"])),
         "best": finite_or_none(best["metrics"].get(criterion.metric)),
         "last_round": last["round"],
         "last": finite_or_none(last["metrics"].get(criterion.metric)),

@@ -42,7 +42,8 @@ def make_result(
 
     Returns:
         `metric`, `mode`, `level`, `target`, `baseline`; `runs`, a mapping for each; `groups`, with their estimates; `paired`,
-        differences from the baseline; `left_out`, skipped runs with reasons; `curves`.
+        differences from the baseline; `search`, the ranking of a search's trials, or None; `left_out`, skipped runs with
+        reasons; `curves`.
 
     Raises:
         ConfigErrors: if there is no finished run, or the target, metric or baseline is invalid.
@@ -60,6 +61,7 @@ def make_result(
         "groups": [_group_summary(*one, criterion) for one in zip(groups, measures, strict=True)],
         "paired": [_paired_differences(groups[i], groups[j], measures[i], measures[j]) for i, j in pairs.items()],
         "not_compared": _groups_without_baseline(groups, pairs),
+        "search": _search(groups, measures),
         "left_out": [{"folder": str(run.folder), "what": run.kind, "why": run.reason} for run in skipped],
         "runs": [row for one in zip(groups, measures, strict=True) for row in _run_rows(*one)],
         "curves": [{over: _band(group, criterion.metric, over) for over in ("rounds", "bytes")} for group in groups],
@@ -98,6 +100,26 @@ def _no_run_errors(skipped: Sequence[SkippedRun]) -> list[ConfigError]:
     hint = f"a report needs at least one finished run, with a {SUMMARY}"
     last = errors[-1]
     return [*errors[:-1], ConfigError(last.key, f"{last.value}{more}", last.problem, hint)]
+
+
+def _search(groups: Sequence[Group], measures: Sequence[Measures]) -> dict[str, Any] | None:
+    """Return a search's trials, best first; None for other groups.
+
+    Returns:
+        `objective`, the name of the metric that the search optimised, `mode`, and `ranking`: for each trial its `index` in the
+        groups and the estimate of its `objective`.
+    """
+    configs = [run.flat_config for group in groups for run in group.runs.values()]
+    objectives = {(config["monitor.name"], config.get("monitor.mode")) for config in configs}
+    if not all(group.is_trial for group in groups) or len(objectives) != 1:
+        return None
+    ((objective, mode),) = objectives
+    trials = [
+        {"index": i, "objective": _estimate(runs, lambda run: run["objective"])} for i, runs in enumerate(measures)
+    ]
+    sign = -1.0 if mode == "max" else 1.0
+    trials.sort(key=lambda trial: sign * trial["objective"]["mean"] if trial["objective"] else float("inf"))
+    return {"objective": objective, "mode": mode, "ranking": trials}
 
 
 def _run_rows(group: Group, measures: Measures) -> list[dict[str, Any]]:
@@ -179,11 +201,11 @@ def _groups_without_baseline(groups: Sequence[Group], pairs: Mapping[int, int]) 
 
 
 def _band(group: Group, metric: str, over: str) -> dict[str, Any]:
-    """Return the mean over seeds at each point, with its interval."""
+    """Return each seed's curve, and their mean with its interval."""
     curves = mean_curve(group.runs, metric, over)
     x = curves.pop("x")
     if not x:
-        return {"x": [], "mean": [], "low": None, "high": None}
+        return {"x": [], "mean": [], "low": None, "high": None, "seeds": {}}
     mean, half = student_interval(np.array([*curves.values()]).T)
     low, high = (None, None) if len(curves) < 2 else ((mean - half).tolist(), (mean + half).tolist())
-    return {"x": x, "mean": mean.tolist(), "low": low, "high": high}
+    return {"x": x, "mean": mean.tolist(), "low": low, "high": high, "seeds": curves}

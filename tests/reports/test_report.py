@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from rich.console import Console
 from scipy import stats
@@ -14,8 +15,9 @@ from written_runs import write_run, write_sweep
 from fedlit.core.errors import ConfigErrors
 from fedlit.reports import report
 from fedlit.reports.grouping import config_signature
+from fedlit.reports.render.cells import format_cell
 from fedlit.reports.render.figures import draw_curves, draw_differences
-from fedlit.reports.render.tables import ReportTable, format_cell, headline, make_tables
+from fedlit.reports.render.tables import ReportTable, headline, make_tables
 from fedlit.reports.render.terminal import _make_table
 from fedlit.reports.result import make_result
 
@@ -48,6 +50,24 @@ def test_means_and_intervals_equal_those_of_scipy(sweep):
     assert first["area"]["values"]["1"] == pytest.approx((0.5 / 2 + 0.7 + 0.6 / 2) / 2)
     assert [first[name]["mean"] for name in ("rounds", "bytes", "wall_s", "seconds")] == [3, 9000, 1.5, 9]
     assert first["simulated_s"] is None
+
+
+def test_table_has_number_mean_standard_deviation_and_interval(sweep):
+    table = next(make_tables(sweep[1], False))
+    assert table.columns == ["group", "round", "n", "mean", "std", "95 % interval"]
+    std = np.std([0.70, 0.72, 0.75], ddof=1)
+    assert table.rows[0] == [
+        "algorithm=fedavg partition.alpha=0.1",
+        "best",
+        "3",
+        "0.723",
+        f"{std:.3f}",
+        "[0.661, 0.786]",
+    ]
+    assert table.rows[1] == ["", "last", "3", "0.612", "0.013", "[0.580, 0.643]"]
+    assert [row[0] for row in next(make_tables(sweep[1], True)).rows[:2]] == [
+        "algorithm=fedavg partition.alpha=0.1"
+    ] * 2
 
 
 def test_paired_differences_equal_those_of_scipy_for_the_same_other_settings(sweep):

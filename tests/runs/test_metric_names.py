@@ -1,8 +1,10 @@
 """The spelling of metric names equals the formulas that records were written with."""
 
+import math
+
 import pytest
 
-from fedlit.runs.metric_names import bare_name, counterpart, is_evaluation, split_of, with_split
+from fedlit.runs.metric_names import bare_name, bounds, counterpart, is_evaluation, split_of, with_split
 
 NAMES = [
     "loss",
@@ -101,3 +103,24 @@ def test_bare_name_has_no_split(name, expected):
 )
 def test_counterpart_is_the_same_metric_on_another_split(name, split, expected):
     assert counterpart(name, split) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "expected"),
+    [
+        ("test/accuracy", [0.2, 0.9], (0, 1)),
+        ("val_acc", [], (0, 1)),
+        ("test/MulticlassF1Score", [0.5], (0, 1)),
+        ("test/BinaryAUROC", [1.0], (0, 1)),
+        ("test/accuracy", [12.5, 93.0], (0, 100)),
+        ("test/accuracy", [0.5, 120.0], (-math.inf, math.inf)),
+        ("own/accuracy_gini", [0.1], (0, 1)),
+        ("test_loss", [0.5, 3.0], (0, math.inf)),
+        ("test/loss", [-2.0, 1.0], (-math.inf, math.inf)),
+        ("test/MSE", [7.0], (0, math.inf)),
+        ("test/glossary", [7.0], (-math.inf, math.inf)),
+        ("test/reward", [0.5], (-math.inf, math.inf)),
+    ],
+)
+def test_bounds_of_a_metric_follow_from_its_name_and_contain_its_values(name, values, expected):
+    assert bounds(name, values) == expected

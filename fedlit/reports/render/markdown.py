@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedlit.reports.render.tables import ReportValues, headline, make_tables, pluralize
+from fedlit.reports.render.cells import ReportValues, pluralize
+from fedlit.reports.render.tables import headline, make_tables
 
 
 def to_markdown(result: ReportValues, command: str, figures: Sequence[str]) -> str:

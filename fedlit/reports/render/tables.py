@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-ReportValues = Mapping[str, Any]
-"""The report as JSON values, or a part of it."""
+from fedlit.reports.labels import MAX_SETTINGS
+from fedlit.reports.render.cells import (
+    ReportValues,
+    format_cell,
+    format_mean,
+    format_statistics,
+    join_values,
+    pluralize,
+)
+
+HEADINGS = {"area": "area", "rounds": "rounds", "bytes": "bytes", "simulated_s": "simulated", "wall_s": "wall"}
+UNITS = {"bytes": "B", "simulated_s": "s", "wall_s": "s"}
 
 
 @dataclass(frozen=True)
@@ -35,10 +43,14 @@ def make_tables(result: ReportValues, with_ends: bool) -> Iterator[ReportTable]:
 
     Args:
         result: the report.
-        with_ends: True to write an interval as its two ends, False to write half its width.
+        with_ends: True to write an interval as its two ends, False to write half its width; True also repeats the label of a
+            group in each of its rows.
     """
     groups = result["groups"]
-    yield _metric_table(result, groups, with_ends)
+    if result["search"]:
+        yield _search_table(result)
+    if not result["search"] or any(group["n"] > 1 for group in groups):
+        yield _metric_table(result, groups, with_ends)
     if result["paired"]:
         yield _difference_table(result, with_ends)
     if result["target"] is not None:
@@ -50,19 +62,43 @@ def make_tables(result: ReportValues, with_ends: bool) -> Iterator[ReportTable]:
         yield _failure_table(groups)
 
 
-def _metric_table(result: ReportValues, groups: Sequence[ReportValues], with_ends: bool) -> ReportTable:
+def _search_table(result: ReportValues) -> ReportTable:
+    search, groups = result["search"], result["groups"]
+    rows = []
+    for trial in search["ranking"]:
+        group = groups[trial["index"]]
+        rows.append(
+            [group["group"], *(format_mean(part) for part in (trial["objective"], group["best"], group["last"]))]
+        )
+    trials = pluralize(len(rows), "trial")
+    title = f"search for the {search['mode']}imum of {search['objective']}, {trials}, best first"
+    notes = ["The search optimised the first column, at the best round. The best of many trials is optimistic there."]
+    columns = ["trial", search["objective"], f"{result['metric']}, best round", "last round"]
+    return ReportTable(title, columns, rows, notes)
+
+
+def _metric_table(result: ReportValues, groups: Sequence[ReportValues], repeat: bool) -> ReportTable:
     rows = [
-        [group["group"], str(group["n"]), *(format_cell(group[name], with_ends) for name in ("best", "last"))]
+        [
+            group["group"] if repeat or name == "best" else "",
+            name,
+            str(group[name]["n"] if group[name] else 0),
+            *format_statistics(group[name]),
+        ]
         for group in groups
+        for name in ("best", "last")
     ]
-    notes = [f"Intervals are {100 * result['level']:g} % Student-t intervals over seeds. One seed has no interval."]
+    notes = ["n: seeds. std: sample standard deviation over seeds. One seed has no std and no interval."]
+    notes.append(f"Intervals are {100 * result['level']:g} % Student-t intervals of the mean.")
+    if any(len(group["settings"]) > MAX_SETTINGS for group in groups):
+        notes.append("Labels leave out the settings that most groups have in common; report.csv has all of them.")
     for group in groups:
         for name, seeds in group["no_number"].items():
             if seeds:
                 values = f"no finite value at the {name} round for seed {join_values(seeds)}"
                 notes.append(f"{group['group']}: {values}; the mean is over the other seeds")
-    title = f"{result['metric']}, mean over seeds"
-    return ReportTable(title, ["group", "seeds", "best round", "last round"], rows, notes)
+    columns = ["group", "round", "n", "mean", "std", f"{100 * result['level']:g} % interval"]
+    return ReportTable(f"{result['metric']}, mean over seeds", columns, rows, notes)
 
 
 def _difference_table(result: ReportValues, with_ends: bool) -> ReportTable:
@@ -74,7 +110,7 @@ def _difference_table(result: ReportValues, with_ends: bool) -> ReportTable:
             if pairs:
                 intervals = (format_cell(part, with_ends, signed=True) for part in (pairs, pairs["unpaired"]))
                 cells = [str(pairs["n"]), *intervals]
-            rows.append([one["group"], name, *cells])
+            rows.append([one["group"] if with_ends or name == "best" else "", name, *cells])
         if unpaired := [
             f"{join_values(seeds)} of {one[side]}" for side, seeds in one["left_out_seeds"].items() if seeds
         ]:
@@ -121,8 +157,9 @@ def _cost_table(groups: Sequence[ReportValues], with_ends: bool) -> ReportTable:
 def _spread_table(groups: Sequence[ReportValues], with_ends: bool) -> ReportTable:
     names = {"std": "std", "lowest_tenth": "lowest tenth", "highest_tenth": "highest tenth", "gini": "Gini"}
     rows = [
-        [group["group"], *(format_cell((group["spread"] or {}).get(name), with_ends) for name in names)]
+        [group["group"], *(format_cell(group["spread"].get(name), with_ends) for name in names)]
         for group in groups
+        if group["spread"]
     ]
     notes = ["On the clients' own test sets, at the best round. eval.clients chooses the clients."]
     return ReportTable("spread over clients", ["group", *names.values()], rows, notes)
@@ -136,67 +173,11 @@ def _failure_table(groups: Sequence[ReportValues]) -> ReportTable:
     return ReportTable("failures, over all seeds", ["group", "client failures", "lost rounds", "failed jobs"], rows)
 
 
-HEADINGS = {"area": "area", "rounds": "rounds", "bytes": "bytes", "simulated_s": "simulated", "wall_s": "wall"}
-UNITS = {"bytes": "B", "simulated_s": "s", "wall_s": "s"}
-
-
-def format_cell(estimate: ReportValues | None, with_ends: bool, signed: bool = False, unit: str = "") -> str:
-    """Return the text of a mean with its interval.
-
-    Args:
-        estimate: `mean` and `half`, and `low` and `high` if `with_ends`; None for an empty cell.
-        with_ends: True to write the ends of the interval, False to write half its width.
-        signed: True to write + before positive numbers.
-        unit: unit of the values; `B` is scaled to kB, MB, GB or TB.
-    """
-    if estimate is None:
-        return "-"
-    size, unit = scale_unit(estimate["mean"], unit)
-    mean, half, unit = estimate["mean"] / size, estimate["half"], f" {unit}" if unit else ""
-    places = _places(half / size, 2) if half else 0 if mean == int(mean) else _places(abs(mean), 4)
-    form = f",.{places}f"
-    text = f"{mean:{'+' if signed else ''}{form}}"
-    if half is None:
-        return text + unit
-    if not with_ends:
-        return f"{text} ± {half / size:{form if half else ',.0f'}}{unit}"
-    low, high = (f"{estimate[end] / size:{'+' if signed else ''}{form}}" for end in ("low", "high"))
-    return f"{text} [{low}, {high}]{unit}"
-
-
-def _places(value: float, digits: int) -> int:
-    """Return the decimal places, 0 to 6, for `digits` significant digits."""
-    return min(max(digits - 1 - math.floor(math.log10(value)), 0), 6)
-
-
-def scale_unit(value: float, unit: str) -> tuple[float, str]:
-    """Return the decimal unit for a number of bytes; other units stay.
-
-    Returns:
-        The divisor and the unit.
-    """
-    if unit != "B":
-        return 1.0, unit
-    for size, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if abs(value) >= size:
-            return size, name
-    return 1.0, "B"
-
-
-def join_values(values: Sequence[Any]) -> str:
-    """Return the values in one line, separated by commas."""
-    return ", ".join(map(str, values))
-
-
-def pluralize(count: int, noun: str) -> str:
-    """Return the number and noun, such as `1 run` and `2 runs`."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def headline(result: ReportValues) -> str:
     """Return the number of runs, the number of groups, and the seeds."""
     seeds = sorted({seed for group in result["groups"] for seed in group["seeds"]})
-    counts = f"{pluralize(len(result['runs']), 'run')} in {pluralize(len(result['groups']), 'group')}"
+    unit = "trial" if result["search"] else "group"
+    counts = f"{pluralize(len(result['runs']), 'run')} in {pluralize(len(result['groups']), unit)}"
     return f"{counts}, seed{'' if len(seeds) == 1 else 's'} {join_values(seeds)}"
 
 

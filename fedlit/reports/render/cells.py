@@ -1,0 +1,86 @@
+"""Text of a table's cells: means, intervals, units, counts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+ReportValues = Mapping[str, Any]
+"""The report as JSON values, or a part of it."""
+
+
+def format_cell(estimate: ReportValues | None, with_ends: bool, signed: bool = False, unit: str = "") -> str:
+    """Return the text of a mean with its interval.
+
+    Args:
+        estimate: `mean` and `half`, and `low` and `high` if `with_ends`; None for an empty cell.
+        with_ends: True to write the ends of the interval, False to write half its width.
+        signed: True to write + before positive numbers.
+        unit: unit of the values; `B` is scaled to kB, MB, GB or TB.
+    """
+    if estimate is None:
+        return "-"
+    size, unit = scale_unit(estimate["mean"], unit)
+    mean, half, unit = estimate["mean"] / size, estimate["half"], f" {unit}" if unit else ""
+    places = _places(half / size, 2) if half else 0 if mean == int(mean) else _places(abs(mean), 4)
+    form = f",.{places}f"
+    text = f"{mean:{'+' if signed else ''}{form}}"
+    if half is None:
+        return text + unit
+    if not with_ends:
+        return f"{text} ± {half / size:{form if half else ',.0f'}}{unit}"
+    low, high = (f"{estimate[end] / size:{'+' if signed else ''}{form}}" for end in ("low", "high"))
+    return f"{text} [{low}, {high}]{unit}"
+
+
+def format_mean(estimate: ReportValues | None) -> str:
+    """Return the text of a mean alone."""
+    return "-" if estimate is None else format_statistics(estimate)[0]
+
+
+def format_statistics(estimate: ReportValues | None) -> tuple[str, str, str]:
+    """Return the texts of a mean, its standard deviation and its interval.
+
+    All have the places of a standard deviation with two digits.
+
+    Args:
+        estimate: `mean`, `std`, `low` and `high`; None for empty cells.
+    """
+    if estimate is None:
+        return "-", "-", "-"
+    mean, std = estimate["mean"], estimate["std"]
+    places = _places(std, 2) if std else 0 if mean == int(mean) else _places(abs(mean), 4)
+    if std is None:
+        return f"{mean:,.{places}f}", "-", "-"
+    ends = ", ".join(f"{estimate[end]:,.{places}f}" for end in ("low", "high"))
+    return f"{mean:,.{places}f}", f"{std:,.{places if std else 0}f}", f"[{ends}]"
+
+
+def _places(value: float, digits: int) -> int:
+    """Return the decimal places, 0 to 6, for `digits` significant digits."""
+    return min(max(digits - 1 - math.floor(math.log10(value)), 0), 6)
+
+
+def scale_unit(value: float, unit: str) -> tuple[float, str]:
+    """Return the decimal unit for a number of bytes; other units stay.
+
+    Returns:
+        The divisor and the unit.
+    """
+    if unit != "B":
+        return 1.0, unit
+    for size, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if abs(value) >= size:
+            return size, name
+    return 1.0, "B"
+
+
+def join_values(values: Sequence[Any]) -> str:
+    """Return the values in one line, separated by commas."""
+    return ", ".join(map(str, values))
+
+
+def pluralize(count: int, noun: str) -> str:
+    """Return the number and noun, such as `1 run` and `2 runs`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
