@@ -25,6 +25,11 @@ class Local(Protocol):
         """Number of examples in the client's shard."""
         ...
 
+    @property
+    def lr_factor(self) -> float:
+        """Factor of `schedule.lr` on the learning rates in this round."""
+        ...
+
     def fit(
         self,
         model: Model,
@@ -132,6 +137,7 @@ class NoExamples:
     """Local training of a client without examples: it takes no step."""
 
     examples: int = 0
+    lr_factor: float = 1.0
 
     def fit(
         self,

@@ -24,14 +24,15 @@ TINY = 1e-10
 class QFedAvg(Algorithm):
     """Weigh each client's difference by its loss to the power q.
 
-    x <- x - sum_k F_k^q L (x - y_k) / sum_k (q F_k^(q-1) ||L (x - y_k)||^2 + L F_k^q), with L = 1 / lr.
+    x <- x - sum_k F_k^q L (x - y_k) / sum_k (q F_k^(q-1) ||L (x - y_k)||^2 + L F_k^q), with L = 1 / lr; lr is the round's.
 
     F_k is the mean training loss of the global model on client k before it trains. Sums are over the cohort, and each client
     counts the same. With q = 0 it is the uniform mean. Drift in the record is that of the weighted differences.
 
     Args:
         q: degree of fairness, >= 0.
-        lr: learning rate of the clients, > 0; its inverse stands for the Lipschitz constant of the gradients.
+        lr: learning rate of the clients in round 1, > 0. The inverse of a round's rate stands for the Lipschitz constant of the
+            gradients.
         buffers: `mean` or `server`, as in FedAvg.
     """
 
@@ -60,7 +61,7 @@ class QFedAvg(Algorithm):
 
         A client that took no step has weight 0.
         """
-        x, lipschitz = self.model(shared), 1 / self.lr
+        x, lipschitz = self.model(shared), 1 / (self.lr * local.lr_factor)
         loss = local.loss(x) + TINY
         y = local.fit(x)
         delta = y.delta(x, buffers=self.buffers == "mean")

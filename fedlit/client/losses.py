@@ -124,11 +124,11 @@ class FrozenModel:
     """
 
     def __init__(self, module: LightningModule, model: Model, layer: str | None) -> None:
-        with detached_trainer(module):
-            self._copy = copy.deepcopy(module).eval()
+        self._copy = _copy_module(module).eval()
         self._copy.load_state_dict(model.state_dict(), strict=False)  # a model has no state of metrics
         self._copy.log = self._copy.log_dict = _ignore  # type: ignore[method-assign]
         self._read_features, _ = capture_features(self._copy, layer)
+        self._is_placed = False
 
     def features(self, module: LightningModule, args: tuple[Any, ...]) -> Tensor:
         """Return the features of a batch.
@@ -138,8 +138,40 @@ class FrozenModel:
             args: arguments of the module's `training_step`.
         """
         share_trainer(module, self._copy)
-        self._copy.to(module.device).training_step(*args)
+        if not self._is_placed:
+            self._place_like(module)
+        self._copy.training_step(*args)
         return self._read_features()
+
+    def _place_like(self, module: LightningModule) -> None:
+        """Give the copy the module's device, and the precision's dtypes."""
+        self._copy.to(module.device)
+        for tensors in (nn.Module.named_parameters, nn.Module.named_buffers):
+            dtypes = {name: tensor.dtype for name, tensor in tensors(module)}
+            for name, tensor in tensors(self._copy):
+                tensor.data = tensor.data.to(dtypes[name])
+        self._is_placed = True
+
+
+def _copy_module(module: LightningModule) -> LightningModule:
+    """A copy of a module.
+
+    torch does not copy tensors with a graph, such as the weight that weight norm computed: the copy has their values.
+
+    Raises:
+        ConfigError: if the module cannot be copied.
+    """
+    attributes = (value for part in module.modules() for value in vars(part).values())
+    memo = {
+        id(value): value.detach().clone() for value in attributes if isinstance(value, Tensor) and not value.is_leaf
+    }
+    try:
+        with detached_trainer(module):
+            return copy.deepcopy(module, memo)
+    except Exception as error:  # user code
+        problem = f"cannot be copied, and a contrastive loss compares it with copies: {type(error).__name__}: {error}"
+        hint = "keep what cannot be copied out of the module's attributes, or define __deepcopy__"
+        raise ConfigError("model", type(module).__name__, problem.splitlines()[0], hint) from error
 
 
 def model_contrastive_loss(z: Tensor, near: Tensor, far: Tensor, temperature: float) -> Tensor:

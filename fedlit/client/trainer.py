@@ -120,6 +120,12 @@ class LocalTrainer:
     results: list[FitResult] = field(default_factory=list)
     optimizer_state: dict[str, Tensors] = field(default_factory=dict)
 
+    @property
+    def lr_factor(self) -> float:
+        """Factor of `schedule.lr` on the learning rates in this round."""
+        factor = self.trainer_config.lr_factor
+        return 1.0 if factor is None else factor(self.round)
+
     def fit(
         self,
         model: Model,
@@ -142,12 +148,9 @@ class LocalTrainer:
         if config.keep_optimizer and key:
             problem = "keeps one optimizer for each client, and the algorithm trains a client twice in a round"
             raise ConfigError("schedule.client_state", "keep", problem, "use reset")
-        callback = LocalTrainingCallback(
-            log,
-            [term for term in terms if isinstance(term, GradientTerm)],
-            config.lr_factor and config.lr_factor(self.round),
-            self.client_state if config.keep_optimizer else None,
-        )
+        gradient_terms = [term for term in terms if isinstance(term, GradientTerm)]
+        factor, kept = config.lr_factor and self.lr_factor, self.client_state if config.keep_optimizer else None
+        callback = LocalTrainingCallback(log, gradient_terms, factor, kept)
         contrasts = [term for term in terms if isinstance(term, ContrastiveTerm)]
         with (
             seeded(self.data.seed, Purpose.MODEL, self.round, self.client, key),
@@ -169,10 +172,9 @@ class LocalTrainer:
         return result
 
     def loss(self, model: Model) -> float:
-        """Return the mean of `training_step` over the shard's samples.
+        """Return the mean of `training_step` over the shard's samples, by batch size.
 
-        The mean is weighted by batch size; it is 0 for an empty shard.
-        The module is in eval mode, on the device and in the precision of a fit.
+        It is 0 for an empty shard. The module is in eval mode, on the device and in the precision of a fit.
 
         Raises:
             ConfigError: if the module uses manual optimization, since its `training_step` need not return a loss.

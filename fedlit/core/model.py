@@ -33,6 +33,11 @@ class Model:
         """Parameters and buffers under their names in the module."""
         return {**self.parameters, **self.buffers}
 
+    def equals(self, other: Model) -> bool:
+        """True if the other model has the same names and bit-identical tensors."""
+        own, others = self.state_dict(), other.state_dict()
+        return own.keys() == others.keys() and all(tensor.equal(others[name]) for name, tensor in own.items())
+
     def add(self, step: Groups) -> Model:
         """The model moved by a step.
 

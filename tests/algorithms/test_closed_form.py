@@ -110,15 +110,16 @@ def feddyn(cohorts, momentum, alpha=HALF):
     return parameters
 
 
-def qfedavg(cohorts, momentum, q=2):
-    """Algorithm 2 of Li et al., for a whole number q."""
+def qfedavg(cohorts, momentum, q=2, decay=Fraction(1)):
+    """Algorithm 2 of Li et al., for a whole number q; L is 1 / the round's rate."""
     x, parameters = START, []
-    for cohort in cohorts:
+    for t, cohort in enumerate(cohorts):
+        eta = RATE * decay**t
         top = bottom = Fraction(0)
-        for local in clients(cohort, momentum=momentum).values():
-            f, w = local.loss(x), (x - local.fit(x)) / RATE
+        for local in clients(cohort, rate=eta, momentum=momentum).values():
+            f, w = local.loss(x), (x - local.fit(x)) / eta
             top += f**q * w
-            bottom += q * f ** (q - 1) * w**2 + f**q / RATE
+            bottom += q * f ** (q - 1) * w**2 + f**q / eta
         x -= top / bottom
         parameters.append(x)
     return parameters
@@ -157,8 +158,21 @@ def test_three_rounds_equal_the_paper(name, cohort, momentum):
     check(make(), exact, cohort, momentum)
 
 
+HALVED = {"lr": "step", "lr_every": 1, "lr_gamma": 0.5}
+
+
 def test_scaffold_divides_by_the_rate_of_the_round():
-    check(Scaffold(), lambda s, m: scaffold(s, m, decay=HALF), lr="step", lr_every=1, lr_gamma=0.5)
+    check(Scaffold(), lambda s, m: scaffold(s, m, decay=HALF), **HALVED)
+
+
+def test_qfedavg_takes_the_rate_of_the_round():
+    check(QFedAvg(q=2.0, lr=float(RATE)), lambda s, m: qfedavg(s, m, decay=HALF), cohort=2, **HALVED)
+
+
+def test_a_constant_l_in_qfedavg_fails():
+    constant = mutated("fedlit.algorithms.qfedavg", ("(self.lr * local.lr_factor)", "self.lr"))
+    with pytest.raises(AssertionError):
+        check(constant.QFedAvg(q=2.0, lr=float(RATE)), lambda s, m: qfedavg(s, m, decay=HALF), cohort=2, **HALVED)
 
 
 # Errors of other implementations, by their numbers in the project's table: (module, class, arguments, exact numbers, changes).

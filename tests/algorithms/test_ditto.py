@@ -10,7 +10,7 @@ from test_personalization import LastRound
 from fedlit.algorithms import Ditto, FedAvg
 
 
-def ditto(rounds, pull, cohorts):
+def ditto(rounds, pull, cohorts, weights=(1, 1, 1)):
     """Run Algorithm 1 of Li et al. in rational numbers.
 
     Returns:
@@ -18,10 +18,10 @@ def ditto(rounds, pull, cohorts):
     """
     x, v = START, {}
     for cohort in cohorts[:rounds]:
-        total, step = sum(SIZES[i] for i in cohort), Fraction(0)
+        total, step = sum(weights[i] for i in cohort), Fraction(0)
         for i, local in clients(cohort).items():
             v[i] = local_fit(local, v.get(i, x), pull, x)
-            step += Fraction(SIZES[i], total) * (local.fit(x) - x)
+            step += Fraction(weights[i], total) * (local.fit(x) - x)
         x += step
     return x, v
 
@@ -46,9 +46,9 @@ def run_ditto(algorithm, cohort=2):
     return float(last.state.model.parameters["w"]), personal, [record.cohort for record in records]
 
 
-def check_ditto(algorithm, cohort=2):
+def check_ditto(algorithm, cohort=2, weights=(1, 1, 1)):
     x, personal, cohorts = run_ditto(algorithm, cohort)
-    exact, v = ditto(3, Fraction(1, 2), cohorts)
+    exact, v = ditto(3, Fraction(1, 2), cohorts, weights)
     assert x == pytest.approx(float(exact), abs=1e-6)
     assert personal == pytest.approx({client: float(value) for client, value in v.items()}, abs=1e-6)
 
@@ -58,12 +58,18 @@ def test_ditto_equals_the_paper(cohort):
     check_ditto(Ditto(pull=0.5), cohort)
 
 
+@pytest.mark.parametrize("cohort", [3, 2])
+def test_ditto_can_weigh_clients_by_their_examples(cohort):
+    check_ditto(Ditto(pull=0.5, weights="examples"), cohort, SIZES)
+
+
 @pytest.mark.parametrize(
     "change",
     [
         ("center=x.parameters", "center=update.groups['parameters']"),
         ("local.fit(start,", "local.fit(x,"),
         ("mu=self.pull", "mu=2 * self.pull"),
+        ('] = "uniform"', '] = "examples"'),
     ],
 )
 def test_an_error_in_ditto_fails(change):
@@ -84,4 +90,4 @@ def test_clients_of_ditto_with_pull_0_train_alone():
 
 
 def test_the_global_model_of_ditto_is_that_of_fedavg():
-    assert trained(Ditto(pull=0.5), cohort=2) == trained(FedAvg(), cohort=2)
+    assert trained(Ditto(pull=0.5), cohort=2) == trained(FedAvg("uniform"), cohort=2)

@@ -1,19 +1,24 @@
 """MOON's contrastive loss equals a loss computed by hand."""
 
+from threading import Lock
+
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import federation, holdings, pairs
+from conftest import holdings, pairs
 from lightning.pytorch import LightningModule
+from small import ready
 from test_composition import assert_equal, client_once
 from test_composition import federation as personal_federation
 from torch import nn
 
 from fedlit.algorithms import FedAvg, Moon, PersonalLayers
+from fedlit.algorithms.algorithm import NoExamples
 from fedlit.client.losses import model_contrastive_loss
 from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import LocalTrainer, TrainerConfig
 from fedlit.core.errors import ConfigError
+from fedlit.core.messages import Shared
 from fedlit.core.model import ContrastiveTerm, Model
 
 
@@ -110,8 +115,7 @@ def test_the_contrastive_loss_equals_the_papers_and_does_not_overflow():
 
 
 def test_the_client_state_is_the_trained_model_and_the_first_round_has_no_contrast():
-    fed = federation(algorithm=Moon(mu=5.0), norm="batch")
-    plain = federation(algorithm=FedAvg(), norm="batch")
+    fed, plain = ready(Moon(mu=5.0), dropout=0.5), ready(FedAvg(), dropout=0.5)
     ours, theirs = list(fed.run()), list(plain.run())
     assert ours[0].sha256 == theirs[0].sha256  # no client has a previous model
     assert ours[2].sha256 != theirs[2].sha256
@@ -119,12 +123,75 @@ def test_the_client_state_is_the_trained_model_and_the_first_round_has_no_contra
 
 
 @pytest.mark.parametrize(
-    ("arguments", "key"), [({"mu": 0.0}, "mu"), ({"temperature": -1.0}, "temperature"), ({"layer": ""}, "layer")]
+    ("arguments", "key"),
+    [
+        ({"mu": 0.0}, "mu"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"layer": ""}, "layer"),
+        ({"first": "last"}, "first"),
+    ],
 )
 def test_an_error_names_the_argument(arguments, key):
     with pytest.raises(ConfigError) as error:
         Moon(**arguments)
     assert error.value.key == key
+
+
+@pytest.mark.parametrize("first", ["initial", "none"])
+def test_a_client_that_first_trains_in_a_later_round_contrasts_with_the_initial_model(first):
+    fed = personal_federation(Moon(mu=2.0, first=first))
+    later = {name: tensor + 0.1 for name, tensor in fed.initial.parameters.items()}
+    x = Model(later, fed.initial.buffers)
+    update = fed.algorithm.client(fed.worker.local_trainer(3, 2, {}), Shared(x), {})
+    away = fed.initial if first == "initial" else None
+    y = fed.worker.local_trainer(3, 2, {}).fit(x, ContrastiveTerm(2.0, 0.5, x, away)).model
+    assert_equal(update.groups["parameters"], {name: tensor - later[name] for name, tensor in y.parameters.items()})
+    plain = fed.worker.local_trainer(3, 2, {}).fit(x).model
+    assert torch.equal(y.parameters["body.weight"], plain.parameters["body.weight"]) == (first == "none")
+
+
+def test_the_gradient_towards_and_away_from_one_model_is_0():
+    local, start, near, _, _ = setting()
+    contrasted = local.fit(start, ContrastiveTerm(5.0, 0.5, near, near)).model
+    for name, value in local.fit(start).model.parameters.items():
+        assert torch.allclose(contrasted.parameters[name], value, atol=1e-6), name
+
+
+def test_an_unbound_moon_is_an_error():
+    with pytest.raises(ValueError, match="must be bound"):
+        Moon().client(NoExamples(), Shared(Model({}, {})), {})
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true", "bf16-mixed"])
+def test_the_copies_have_the_precision_of_the_trainer(precision):
+    local, start, near, far, data = setting()
+    local.trainer_config = TrainerConfig({"accelerator": "cpu", "precision": precision}, steps=3)
+    fit = local.fit(start, ContrastiveTerm(0.7, 0.5, near, far))
+    x = next(iter(data.train_batches(0, 0)))[0]
+    for name, value in by_hand(start, near, far, x, 0.7, 0.5).items():
+        assert torch.allclose(fit.model.parameters[name].float(), value, atol=0.05 if "16" in precision else 1e-6), name
+
+
+def test_a_module_that_cannot_be_copied_is_an_error():
+    local, start, near, far, _ = setting()
+    local.replica.module.guard = Lock()
+    local.replica = ModuleReplica(local.replica.module)
+    with pytest.raises(ConfigError, match="cannot be copied") as error:
+        local.fit(start, ContrastiveTerm(0.7, 0.5, near, far))
+    assert (error.value.key, error.value.value) == ("model", "Net")
+    assert "training_step" not in vars(local.replica.module)
+
+
+def test_a_module_with_computed_attributes_is_copied():
+    local, start, near, far, _ = setting()
+    with pytest.warns(FutureWarning):
+        nn.utils.weight_norm(local.replica.module.head)
+    local.replica = ModuleReplica(local.replica.module)
+    start, near, far = (local.replica.read() for _ in range(3))
+    far = Model({name: tensor + 0.5 for name, tensor in far.parameters.items()}, {})
+    plain = local.fit(start).model
+    contrasted = local.fit(start, ContrastiveTerm(0.7, 0.5, near, far)).model
+    assert not torch.equal(contrasted.parameters["body.weight"], plain.parameters["body.weight"])
 
 
 def test_personal_layers_around_moon_keep_the_layers_and_the_previous_model():

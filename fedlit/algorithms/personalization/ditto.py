@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from fedlit.algorithms.algorithm import Local
 from fedlit.algorithms.fedavg import FedAvg
@@ -31,9 +32,11 @@ class Ditto(FedAvg):
     model of the client's first round. The other arguments are those of `FedAvg`.
 
     Args:
+        weights: weights of the clients in the global model's mean: `uniform` as in Algorithm 1, or `examples`.
         pull: lambda in the paper, >= 0; with 0 each client trains alone.
     """
 
+    weights: Literal["examples", "uniform"] = "uniform"
     pull: float = 0.1
 
     def argument_errors(self) -> list[ConfigError | None]:

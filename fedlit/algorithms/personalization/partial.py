@@ -166,6 +166,11 @@ class PersonalLocal:
         return self.local.examples
 
     @property
+    def lr_factor(self) -> float:
+        """Factor of `schedule.lr` on the learning rates in this round."""
+        return self.local.lr_factor
+
+    @property
     def full_model(self) -> Model:
         """The client's own part in a model with all names."""
         return self.own.fill_from(self.start)
