@@ -5,7 +5,7 @@ Each use in fedlit goes through one small function of this file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.utils import parametrize
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils import _pytree
 
@@ -74,6 +75,30 @@ def scheduler_parts(scheduler: LRScheduler) -> tuple[LRScheduler, ...]:
     Uses `_schedulers` of both classes; checked with torch 2.14.1.
     """
     return tuple(getattr(scheduler, "_schedulers", ()))
+
+
+def reduce_parametrized(module: nn.Module) -> tuple[Callable[..., nn.Module], tuple[Any, ...], Any]:
+    """Return the reduced form of a module with parametrizations, for pickle.
+
+    torch refuses to pickle such a module, because its class is made at run time. The reduced form names the class before, and
+    `rebuild_parametrized` makes the class again. Its weights, parametrizations and other attributes are the state.
+    Uses `__getstate__` of the class before, which the class made at run time overrides; checked with torch 2.14.1.
+    """
+    own: Any = parametrize.type_before_parametrizations(module)
+    parametrizations: Any = module.parametrizations
+    return rebuild_parametrized, (own, tuple(parametrizations)), own.__getstate__(module)
+
+
+def rebuild_parametrized(own: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
+    """Return a module with parametrized tensors of these names, without its state.
+
+    Uses `torch.nn.utils.parametrize._inject_new_class` and `_inject_property`; checked with torch 2.14.1.
+    """
+    module = own.__new__(own)
+    parametrize._inject_new_class(module)
+    for name in names:
+        parametrize._inject_property(module, name)
+    return module
 
 
 def tree_leaves(tree: Any) -> list[Any]:

@@ -6,12 +6,11 @@ Its results are bit-identical to those of `inline`.
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from tempfile import TemporaryFile
-from typing import IO, TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal
 
 from fedlit.core.errors import did_you_mean, raise_errors, require, require_at_least
 from fedlit.executors.executor import Execute, Executor, Worker
@@ -20,8 +19,6 @@ from fedlit.executors.resources import available_cores, visible_gpus
 
 if TYPE_CHECKING:  # torch takes seconds to import, and the values of a configuration are checked without it
     import torch
-
-    from fedlit.executors.worker_pool import WorkerPool
 
 log = logging.getLogger(__name__)
 
@@ -82,30 +79,24 @@ class Processes(Executor):
 
         If the worker cannot be sent to another process, its jobs run in this process, and a warning is logged.
         """
-        from fedlit.executors.worker_pool import WorkerPool
+        with torch_threads(self.threads), ExitStack() as stack:
+            yield self._start(worker, stack)
 
-        with ExitStack() as stack:
-            stack.enter_context(torch_threads(self.threads))
-            # The file has no name: it disappears when no process has it open any more.
-            file = stack.enter_context(TemporaryFile(prefix="fedlit-"))
-            pool = WorkerPool(file.fileno(), self.wall_timeout_s, worker.merge)
-            stack.callback(pool.close)
-            yield self._start(pool, worker, file)
-
-    def _start(self, pool: WorkerPool, worker: Worker, file: IO[bytes]) -> Execute:
+    def _start(self, worker: Worker, stack: ExitStack) -> Execute:
         import torch
 
         from fedlit.executors.transport import encode_message, serialize_worker
-        from fedlit.executors.worker_pool import WorkerStartError
+        from fedlit.executors.worker_pool import WorkerPool, WorkerStartError
 
         try:
+            # The file has no name: it disappears when no process has it open any more.
+            file = stack.enter_context(TemporaryFile(prefix="fedlit-"))  # noqa: SIM115
             content = serialize_worker(worker.on_device(torch.device("cpu")), file)
-        except (pickle.PicklingError, AttributeError, TypeError, OSError) as error:
-            return _fall_back(worker, f"{type(error).__name__}: {error}")
-        try:
+            pool = WorkerPool(file.fileno(), self.wall_timeout_s, worker.merge)
+            stack.callback(pool.close)
             pool.start(encode_message((self._torch_settings(), content)), self.gpus(worker.device))
-        except (WorkerStartError, OSError) as error:
-            pool.close()
+        except Exception as error:  # user code decides what pickling raises
+            stack.close()
             is_start = isinstance(error, WorkerStartError)
             return _fall_back(worker, str(error) if is_start else f"{type(error).__name__}: {error}")
         return pool.execute

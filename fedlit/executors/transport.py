@@ -11,13 +11,17 @@ import mmap
 import pickle
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import IO, Any
 
+import cloudpickle
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from fedlit.core.torch_internals import reduce_parametrized
 
 LARGE = 1 << 20
 """Size in bytes from which a tensor or an array of a worker lies in the file."""
@@ -26,18 +30,21 @@ RAW = 1 << 14
 """Size in bytes from which a tensor of a message is sent as a raw buffer, without a copy."""
 
 Buffers = Sequence[bytes | bytearray | memoryview]
-Reduced = tuple[Callable[..., Any], tuple[Any, ...]]
+Reduced = tuple[Any, ...]
 
 
 def serialize_worker(worker: Any, file: IO[bytes]) -> bytes:
     """Pickle a worker; write its large tensors and arrays to a file.
 
+    Modules with parametrizations can be part of the worker, and so can functions and classes that a worker process cannot
+    import: lambdas, and classes of the main script.
+
     Args:
-        worker: any object that can be pickled.
+        worker: any object that cloudpickle can pickle.
         file: an open file that the worker processes inherit.
 
     Raises:
-        Exception: any exception of pickle, or an OSError if the disk is full.
+        Exception: any exception of an object that cannot be pickled, or an OSError if the disk is full.
     """
     stream = io.BytesIO()
     _WorkerPickler(stream, file).dump(worker)
@@ -72,15 +79,15 @@ class MappedFile:
         return mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_COPY)
 
 
-class _WorkerPickler(pickle.Pickler):
+class _WorkerPickler(cloudpickle.Pickler):
     def __init__(self, stream: io.BytesIO, file: IO[bytes]) -> None:
         super().__init__(stream, protocol=5)
         self._file, self._mapped = file, MappedFile(file.fileno())
 
     def reducer_override(self, obj: Any) -> Reduced | Any:
-        """Return a reference into the file, or NotImplemented.
+        """Return a reference into the file for a large tensor or array.
 
-        Only a large plain tensor or array gets a reference.
+        Modules with parametrizations have a form of their own; cloudpickle decides about other objects.
         """
         if _is_plain(obj) and obj.numel() * obj.element_size() >= LARGE:
             plain = obj.contiguous()
@@ -88,7 +95,9 @@ class _WorkerPickler(pickle.Pickler):
         if type(obj) is np.ndarray and obj.nbytes >= LARGE and not obj.dtype.hasobject:
             plain = np.ascontiguousarray(obj)
             return _array, (self._mapped, self._write(plain.reshape(-1).view(np.uint8)), plain.dtype, plain.shape)
-        return NotImplemented
+        if isinstance(obj, nn.Module) and is_parametrized(obj):
+            return reduce_parametrized(obj)
+        return super().reducer_override(obj)
 
     def _write(self, array: np.ndarray) -> int:
         """Write an array at the next 64-byte boundary, and return its offset."""

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, parametrize
 from torch.optim.lr_scheduler import ChainedScheduler, ConstantLR, LinearLR, SequentialLR, StepLR
 
 from fedlit.core import torch_internals as internals
@@ -33,6 +34,19 @@ def test_foreach_sub_subtracts():
     assert hasattr(torch, "_foreach_sub"), gone("torch._foreach_sub")
     left, right = pairs()
     assert values(internals.subtract(right, left)) == [[9.0, 18.0], 27.0], gone("torch._foreach_sub")
+
+
+def test_a_parametrized_module_is_reduced_and_rebuilt():
+    for name in ("_inject_new_class", "_inject_property"):
+        assert hasattr(parametrize, name), gone(f"parametrize.{name}")
+    layer = parametrizations.weight_norm(nn.Linear(2, 1))
+    rebuild, (own, names), state = internals.reduce_parametrized(layer)
+    assert (rebuild, own, names) == (internals.rebuild_parametrized, nn.Linear, ("weight",))
+    copy = internals.rebuild_parametrized(own, names)
+    copy.__setstate__(state)
+    assert parametrize.is_parametrized(copy, "weight"), gone("parametrize._inject_property")
+    assert torch.equal(copy.weight, layer.weight)
+    assert torch.equal(copy(torch.ones(1, 2)), layer(torch.ones(1, 2)))
 
 
 def test_foreach_copy_copies_in_place():

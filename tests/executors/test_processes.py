@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pickle
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from tempfile import TemporaryFile
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Quadratic, federation, holdings, pairs
+from parametrized import PARAMETRIZATIONS, Regression, federation_of, worker_of
 from plain import Plain, plain_state
 from small import with_own
 
@@ -241,6 +241,7 @@ def test_results_are_bit_identical_to_inline_for_every_cohort_and_when_auto_move
     few = federation(clients=10, cohort=3, norm="batch")
     feds = [many(FedAvg()), few, replace(few, sampler=PowerOfChoice(3, candidates=7))]
     feds += [with_own(FedRep(inner=Moon(), head_epochs=1), rounds=2), with_own(Finetune(), rounds=1)]
+    feds += [federation_of(worker_of(Regression(change))) for change in PARAMETRIZATIONS.values()]
     expected = [[comparable(record) for record in fed.run()] for fed in feds]
     assert [failure.client for failure in expected[0][0][1]] == [20]
     with Processes(2).open(Several(tuple(fed.worker for fed in feds)), 1) as execute:
@@ -257,14 +258,49 @@ def test_results_are_bit_identical_to_inline_for_every_cohort_and_when_auto_move
     assert moved == expected[1]
 
 
+def unpickle(parent, large):
+    if os.getpid() != parent:
+        raise ImportError("not here")
+    return Hidden(large)
+
+
+@dataclass(frozen=True)
+class Hidden(Plain):
+    """A worker that can be pickled, but not unpickled in another process."""
+
+    def __reduce__(self):
+        return unpickle, (os.getpid(), self.large)
+
+
 @pytest.mark.slow
-def test_worker_that_cannot_be_unpickled_runs_inline_with_a_warning(caplog, monkeypatch):
-    Hidden = type("Hidden", (Plain,), {"__module__": "__main__"})  # noqa: N806
-    monkeypatch.setattr("__main__.Hidden", Hidden, raising=False)
-    pickle.dumps(Hidden(torch.arange(3)))
+def test_worker_that_cannot_be_unpickled_runs_inline_with_a_warning(caplog):
     state = plain_state(2.0)
     with Processes(1).open(Hidden(torch.arange(3)), 1) as execute:
         (partial,) = execute([TrainJob(0, 0, (3, 4))], state)
     assert partial.total.item() == 2.0 * (3 + 4)
     assert partial.metrics["pid"] == (float(os.getpid()), 1.0)
-    assert "runs inline" in caplog.text
+    assert "runs inline: ImportError: not here" in caplog.text
+
+
+class Stuck:
+    """An object that refuses to be pickled, by an exception of the user's choice."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __reduce__(self):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), KeyError("no"), OSError("no"), RecursionError("no")])
+def test_auto_runs_inline_with_a_warning_whatever_pickling_raises(caplog, monkeypatch, error):
+    monkeypatch.setattr("fedlit.executors.auto.available_cores", lambda: 2)
+    module = Quadratic(1.0)
+    module.helper = Stuck(error)
+    fed = federation_of(worker_of(module))
+    expected = [comparable(record) for record in fed.run()]
+    given = [comparable(record) for record in replace(fed, executor=Auto(workers=2, start_s=0.0)).run()]
+    assert given == expected
+    (line,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert line.startswith("this federation cannot be sent to a worker process, so it runs inline: ")
+    assert str(error) in line

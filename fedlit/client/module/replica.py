@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -69,6 +70,11 @@ class ModuleReplica:
         for metric in self._metrics:
             if metric.update_count:
                 metric.reset()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state for pickle, without changes by the last fit."""
+        self._restore()
+        return self.__dict__
 
     def new_parameters(self) -> list[str]:
         """Return names of parameters that a fit added or replaced."""
