@@ -6,7 +6,8 @@ import pytest
 from small import composed as compose_config
 
 from fedlit.core.errors import ConfigErrors
-from fedlit.experiment.config.build import build_run, to_plain
+from fedlit.experiment.config.build import build_run
+from fedlit.experiment.config.plain import to_plain
 
 MODULE = """
 import torch

@@ -12,8 +12,9 @@ from fedlit.cli.command_line import config_dir, config_loader
 from fedlit.cli.sweep.plan import plan_sweep
 from fedlit.core.errors import ErrorCollector
 from fedlit.core.files import flatten
-from fedlit.experiment.config.build import to_plain
 from fedlit.experiment.config.parts import make_components
+from fedlit.experiment.config.plain import to_plain
+from fedlit.experiment.config.settings import make_settings
 
 pytestmark = pytest.mark.slow  # each composes the configuration
 CHOICES = sorted(
@@ -57,7 +58,7 @@ def test_every_choice_is_made_without_an_error(choices, tmp_path):
     for key, value in missing.items():
         OmegaConf.update(config, key, value)
     collector = ErrorCollector()
-    make_components(to_plain(config), collector)
+    make_components(to_plain(config), make_settings(to_plain(config), collector), collector)
     assert not collector.all
 
 

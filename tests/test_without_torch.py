@@ -1,6 +1,7 @@
 """The parts of a configuration that are checked before torch and Lightning are imported, which takes seconds."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,3 +41,35 @@ def test_the_classes_of_plain_settings_are_imported_without_torch():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "imported\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["seeed=1", "partition.alpha=0", "algorithm.weights=x"], ["did you mean seed?", "greater than 0", "uniform"]),
+        (["schedule.rounds=abc", "trainer.gradient_clip_val=-1"], ["must be a whole number", "null clips nothing"]),
+        (
+            ["model=custom", "model._target_=nowhere.Net", "faults.retries=0", "executor.workers=0"],
+            ["faults", "workers"],
+        ),
+        (["resume=nowhere"], ["has no command.json"]),
+    ],
+)
+def test_wrong_names_and_values_are_refused_before_torch_is_imported(arguments, expected, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "fedlit.train", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    errors = "\n".join(line for line in done.stderr.splitlines() if not line.startswith("import time:"))
+    assert all(part in errors for part in expected), errors
+    imported = set(re.findall(r"^import time:.*\| +(\w+)$", done.stderr, re.MULTILINE))
+    assert "omegaconf" in imported
+    assert not imported & {"torch", "lightning", "torchmetrics", "torchvision"}
+    assert not list(tmp_path.rglob("config.yaml"))

@@ -19,12 +19,14 @@ from fedlit.algorithms import FedAvg
 from fedlit.core.errors import ConfigError, ConfigErrors, did_you_mean, print_config_errors
 from fedlit.core.messages import EvalResult, ServerState, Shared
 from fedlit.experiment.config.allowlist import untrusted_targets
-from fedlit.experiment.config.build import build_run, to_plain
+from fedlit.experiment.config.build import build_run
+from fedlit.experiment.config.plain import to_plain
 from fedlit.experiment.weights import load_weights
 from fedlit.runs.folder import read_config, read_records, read_summary, require_files, user_errors
 from fedlit.runs.layout import BEST_CKPT, CONFIG, JOURNAL, LAST_CKPT, SUMMARY
 from fedlit.server.checkpoint.checkpointer import Checkpoint
-from fedlit.server.checkpoint.format import committed_rounds, read_checkpoint
+from fedlit.server.checkpoint.folders import committed_rounds
+from fedlit.server.checkpoint.format import read_checkpoint
 from fedlit.server.evaluation import combine_results
 
 CKPTS = {"best": BEST_CKPT, "model": LAST_CKPT}

@@ -17,8 +17,8 @@ from omegaconf import DictConfig
 
 from fedlit.cli.command_line import config_flags
 from fedlit.cli.sweep import jobs
-from fedlit.core.errors import ConfigErrors, print_config_errors
-from fedlit.experiment.performance import gc_paused
+from fedlit.core.errors import ConfigErrors, RunFailure, print_config_errors
+from fedlit.experiment.config.plain import to_plain
 from fedlit.experiment.signals import Interrupted, StopRequest, clear_frames
 from fedlit.runs.folder import is_finished, read_summary
 from fedlit.runs.layout import COMMAND, FAILURE
@@ -76,10 +76,15 @@ class HydraJob:
         Returns:
             The resolved configuration as plain values, with `resume` set for an unfinished job; and the summary of a finished
             job, which need not be trained again.
+
+        Raises:
+            ConfigErrors: with all errors that are found without torch.
         """
-        from fedlit.experiment.config.build import to_plain
+        from fedlit.experiment.config.settings import setting_errors  # here: NumPy takes a fifth of a second
 
         values = to_plain(self.config)
+        if errors := setting_errors(values):
+            raise ConfigErrors(errors)
         if not self.is_in_sweep or values["check"]:
             return values, None
         self.write_status()
@@ -112,8 +117,7 @@ class HydraJob:
             condition: words for what has to happen first, after a space.
         """
         from fedlit.cli.resume import resume_command
-        from fedlit.experiment.config.build import to_plain
-        from fedlit.server.checkpoint.format import committed_rounds
+        from fedlit.server.checkpoint.folders import committed_rounds
 
         has_checkpoint = bool(committed_rounds(self.folder))
         status = (
@@ -134,13 +138,9 @@ def report_errors(job: HydraJob, sweep_request: StopRequest) -> Iterator[None]:
         job: the job that the block runs.
         sweep_request: the request to stop a sweep that runs its jobs in this process.
     """
-    with gc_paused():
-        from fedlit.experiment.runner import (
-            FATAL,  # here: Lightning takes seconds, and an override's error is printed at once
-        )
     try:
         yield
-    except FATAL as error:
+    except RunFailure as error:
         job.print_traceback()
         print(f"fedlit: {error}; {job.resume_hint(' after the problem is solved')}", file=sys.stderr)
         clear_frames(error)
@@ -179,9 +179,7 @@ def explain_interrupt(job: HydraJob, sweep_request: StopRequest) -> Iterator[Non
             sys.exit(exit_status(interrupt))
         if not (job.folder / COMMAND).is_file():
             jobs.remove_untrained(job.folder)
-        elif (
-            "fedlit.experiment.runner" in sys.modules
-        ):  # else a signal interrupted its import, which cannot be repeated
+        else:
             interrupt.hint = job.resume_hint()
         raise
 

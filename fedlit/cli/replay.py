@@ -31,7 +31,8 @@ from fedlit.runs.folder import read_records, require_files, user_errors
 from fedlit.runs.layout import CONFIG, JOURNAL
 from fedlit.runs.record import RoundRecord
 from fedlit.server.checkpoint.checkpointer import Checkpoint, Checkpointer
-from fedlit.server.checkpoint.format import committed_rounds, read_checkpoint
+from fedlit.server.checkpoint.folders import committed_rounds
+from fedlit.server.checkpoint.format import read_checkpoint
 from fedlit.server.client_store import ClientStateStore
 from fedlit.server.rounds import select
 from fedlit.server.setup import Federation

@@ -23,11 +23,11 @@ from fedlit.cli.overrides import quote, unquote
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.files import flatten
 from fedlit.experiment.config.allowlist import ALLOW_VARIABLE, untrusted_targets
-from fedlit.experiment.config.build import to_plain
+from fedlit.experiment.config.plain import to_plain
 from fedlit.runs.folder import InvalidRun, is_finished, read_command, read_config
 from fedlit.runs.keys import row_of
 from fedlit.runs.layout import COMMAND, CONFIG, JOURNAL, LOCK
-from fedlit.server.checkpoint.format import committed_rounds
+from fedlit.server.checkpoint.folders import committed_rounds
 
 
 def resume_arguments(arguments: Sequence[str]) -> list[str]:

@@ -20,6 +20,7 @@ from fedlit.client.failures import classify_failure
 from fedlit.client.lightning_internals import trainer_scope
 from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import LocalTrainer, TrainerConfig, evaluate_split
+from fedlit.core.errors import FatalClientFailure
 from fedlit.core.messages import (
     LOSS_QUERY,
     ClientFailure,
@@ -38,10 +39,6 @@ from fedlit.core.model import Model
 from fedlit.core.tensors import Groups, Layout, Tensors
 from fedlit.data.client_data import ClientData
 from fedlit.simulation.faults import FailurePolicy
-
-
-class FatalClientFailure(RuntimeError):
-    """A client failed, and `faults.on_error=fail` ends the run."""
 
 
 @dataclass

@@ -68,12 +68,30 @@ class ConfigErrors(ValueError):
         return ConfigErrors(error.prefixed(group) for error in self.errors)
 
 
-class LostRounds(RuntimeError):
+class RunFailure(RuntimeError):
+    """The end of a run by an error.
+
+    The run can be resumed once the cause is gone.
+    """
+
+
+class LostRounds(RunFailure):
     """Too many rounds in a row were lost."""
 
 
-class LostWorkers(RuntimeError):
+class LostWorkers(RunFailure):
     """Worker processes were lost so often that the run cannot continue."""
+
+
+class FatalClientFailure(RunFailure):
+    """A client failed, and `faults.on_error=fail` ends the run."""
+
+
+class DiskFull(RunFailure):
+    """The run's folder can no longer be written.
+
+    The checkpoint of the last finished round is complete.
+    """
 
 
 class ErrorCollector:

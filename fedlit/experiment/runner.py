@@ -13,8 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from fedlit.client.worker import FatalClientFailure
-from fedlit.core.errors import ConfigError, ConfigErrors, LostRounds, LostWorkers
+from fedlit.core.errors import ConfigError, ConfigErrors, DiskFull
 from fedlit.core.files import LocalFilesystem
 from fedlit.experiment.config.build import build_run
 from fedlit.experiment.observers import Observer, Run
@@ -32,17 +31,6 @@ from fedlit.server.fingerprint import fingerprint
 log = logging.getLogger("fedlit")
 
 DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
-
-
-class DiskFull(RuntimeError):
-    """The run's folder can no longer be written.
-
-    The checkpoint of the last finished round is complete.
-    """
-
-
-FATAL = (DiskFull, FatalClientFailure, LostRounds, LostWorkers)
-"""Errors that end a run. It can be resumed once the user has fixed the cause."""
 
 
 def run_experiment(

@@ -15,7 +15,8 @@ from fedlit import FedAvg
 from fedlit.runs.layout import CHECKPOINTS, JOURNAL
 from fedlit.server.checkpoint.checkpointer import Retention
 from fedlit.server.checkpoint.disk import DiskCheckpointer
-from fedlit.server.checkpoint.format import STATE, committed_rounds, read_checkpoint, round_dir
+from fedlit.server.checkpoint.folders import committed_rounds, round_dir
+from fedlit.server.checkpoint.format import STATE, read_checkpoint
 from matrix.disks import CUTS, Killing, Platter, Recording, kill_points, write_folder
 from matrix.forks import run_in_fork, signals_in_fit
 from matrix.lab import Broken, Rows, expect, expect_same, federation, run, state_content

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from fedlit import FedAvg
-from fedlit.client.worker import FatalClientFailure
-from fedlit.core.errors import LostRounds
+from fedlit.core.errors import FatalClientFailure, LostRounds
 from fedlit.data import Population
 from fedlit.server.checkpoint.disk import DiskCheckpointer
 from fedlit.simulation import Corrupt, Drop, FailurePolicy, Fault, FaultPlan, Raise

@@ -52,7 +52,7 @@ def compose_config(*more: str) -> dict[str, Any]:
     from hydra import compose, initialize_config_dir
 
     from fedlit.cli.command_line import config_dir
-    from fedlit.experiment.config.build import to_plain
+    from fedlit.experiment.config.plain import to_plain
 
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         return to_plain(compose("config", [*OVERRIDES, *more]))

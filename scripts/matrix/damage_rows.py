@@ -11,7 +11,8 @@ from typing import Any
 
 from fedlit.core.errors import ConfigError
 from fedlit.runs.layout import CHECKPOINTS, JOURNAL
-from fedlit.server.checkpoint.format import CLIENT_STATES, MANIFEST, ROUND, STATE, file_digest, round_dir
+from fedlit.server.checkpoint.folders import round_dir
+from fedlit.server.checkpoint.format import CLIENT_STATES, MANIFEST, ROUND, STATE, file_digest
 from matrix.checkpoint_rows import flip, reference_run, run_until
 from matrix.lab import Broken, Rows, expect, expect_same, run
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from fedlit.server.checkpoint.format import committed_rounds
+from fedlit.server.checkpoint.folders import committed_rounds
 from matrix.commands import (
     ALLOW,
     OVERRIDES,

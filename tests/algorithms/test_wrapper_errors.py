@@ -12,7 +12,8 @@ from fedlit.algorithms import Centralised, Ditto, FedAvg, FedRep, Momentum, Pers
 from fedlit.client.module.replica import ModuleReplica
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.data import Data, Iid
-from fedlit.experiment.config.build import build_run, to_plain
+from fedlit.experiment.config.build import build_run
+from fedlit.experiment.config.plain import to_plain
 from fedlit.server.schedule import Schedule
 from fedlit.server.setup import Federation
 

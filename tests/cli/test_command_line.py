@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 import fedlit
 from fedlit.cli.command_line import config_dir, parse_command, unwritable_reason
 from fedlit.core.files import flatten
-from fedlit.experiment.config.build import to_plain
+from fedlit.experiment.config.plain import to_plain
 
 ROOT = Path(fedlit.__file__).parent
 

@@ -12,12 +12,12 @@ import torch
 from hydra.types import RunMode
 
 import fedlit
+from fedlit.cli import hydra_job
 from fedlit.cli.command_line import PRIMARY
 from fedlit.cli.hydra_job import HydraJob, report_errors
 from fedlit.core.errors import LostRounds, LostWorkers
-from fedlit.experiment.config import build
 from fedlit.experiment.signals import StopRequest
-from fedlit.server.checkpoint.format import round_dir
+from fedlit.server.checkpoint.folders import round_dir
 
 
 @pytest.mark.parametrize("error", [LostWorkers("worker processes were lost"), LostRounds("2 rounds were lost")])
@@ -31,7 +31,7 @@ def test_a_fatal_error_is_printed_with_the_command_that_resumes_the_run_and_ends
         references.append(weakref.ref(partial))
         raise error
 
-    monkeypatch.setattr(build, "to_plain", lambda config: {"_target_": "fedlit.data.Iid"})
+    monkeypatch.setattr(hydra_job, "to_plain", lambda config: {"_target_": "fedlit.data.Iid"})
     settings = SimpleNamespace(
         mode=RunMode.RUN,
         runtime=SimpleNamespace(output_dir=str(tmp_path), config_sources=[]),

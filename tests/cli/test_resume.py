@@ -26,7 +26,7 @@ from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.messages import ServerState, Shared
 from fedlit.core.model import Model
 from fedlit.experiment import reporter, runner
-from fedlit.experiment.config.build import to_plain
+from fedlit.experiment.config.plain import to_plain
 from fedlit.experiment.observers import Observer
 from fedlit.experiment.performance import gc_frozen, gc_paused
 from fedlit.experiment.runner import run_experiment

@@ -9,6 +9,7 @@ import tempfile
 import threading
 
 import pytest
+import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
@@ -318,7 +319,7 @@ def test_parallel_jobs_share_the_cores(monkeypatch, available, n_jobs, search_jo
 def test_workers_auto_uses_a_jobs_share_of_the_cores(monkeypatch):
     all_cores = processes.available_cores()
     monkeypatch.setenv("FEDLIT_CORES", "1")
-    assert processes.available_cores() == len(processes.Processes().gpus(processes.CPU)) == 1
+    assert processes.available_cores() == len(processes.Processes().gpus(torch.device("cpu"))) == 1
     monkeypatch.setenv("FEDLIT_CORES", "1000")
     assert processes.available_cores() == all_cores
 

@@ -9,7 +9,7 @@ from conftest import composed
 
 from fedlit.cli import train
 from fedlit.core.errors import ConfigErrors
-from fedlit.experiment.config.build import to_plain
+from fedlit.experiment.config.plain import to_plain
 from fedlit.experiment.runner import run_experiment
 
 pytestmark = pytest.mark.slow

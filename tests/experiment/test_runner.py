@@ -10,7 +10,7 @@ from conftest import composed
 
 from fedlit.core.errors import ConfigErrors
 from fedlit.core.messages import ClientFailure
-from fedlit.experiment.config import build
+from fedlit.experiment.config.plain import to_plain
 from fedlit.experiment.reporter import log_round
 from fedlit.experiment.runner import run_experiment
 from fedlit.runs.record import RoundRecord
@@ -83,7 +83,7 @@ def my_observers(tmp_path, monkeypatch):
 
 @pytest.mark.slow  # a whole run
 def test_users_observer_with_only_round_works_in_a_run(my_observers, tmp_path):
-    config = build.to_plain(composed(*QUICK, "+observers.mine={_target_:my_observers.OnlyRounds}"))
+    config = to_plain(composed(*QUICK, "+observers.mine={_target_:my_observers.OnlyRounds}"))
     run_experiment(config, tmp_path / "run", {}, time.time())
     assert sys.modules["my_observers"].numbers == [1, 2]
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["observers_failed"] == {}
@@ -91,7 +91,7 @@ def test_users_observer_with_only_round_works_in_a_run(my_observers, tmp_path):
 
 @pytest.mark.slow  # a whole build of a configuration
 def test_object_that_is_no_observer_is_refused_under_its_key(my_observers, tmp_path):
-    config = build.to_plain(composed(*QUICK, "+observers.mine={_target_:my_observers.NoObserver}"))
+    config = to_plain(composed(*QUICK, "+observers.mine={_target_:my_observers.NoObserver}"))
     with pytest.raises(ConfigErrors) as error:
         run_experiment(config, tmp_path / "run", {}, time.time())
     assert [str(each) for each in error.value.errors] == [
@@ -114,7 +114,7 @@ def test_run_experiment_calls_the_federations_loop_itself(tmp_path, monkeypatch)
         return open_inline(*arguments)
 
     monkeypatch.setattr(Inline, "open", spy)
-    run_experiment(build.to_plain(composed(*QUICK, "executor=inline")), tmp_path / "run", {}, time.time())
+    run_experiment(to_plain(composed(*QUICK, "executor=inline")), tmp_path / "run", {}, time.time())
     assert frames == [
         run_experiment.__code__
     ]  # the innermost frame of fedlit.experiment around the federation's generator

@@ -7,7 +7,7 @@ import yaml
 from conftest import composed
 
 from fedlit.core.files import flatten
-from fedlit.experiment.config.build import to_plain
+from fedlit.experiment.config.plain import to_plain
 from fedlit.reports.grouping import config_signature
 from fedlit.runs.keys import (
     GROUPS,

@@ -16,7 +16,7 @@ from fedlit.cli.resume import resume_arguments
 from fedlit.core.errors import ConfigError, ConfigErrors, LostRounds
 from fedlit.core.facts import FederationFacts
 from fedlit.core.messages import Update
-from fedlit.experiment.config.build import to_plain
+from fedlit.experiment.config.plain import to_plain
 from fedlit.reports.render import figures
 from fedlit.simulation.client_faults import Corrupt, CrashWorker, Drop, Fault, Hang, PlannedFailure, Raise
 from fedlit.simulation.faults import FailurePolicy, FaultPlan

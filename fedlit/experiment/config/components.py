@@ -1,13 +1,9 @@
-"""Components of a federation from their groups in the configuration.
-
-The components are data, model, sampler and callbacks.
-"""
+"""Data, model and callbacks from their groups in the configuration."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -25,11 +21,9 @@ from fedlit.experiment.config.instantiate import (
     import_target,
     instantiate_checked,
 )
+from fedlit.experiment.config.settings import LOADING_KEYS
 from fedlit.experiment.weights import load_weights
 from fedlit.models import Classifier
-
-LOADING_KEYS = [field.name for field in fields(Loading)]
-"""Keys of the group `data` that say how samples become batches."""
 
 
 def make_data(node: Mapping[str, Any], loading: Loading | None, seed: int) -> Data:
@@ -92,21 +86,6 @@ def _check_network(node: Mapping[str, Any]) -> None:
     own = inspect.signature(Classifier).parameters
     network = import_target(node, "network")
     check_types(network, {key: value for key, value in node.items() if key not in own and key != "_target_"})
-
-
-def make_sampler(node: Mapping[str, Any]) -> Callable[[int], Any]:
-    """Return a function that makes the sampler for a cohort size.
-
-    The schedule sets the size.
-
-    Raises:
-        ConfigError: if the group has a size, or the target has no such arguments.
-    """
-    if "size" in node:
-        hint = "schedule.clients_per_round or schedule.client_fraction: leave sampler.size out"
-        raise ConfigError("size", node["size"], "is the size of the cohort, which the schedule sets", hint)
-    check_types(import_target(node), {key: value for key, value in node.items() if not key.startswith("_")})
-    return lambda size: instantiate_checked(node, size=size)
 
 
 def make_callbacks(nodes: Any) -> Callable[[], list[Callback]]:

@@ -29,21 +29,19 @@ from fedlit.core.serialization import flatten_client_states, flatten_state, to_s
 from fedlit.runs.layout import CHECKPOINTS, JOURNAL, LOCK
 from fedlit.runs.record import RoundRecord
 from fedlit.server.checkpoint.checkpointer import Checkpoint, Checkpointer, Retention
+from fedlit.server.checkpoint.folders import committed_rounds, list_rounds, round_dir
 from fedlit.server.checkpoint.format import (
     CLIENT_STATES,
     MANIFEST,
     ROUND,
     STATE,
     client_state_file,
-    committed_rounds,
     file_digest,
     last_update_rounds,
-    list_rounds,
     make_manifest,
     raise_if_other_experiment,
     read_checkpoint,
     read_journal,
-    round_dir,
 )
 from fedlit.server.client_store import ClientStateStore
 

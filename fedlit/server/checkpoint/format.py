@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.messages import ServerState
 from fedlit.core.serialization import from_safetensors, unflatten_client_states, unflatten_state
 from fedlit.runs.layout import CHECKPOINTS, JOURNAL
+from fedlit.server.checkpoint.folders import round_dir
 from fedlit.server.client_store import ClientStateStore
 
 SCHEMA = 2
@@ -22,27 +22,6 @@ STATE = "state.safetensors"
 CLIENT_STATES = "memories.safetensors"
 ROUND = "round.json"
 MANIFEST = "manifest.json"
-
-
-def round_dir(folder: Path, round: int) -> Path:
-    """Folder of a round's checkpoint, in a run's folder."""
-    return folder / CHECKPOINTS / f"round-{round:06d}"
-
-
-def list_rounds(folder: Path, kind: str) -> dict[int, Path]:
-    """Folders of checkpoints in a run's folder, by round.
-
-    Args:
-        folder: the run's folder.
-        kind: `round` for whole checkpoints, `memories` for client states alone. Folders with other names are left out.
-    """
-    paths = ((re.fullmatch(rf"{kind}-(\d+)", path.name), path) for path in (folder / CHECKPOINTS).glob(f"{kind}-*"))
-    return {int(match[1]): path for match, path in paths if match}
-
-
-def committed_rounds(folder: Path) -> list[int]:
-    """Rounds with a checkpoint in a run's folder, valid or not, ascending."""
-    return sorted(list_rounds(folder, "round"))
 
 
 def client_state_file(folder: Path, round: int) -> Path:

@@ -9,8 +9,8 @@ from configured import MODULE, build, errors_of
 from conftest import composed as compose_config
 
 from fedlit.core.errors import ConfigErrors
-from fedlit.experiment.config.build import to_plain
 from fedlit.experiment.config.instantiate import matches_type, type_name
+from fedlit.experiment.config.plain import to_plain
 from fedlit.experiment.runner import run_experiment
 from fedlit.experiment.weights import save_ckpt
 

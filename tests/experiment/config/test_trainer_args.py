@@ -7,7 +7,8 @@ from lightning.pytorch import Trainer
 
 from fedlit.client.trainer import FIXED_ARGS
 from fedlit.core.errors import ConfigError
-from fedlit.experiment.config.trainer_args import ALLOWED_ARGS, REFUSED_ARGS, make_trainer_config
+from fedlit.experiment.config.trainer_args import make_trainer_config
+from fedlit.experiment.config.trainer_values import ALLOWED_ARGS, PLAIN_DEFAULTS, REFUSED_ARGS
 from fedlit.server.schedule import Schedule
 
 CPU = {"accelerator": "cpu"}
@@ -65,7 +66,9 @@ def test_argument_that_changes_results_silently_or_does_nothing_is_refused(key, 
 
 def test_every_argument_is_allowed_or_refused_with_a_hint():
     everything = set(inspect.signature(Trainer.__init__).parameters) - {"self", "callbacks"}
-    assert set(ALLOWED_ARGS) | set(REFUSED_ARGS) | {"barebones", "reload_dataloaders_every_n_epochs"} == everything
+    assert set(ALLOWED_ARGS) | set(REFUSED_ARGS) == everything
+    parameters = inspect.signature(Trainer.__init__).parameters
+    assert all(parameters[key].default in PLAIN_DEFAULTS for key in REFUSED_ARGS)
     assert not set(ALLOWED_ARGS) & (set(REFUSED_ARGS) | set(FIXED_ARGS))
 
 

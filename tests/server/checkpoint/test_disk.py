@@ -24,7 +24,8 @@ from fedlit.runs.layout import CHECKPOINTS, JOURNAL
 from fedlit.runs.record import RoundRecord
 from fedlit.server.checkpoint.checkpointer import Retention
 from fedlit.server.checkpoint.disk import DiskCheckpointer
-from fedlit.server.checkpoint.format import CLIENT_STATES, MANIFEST, ROUND, STATE, file_digest, round_dir
+from fedlit.server.checkpoint.folders import round_dir
+from fedlit.server.checkpoint.format import CLIENT_STATES, MANIFEST, ROUND, STATE, file_digest
 from fedlit.server.client_store import ClientStateStore
 from fedlit.simulation.server_crash import ServerCrash
 

@@ -12,8 +12,7 @@ from test_federation import quadratics
 from fedlit.aggregation import MeanAggregator
 from fedlit.aggregation.aggregator import merge
 from fedlit.algorithms import FedAvg
-from fedlit.client.worker import FatalClientFailure
-from fedlit.core.errors import ConfigError, LostRounds
+from fedlit.core.errors import ConfigError, FatalClientFailure, LostRounds
 from fedlit.core.messages import LossJob
 from fedlit.core.serialization import shared_tree, state_nbytes
 from fedlit.executors import Inline
