@@ -189,8 +189,8 @@ class LocalTrainer:
         Raises:
             ConfigError: if the module uses manual optimization.
         """
-        gradients = self._evaluate(model, ShardLoss(self.replica.module, gradients=True)).gradients
-        return {name: gradients.get(name, torch.zeros_like(old)) for name, old in model.parameters.items()}
+        found = self._evaluate(model, ShardLoss(self.replica.module, gradients=True)).gradients
+        return {name: found.get(name, torch.zeros_like(old)).to(old.dtype) for name, old in model.parameters.items()}
 
     def _evaluate(self, model: Model, losses: ShardLoss) -> ShardLoss:
         module, log = self.replica.module, MetricAccumulator()

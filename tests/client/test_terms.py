@@ -142,6 +142,17 @@ def test_the_gradient_is_of_the_loss_over_the_whole_shard_in_eval_mode():
     assert all(torch.equal(value, replica.read().buffers[name]) for name, value in start.buffers.items())
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_the_gradient_has_the_dtypes_of_the_model_in_every_precision(precision):
+    replica, data, start, _ = make_setting()
+    exact = local(replica, data).gradient(start)
+    config = TrainerConfig({"accelerator": "cpu", "precision": precision})
+    gradient = LocalTrainer(replica, config, data, 20, ROUND, 0).gradient(start)
+    for name, tensor in gradient.items():
+        assert tensor.dtype == start.parameters[name].dtype
+        assert torch.allclose(tensor, exact[name], atol=0.05 if precision == "bf16-true" else 1e-6), name
+
+
 def test_the_gradient_of_an_empty_shard_is_0():
     replica, data, start, _ = make_setting()
     empty = LocalTrainer(replica, TrainerConfig({"accelerator": "cpu"}), data, 0, 0, 0)
