@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fedlit.cli.evaluate import load_run_config
-from fedlit.client.callbacks import algorithm_state
+from fedlit.client.steps.optimizer_state import algorithm_state
 from fedlit.core.errors import ConfigError, ConfigErrors, print_config_errors
 from fedlit.core.messages import ClientFailure, ServerState, Update
 from fedlit.core.model import FitResult

@@ -1,25 +1,25 @@
-"""Callbacks of a client's Trainer, and the parts of the client state."""
+"""Callbacks of a client's Trainer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
+from torch import Tensor
 
-from fedlit.aggregation.channel import CHANNEL_PREFIX
-from fedlit.client.displacement import DisplacementTracker
-from fedlit.client.lightning_internals import lr_schedulers, scales_gradients, set_max_steps
+from fedlit.client.lightning_internals import scales_gradients, set_max_steps
 from fedlit.client.metrics import MetricAccumulator
+from fedlit.client.steps.displacement import DisplacementTracker
+from fedlit.client.steps.observer import StepObserver, has_gradients
+from fedlit.client.steps.optimizer_state import load_state, read_state
+from fedlit.client.steps.rates import ScaledRates
+from fedlit.client.steps.terms import FitTerms
 from fedlit.core.errors import ConfigError
 from fedlit.core.model import GradientTerm
 from fedlit.core.tensors import Groups, Tensors
-from fedlit.core.torch_internals import add_in_place, scheduler_parts, subtract
-
-OPTIMIZER_PREFIX = "optimizer/"
-"""Prefix of an optimizer's groups in the client state: `optimizer/NUMBER/PARAMETER`."""
 
 
 class LocalTrainingCallback(Callback):
@@ -27,6 +27,10 @@ class LocalTrainingCallback(Callback):
 
     The callback counts optimizer steps, adds terms to gradients, scales learning rates and ends epochs of metrics.
     `displacement` tracks the optimizer steps. `optimizer_state` is filled at the end of training if `client_state` is given.
+
+    A term counts as part of each batch's loss. Lightning divides each batch's gradient by `accumulate_grad_batches`. So a step
+    has less of a term if it accumulates fewer batches at the end of an epoch, or if batches have no loss; it has no term if no
+    batch has a loss. Under manual optimization each step with gradients has the whole term.
 
     Args:
         log: accumulator of the module's logged metrics.
@@ -42,30 +46,36 @@ class LocalTrainingCallback(Callback):
         lr_factor: float | None = None,
         client_state: Groups | None = None,
     ) -> None:
-        self._log, self._lr_factor, self._client_state = log, lr_factor, client_state
+        self._log, self._client_state = log, client_state
         self._terms = [term for term in terms if term.mu or term.offset]
-        self._hooked_steps = self.steps = self._num_batches = 0
-        self._accumulated_fraction = 1.0  # batches accumulated for the current step / accumulate_grad_batches
+        self._fit_terms: FitTerms | None = None
+        self._announced_steps = self.steps = 0
+        self._num_accumulated = self._num_without_terms = 0  # batches whose gradients are accumulated
+        self._trainer: Trainer | None = None
+        rates = None if lr_factor is None else ScaledRates(lr_factor)
+        self._observer = StepObserver(rates, self._add_to_loss, self._count_step)
         self.displacement = DisplacementTracker(self._terms, keep=client_state is not None)
         self.optimizer_state: dict[str, Tensors] = {}
 
+    @contextmanager
+    def observe(self) -> Iterator[None]:
+        """Observe the optimizer steps of the fit inside the block."""
+        with self._observer.observe():
+            yield
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._log.callback_metrics = trainer.callback_metrics
+        self._log.callback_metrics, self._trainer = trainer.callback_metrics, trainer
         _refuse_fused_with_scaler(trainer)
+        self._observer.set_module(pl_module)
+        self._fit_terms = FitTerms(self._terms, pl_module, trainer.optimizers)
         for number, optimizer in enumerate(trainer.optimizers):
-            optimizer.register_step_post_hook(self._count_step)
             if self._client_state:
-                _load(optimizer, number, self._client_state)
-        if self._lr_factor is not None:
-            _scale_learning_rates(trainer, self._lr_factor)
-        if self._terms:
-            self._on_device = [_to_device(term, pl_module.device) for term in self._terms]
-            self._names = {id(parameter): name for name, parameter in pl_module.named_parameters()}
+                load_state(optimizer, number, self._client_state)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._terms and self._hooked_steps < self.steps:
+        if self._terms and self._announced_steps < self.steps:
             problem = (
-                f"takes {self.steps} optimizer steps, and Lightning announces {self._hooked_steps} of them: "
+                f"takes {self.steps} optimizer steps, and Lightning announces {self._announced_steps} of them: "
                 "the algorithm's terms are missing in the others"
             )
             hint = "step with self.optimizers(), not with torch's own optimizer"
@@ -74,12 +84,12 @@ class LocalTrainingCallback(Callback):
             self.optimizer_state = {
                 name: state
                 for number, optimizer in enumerate(trainer.optimizers)
-                for name, state in _state_of(optimizer, number)
+                for name, state in read_state(optimizer, number)
             }
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._observer.close_all()
         self._log.start_batch(batch)
-        self._num_batches += 1
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -94,6 +104,15 @@ class LocalTrainingCallback(Callback):
     on_validation_epoch_end = on_train_epoch_end
     on_test_epoch_end = on_train_epoch_end
 
+    def on_before_zero_grad(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        self._num_accumulated = self._num_without_terms = 0
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        self._num_accumulated += 1
+        self._num_without_terms += 1
+
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
@@ -101,16 +120,25 @@ class LocalTrainingCallback(Callback):
 
         Lightning calls the hook after accumulation and unscaling, and before clipping.
         """
-        self._hooked_steps += 1
-        if pl_module.automatic_optimization:
-            self._accumulated_fraction, self._num_batches = self._num_batches / trainer.accumulate_grad_batches, 0
-        for term in self._on_device if self._terms else ():
-            parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-            _add(term, {self._names[id(p)]: p for p in parameters})
+        self._announced_steps += 1
+        if self._fit_terms is not None and (pl_module.automatic_optimization or has_gradients(optimizer)):
+            self._fit_terms.add(optimizer, self._fraction(self._num_without_terms))
+        self._num_without_terms = 0
 
-    def _count_step(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    def _fraction(self, batches: int) -> float:
+        """Return the share of batches in the number that a step accumulates."""
+        assert self._trainer is not None
+        if not self._trainer.lightning_module.automatic_optimization:
+            return 1.0
+        return batches / self._trainer.accumulate_grad_batches
+
+    def _add_to_loss(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
+        assert self._fit_terms is not None
+        return self._fit_terms.add_loss(loss, optimizer, self._fraction(1))
+
+    def _count_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.steps += 1
-        self.displacement.step(optimizer, self._accumulated_fraction)
+        self.displacement.step(optimizer, self._fraction(self._num_accumulated))
 
 
 class StopAfterSteps(Callback):
@@ -129,61 +157,6 @@ class StopAfterSteps(Callback):
         set_max_steps(trainer, self._steps)
 
 
-def optimizer_state(client_state: Groups) -> dict[str, Tensors]:
-    """Return the groups of a client state that belong to the optimizer."""
-    return {name: state for name, state in client_state.items() if name.startswith(OPTIMIZER_PREFIX)}
-
-
-def algorithm_state(client_state: Groups) -> Groups:
-    """Return the groups of a client state that belong to the algorithm."""
-    prefixes = (OPTIMIZER_PREFIX, CHANNEL_PREFIX)
-    return {name: state for name, state in client_state.items() if not name.startswith(prefixes)}
-
-
-def _state_of(optimizer: torch.optim.Optimizer, number: int) -> Iterator[tuple[str, Tensors]]:
-    """Yield name and tensors of each parameter's optimizer state.
-
-    Raises:
-        ConfigError: if a part of the state is not a tensor.
-    """
-    for parameter, state in optimizer.state_dict()["state"].items():
-        tensors = {key: value for key, value in state.items() if value is not None}
-        if others := [key for key, value in tensors.items() if not isinstance(value, torch.Tensor)]:
-            problem = f"cannot keep {', '.join(others)} of {type(optimizer).__name__}: only tensors can be kept"
-            raise ConfigError("schedule.client_state", "keep", problem, "use reset")
-        if tensors:
-            yield (
-                f"{OPTIMIZER_PREFIX}{number}/{parameter}",
-                {key: value.detach().cpu().clone() for key, value in tensors.items()},
-            )
-
-
-def _load(optimizer: torch.optim.Optimizer, number: int, client_state: Groups) -> None:
-    prefix = f"{OPTIMIZER_PREFIX}{number}/"
-    groups = ((name, tensors) for name, tensors in client_state.items() if name.startswith(prefix))
-    state = {int(name.removeprefix(prefix)): dict(tensors) for name, tensors in groups}
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-
-
-def _scale_learning_rates(trainer: Trainer, factor: float) -> None:
-    """Scale learning rates, and base rates of the module's own schedulers.
-
-    Raises:
-        ConfigError: if a scheduler does not compute its rates from base rates.
-    """
-    for optimizer in trainer.optimizers:
-        for group in optimizer.param_groups:
-            group.update({key: group[key] * factor for key in ("lr", "initial_lr") if key in group})
-    for scheduler in lr_schedulers(trainer):
-        for part in (scheduler, *scheduler_parts(scheduler)):
-            if isinstance(part, OneCycleLR | CyclicLR):
-                problem = f"cannot scale the learning rates of {type(part).__name__}, which sets them itself"
-                hint = "use schedule.lr=constant, or another scheduler in the module"
-                raise ConfigError("schedule.lr", "", problem, hint)
-            if (rates := getattr(part, "base_lrs", None)) is not None:
-                part.base_lrs = [base * factor for base in rates]
-
-
 def _refuse_fused_with_scaler(trainer: Trainer) -> None:
     """Raise ConfigError if a fused optimizer meets a GradScaler.
 
@@ -193,42 +166,3 @@ def _refuse_fused_with_scaler(trainer: Trainer) -> None:
         problem = "scales gradients, and a fused optimizer steps before they can be unscaled"
         hint = "set model.optimizer.fused=false, or trainer.precision=bf16-mixed"
         raise ConfigError("trainer.precision", trainer.precision, problem, hint)
-
-
-def _to_device(term: GradientTerm, device: torch.device) -> GradientTerm:
-    def move(tensors: Tensors | None) -> Tensors | None:
-        return None if tensors is None else {name: tensor.to(device) for name, tensor in tensors.items()}
-
-    return GradientTerm(term.mu, move(term.center), move(term.offset))
-
-
-@torch.no_grad()
-def _add(term: GradientTerm, parameters: Mapping[str, torch.nn.Parameter]) -> None:
-    """Add mu * (w - center) + offset to the parameters' gradients.
-
-    The gradient of a parameter that the loss does not reach counts as 0.
-    """
-    if term.mu and term.center is not None:
-        weights, centers, gradients = _matching(parameters, term.center)
-        if weights:
-            add_in_place(gradients, subtract(weights, centers), term.mu)
-    if term.offset is not None:
-        _, offsets, gradients = _matching(parameters, term.offset)
-        if offsets:
-            add_in_place(gradients, offsets)
-
-
-def _matching(
-    parameters: Mapping[str, torch.nn.Parameter], tensors: Tensors
-) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
-    """Select the parameters that `tensors` names.
-
-    Returns:
-        weights, their tensors, their gradients.
-    """
-    matches = {name: parameter for name, parameter in parameters.items() if name in tensors}
-    for parameter in matches.values():
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-    gradients = [parameter.grad for parameter in matches.values() if parameter.grad is not None]
-    return [parameter.detach() for parameter in matches.values()], [tensors[name] for name in matches], gradients

@@ -14,7 +14,6 @@ from typing import Any
 import lightning.pytorch.trainer.connectors.callback_connector as callback_connector
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch.optim.lr_scheduler import LRScheduler
 
 from fedlit.core.torch_internals import cached_gpu_count
 
@@ -141,14 +140,6 @@ def scales_gradients(trainer: Trainer) -> bool:
     Reads `trainer.precision_plugin.scaler`; checked with lightning 2.6.6.
     """
     return getattr(trainer.precision_plugin, "scaler", None) is not None
-
-
-def lr_schedulers(trainer: Trainer) -> list[LRScheduler]:
-    """Return the schedulers that the module configured.
-
-    Reads `trainer.lr_scheduler_configs`; checked with lightning 2.6.6.
-    """
-    return [config.scheduler for config in trainer.lr_scheduler_configs]
 
 
 def connect_module(trainer: Trainer, module: LightningModule) -> None:

@@ -8,22 +8,21 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
-from fedlit.client.callbacks import LocalTrainingCallback, StopAfterSteps, optimizer_state
+from fedlit.client.callbacks import LocalTrainingCallback, StopAfterSteps
 from fedlit.client.lightning_internals import overrides, trainer_scope
 from fedlit.client.losses import ShardLoss, contrastive_loss
 from fedlit.client.metrics import MetricAccumulator
 from fedlit.client.module.replica import ModuleReplica
+from fedlit.client.steps.optimizer_state import optimizer_state
 from fedlit.core.errors import ConfigError
 from fedlit.core.model import ContrastiveTerm, FitResult, GradientTerm, Model
 from fedlit.core.streams import Purpose, seeded
 from fedlit.core.tensors import Groups, Tensors
 from fedlit.data.client_data import ClientData
-from fedlit.data.loading import Loading
 from fedlit.data.protocols import Batches
 from fedlit.runs.metric_names import with_split
 
@@ -156,6 +155,7 @@ class LocalTrainer:
             seeded(self.data.seed, Purpose.MODEL, self.round, self.client, key),
             self.replica.redirect_log(log),
             trainer_scope(),
+            callback.observe(),
             ExitStack() as stack,
         ):
             self.replica.load(model, only)
@@ -228,23 +228,3 @@ def evaluate_split(
         trainer = config.make_trainer(LocalTrainingCallback(log), limit_val_batches=None)
         (trainer.test if has_test_step else trainer.validate)(replica.module, batches, verbose=False)
     return {with_split(name, split): value for name, value in log.averages().items()}
-
-
-def planned_steps(config: TrainerConfig, loading: Loading, samples: np.ndarray) -> np.ndarray:
-    """Return each client's optimizer steps in a round, shape (n,).
-
-    Args:
-        config: settings of the Trainers.
-        loading: batch size, and the rule for an incomplete last batch.
-        samples: samples of each client, shape (n,).
-    """
-    options = config.options
-    size = loading.local_batch_size or np.maximum(samples, 1)
-    batches = samples // size if loading.drop_last else -(-samples // size)
-    limit = options.get("limit_train_batches")
-    if isinstance(limit, int):
-        batches = np.minimum(batches, limit)
-    elif limit is not None:
-        batches = (batches * limit).astype(np.int64)
-    steps_per_epoch = -(-batches // int(options.get("accumulate_grad_batches") or 1))
-    return np.where(batches == 0, 0, config.steps or config.epochs * steps_per_epoch)

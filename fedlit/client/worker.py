@@ -15,10 +15,10 @@ from fedlit.aggregation.aggregator import merge, sum_metrics
 from fedlit.aggregation.channel import channel_states, pack_channel_states
 from fedlit.aggregation.validation import invalid_values, layout_mismatch
 from fedlit.algorithms.algorithm import Algorithm, update_template
-from fedlit.client.callbacks import algorithm_state
 from fedlit.client.failures import classify_failure
 from fedlit.client.lightning_internals import trainer_scope
 from fedlit.client.module.replica import ModuleReplica
+from fedlit.client.steps.optimizer_state import algorithm_state
 from fedlit.client.trainer import LocalTrainer, TrainerConfig, evaluate_split
 from fedlit.core.errors import FatalClientFailure
 from fedlit.core.messages import (

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import parametrize
-from torch.optim.lr_scheduler import LRScheduler
 from torch.utils import _pytree
 
 
@@ -67,14 +66,6 @@ def batch_norm_base() -> type[nn.Module]:
     Uses `torch.nn.modules.batchnorm._NormBase`; checked with torch 2.14.1.
     """
     return _NormBase
-
-
-def scheduler_parts(scheduler: LRScheduler) -> tuple[LRScheduler, ...]:
-    """Return the schedulers that SequentialLR and ChainedScheduler consist of; others have none.
-
-    Uses `_schedulers` of both classes; checked with torch 2.14.1.
-    """
-    return tuple(getattr(scheduler, "_schedulers", ()))
 
 
 def reduce_parametrized(module: nn.Module) -> tuple[Callable[..., nn.Module], tuple[Any, ...], Any]:

@@ -10,7 +10,8 @@ import numpy as np
 
 from fedlit.aggregation import Aggregator, Channel, MeanAggregator
 from fedlit.algorithms.algorithm import Algorithm, update_template
-from fedlit.client.trainer import LocalTrainer, TrainerConfig, planned_steps
+from fedlit.client.steps.planned import planned_steps
+from fedlit.client.trainer import LocalTrainer, TrainerConfig
 from fedlit.client.worker import ClientWorker
 from fedlit.core.messages import ServerState, Update
 from fedlit.core.model import Model

@@ -31,7 +31,8 @@ class Schedule:
         quorum: updates that a round needs, >= 1; with fewer the round is lost and the model stays the same.
         client_state: `reset` gives a client a new optimizer in each round; `keep` keeps its optimizer's state as client state.
         lr: factor on the local learning rate in round t of T: `constant` 1; `step` lr_gamma^(t // lr_every);
-            `cosine` from 1 in the first round to lr_floor after the last.
+            `cosine` from 1 in the first round to lr_floor after the last. A step takes the module's own rate of that moment
+            times the factor; outside of steps the module sees its own rate.
         lr_every: rounds between two steps of `step`.
         lr_gamma: factor of one step of `step`, in (0, 1].
         lr_floor: end of `cosine`, in [0, 1].

@@ -32,7 +32,7 @@ def test_4_the_last_update_instead_of_the_sum_fails(monkeypatch):
 def test_12_13_control_variates_with_the_rate_before_its_decay_fail(monkeypatch):
     decayed = {"lr": "step", "lr_every": 1, "lr_gamma": 0.5}
     check(Scaffold(), lambda s, m: scaffold(s, m, decay=HALF), **decayed)
-    undecayed = mutated("fedlit.client.displacement", ("moved += lr * step", "moved += 0.125 * step"))
+    undecayed = mutated("fedlit.client.steps.displacement", ("moved += lr * step", "moved += 0.125 * step"))
     monkeypatch.setattr(fedlit.client.callbacks, "DisplacementTracker", undecayed.DisplacementTracker)
     check(Scaffold(), scaffold)  # without decay both agree
     with pytest.raises(AssertionError):

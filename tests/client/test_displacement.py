@@ -7,8 +7,8 @@ from lightning.pytorch import LightningModule
 from quadratics import mutated
 from torch import nn
 
-from fedlit.client.displacement import SGDStep, displacement
 from fedlit.client.module.replica import ModuleReplica
+from fedlit.client.steps.displacement import SGDStep, displacement
 from fedlit.client.trainer import LocalTrainer, TrainerConfig
 from fedlit.core.errors import ConfigError
 from fedlit.core.model import GradientTerm
@@ -99,7 +99,7 @@ def test_displacement_has_the_values_of_an_independent_calculation(rho, alpha, s
 
 def test_counting_the_proximal_term_twice_is_detected():
     mutant = mutated(
-        "fedlit.client.displacement",
+        "fedlit.client.steps.displacement",
         ("moved += lr * step", "moved = (1 - lr * mu) * (moved + lr * step)"),
     )
     steps = [SGDStep(1.0, 0.9)] * 20

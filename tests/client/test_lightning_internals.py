@@ -201,24 +201,6 @@ def test_a_precision_plugin_has_its_scaler_under_one_name():
     assert internals.scales_gradients(used), gone("trainer.precision_plugin.scaler")
 
 
-def test_a_trainer_lists_the_modules_schedulers():
-    class Scheduled(Quadratic):
-        def configure_optimizers(self):
-            optimizer = super().configure_optimizers()
-            return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
-
-    class Sees(Callback):
-        schedulers = ()
-
-        def on_fit_start(self, trainer, pl_module):
-            self.schedulers = internals.lr_schedulers(trainer)
-
-    sees = Sees()
-    run(Scheduled(), callbacks=lambda: [sees])
-    kinds = [type(scheduler).__name__ for scheduler in sees.schedulers]
-    assert kinds == ["StepLR"], gone("trainer.lr_scheduler_configs")
-
-
 def test_a_connected_module_is_saved_without_a_fit(tmp_path):
     used, module = trainer(), Quadratic(3.0)
     assert hasattr(used.strategy, "connect"), gone("trainer.strategy.connect")

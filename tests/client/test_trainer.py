@@ -14,8 +14,8 @@ from torch import nn
 
 from fedlit.aggregation.channel import channel_states
 from fedlit.algorithms.algorithm import Local
-from fedlit.client.callbacks import algorithm_state, optimizer_state
 from fedlit.client.module.replica import ModuleReplica
+from fedlit.client.steps.optimizer_state import algorithm_state, optimizer_state
 from fedlit.client.trainer import FIXED_ARGS, LocalTrainer, TrainerConfig, evaluate_split
 from fedlit.core.errors import ConfigError
 from fedlit.core.model import GradientTerm
@@ -80,6 +80,127 @@ def test_a_term_is_added_once_a_step_under_accumulation_and_before_clipping():
     assert clipped.model.parameters["w"].item() == pytest.approx(-2 * 0.1 * 0.5, abs=1e-6)
 
 
+class SkipsTwo(Quadratic):
+    """Two of seven batches have no loss."""
+
+    def training_step(self, batch, batch_idx):
+        return None if batch_idx in (2, 5) else super().training_step(batch, batch_idx)
+
+
+@pytest.mark.filterwarnings("ignore:.training_step. returned .None.")
+def test_a_batch_without_a_loss_has_no_term_and_is_no_step():
+    term = GradientTerm(offset={"w": torch.tensor([0.3])})
+    result = fit(SkipsTwo(), term, batch=1, rows=((1.0, 0.0),) * 7)
+    assert result.model.parameters["w"].item() == pytest.approx(
+        descend(0.0, 5, offset=0.3, rows=((1.0, 0.0),)), abs=1e-6
+    )
+    assert result.steps == 5
+    assert result.displacement == {"w": pytest.approx(0.5)}
+
+
+@pytest.mark.filterwarnings("ignore:.training_step. returned .None.")
+def test_a_step_has_as_much_of_a_term_as_of_batches():
+    term = GradientTerm(mu=0.5, center={"w": torch.tensor([3.0])}, offset={"w": torch.tensor([0.3])})
+    result = fit(SkipsTwo(), term, batch=1, rows=((1.0, 0.0),) * 7, options={"accumulate_grad_batches": 4})
+    w = d = 0.0
+    for share in (3 / 4, 2 / 4):  # batches 0, 1 and 3; batches 4 and 6
+        w -= 0.1 * share * (w + 0.5 * (w - 3) + 0.3)
+        d += 0.1 * share * (1 - 0.5 * d)
+    assert result.model.parameters["w"].item() == pytest.approx(w, abs=1e-6)
+    assert result.displacement == {"w": pytest.approx(d)}
+    assert result.steps == 2
+
+
+def test_a_manual_step_without_gradients_has_no_term_and_is_no_step():
+    class StepsTwice(Quadratic):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers()
+            optimizer.step()
+            self.manual_backward(self.training_loss(batch))
+            optimizer.step()
+            optimizer.zero_grad()
+
+    result = fit(StepsTwice(), GradientTerm(offset={"w": torch.tensor([0.3])}), epochs=2)
+    assert result.model.parameters["w"].item() == pytest.approx(descend(0.0, 2, offset=0.3), abs=1e-6)
+    assert result.steps == 2
+
+
+def test_steps_of_an_optimizer_that_the_trainer_does_not_know_are_counted():
+    class OwnOptimizer(Quadratic):
+        def __init__(self):
+            super().__init__(1.0)
+            self.automatic_optimization = False
+
+        def on_fit_start(self):
+            self.own = torch.optim.SGD(self.parameters(), lr=0.1)
+
+        def training_step(self, batch, batch_idx):
+            self.own.zero_grad()
+            self.manual_backward(self.training_loss(batch))
+            self.own.step()
+
+        def configure_optimizers(self):
+            return None
+
+    with pytest.warns(UserWarning, match="returned `None`"):
+        result = fit(OwnOptimizer(), epochs=3)
+    assert (result.steps, result.model.parameters["w"].item()) == (3, pytest.approx(descend(1.0, 3), abs=1e-6))
+
+
+def test_a_step_that_fails_leaves_the_next_one_as_it_was():
+    class Fails(torch.optim.SGD):
+        def step(self, closure=None):
+            super().step(closure)
+            raise ArithmeticError
+
+    class Retries(Quadratic):
+        def __init__(self):
+            super().__init__(1.0)
+            self.automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers()
+            self.manual_backward(self.training_loss(batch))
+            try:
+                optimizer.step()
+            except ArithmeticError:
+                self.rates = [group["lr"] for group in optimizer.param_groups]
+            optimizer.zero_grad()
+
+        def configure_optimizers(self):
+            return Fails(self.parameters(), lr=0.1)
+
+    result = fit(Retries(), epochs=3, lr_factor=lambda t: 0.5)
+    assert result.model.parameters["w"].item() == pytest.approx(descend(1.0, 3, lr=0.05), abs=1e-6)
+
+
+def test_a_subclass_of_sgd_with_its_own_step_has_no_known_displacement():
+    class Doubles(torch.optim.SGD):
+        def step(self, closure=None):
+            loss = super().step(closure)
+            super().step()
+            return loss
+
+    class Doubled(Quadratic):
+        def configure_optimizers(self):
+            return Doubles(self.parameters(), lr=0.1)
+
+    result = fit(Doubled(1.0))
+    assert result.steps == 1
+    with pytest.raises(ConfigError, match="Doubles: has no known step length"):
+        result.displacement  # noqa: B018
+
+
+def test_an_optimizer_of_sparse_gradients_alone_is_refused_with_terms(monkeypatch):
+    monkeypatch.setattr(Quadratic, "configure_optimizers", lambda self: torch.optim.SparseAdam(self.parameters()))
+    with pytest.raises(ConfigError, match="SparseAdam: takes sparse gradients alone"):
+        fit(Quadratic(), GradientTerm(mu=0.1, center={"w": torch.zeros(1)}))
+
+
 def test_a_term_moves_parameters_that_the_loss_does_not_reach():
     class Unused(Quadratic):
         def __init__(self):
@@ -111,17 +232,42 @@ def test_the_learning_rate_of_a_round_scales_the_modules_own_scheduler():
     assert result.model.parameters["w"].item() == pytest.approx(w, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["OneCycleLR", "CyclicLR"])
-def test_schedulers_that_set_rates_themselves_are_refused_under_a_schedule_over_rounds(name):
-    class Cycles(Quadratic):
-        def configure_optimizers(self):
-            optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
-            arguments = {"OneCycleLR": (0.1, 10), "CyclicLR": (0.01, 0.1)}[name]
-            return [optimizer], [getattr(torch.optim.lr_scheduler, name)(optimizer, *arguments)]
+class OwnRate(torch.optim.SGD):
+    """An optimizer that sets its rate inside of its step."""
 
-    assert fit(Cycles()).steps == 1
-    with pytest.raises(ConfigError, match=f"cannot scale the learning rates of {name}, which sets them itself"):
-        fit(Cycles(), lr_factor=lambda t: 1.0)
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["lr"] = 0.9 * group["lr"]
+        return super().step(closure)
+
+
+class OtherName(torch.optim.SGD):
+    """An optimizer whose rate has another name."""
+
+    def __init__(self, params, lr):
+        super().__init__(params, lr)
+        self.rate = self.param_groups[0].pop("lr")
+
+    def step(self, closure=None):
+        self.param_groups[0]["lr"] = self.rate
+        loss = super().step(closure)
+        del self.param_groups[0]["lr"]
+        return loss
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [
+        (OwnRate, "OwnRate sets its learning rate inside of its step, where the round's factor is lost"),
+        (OtherName, "OtherName has a parameter group without a number `lr`"),
+    ],
+)
+def test_an_optimizer_with_a_rate_out_of_reach_is_refused_under_a_schedule_over_rounds(monkeypatch, kind, problem):
+    monkeypatch.setattr(Quadratic, "configure_optimizers", lambda self: kind(self.parameters(), lr=0.1))
+    assert fit(Quadratic()).steps == 1
+    with pytest.raises(ConfigError, match=problem) as error:
+        fit(Quadratic(), lr_factor=lambda t: 1.0)
+    assert error.value.key == "schedule.lr"
 
 
 def test_a_module_that_steps_without_lightning_is_refused_with_terms():

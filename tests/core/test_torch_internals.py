@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
-from torch.optim.lr_scheduler import ChainedScheduler, ConstantLR, LinearLR, SequentialLR, StepLR
 
 from fedlit.core import torch_internals as internals
 
@@ -78,16 +77,6 @@ def test_batch_and_instance_norm_have_one_base_class(kind):
     assert hasattr(nn.modules.batchnorm, "_NormBase"), gone("torch.nn.modules.batchnorm._NormBase")
     assert issubclass(kind, internals.batch_norm_base()), gone(f"_NormBase as a base of {kind.__name__}")
     assert not issubclass(nn.LayerNorm, internals.batch_norm_base())
-
-
-def test_compound_schedulers_have_their_parts_in_one_list():
-    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
-    parts = [ConstantLR(optimizer), LinearLR(optimizer)]
-    sequential, chained = SequentialLR(optimizer, parts, [2]), ChainedScheduler(parts)
-    for scheduler in (sequential, chained):
-        assert hasattr(scheduler, "_schedulers"), gone(f"{type(scheduler).__name__}._schedulers")
-        assert internals.scheduler_parts(scheduler) == tuple(parts), gone(f"{type(scheduler).__name__}._schedulers")
-    assert internals.scheduler_parts(StepLR(optimizer, 1)) == ()
 
 
 def test_leaves_of_a_tree_come_in_order():

@@ -25,7 +25,7 @@ from fedlit.client.trainer import TrainerConfig
 from fedlit.core.streams import Purpose, seeded
 from fedlit.data import Population
 from fedlit.data.custom import to_data
-from fedlit.data.samples import Loading
+from fedlit.data.loading import Loading
 from fedlit.runs.record import RoundRecord
 from fedlit.server.monitor import Monitor
 from fedlit.server.schedule import Schedule
@@ -179,9 +179,11 @@ def compare(setting: Setting) -> Comparison:
         RuntimeError: if a client failed or a round was lost.
     """
     federation = setting.federation()
-    records = list(federation.run())
-    if any(record.failures or record.lost for record in records):
-        raise RuntimeError([record.failures or record.lost for record in records])
+    records = []
+    for record in federation.run():
+        if record.failures or record.lost:
+            raise RuntimeError(record.failures or record.lost)
+        records.append(record)
     weights = {name: value.clone() for name, value in federation.initial.state_dict().items()}
     for record in records:
         weights = reference_round(setting, federation, record, weights)

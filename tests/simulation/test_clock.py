@@ -13,7 +13,8 @@ from test_federation import quadratics
 
 from fedlit.algorithms import FedAvg
 from fedlit.client.module.replica import ModuleReplica
-from fedlit.client.trainer import TrainerConfig, planned_steps
+from fedlit.client.steps.planned import planned_steps
+from fedlit.client.trainer import TrainerConfig
 from fedlit.client.worker import ClientWorker
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.messages import TrainJob

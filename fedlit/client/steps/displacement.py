@@ -6,6 +6,7 @@ A client's own optimizer causes the displacement; FedNova and SCAFFOLD divide by
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from inspect import unwrap
 from typing import NamedTuple
 
 import torch
@@ -23,7 +24,7 @@ class SGDStep(NamedTuple):
     Weight decay counts as part of the gradient.
 
     Args:
-        scale: factor on the gradient; below 1 in an epoch's last step if too few batches are left to accumulate.
+        scale: factor on the gradient and on the terms; below 1 if fewer batches than usual are accumulated.
     """
 
     lr: float
@@ -44,7 +45,7 @@ def displacement(steps: Iterable[SGDStep], mu: float = 0.0) -> float:
     """
     moved, buffer = 0.0, None
     for lr, momentum, dampening, nesterov, maximize, scale in steps:
-        gradient = step = (-1.0 if maximize else 1.0) * (scale - mu * moved)
+        gradient = step = (-1.0 if maximize else 1.0) * scale * (1.0 - mu * moved)
         if momentum:
             buffer = gradient if buffer is None else momentum * buffer + (1 - dampening) * gradient
             step = gradient + momentum * buffer if nesterov else buffer
@@ -69,7 +70,7 @@ class DisplacementTracker:
 
     def step(self, optimizer: torch.optim.Optimizer, scale: float = 1.0) -> None:
         """Record one step of an optimizer."""
-        if not isinstance(optimizer, torch.optim.SGD):
+        if not _is_sgd(optimizer):
             self._steps.setdefault(optimizer, [])
             return
         groups = self._steps.setdefault(optimizer, [])
@@ -89,7 +90,7 @@ class DisplacementTracker:
         steps_of: dict[int, list[SGDStep]] = {}
         for optimizer, groups in self._steps.items():
             name = type(optimizer).__name__
-            if not isinstance(optimizer, torch.optim.SGD):
+            if not _is_sgd(optimizer):
                 problem = "has no known step length, and the algorithm divides by the length of the client's steps"
                 raise ConfigError(OPTIMIZER, name, problem, "use SGD, or another algorithm")
             for steps, group in zip(groups, optimizer.param_groups, strict=True):
@@ -120,3 +121,11 @@ class DisplacementTracker:
                     cache[key] = displacement(steps, mu)
                 by_name[name] = cache[key]
         return by_name
+
+
+def _is_sgd(optimizer: torch.optim.Optimizer) -> bool:
+    """Return True if the optimizer steps as torch's SGD does.
+
+    A subclass may have another step.
+    """
+    return isinstance(optimizer, torch.optim.SGD) and unwrap(type(optimizer).step) is unwrap(torch.optim.SGD.step)

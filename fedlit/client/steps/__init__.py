@@ -1,0 +1,1 @@
+"""Optimizer steps of a local fit: terms, learning rates, counts, displacement, state."""
