@@ -5,25 +5,23 @@ Worker processes pay off if they save more time than their start costs.
 
 from __future__ import annotations
 
-import heapq
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fedlit.core.errors import raise_errors, require
 from fedlit.core.messages import Job, Result, ServerState, TrainJob
-from fedlit.executors.executor import Execute, Executor, Worker
-from fedlit.executors.inline import inline_execute, torch_threads
-from fedlit.executors.processes import Processes
-from fedlit.executors.resources import available_cores
+from fedlit.executors.executor import Execute, Executor, Phases, Worker
+from fedlit.executors.inline import Inline, inline_execute, torch_threads
+from fedlit.executors.processes import START_S, Processes, makespan
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger("fedlit")
-
-START_S = 6.0
-"""Seconds in which a process imports torch and Lightning on a core of its own; measured values are 5 to 7."""
 
 MIN_GAIN = 2.0
 """Smallest ratio of the saved time to the start time, because the work of later rounds is an estimate."""
@@ -54,6 +52,18 @@ class Auto(Executor):
     def _make_processes(self) -> Processes:
         return Processes(self.workers, self.threads, self.per_gpu, self.wall_timeout_s)
 
+    def estimate_seconds(self, rounds: Sequence[Phases], device: torch.device) -> float:
+        """Return the estimated seconds of a run's jobs.
+
+        The choice is the one that the run would make after round 1.
+        """
+        processes, inline = self._make_processes(), Inline(self.threads)
+        later, start_s = rounds[1:], processes.start_seconds(device, self.start_s)
+        inline_s = inline.estimate_seconds(later, device)
+        parallel_s = processes.estimate_seconds(later, device) - processes.start_seconds(device)
+        later_s = start_s + parallel_s if inline_s - parallel_s > MIN_GAIN * start_s else inline_s
+        return inline.estimate_seconds(rounds[:1], device) + later_s
+
     @property
     def has_worker_processes(self) -> bool:
         """True: clients may train in worker processes."""
@@ -76,10 +86,9 @@ class _Choice:
 
     def __init__(self, processes: Processes, start_s: float, worker: Worker, rounds: int, stack: ExitStack) -> None:
         self._processes, self._worker, self._rounds, self._stack = processes, worker, rounds, stack
-        self._start_s = start_s
         device = worker.device
-        self._count = len(processes.gpus(device))
-        self._parallel = min(self._count, available_cores()) if device.type == "cpu" else self._count
+        self._count, self._parallel = len(processes.gpus(device)), processes.parallel_jobs(device)
+        self._start_s = processes.start_seconds(device, start_s)  # of all processes
         self._execute: Execute | None = None  # once the choice is final
         self._is_logged = False
         self._durations: list[list[float]] = []  # seconds of each job, one list for each call of `execute`
@@ -119,16 +128,15 @@ class _Choice:
     def _choose(self) -> None:
         self._measured_rounds += 1
         remaining = self._rounds - self._measured_rounds
-        start_s = self._start_s * -(-self._count // available_cores())
         inline_s = remaining * sum(map(sum, self._durations)) / self._measured_rounds
         parallel_s = remaining * sum(makespan(s, self._parallel) for s in self._durations) / self._measured_rounds
-        is_worthwhile = inline_s - parallel_s > MIN_GAIN * start_s
+        is_worthwhile = inline_s - parallel_s > MIN_GAIN * self._start_s
         if is_worthwhile or not self._is_logged:
             place = f"{self._count} worker processes" if is_worthwhile else "this process"
             self._log(
                 f"{place} from round {self._measured_rounds + 1} on: the remaining {remaining} rounds need about "
                 f"{inline_s:.1f} s in this process, or {parallel_s:.1f} s in {self._count} worker processes "
-                f"after a start of {start_s:.0f} s"
+                f"after a start of {self._start_s:.0f} s"
             )
         if is_worthwhile:
             self._execute = self._stack.enter_context(self._processes.open(self._worker, remaining))
@@ -136,18 +144,3 @@ class _Choice:
     def _log(self, choice: str) -> None:
         self._is_logged = True
         log.info("executor=auto takes %s", choice)
-
-
-def makespan(seconds: Sequence[float], workers: int) -> float:
-    """Return the seconds until all jobs are done.
-
-    Each free worker takes the next job.
-
-    Args:
-        seconds: duration of each job, in the order of the jobs.
-        workers: number of workers, >= 1.
-    """
-    free = [0.0] * workers
-    for job in seconds:
-        heapq.heapreplace(free, free[0] + job)
-    return max(free)

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 Execute = Callable[[Iterable[Job], ServerState], Iterator[Result]]
 
+Phases = Sequence[Sequence[float]]
+"""Seconds of each job of a round, phase by phase; a phase begins when the last one has ended."""
+
 
 class Worker(Protocol):
     """Runs one job at a time."""
@@ -54,7 +57,12 @@ class Executor(ABC):
     """Runner of jobs.
 
     Results come in the order of the jobs and do not depend on the executor.
+
+    Attributes:
+        threads: torch threads of each process that runs jobs; 1 by default.
     """
+
+    threads: int = 1
 
     @abstractmethod
     def open(self, worker: Worker, rounds: int) -> AbstractContextManager[Execute]:
@@ -64,6 +72,17 @@ class Executor(ABC):
             worker: runs one job.
             rounds: rounds still to run; an executor may weigh the cost of its start against them.
         """
+
+    def estimate_seconds(self, rounds: Sequence[Phases], device: torch.device) -> float:
+        """Return the estimated seconds of a run's jobs.
+
+        By default they run one by one.
+
+        Args:
+            rounds: the phases of each round.
+            device: the device on which clients train.
+        """
+        return sum(sum(map(sum, phases)) for phases in rounds)
 
     @property
     def has_worker_processes(self) -> bool:

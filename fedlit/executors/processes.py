@@ -5,15 +5,16 @@ Its results are bit-identical to those of `inline`.
 
 from __future__ import annotations
 
+import heapq
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Literal
 
 from fedlit.core.errors import did_you_mean, raise_errors, require, require_at_least
-from fedlit.executors.executor import Execute, Executor, Worker
+from fedlit.executors.executor import Execute, Executor, Phases, Worker
 from fedlit.executors.inline import inline_execute, torch_threads
 from fedlit.executors.resources import available_cores, visible_gpus
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:  # torch takes seconds to import, and the values of a configur
     import torch
 
 log = logging.getLogger(__name__)
+
+START_S = 6.0
+"""Seconds in which a process imports torch and Lightning on a core of its own; measured values are 5 to 7."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,26 @@ class Processes(Executor):
     def timeout_s(self) -> float | None:
         """Seconds until a worker process without an answer is replaced; None: never."""
         return self.wall_timeout_s
+
+    def parallel_jobs(self, device: torch.device) -> int:
+        """Return the number of jobs that run at the same time."""
+        count = len(self.gpus(device))
+        return min(count, available_cores()) if device.type == "cpu" else count
+
+    def start_seconds(self, device: torch.device, start_s: float = START_S) -> float:
+        """Return the seconds until all worker processes have started.
+
+        Args:
+            device: the device on which clients train.
+            start_s: seconds in which a process starts on a core of its own.
+        """
+        return start_s * -(-len(self.gpus(device)) // available_cores())
+
+    def estimate_seconds(self, rounds: Sequence[Phases], device: torch.device) -> float:
+        """Return the estimated seconds of a run's jobs and of the start."""
+        parallel = self.parallel_jobs(device)
+        jobs_s = sum(makespan(jobs, parallel) for phases in rounds for jobs in phases)
+        return self.start_seconds(device) + jobs_s
 
     def gpus(self, device: torch.device) -> list[str | None]:
         """Return the GPU of each worker process, named as in CUDA_VISIBLE_DEVICES.
@@ -116,3 +140,18 @@ class Processes(Executor):
 def _fall_back(worker: Worker, reason: str) -> Execute:
     log.warning("this federation cannot be sent to a worker process, so it runs inline: %s", reason)
     return inline_execute(worker)
+
+
+def makespan(seconds: Sequence[float], workers: int) -> float:
+    """Return the seconds until all jobs are done.
+
+    Each free worker takes the next job.
+
+    Args:
+        seconds: duration of each job, in the order of the jobs.
+        workers: number of workers, >= 1.
+    """
+    free = [0.0] * workers
+    for job in seconds:
+        heapq.heapreplace(free, free[0] + job)
+    return max(free)

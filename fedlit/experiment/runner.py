@@ -19,7 +19,8 @@ from fedlit.experiment.config.build import build_run
 from fedlit.experiment.observers import Observer, Run
 from fedlit.experiment.performance import gc_frozen
 from fedlit.experiment.plan.client_states import check_disk_space, client_state_nbytes, estimate_client_state
-from fedlit.experiment.plan.estimate import client_state_line, estimate_run, plan_table
+from fedlit.experiment.plan.estimate import estimate_run
+from fedlit.experiment.plan.table import client_state_line, plan_table
 from fedlit.experiment.reporter import RoundReporter
 from fedlit.experiment.signals import handle_signals
 from fedlit.runs.layout import CHECKPOINTS, JOURNAL, SUMMARY

@@ -9,8 +9,8 @@ import torch
 from plain import plain_state
 
 from fedlit.core.messages import EvaluateJob, PartialAggregate, TrainJob
-from fedlit.executors import Auto, Processes, auto
-from fedlit.executors.auto import makespan
+from fedlit.executors import Auto, Inline, Processes, auto, processes
+from fedlit.executors.processes import makespan
 
 
 class SimulatedWorker:
@@ -31,7 +31,7 @@ def worker(monkeypatch):
     """A worker on a machine with four cores; `places` lists the starts and the ends of worker processes."""
     worker = SimulatedWorker()
     monkeypatch.setattr(auto, "time", SimpleNamespace(perf_counter=lambda: worker.now))
-    monkeypatch.setattr(auto, "available_cores", lambda: 4)
+    monkeypatch.setattr(processes, "available_cores", lambda: 4)
 
     @contextmanager
     def open(self, worker, rounds):
@@ -115,3 +115,22 @@ def test_auto_restores_the_threads_and_raises_the_error_of_a_job(worker):
         with Auto(threads=3, workers=2).open(broken, 5) as execute:
             list(execute([TrainJob(0, 0, (0, 1))], plain_state(0.0)))
     assert torch.get_num_threads() == previous
+
+
+CPU = torch.device("cpu")
+ROUNDS = [[[3.0, 1.0, 2.0], [1.0]]] * 10
+"""Ten rounds: three clients, then an evaluation."""
+
+
+@pytest.mark.parametrize(
+    ("executor", "seconds"),
+    [
+        (Inline(), 70.0),
+        (Processes(2), 6.0 + 10 * (3.0 + 1.0)),
+        (Processes(9), 3 * 6.0 + 10 * (3.0 + 1.0)),  # three for each core start one after the other
+        (Auto(2), 7.0 + 6.0 + 9 * (3.0 + 1.0)),  # from round 2 on
+        (Auto(2, start_s=30.0), 70.0),
+    ],
+)
+def test_the_estimate_of_an_executor_is_that_of_its_schedule(worker, executor, seconds):
+    assert executor.estimate_seconds(ROUNDS, CPU) == pytest.approx(seconds)

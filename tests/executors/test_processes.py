@@ -24,7 +24,6 @@ from fedlit.core.errors import ConfigError, LostWorkers
 from fedlit.core.messages import ClientFailure, EvaluateJob, PartialAggregate, TrainJob
 from fedlit.executors import Auto, Processes
 from fedlit.executors.dispatch import JobBatch
-from fedlit.executors.executor import Executor
 from fedlit.executors.resources import available_cores
 from fedlit.executors.transport import LARGE, RAW, decode_message, deserialize_worker, encode_message, serialize_worker
 from fedlit.server.monitor import Monitor
@@ -214,11 +213,11 @@ class Several:
 
 
 @dataclass(frozen=True)
-class SharedProcesses(Executor):
+class SharedProcesses(Processes):
     """An executor that uses the open processes of another."""
 
-    execute: object
-    which: int
+    execute: object = None
+    which: int = 0
 
     def gpus(self, device):
         return [None, None]
@@ -246,12 +245,12 @@ def test_results_are_bit_identical_to_inline_for_every_cohort_and_when_auto_move
     assert [failure.client for failure in expected[0][0][1]] == [20]
     with Processes(2).open(Several(tuple(fed.worker for fed in feds)), 1) as execute:
         for which, fed in enumerate(feds):
-            fed = replace(fed, executor=SharedProcesses(execute, which))
+            fed = replace(fed, executor=SharedProcesses(execute=execute, which=which))
             assert [comparable(record) for record in fed.run()] == expected[which]
         monkeypatch.setattr(
-            Auto, "_make_processes", lambda self: SharedProcesses(execute, 1)
+            Auto, "_make_processes", lambda self: SharedProcesses(execute=execute, which=1)
         )  # others take long to start
-        monkeypatch.setattr("fedlit.executors.auto.available_cores", lambda: 2)
+        monkeypatch.setattr("fedlit.executors.processes.available_cores", lambda: 2)
         with caplog.at_level(logging.INFO, "fedlit"):
             moved = [comparable(record) for record in replace(few, executor=Auto(start_s=0.0)).run()]
     assert "executor=auto takes 2 worker processes from round 2 on" in caplog.text
@@ -294,7 +293,7 @@ class Stuck:
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), KeyError("no"), OSError("no"), RecursionError("no")])
 def test_auto_runs_inline_with_a_warning_whatever_pickling_raises(caplog, monkeypatch, error):
-    monkeypatch.setattr("fedlit.executors.auto.available_cores", lambda: 2)
+    monkeypatch.setattr("fedlit.executors.processes.available_cores", lambda: 2)
     module = Quadratic(1.0)
     module.helper = Stuck(error)
     fed = federation_of(worker_of(module))

@@ -14,6 +14,7 @@ from fedlit.core.errors import ConfigError, ErrorCollector
 from fedlit.data import Data
 from fedlit.data.checks import check_labels, check_num_clients
 from fedlit.data.client_data import warn_unused_client_tests
+from fedlit.executors.inline import torch_threads
 from fedlit.experiment.config.components import make_data, make_model
 from fedlit.experiment.config.parts import make_components
 from fedlit.experiment.config.settings import Settings, make_settings
@@ -60,7 +61,8 @@ def build_run(config: Mapping[str, Any], folder: Path, names: Mapping[str, str])
     assert federation is not None
     collector.all += [*warn_unused_client_tests(data, federation.worker.data), *federation.check(data)]
     if not collector.errors():
-        collector.all += try_first_step(federation, data)
+        with torch_threads(federation.executor.threads):
+            collector.all += try_first_step(federation, data)
     if not collector.errors():
         collector.all += _check_deadline(federation)
     collector.raise_if_any()

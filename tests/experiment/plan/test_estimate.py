@@ -8,7 +8,8 @@ import pytest
 from configured import build
 from rich.console import Console
 
-from fedlit.experiment.plan.estimate import estimate_run, format_duration, plan_table
+from fedlit.experiment.plan.estimate import estimate_run
+from fedlit.experiment.plan.table import format_duration, plan_table
 
 pytestmark = pytest.mark.slow  # whole runs
 
