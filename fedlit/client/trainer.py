@@ -23,6 +23,7 @@ from fedlit.core.model import ContrastiveTerm, FitResult, GradientTerm, Model
 from fedlit.core.streams import Purpose, seeded
 from fedlit.core.tensors import Groups, Tensors
 from fedlit.data.client_data import ClientData
+from fedlit.data.datamodule import evaluation_arguments, fit_arguments
 from fedlit.data.protocols import Batches
 from fedlit.runs.metric_names import with_split
 
@@ -164,7 +165,7 @@ class LocalTrainer:
             trainer = config.make_trainer(callback, *config.callbacks(), **config.duration)
             # Lightning warns of a validation_step without a loader, and of a loader without a validation_step.
             val_loaders = [] if overrides(self.replica.module, "validation_step") else None
-            trainer.fit(self.replica.module, batches, val_dataloaders=val_loaders)
+            trainer.fit(self.replica.module, **fit_arguments(self.data.datamodule, batches, val_loaders))
         self.optimizer_state.update(callback.optimizer_state)
         read_displacement = partial(callback.displacement.read, dict(self.replica.module.named_parameters()))
         result = FitResult(self.replica.read(), callback.steps, self.examples, log.averages(), read_displacement)
@@ -209,12 +210,12 @@ class LocalTrainer:
             trainer = self.trainer_config.make_trainer(
                 LocalTrainingCallback(log), limit_val_batches=None, inference_mode=False
             )
-            trainer.validate(losses, self.data.shard_batches(self.client), verbose=False)
+            trainer.validate(losses, **evaluation_arguments(self.data.datamodule, self.data.shard_batches(self.client)))
         return losses
 
 
 def evaluate_split(
-    replica: ModuleReplica, config: TrainerConfig, model: Model, batches: Batches, split: str, seed: int
+    replica: ModuleReplica, config: TrainerConfig, model: Model, batches: Batches, split: str, data: ClientData
 ) -> dict[str, float]:
     """Return the metrics that the module logs on a split.
 
@@ -224,7 +225,8 @@ def evaluate_split(
     log = MetricAccumulator()
     replica.load(model)
     has_test_step = split == "test" and overrides(replica.module, "test_step")
-    with seeded(seed, Purpose.EVALUATION), replica.redirect_log(log), trainer_scope():
+    with seeded(data.seed, Purpose.EVALUATION), replica.redirect_log(log), trainer_scope():
         trainer = config.make_trainer(LocalTrainingCallback(log), limit_val_batches=None)
-        (trainer.test if has_test_step else trainer.validate)(replica.module, batches, verbose=False)
+        evaluate = trainer.test if has_test_step else trainer.validate
+        evaluate(replica.module, **evaluation_arguments(data.datamodule, batches))
     return {with_split(name, split): value for name, value in log.averages().items()}

@@ -140,7 +140,7 @@ class ClientWorker:
         if not len(batches):
             return EvalResult(job.split, {}, job.client)
         model = self._model_to_evaluate(job, state)
-        metrics = evaluate_split(self.replica, self.trainer_config, model, batches, job.split, data.seed)
+        metrics = evaluate_split(self.replica, self.trainer_config, model, batches, job.split, data)
         return EvalResult(job.split, metrics, job.client)
 
     def _encode(

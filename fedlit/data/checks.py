@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fedlit.core.errors import ConfigError
 from fedlit.data import Data, TensorSamples
-from fedlit.data.custom import DatasetSamples
+from fedlit.data.custom import MAX_SPARSE_CLASSES, DatasetSamples
+from fedlit.data.datamodule import LoaderSettings
+from fedlit.data.loading import Loading
 from fedlit.data.protocols import Partitioner, Samples
 
 
@@ -38,6 +42,39 @@ def check_labels(data: Data) -> list[ConfigError]:
     return errors
 
 
+def check_loaders(data: Data, loading: Loading) -> list[ConfigError]:
+    """Warn of settings of the user's DataLoaders that a run replaces.
+
+    Returns:
+        Errors, all of them warnings; empty if there are none.
+    """
+    errors, train = [], _loader_of(data.train)
+    if train is not None:
+        keys = ("batch_size", "drop_last", "num_workers")
+        given = {key: getattr(train, key) for key in keys if getattr(train, key) != getattr(loading, key)}
+        if given:
+            used = _assignments({key: getattr(loading, key) for key in given}, "data.")
+            why = f"has a training loader with {_assignments(given)}, but a client's batches follow {used}"
+            errors.append(ConfigError("data", data.name, why, f"set {_assignments(given, 'data.')}", warning=True))
+        if not train.shuffle:
+            why = "has a training loader without shuffle, but a client reads its shard in random order"
+            errors.append(ConfigError("data", data.name, why, warning=True))
+    for split, samples in (("validation", data.val), ("test", data.test)):
+        loader = None if samples is None else _loader_of(samples)
+        if loader is not None and loader is not train and loader.drop_last:  # a held-out split has the training loader
+            why = f"has a {split} loader with drop_last, but an evaluation takes all samples"
+            errors.append(ConfigError("data", data.name, why, warning=True))
+    return errors
+
+
+def _loader_of(samples: Samples) -> LoaderSettings | None:
+    return samples.loader if isinstance(samples, DatasetSamples) else None
+
+
+def _assignments(values: Mapping[str, object], prefix: str = "") -> str:
+    return ", ".join(f"{prefix}{key}={value}".lower() for key, value in values.items())
+
+
 def _label_errors(data: Data, split: str, samples: Samples) -> list[ConfigError]:
     labels = samples.labels()
     if labels is None or not labels.size:
@@ -52,6 +89,9 @@ def _label_errors(data: Data, split: str, samples: Samples) -> list[ConfigError]
     if data.classes and not 0 <= labels.min() <= labels.max() < len(data.classes):
         why += f", but training has classes 0 to {len(data.classes) - 1}"
         return [ConfigError("data", data.name, why, hint)]
-    if labels.ndim == 1 and not data.classes and labels.min() < 0:
+    is_small_range = (
+        int(labels.max()) - int(labels.min()) < MAX_SPARSE_CLASSES
+    )  # of wider ranges, a target of regression
+    if labels.ndim == 1 and not data.classes and labels.min() < 0 and is_small_range:
         return [ConfigError("data", data.name, why, hint)]
     return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from fedlit.data.population import Population
 from fedlit.data.protocols import Batches, Partitioner, PartitionFunction, Samples, as_partitioner
 from fedlit.data.registry import ClientRegistry
 from fedlit.data.samples import ClientTestSet, Data
+
+if TYPE_CHECKING:  # imports Lightning, which takes seconds
+    from fedlit.data.datamodule import DataModule
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class ClientData:
         seed: seed of the experiment.
         client_tests: test samples of each client; None if clients have no own test sets.
         is_pooled: True if the population is one client that has the training samples of all clients.
+        datamodule: the user's LightningDataModule, whose hooks of batches a Trainer calls; None without one.
     """
 
     train: Samples
@@ -40,6 +44,7 @@ class ClientData:
     seed: int
     client_tests: ClientTestSet | None = None
     is_pooled: bool = False
+    datamodule: DataModule | None = None
 
     @classmethod
     def of(
@@ -63,7 +68,9 @@ class ClientData:
             ConfigError: if the data lacks the labels or owners that the partition needs, or `partition` is not callable.
         """
         try:
-            population = as_partitioner(partition)(data.train, stream(seed, Purpose.PARTITION))
+            partitioner = as_partitioner(partition)
+            _check_classes(partitioner, data)
+            population = partitioner(data.train, stream(seed, Purpose.PARTITION))
         except (ConfigError, ConfigErrors) as error:
             raise error.prefixed("partition") from error
         tests = data.client_tests if _is_natural(population, data) else None
@@ -74,7 +81,7 @@ class ClientData:
             tests = ClientTestSet(data.train, held_out)
         splits = {name: samples for name, samples in (("val", data.val), ("test", data.test)) if samples is not None}
         population = population.merge_clients() if pooled else population
-        return cls(data.train, population, splits, loading, seed, tests, pooled)
+        return cls(data.train, population, splits, loading, seed, tests, pooled, data.datamodule)
 
     def train_batches(self, round: int, client: int, key: int = 0) -> Batches:
         """Return the batches of a client's local training.
@@ -180,6 +187,20 @@ def warn_unused_client_tests(data: Data, client_data: ClientData) -> list[Config
         why = f"makes other clients than those of {data.name}, so the test sets of its clients are unused"
         return [ConfigError("partition", "", why, "partition=natural uses them", warning=True)]
     return []
+
+
+def _check_classes(partitioner: Partitioner, data: Data) -> None:
+    """Raise ConfigError if a partition by classes meets a target of regression."""
+    labels = data.train.labels() if partitioner.divides_classes and not data.classes else None
+    if labels is None or labels.ndim != 1 or labels.dtype.kind not in "iu" or not labels.size:
+        return
+    count = len(np.unique(labels))
+    why = f"divides classes, but {data.name} has {count:,} whole numbers from {labels.min():,} to {labels.max():,}"
+    hint = (
+        "these count as a target of regression: use partition=iid, quantity or natural; "
+        "if they are classes, number them from 0 without gaps"
+    )
+    raise ConfigError("", type(partitioner).__name__, why, hint)
 
 
 def _is_natural(population: Population, data: Data) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Sized
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,10 +13,19 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from fedlit.core.errors import ConfigError, describe_exception
-from fedlit.data.datamodule import read_loaders
+from fedlit.data.datamodule import LoaderSettings, check_loader, read_loaders
 from fedlit.data.population import Population
 from fedlit.data.protocols import Batches
 from fedlit.data.samples import Data
+
+_PLACES = {
+    2: ("the training loader", "the test loader"),
+    3: ("the training loader", "the validation loader", "the test loader"),
+}
+"""Names of the loaders in a pair and in a triple."""
+
+MAX_SPARSE_CLASSES = 1000
+"""Largest number of classes of which most may be missing in the data."""
 
 NUMBER_CLASSES = "number the classes from 0, in `targets` and in the items"
 
@@ -25,8 +35,9 @@ def to_data(source: Any, num_workers: int) -> Data:
 
     Args:
         source: `Data`; a pair (train, test) or triple (train, val, test) of map-style datasets; or a LightningDataModule with
-            map-style datasets in its train_dataloader and, optionally, its val_dataloader and test_dataloader. The dataset
-            and the collate_fn of each loader are used; batch sizes and order are those of `Loading`.
+            map-style datasets in its train_dataloader and, optionally, its val_dataloader and test_dataloader. A pair may
+            have DataLoaders too. The dataset, collate_fn and worker_init_fn of each loader are used; batch sizes and order
+            are those of `Loading`.
         num_workers: processes that load a dataset's samples.
 
     Raises:
@@ -34,24 +45,41 @@ def to_data(source: Any, num_workers: int) -> Data:
     """
     if isinstance(source, Data):
         return source
-    name = type(source).__name__
+    name, datamodule = type(source).__name__, None
     if isinstance(source, LightningDataModule):
-        source = read_loaders(source)
+        datamodule, source = source, read_loaders(source)
     if not isinstance(source, tuple | list) or len(source) not in (2, 3):
         problem = "is not data: it must be a pair of map-style datasets, a LightningDataModule or fedlit.data.Data"
         raise ConfigError("_target_", name, problem)
+    if datamodule is None:
+        for place, part in zip(_PLACES[len(source)], source, strict=True):
+            if isinstance(part, DataLoader):
+                check_loader(name, place, part)
     train, *others = (None if part is None else DatasetSamples.of(part, num_workers) for part in source)
     if train is None or not len(train):
         raise ConfigError("_target_", name, "has no training sample", "the training set must not be empty")
     classes = _class_names([part.targets for part in (train, *others) if part is not None])
     name = "your data" if name in ("tuple", "list") else name
-    return Data(name, train, others[-1], _input_shape(train), classes, others[0] if len(others) == 2 else None)
+    val = others[0] if len(others) == 2 else None
+    return Data(name, train, others[-1], _input_shape(train), classes, val, datamodule=_without_trainer(datamodule))
+
+
+def _without_trainer(datamodule: LightningDataModule | None) -> LightningDataModule | None:
+    """Return a shallow copy without a Trainer.
+
+    The copy can be sent to a worker process.
+    """
+    if datamodule is not None:
+        datamodule = copy(datamodule)
+        datamodule.trainer = None
+    return datamodule
 
 
 def _class_names(targets: Sequence[np.ndarray | None]) -> tuple[str, ...]:
     """Return the names of the classes; () if labels are no classes.
 
-    Labels are classes if they are whole numbers from 0.
+    Labels are classes if they are whole numbers from 0, and not spread as widely as a price or a time stamp: there are at most
+    MAX_SPARSE_CLASSES, or at least half of the numbers up to the largest occur.
 
     Args:
         targets: labels of each set, the training set first.
@@ -61,7 +89,10 @@ def _class_names(targets: Sequence[np.ndarray | None]) -> tuple[str, ...]:
         return ()
     if min(part.min() for part in labels) < 0:
         return ()
-    return tuple(str(label) for label in range(max(int(part.max()) for part in labels) + 1))
+    classes = max(int(part.max()) for part in labels) + 1
+    if classes > MAX_SPARSE_CLASSES and 2 * len(np.unique(np.concatenate(labels))) < classes:
+        return ()
+    return tuple(str(label) for label in range(classes))
 
 
 @dataclass(frozen=True)
@@ -75,6 +106,8 @@ class DatasetSamples:
         clients: number of clients.
         num_workers: processes that load samples.
         collate: function from a list of samples to a batch; None for torch's default.
+        worker_init: function that each process that loads samples calls with its number; None for none.
+        loader: settings of the user's DataLoader that a run replaces; None without a DataLoader.
     """
 
     dataset: Dataset[Any]
@@ -83,6 +116,8 @@ class DatasetSamples:
     clients: int
     num_workers: int
     collate: Callable[[list[Any]], Any] | None = None
+    worker_init: Callable[[int], None] | None = None
+    loader: LoaderSettings | None = None
 
     @classmethod
     def of(cls, source: Any, num_workers: int) -> DatasetSamples:
@@ -94,7 +129,10 @@ class DatasetSamples:
             ConfigError: if the dataset has no length or no items by number, an attribute has another length, or labels are
                 not numbers.
         """
-        dataset, collate = (source.dataset, source.collate_fn) if isinstance(source, DataLoader) else (source, None)
+        dataset, options = source, {}
+        if isinstance(source, DataLoader):
+            dataset, settings = source.dataset, LoaderSettings.of(source)
+            options = {"collate": source.collate_fn, "worker_init": source.worker_init_fn, "loader": settings}
         name, has_items = type(dataset).__name__, hasattr(dataset, "__getitem__")
         if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized) or not has_items:
             raise ConfigError("_target_", name, "is not map-style: your dataset needs len() and items by number")
@@ -110,7 +148,7 @@ class DatasetSamples:
                 why = f"has {len(dataset)} samples but {count} {kind}"
                 raise ConfigError("_target_", name, why, "your dataset needs one for each sample")
         names, owner = (None, None) if keys is None else _number_clients(keys, name)
-        return cls(dataset, targets, owner, 0 if names is None else len(names), num_workers, collate)  # type: ignore[arg-type]
+        return cls(dataset, targets, owner, 0 if names is None else len(names), num_workers, **options)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
@@ -154,8 +192,8 @@ class DatasetSamples:
             return []  # type: ignore[return-value]
         shuffle = generator is not None
         workers = min(self.num_workers, count)
-        options = {"drop_last": drop_last, "num_workers": workers, "collate_fn": self.collate}
-        return DataLoader(dataset, size or count, shuffle, generator=generator, **options)  # type: ignore[return-value]
+        options = {"num_workers": workers, "collate_fn": self.collate, "worker_init_fn": self.worker_init}
+        return DataLoader(dataset, size or count, shuffle, drop_last=drop_last, generator=generator, **options)  # type: ignore
 
 
 def _read_attribute(dataset: Any, names: Sequence[str]) -> np.ndarray | None:

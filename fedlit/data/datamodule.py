@@ -1,8 +1,11 @@
-"""The loaders of a user's LightningDataModule."""
+"""A user's loaders and LightningDataModule."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -10,8 +13,38 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, RandomSampler, SequentialSampler
 
 from fedlit.core.errors import ConfigError, describe_exception
+from fedlit.data.protocols import Batches
+
+DataModule = LightningDataModule
 
 STAGES = {"train_dataloader": "fit", "val_dataloader": "validate", "test_dataloader": "test"}
+
+UNCALLED_HOOKS = ("prepare_data", "setup", "teardown", "state_dict", "load_state_dict")
+"""Hooks of a data module that a Trainer of a client does not call: `read_loaders` has set the module up."""
+
+
+@dataclass(frozen=True)
+class LoaderSettings:
+    """Settings of a user's DataLoader that a run replaces.
+
+    Args:
+        batch_size: samples in a batch.
+        drop_last: True leaves out a last batch that is not full.
+        num_workers: processes that load samples.
+        shuffle: True if samples are read in random order.
+    """
+
+    batch_size: int
+    drop_last: bool
+    num_workers: int
+    shuffle: bool
+
+    @classmethod
+    def of(cls, loader: DataLoader[Any]) -> LoaderSettings:
+        """Return the settings of a loader that `check_loader` accepts."""
+        assert loader.batch_size is not None
+        is_random = isinstance(loader.sampler, RandomSampler)
+        return cls(loader.batch_size, loader.drop_last, loader.num_workers, is_random)
 
 
 def read_loaders(module: LightningDataModule) -> tuple[Any, ...]:
@@ -33,7 +66,7 @@ def read_loaders(module: LightningDataModule) -> tuple[Any, ...]:
         has_hook = hook in vars(module) or getattr(type(module), hook) is not getattr(LightningDataModule, hook)
         loader = _single_loader(name, hook, _call_hook(module, hook)) if has_hook else None
         if loader is not None:
-            _check_loader(name, hook, loader)
+            check_loader(name, hook, loader)
         loaders.append(loader)
     if loaders[0] is None:
         raise ConfigError("_target_", name, "has no train_dataloader", "add one over a map-style dataset")
@@ -62,22 +95,28 @@ def _single_loader(name: str, hook: str, loaders: Any) -> Any:
     return _single_loader(name, hook, loaders[0]) if loaders else None
 
 
-def _check_loader(name: str, hook: str, loader: Any) -> None:
-    """Raise ConfigError if a loader has a setting that would be ignored."""
+def check_loader(name: str, place: str, loader: Any) -> None:
+    """Raise ConfigError if a loader has a setting that would be ignored.
+
+    Args:
+        name: name of the loader's owner.
+        place: name of the loader: the hook of a data module, or its position in a pair.
+        loader: the loader.
+    """
     if not isinstance(loader, DataLoader):
-        why = f"returns a {type(loader).__name__} in {hook}"
+        why = f"returns a {type(loader).__name__} in {place}"
         raise ConfigError("_target_", name, why, "return a torch.utils.data.DataLoader over a map-style dataset")
     if isinstance(loader.dataset, IterableDataset):
-        why = f"has an IterableDataset in {hook}"
+        why = f"has an IterableDataset in {place}"
         raise ConfigError("_target_", name, why, "your dataset needs len() and items by number")
     if loader.batch_size is None and loader.batch_sampler is None:
-        why = f"has a dataset that makes its own batches in {hook}: batch_size is None"
+        why = f"has a dataset that makes its own batches in {place}: batch_size is None"
         raise ConfigError("_target_", name, why, "use a dataset of single samples; data.batch_size sets the batches")
     is_batched_by_torch = type(loader.batch_sampler) is BatchSampler
     if is_batched_by_torch and _visits_each_sample_once(loader.sampler):
         return
     sampler = loader.sampler if is_batched_by_torch else loader.batch_sampler
-    why = f"has a {type(sampler).__name__} in {hook}, which would be ignored"
+    why = f"has a {type(sampler).__name__} in {place}, which would be ignored"
     hint = "remove it: each client reads its own shard in random order, data.batch_size samples at a time"
     raise ConfigError("_target_", name, why, hint)
 
@@ -87,3 +126,49 @@ def _visits_each_sample_once(sampler: Any) -> bool:
     if type(sampler) is RandomSampler:
         return not sampler.replacement and sampler.num_samples == len(sampler.data_source)
     return type(sampler) is SequentialSampler
+
+
+def fit_arguments(datamodule: DataModule | None, train: Batches, val: Sequence[Any] | None) -> dict[str, Any]:
+    """Return the arguments of `Trainer.fit` that give it the data.
+
+    Args:
+        datamodule: the user's data module, whose hooks the Trainer calls; None without one.
+        train: the batches of training.
+        val: loaders of the validation within the fit; None for no validation.
+    """
+    if datamodule is None:
+        return {"train_dataloaders": train, "val_dataloaders": val}
+    return {"datamodule": _with_loaders(datamodule, train_dataloader=train, val_dataloader=val)}
+
+
+def evaluation_arguments(datamodule: DataModule | None, batches: Batches) -> dict[str, Any]:
+    """Return the arguments of `Trainer.validate` and `Trainer.test`.
+
+    Args:
+        datamodule: the user's data module, whose hooks the Trainer calls; None without one.
+        batches: the batches.
+    """
+    if datamodule is None:
+        return {"dataloaders": batches, "verbose": False}
+    view = _with_loaders(datamodule, val_dataloader=batches, test_dataloader=batches)
+    return {"datamodule": view, "verbose": False}
+
+
+def _with_loaders(datamodule: DataModule, **loaders: Any) -> DataModule:
+    """Return a shallow copy of a data module with other loaders.
+
+    A Trainer calls its hooks of batches and attaches itself to the copy. So an attribute that a hook assigns does not reach
+    the next fit. A loader that is None counts as missing.
+    """
+    view = copy.copy(datamodule)
+    for hook in UNCALLED_HOOKS:
+        setattr(view, hook, _do_nothing)
+    for hook in STAGES:
+        loader = loaders.get(hook)
+        missing = MethodType(getattr(LightningDataModule, hook), view)
+        setattr(view, hook, missing if loader is None else lambda loader=loader: loader)
+    return view
+
+
+def _do_nothing(*_: Any, **__: Any) -> dict[str, Any]:
+    return {}

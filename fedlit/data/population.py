@@ -13,6 +13,9 @@ from fedlit.core.errors import ConfigError
 MAX_LISTED_CLIENTS = 1000
 """Largest number of clients whose sizes and labels `partition.json` lists; of more clients it lists a sample."""
 
+MAX_LISTED_COUNTS = 1_000_000
+"""Largest number of label counts in `partition.json`: with many classes it lists fewer clients, but at least 20."""
+
 
 @dataclass(frozen=True)
 class Population:
@@ -108,11 +111,12 @@ class Population:
         Returns:
             `clients`, `samples`, `sizes`, `label_counts` (clients x classes), `mean_total_variation` (distance of a client's
             label distribution to that of all, averaged over clients with samples), `gini_of_sizes`, `empty_clients`,
-            `moved_samples`, `quantiles_of_sizes`. With more than 1,000 clients `sizes` and `label_counts` are those of 1,000
-            evenly spaced clients; `listed` has their numbers.
+            `moved_samples`, `quantiles_of_sizes`. With more than 1,000 clients, or very many classes, `sizes` and
+            `label_counts` are those of evenly spaced clients; `listed` has their numbers.
         """
         sizes = self.sizes
-        listed = np.unique(np.linspace(0, len(self) - 1, min(len(self), MAX_LISTED_CLIENTS)).astype(np.int64))
+        most = min(len(self), MAX_LISTED_CLIENTS, max(20, MAX_LISTED_COUNTS // max(1, classes)))
+        listed = np.unique(np.linspace(0, len(self) - 1, most).astype(np.int64))
         quantiles = np.quantile(sizes, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1])
         statistics: dict[str, Any] = {
             "clients": len(self),

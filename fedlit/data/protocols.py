@@ -24,6 +24,11 @@ class Partitioner(ABC):
         """Number of clients that the partitioner makes; None if the data decides."""
         return None
 
+    @property
+    def divides_classes(self) -> bool:
+        """True if the partitioner needs labels that are classes."""
+        return False
+
     @abstractmethod
     def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
         """Return the clients and their shards.
@@ -85,7 +90,8 @@ class Samples(Protocol):
     def labels(self, index: np.ndarray | None = None) -> np.ndarray | None:
         """Return the labels of the samples in `index` (None: all).
 
-        The shape is (n,) or (n, ...). Integers of shape (n,) are classes. The result is None if there are no labels.
+        The shape is (n,) or (n, ...). Integers of shape (n,) are classes if `Data.classes` has names, and otherwise a target
+        of regression. The result is None if there are no labels.
         """
         ...
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from fedlit.core.errors import ConfigError
 from fedlit.data.loading import DEFAULT_VAL_FRACTION
 from fedlit.data.population import Population
 from fedlit.data.protocols import Samples
+
+if TYPE_CHECKING:  # imports Lightning, which takes seconds
+    from fedlit.data.datamodule import DataModule
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -155,9 +158,10 @@ class Data:
         train: samples to partition among the clients, without those held out for validation.
         test: samples for the reported metrics; None if there are none.
         shape: shape of one input of the model; empty if it is unknown.
-        classes: names of the classes, in the order of their labels; empty if labels are not classes.
+        classes: names of the classes, in the order of their labels; empty if labels are not classes, as in regression.
         val: samples held out for validation; None if there are none.
         client_tests: test samples of the clients that the data itself names; None if there are none.
+        datamodule: the user's LightningDataModule, whose hooks of batches a Trainer calls; None without one.
     """
 
     name: str
@@ -167,6 +171,7 @@ class Data:
     classes: tuple[str, ...]
     val: Samples | None = None
     client_tests: ClientTestSet | None = None
+    datamodule: DataModule | None = None
 
     def hold_out(self, fraction: float | None, generator: np.random.Generator) -> Data:
         """Hold out a random part of the training set for validation.

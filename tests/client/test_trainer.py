@@ -421,10 +421,9 @@ def test_logged_names_become_names_of_the_split(split, name, expected):
         def validation_step(self, batch, batch_idx):
             self.log(name, self.training_loss(batch))
 
-    replica = ModuleReplica(Own(1.0))
-    scores = evaluate_split(
-        replica, TrainerConfig({"accelerator": "cpu"}), replica.read(), pairs(*ROWS).batches(None, 3), split, 0
-    )
+    replica, data = ModuleReplica(Own(1.0)), holdings(pairs(*ROWS))
+    batches = data.train.batches(None, 3)
+    scores = evaluate_split(replica, TrainerConfig({"accelerator": "cpu"}), replica.read(), batches, split, data)
     assert scores == {expected: pytest.approx(sum(a / 2 * (1 - b) ** 2 for a, b in ROWS) / 4, abs=1e-5)}
 
 

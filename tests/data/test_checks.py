@@ -24,6 +24,8 @@ from fedlit.data import (
     TensorSamples,
 )
 from fedlit.data.checks import check_labels, check_num_clients
+from fedlit.data.client_data import ClientData
+from fedlit.data.loading import Loading
 from fedlit.data.protocols import FunctionPartitioner, Partitioner, as_partitioner
 from fedlit.executors import Inline
 from fedlit.executors.executor import Executor
@@ -113,9 +115,32 @@ def test_labels_outside_the_classes_are_an_error(data, problem):
     assert "number the classes from 0" in error.hint
 
 
+@pytest.mark.parametrize(
+    "partition", [Dirichlet(2, 0.5), DirichletClient(2, 0.5), Classes(2)], ids=lambda p: type(p).__name__
+)
+def test_a_partition_by_classes_refuses_whole_numbers_that_are_no_classes(partition):
+    prices = labelled([10, 99_000_000, 10, 5_000_000], classes=())
+    with pytest.raises(ConfigError) as error:
+        ClientData.of(prices, partition, Loading(), 0)
+    assert error.value.key == "partition"
+    assert "divides classes, but mine has 3 whole numbers from 10 to 99,000,000" in str(error.value)
+    assert "use partition=iid, quantity or natural" in error.value.hint
+    labelled_again = replace(prices, classes=("cheap", "dear"))
+    assert len(ClientData.of(labelled_again, partition, Loading(), 0).population) == 2
+
+
+@pytest.mark.parametrize(
+    "partition", [Iid(2), Quantity(2, 1.0), Shards(2, 1), Noise(2, 0.1)], ids=lambda p: type(p).__name__
+)
+def test_other_partitions_take_a_target_of_regression(partition):
+    data = ClientData.of(labelled([10, 99_000_000, 10, 5_000_000], classes=()), partition, Loading(), 0)
+    assert data.population.samples == 4
+
+
 def test_labels_of_classes_and_labels_without_classes_are_no_error():
     assert check_labels(labelled([0, 1])) == []
     assert check_labels(labelled([-1.5, 1.0], [-2.0], classes=())) == []
+    assert check_labels(labelled([-250_000, 1_000_000], classes=())) == []  # a target of regression
     assert check_labels(replace(labelled([0, 1]), test=None)) == []
 
 

@@ -154,6 +154,26 @@ def test_classes_are_those_of_all_sets_and_booleans_are_two_classes():
     assert to_data((Words([-1, 1, 1, 1]), Words()), 0).classes == ()
 
 
+def numbered(*labels):
+    return TensorDataset(torch.zeros(len(labels), 6), torch.tensor(labels))
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes"),
+    [
+        (torch.arange(100) * 1_000_000, 0),  # prices in cents
+        (torch.arange(100) * 1_700_000_000_000, 0),  # time stamps
+        (torch.tensor([3, 17, 1001]), 0),
+        (torch.tensor([3, 17, 999]), 1000),  # some of many classes
+        (torch.arange(0, 5000, 3), 0),
+        (torch.arange(1, 5000, 2), 5000),  # half of the classes occur
+    ],
+)
+def test_whole_numbers_are_classes_unless_they_are_spread_widely(labels, classes):
+    sets = (numbered(*labels.tolist()), numbered(*labels[:5].tolist()))
+    assert len(to_data(sets, 0).classes) == classes
+
+
 def test_labels_of_subsets_and_tensor_datasets_are_read():
     assert DatasetSamples.of(Subset(Numbers(30), [4, 5]), 0).labels().tolist() == [1, 2]
     assert DatasetSamples.of(TensorDataset(torch.zeros(3, 2), torch.tensor([2, 0, 1])), 0).labels().tolist() == [

@@ -53,3 +53,11 @@ def test_a_random_part_of_each_shard_is_held_out_and_no_sample_is_lost():
     for client in range(4):
         assert sorted([*train.shard(client), *held_out.shard(client)]) == sorted(population.shard(client))
     assert not np.array_equal(held_out.shard(0), population.split_shards(0.3, np.random.default_rng(1))[1].shard(0))
+
+
+def test_statistics_list_fewer_clients_if_there_are_very_many_classes():
+    population = Population(range(2000), np.arange(0, 2001, 4))
+    statistics = population.statistics(lambda index: index % 20_000, 20_000)
+    assert len(statistics["listed"]) == len(statistics["label_counts"]) == 50
+    assert (statistics["clients"], statistics["listed"][-1]) == (500, 499)
+    assert len(population.statistics(lambda index: index % 10, 10)["label_counts"]) == 500

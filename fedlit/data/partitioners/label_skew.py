@@ -61,6 +61,10 @@ class Dirichlet(Partitioner):
     def declared_clients(self) -> int:
         return self.num_clients
 
+    @property
+    def divides_classes(self) -> bool:
+        return True
+
     def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
         owner, takers = np.empty(len(samples), dtype=np.int64), np.arange(self.num_clients)
         sizes = np.zeros(self.num_clients, dtype=np.int64)
@@ -103,6 +107,10 @@ class DirichletClient(Partitioner):
     @property
     def declared_clients(self) -> int:
         return self.num_clients
+
+    @property
+    def divides_classes(self) -> bool:
+        return True
 
     def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
         classes, clients = classes_of(samples, "dirichlet_client"), np.arange(self.num_clients)
@@ -175,6 +183,10 @@ class Classes(Partitioner):
     @property
     def declared_clients(self) -> int:
         return self.num_clients
+
+    @property
+    def divides_classes(self) -> bool:
+        return True
 
     def __call__(self, samples: Samples, generator: np.random.Generator) -> Population:
         classes, owner = classes_of(samples, "classes"), np.empty(len(samples), dtype=np.int64)

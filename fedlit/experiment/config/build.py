@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule
 from fedlit.client.module.replica import unsupported_module
 from fedlit.core.errors import ConfigError, ErrorCollector
 from fedlit.data import Data
-from fedlit.data.checks import check_labels, check_num_clients
+from fedlit.data.checks import check_labels, check_loaders, check_num_clients
 from fedlit.data.client_data import warn_unused_client_tests
 from fedlit.executors.inline import torch_threads
 from fedlit.experiment.config.components import make_data, make_model
@@ -86,6 +86,7 @@ def _make_data_and_model(
         with collector.collect("model"):
             module = make_model(config["model"], data, settings.seed)
         collector.all += [*check_num_clients(settings.partition, data), *check_labels(data)]
+        collector.all += check_loaders(data, settings.loading) if settings.loading is not None else []
         collector.all += [] if module is None else unsupported_module(module)
     collector.raise_if_any()
     assert data is not None

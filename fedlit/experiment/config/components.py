@@ -58,10 +58,8 @@ def make_model(node: Mapping[str, Any], data: Data, seed: int) -> LightningModul
         ConfigError: if the group does not make a LightningModule for the data.
     """
     known = {"shape": list(data.shape), "classes": len(data.classes)}
-    for key, value in known.items():
-        if node.get(key) is not None and node[key] != value:
-            problem = f"does not fit {data.name}, which has {value}"
-            raise ConfigError(key, node[key], problem, f"leave out model.{key}: it is taken from the data")
+    for key in known.keys() & node.keys():
+        _check_fit(key, node[key], known[key], data)
     node = {key: known[key] if key in known and value is None else value for key, value in node.items()}
     weights_file = node.pop("init_from", None)
     if isinstance(node.get("network"), str):
@@ -76,6 +74,29 @@ def make_model(node: Mapping[str, Any], data: Data, seed: int) -> LightningModul
     if weights_file is not None:
         load_weights(module, weights_file)
     return module
+
+
+def _check_fit(key: str, given: Any, known: Any, data: Data) -> None:
+    """Raise ConfigError if the shape or classes are not the data's.
+
+    Args:
+        key: `shape` or `classes`.
+        given: its value in the configuration; None takes that of the data.
+        known: its value in the data; empty or 0 if the data has none.
+        data: data for training.
+    """
+    if given is None and not known and key == "shape":
+        problem = f"needs the shape of an input, and that of {data.name} is unknown"
+        raise ConfigError(key, "null", problem, "set it, such as model.shape=[3,32,32]")
+    if given is None and not known:
+        has_labels = data.train.labels() is not None
+        reason = "its labels are no classes" if has_labels else "it has no `targets` or `labels`"
+        hint = "number the labels from 0, or use a model of your own: model=custom model._target_=my_file.MyModule"
+        raise ConfigError(key, "null", f"needs classes, and {data.name} has none: {reason}", hint)
+    is_changed_later = key == "shape" and data.datamodule is not None  # by its hooks of batches
+    if given is not None and known and given != known and not is_changed_later:
+        problem = f"does not fit {data.name}, which has {known}"
+        raise ConfigError(key, given, problem, f"leave out model.{key}: it is taken from the data")
 
 
 def _check_network(node: Mapping[str, Any]) -> None:

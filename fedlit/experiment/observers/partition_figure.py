@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from fedlit.experiment.observers.observer import Observer
@@ -17,7 +18,7 @@ from fedlit.experiment.run import Run
 from fedlit.runs.layout import PARTITION_FIGURE
 
 MAX_BARS = 100
-MAX_CLASS_NAMES = 20
+MAX_CLASSES = 20
 MAX_TICKS = 8
 
 
@@ -33,7 +34,7 @@ def partition_figure(statistics: Mapping[str, Any], classes: Sequence[str]) -> F
     """Return a bar for each client, stacked by class.
 
     The heights are label counts, or sizes if labels are not classes. Of more than 100 clients, 100 evenly spaced
-    ones are drawn.
+    ones are drawn. Of more than 20 classes, the 20 with most samples have a colour each, and the others one together.
 
     Args:
         statistics: statistics of the partition: see `Population.statistics`.
@@ -44,12 +45,13 @@ def partition_figure(statistics: Mapping[str, Any], classes: Sequence[str]) -> F
     listed = np.asarray(statistics.get("listed", range(len(counts))))
     chosen = np.linspace(0, len(counts) - 1, min(len(counts), MAX_BARS)).astype(np.int64)
     counts, numbers = counts[chosen], listed[chosen]
-    counts, classes = (counts, classes) if has_labels else (counts[:, None], ("samples",))
+    counts, classes = _largest_classes(counts, classes) if has_labels else (counts[:, None], ("samples",))
+    names = [name if len(name) <= 24 else f"{name[:21]}..." for name in classes]
     is_subset = len(counts) != statistics["clients"]
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.add_subplot()
     clients, bottom = np.arange(len(counts)), np.zeros(len(counts))
-    for label, (name, colour) in enumerate(zip(classes, _colours(len(classes)), strict=True)):
+    for label, (name, colour) in enumerate(zip(names, _colours(len(names)), strict=True)):
         axes.bar(clients, counts[:, label], bottom=bottom, width=0.9, color=colour, label=name)
         bottom += counts[:, label]
     axes.set_title(_title(statistics, len(counts)), fontsize=10)
@@ -61,15 +63,38 @@ def partition_figure(statistics: Mapping[str, Any], classes: Sequence[str]) -> F
     elif is_subset:  # a bar's position is not its client's number
         ticks = clients[:: -(-len(clients) // MAX_TICKS)]
         axes.set_xticks(ticks, [f"{number:,}" for number in numbers[ticks]])
-    if has_labels and len(classes) <= MAX_CLASS_NAMES:
+    if has_labels:
         figure.legend(loc="outside right center", title="class", fontsize=8)
     return figure
 
 
+def _largest_classes(counts: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarray, Sequence[str]]:
+    """Keep the largest classes, and add up the others.
+
+    Args:
+        counts: label counts, shape (clients, classes).
+        classes: names of the classes.
+
+    Returns:
+        Label counts of at most 20 classes in their order, and of all others together; the names of both.
+    """
+    if len(classes) <= MAX_CLASSES:
+        return counts, classes
+    largest = np.sort(np.argsort(-counts.sum(axis=0), kind="stable")[:MAX_CLASSES])
+    rest = counts.sum(axis=1) - counts[:, largest].sum(axis=1)
+    names = [*(classes[label] for label in largest), f"{len(classes) - MAX_CLASSES:,} others"]
+    return np.column_stack([counts[:, largest], rest]), names
+
+
 def _colours(count: int) -> np.ndarray:
-    """Return a colour for each of `count` classes, shape (count, 4)."""
-    colormap = colormaps["tab10" if count <= 10 else "tab20" if count <= 20 else "turbo"]
-    return colormap(np.arange(count) if count <= 20 else np.linspace(0, 1, count))
+    """Return a colour for each of `count` classes, shape (count, 4).
+
+    The class after the twentieth is grey.
+    """
+    colormap = colormaps["tab10" if count <= 10 else "tab20"]
+    return np.vstack(
+        [colormap(np.arange(min(count, MAX_CLASSES))), *([to_rgba("0.92")] if count > MAX_CLASSES else [])]
+    )
 
 
 def _title(statistics: Mapping[str, Any], bars: int) -> str:

@@ -148,13 +148,13 @@ def _measure_evaluations(run: Run) -> dict[str, LinearCost]:
 
 
 def _measure_split(run: Run, name: str, samples: Samples) -> LinearCost:
-    federation, worker = run.federation, run.federation.worker
+    worker = run.federation.worker
     size, split = worker.data.loading.eval_batch_size, "test" if name == "own" else name
     chunk = max(1, min(size, len(samples)) // CHUNKS)
 
     def evaluate(chunks: int) -> None:
         batches = samples.batches(np.arange(chunks * chunk, dtype=np.int64), size)
-        evaluate_split(worker.replica, worker.trainer_config, federation.initial, batches, split, federation.seed)
+        evaluate_split(worker.replica, worker.trainer_config, run.federation.initial, batches, split, worker.data)
 
     cost = measure_linear(evaluate, min(MAX_CHUNKS, len(samples) // chunk))
     return LinearCost(cost.fixed, cost.unit / chunk)

@@ -22,7 +22,6 @@ from fedlit.core.tensors import Layout
 from fedlit.core.torch_internals import tree_leaves
 from fedlit.data import Data
 from fedlit.experiment.trial.causes import explain_error, module_name
-from fedlit.experiment.trial.files import try_files
 from fedlit.server.sampling.cohort import draw_cohort
 from fedlit.server.sampling.sampler import ClientPool
 from fedlit.server.setup import Federation
@@ -54,7 +53,7 @@ def try_first_step(federation: Federation, data: Data) -> list[ConfigError]:
     """
     try:
         errors = _check_noise(federation)
-        for attempt in (_try_sampling, partial(_try_training, data=data), _try_evaluation, try_files):
+        for attempt in (_try_sampling, partial(_try_training, data=data), _try_evaluation):
             errors += [] if any(not error.warning for error in errors) else attempt(federation)
         return errors
     except (ConfigError, ConfigErrors) as error:
@@ -139,7 +138,7 @@ def _try_evaluation(federation: Federation) -> list[ConfigError]:
         splits.setdefault("test", worker.data.client_tests.samples)
     for split, samples in splits.items():
         batches = samples.batches(np.zeros(2, dtype=np.int64), 2)
-        arguments = (federation.initial, batches, split, federation.seed)
+        arguments = (federation.initial, batches, split, worker.data)
         metrics[split] = evaluate_split(worker.replica, worker.trainer_config, *arguments)
     name, logged = federation.monitor.name, metrics.get("val", {})
     if name is None or name in logged:

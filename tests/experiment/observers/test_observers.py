@@ -199,6 +199,21 @@ def test_figure_of_samples_without_classes_has_sizes(clients):
     assert ("100 shown" in figure.axes[0].get_title()) == (clients > 100)
 
 
+@pytest.mark.parametrize("classes", [20, 21, 3000])
+def test_figure_of_many_classes_has_the_20_largest_and_the_rest(classes):
+    labels = np.concatenate([np.arange(classes), np.repeat(np.arange(1, 20), np.arange(1, 20))])
+    population = Population.of(np.arange(len(labels)) % 3, 3)
+    names = [f"class number {number:,}, a name of many letters" for number in range(classes)]
+    figure = partition_figure(population.statistics(lambda index: labels[index], classes), names)
+    heights = np.array([bar.get_height() for bar in figure.axes[0].patches]).reshape(-1, 3)
+    assert len(heights) == min(classes, 21)
+    assert heights.sum() == len(labels)
+    assert heights[1:20].sum(1).tolist() == list(range(2, 21))
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts[0] == "class number 0, a nam..."
+    assert (texts[-1] == f"{classes - 20:,} others") == (classes > 20)
+
+
 @pytest.mark.parametrize("clients", [150, 5000])
 def test_figure_of_many_clients_has_evenly_spaced_ones_with_their_numbers(clients):
     sizes = np.arange(1, clients + 1)
@@ -218,7 +233,7 @@ def test_name_of_the_best_checkpoint_is_synced(tmp_path, monkeypatch):
     monkeypatch.setattr(LocalFilesystem, "sync", lambda disk, path: (steps.append(path), sync(disk, path)))
     observed(tmp_path, RunFolder(), fed=federation(rounds=1))
     rename_step = steps.index(tmp_path / "best.ckpt")
-    assert steps[rename_step - 1 : rename_step + 2] == [tmp_path / "best.ckpt.tmp", tmp_path / "best.ckpt", tmp_path]
+    assert steps[rename_step - 1 : rename_step + 2] == [tmp_path / "best.tmp", tmp_path / "best.ckpt", tmp_path]
 
 
 def test_observer_that_fails_on_close_is_counted_and_closed_once(caplog):
