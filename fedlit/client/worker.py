@@ -226,21 +226,22 @@ class ClientWorker:
         )
 
     def dry_run(
-        self, client: int, state: ServerState, *, steps: int | None = None, callbacks: Sequence[Callback] = ()
+        self, client: int, state: ServerState, client_state: Groups, steps: int | None, callbacks: Sequence[Callback]
     ) -> tuple[LocalTrainer, Update]:
-        """Run one client's rule in round 1 for some steps; keep nothing.
+        """Run one client's rule in the round after a state; keep nothing.
 
         Args:
             client: id of the client.
-            state: the server state before round 1.
+            state: the server state.
+            client_state: the client's state; empty in its first round.
             steps: optimizer steps of each fit; None for the schedule's local work.
             callbacks: callbacks that each fit gets besides its own.
 
         Returns:
             The client's local training, with the results of its fits, and its update.
         """
-        local = self.local_trainer(0, client, {})
+        local = self.local_trainer(state.round, client, client_state)
         config = local.trainer_config
         config = replace(config, callbacks=lambda: [*self.trainer_config.callbacks(), *callbacks])
         local = replace(local, trainer_config=config if steps is None else replace(config, steps=steps))
-        return local, self.algorithm.client(local, state.shared, {})
+        return local, self.algorithm.client(local, state.shared, algorithm_state(client_state))

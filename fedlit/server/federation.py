@@ -16,7 +16,7 @@ from fedlit.client.worker import ClientWorker
 from fedlit.core.messages import ServerState, Update
 from fedlit.core.model import Model
 from fedlit.core.serialization import shared_tree, state_nbytes
-from fedlit.core.tensors import Layout
+from fedlit.core.tensors import Groups, Layout
 from fedlit.data.loading import Loading
 from fedlit.data.registry import ClientRegistry
 from fedlit.executors import Inline
@@ -117,16 +117,25 @@ class FederationParts:
         )
 
     def dry_run(
-        self, client: int, *, steps: int | None = None, callbacks: Sequence[Any] = ()
+        self,
+        client: int,
+        state: ServerState | None = None,
+        client_state: Groups | None = None,
+        *,
+        steps: int | None = None,
+        callbacks: Sequence[Any] = (),
     ) -> tuple[LocalTrainer, Update]:
-        """Run one client's rule in round 1 without any effect: see `ClientWorker.dry_run`.
+        """Run one client's rule without any effect: see `ClientWorker.dry_run`.
 
         Args:
             client: id of the client.
+            state: the server state; None for the one before round 1.
+            client_state: the client's state; None in its first round.
             steps: optimizer steps of each fit; None for the schedule's local work.
             callbacks: Lightning callbacks that each fit gets besides its own.
 
         Returns:
             The client's local training, with the results of its fits, and its update.
         """
-        return self.worker.dry_run(client, self.initial_state(), steps=steps, callbacks=callbacks)
+        state = self.initial_state() if state is None else state
+        return self.worker.dry_run(client, state, client_state or {}, steps, callbacks)

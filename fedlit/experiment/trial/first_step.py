@@ -5,20 +5,21 @@ The trial finds errors that only show when user code runs, and names the part at
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from fedlit.aggregation.validation import invalid_values
+from fedlit.aggregation.validation import invalid_values, layout_mismatch
 from fedlit.client.lightning_internals import mark_last_batch
 from fedlit.client.trainer import LocalTrainer, evaluate_split
 from fedlit.core.errors import ConfigError, ConfigErrors, describe_exception, did_you_mean
-from fedlit.core.messages import Aggregate, Update
+from fedlit.core.messages import Aggregate, ServerState, Update
 from fedlit.core.model import Model
 from fedlit.core.streams import Purpose, seeded
-from fedlit.core.tensors import Layout
+from fedlit.core.tensors import Groups, Layout
 from fedlit.core.torch_internals import tree_leaves
 from fedlit.data import Data
 from fedlit.experiment.trial.causes import explain_error, module_name
@@ -45,11 +46,12 @@ class StopAfterBatch(Callback):
 
 
 def try_first_step(federation: Federation, data: Data) -> list[ConfigError]:
-    """Try one round in small, and collect the errors and warnings.
+    """Try two rounds in small, and collect the errors and warnings.
 
     The trial draws a cohort, trains the largest client for one step, twice, and the noisiest client, takes the server's step,
-    and evaluates two examples of each split. It finds a model that does not take the data, results that are not finite or
-    not reproducible, and a monitored metric that the model does not log.
+    trains the largest client again as in a later round, and evaluates two examples of each split. It finds a model that does
+    not take the data, results that are not finite or not reproducible, what fails from a client's second round, and a
+    monitored metric that the model does not log.
     """
     try:
         errors = _check_noise(federation)
@@ -96,8 +98,10 @@ def _check_double_weight(federation: Federation, examples: int, weight: float) -
     return [ConfigError("sampler", type(federation.sampler).__name__, problem, hint, warning=True)]
 
 
-def _train_one_batch(federation: Federation, client: int) -> tuple[LocalTrainer, Update]:
-    return federation.dry_run(client, callbacks=[StopAfterBatch()])
+def _train_one_batch(
+    federation: Federation, client: int, state: ServerState | None = None, client_state: Groups | None = None
+) -> tuple[LocalTrainer, Update]:
+    return federation.dry_run(client, state, client_state, callbacks=[StopAfterBatch()])
 
 
 def _try_training(federation: Federation, data: Data) -> list[ConfigError]:
@@ -125,10 +129,27 @@ def _try_training(federation: Federation, data: Data) -> list[ConfigError]:
         _train_one_batch(federation, int(noise.argmax()))
     if update.weight:
         mean = Aggregate(layout.groups(vector.double()), update.weight, 1, len(federation.registry))
-        if not isinstance(model := algorithm.model(algorithm.server(state, mean).shared), Model):
+        state = algorithm.server(state, mean)
+        if not isinstance(model := algorithm.model(state.shared), Model):
             problem = f"returns a {type(model).__name__} from `model`"
             return [ConfigError("algorithm", type(algorithm).__name__, problem, "return a fedlit.Model")]
-    return errors
+    client_state = {**update.client_state, **local.optimizer_state}
+    return errors + _try_later_round(federation, client, replace(state, round=1), client_state)
+
+
+def _try_later_round(
+    federation: Federation, client: int, state: ServerState, client_state: Groups
+) -> list[ConfigError]:
+    """Train a client again with its own state.
+
+    Only then an optimizer's state is loaded, and the module copied for a contrast with the client's previous model.
+    """
+    _, update = _train_one_batch(federation, client, state, client_state)
+    if problem := layout_mismatch(update.groups, federation.worker.update_template(state)):
+        algorithm = type(federation.algorithm).__name__
+        problem = f"gives an invalid update in a client's second round: {problem}"
+        return [ConfigError("algorithm", algorithm, problem, "return the same names, shapes and dtypes in each round")]
+    return []
 
 
 def _try_evaluation(federation: Federation) -> list[ConfigError]:

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass, replace
+from threading import Lock
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from lightning.pytorch import Callback
 from torch import nn
 from torch.utils.data import Dataset
 
-from fedlit.algorithms import Centralised, FedAvg
+from fedlit.algorithms import Centralised, FedAvg, Moon
 from fedlit.client.trainer import TrainerConfig
 from fedlit.data import Data, Iid, Normalise, TensorSamples
 from fedlit.data.custom import DatasetSamples
@@ -158,7 +159,49 @@ def test_the_trial_takes_one_step_and_ends_its_epoch():
             epochs.append((trainer.global_step, trainer.max_epochs))
 
     assert try_first_step(*federation(Quadratic(), config=TrainerConfig(callbacks=lambda: [Spy()]))) == []
-    assert epochs == [(1, 3), (1, 3)]
+    assert epochs == [(1, 3), (1, 3), (1, 3)]  # two fits of round 1, and one of round 2
+
+
+class Guarded(Classifier):
+    """A module that cannot be copied."""
+
+    def __init__(self):
+        super().__init__("fedlit.models.Logistic", [1, 8, 8], 3, {"name": "sgd", "lr": 0.1})
+        self.guard = Lock()
+
+
+def test_a_module_that_cannot_be_copied_is_refused_by_an_algorithm_that_copies_it():
+    setting = {"samples": images(40), "monitor": None}
+    key, text = error_of(Guarded(), algorithm=Moon(), **setting)
+    assert key == "model"
+    assert "Guarded: cannot be copied" in text
+    assert "cannot pickle '_thread.lock' object" in text
+    assert try_first_step(*federation(Guarded(), **setting)) == []
+
+
+class Twice(FedAvg):
+    """An algorithm whose update has other names from a client's second round."""
+
+    def client(self, local, shared, client_state):
+        update = super().client(local, shared, client_state)
+        groups = {**update.groups, "more": {"count": torch.ones(1)}} if client_state else update.groups
+        return replace(update, groups=groups, client_state={"seen": {"seen": torch.ones(1)}})
+
+
+def test_an_update_that_is_invalid_from_a_clients_second_round_is_refused():
+    key, text = error_of(Quadratic(), algorithm=Twice())
+    assert key == "algorithm"
+    assert "Twice: gives an invalid update in a client's second round" in text
+
+
+def test_a_kept_optimizer_that_cannot_be_loaded_is_refused(monkeypatch):
+    def broken(self, state):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(torch.optim.SGD, "load_state_dict", broken)
+    _, text = error_of(Quadratic(momentum=0.5), client_state="keep")
+    assert "RuntimeError: broken" in text
+    assert try_first_step(*federation(Quadratic(momentum=0.5))) == []
 
 
 def test_a_module_that_keeps_state_from_one_fit_to_the_next_is_refused():
