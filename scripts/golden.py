@@ -148,7 +148,8 @@ def lines_of_run(run: Path) -> Iterator[Line]:
         yield "results", f"{path.parent.name}/{path.stem}", digest(path.read_bytes())
     last = max((run / "checkpoints").glob("round-*"))
     yield "names", "experiment", digest(read(last / "round.json")["experiment"])
-    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    folder = next(run.glob("*/events.out.tfevents*")).parent
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     for tag in sorted(tag for tag in events.Tags()["scalars"] if not is_time(tag)):
         yield "results", f"scalar/{tag}", digest([(event.step, event.value) for event in events.Scalars(tag)])
     yield "texts", "partition.png", digest((run / "partition.png").read_bytes())

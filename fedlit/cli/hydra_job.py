@@ -22,6 +22,7 @@ from fedlit.experiment.config.plain import to_plain
 from fedlit.experiment.signals import Interrupted, StopRequest, clear_frames
 from fedlit.runs.folder import is_finished, read_summary
 from fedlit.runs.layout import COMMAND, FAILURE
+from fedlit.runs.sweep_job import SweepJob
 
 log = logging.getLogger("fedlit")
 
@@ -49,15 +50,29 @@ class HydraJob:
         return self.settings.mode == RunMode.MULTIRUN
 
     @property
-    def is_search(self) -> bool:
-        """True if the sweeper uses the job's result."""
-        return self.is_in_sweep and self.settings.sweeper.get("direction") is not None
+    def sweep_job(self) -> SweepJob | None:
+        """The job's place in its sweep; None for a single run."""
+        if not self.is_in_sweep:
+            return None
+        is_trial = self.settings.sweeper.get("direction") is not None
+        return SweepJob(self.settings.job.num + 1, self.title, is_trial)
 
     @property
     def overrides(self) -> list[str]:
         """The command-line overrides of the job, without keys of the sweep."""
         overrides = list(self.settings.overrides.task)
         return jobs.job_overrides(overrides) if self.is_in_sweep else overrides
+
+    @property
+    def swept(self) -> list[str]:
+        """The overrides that differ between the jobs of the sweep."""
+        return jobs.swept_overrides(self.overrides, self.settings.job.env_set.get(jobs.SWEPT, ""))
+
+    @property
+    def title(self) -> str:
+        """The number of a sweep's job with the overrides that differ."""
+        total = self.settings.job.env_set.get(jobs.TOTAL)
+        return f"job {self.settings.job.num + 1}{f' of {total}' if total else ''}: {' '.join(self.swept)}"
 
     @property
     def flags(self) -> list[str]:
@@ -103,7 +118,8 @@ class HydraJob:
 
     def write_status(self, reasons: Sequence[str] = ()) -> None:
         """Write `job.json`, and `failure.json` if there are reasons for a failure."""
-        jobs.write_job(self.folder, self.overrides, self.settings.job.env_set.get(jobs.CALL), reasons)
+        call = self.settings.job.env_set.get(jobs.CALL)
+        jobs.write_job(self.folder, self.overrides, self.swept, call, reasons)
 
     def print_traceback(self) -> None:
         """Print the traceback of the current error if the configuration has `traceback=true`."""
@@ -149,8 +165,7 @@ def report_errors(job: HydraJob, sweep_request: StopRequest) -> Iterator[None]:
         job.write_status([str(error)])
     except ConfigErrors as error:
         job.print_traceback()
-        name = f"job {job.settings.job.num} ({' '.join(job.overrides)})" if job.is_in_sweep else ""
-        print_config_errors(error.errors, name)
+        print_config_errors(error.errors, job.title if job.is_in_sweep else "")
         if not job.is_in_sweep:
             jobs.remove_untrained(job.folder)
             sys.exit(2)
@@ -158,7 +173,7 @@ def report_errors(job: HydraJob, sweep_request: StopRequest) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         if not job.is_in_sweep or sweep_request.interruption is not None:
             raise
-        log.exception("job %s failed", job.settings.job.num)
+        log.exception("%s failed", job.title)
         job.write_status([f"{type(error).__name__}: {error}"])
 
 

@@ -53,6 +53,8 @@ def _job(config: DictConfig) -> float | None:
     gpu = reserve_gpu(job.parallel_gpu_jobs, config.sweep.jobs_per_gpu)  # entered before anything uses a GPU
     with explain_interrupt(job, _sweep_request), gpu, report_errors(job, _sweep_request):
         values, summary = job.prepare()
+        if job.is_in_sweep:
+            print(job.title + (", finished before" if summary is not None else ""), flush=True)
         if summary is not None:
             result = jobs.objective(summary)
         else:
@@ -60,7 +62,7 @@ def _job(config: DictConfig) -> float | None:
                 from fedlit.experiment.runner import run_experiment  # here: torch and Lightning take seconds
 
             choices = job.settings.runtime.choices
-            result = run_experiment(values, job.folder, choices, started, job.overrides, job.is_search, job.flags)
+            result = run_experiment(values, job.folder, choices, started, job.overrides, job.sweep_job, job.flags)
         job.clean_up()
         return result
     return None  # a sweep's job that failed

@@ -11,6 +11,7 @@ from typing import Any
 from fedlit.core.errors import ConfigError
 from fedlit.data.samples import Data
 from fedlit.runs.record import RoundRecord
+from fedlit.runs.sweep_job import SweepJob
 from fedlit.server.checkpoint.checkpointer import Retention
 from fedlit.server.setup import Federation
 from fedlit.simulation.server_crash import ServerCrash
@@ -33,6 +34,7 @@ class Run:
         finished_rounds: rounds of a resumed run that are done, the last of them with its model.
         retention: rule that says which checkpoints are kept.
         crash: planned crash of the server; None for none.
+        sweep_job: place of the run in a sweep; None for a single run.
     """
 
     folder: Path
@@ -44,6 +46,7 @@ class Run:
     finished_rounds: tuple[RoundRecord, ...] = ()
     retention: Retention = field(default_factory=Retention)
     crash: ServerCrash | None = None
+    sweep_job: SweepJob | None = None
 
     @cached_property
     def partition(self) -> dict[str, Any]:

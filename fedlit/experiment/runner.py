@@ -25,6 +25,7 @@ from fedlit.experiment.reporter import RoundReporter
 from fedlit.experiment.signals import handle_signals
 from fedlit.runs.layout import CHECKPOINTS, JOURNAL, SUMMARY
 from fedlit.runs.record import RoundRecord
+from fedlit.runs.sweep_job import SweepJob
 from fedlit.server.checkpoint.checkpointer import Checkpoint
 from fedlit.server.checkpoint.disk import DiskCheckpointer
 from fedlit.server.fingerprint import fingerprint
@@ -40,7 +41,7 @@ def run_experiment(
     names: Mapping[str, str],
     started: float,
     overrides: Sequence[str] = (),
-    is_search: bool = False,
+    sweep_job: SweepJob | None = None,
     flags: Sequence[str] = (),
 ) -> float | None:
     """Train a federation and write its results into the run's folder.
@@ -51,7 +52,7 @@ def run_experiment(
         names: choices in the configuration's groups.
         started: time.time() at the start of the command or of the sweep's job.
         overrides: command-line overrides, needed to resume.
-        is_search: True if a sweeper searches for the best value of the returned metric.
+        sweep_job: place of the run in a sweep; None for a single run.
         flags: further command-line flags, needed to resume.
 
     Returns:
@@ -68,7 +69,7 @@ def run_experiment(
             return None
         checkpointer = DiskCheckpointer(folder)
         with _locked(checkpointer), _translate_disk_errors(folder):
-            run, observers = _prepare(config, folder, names, checkpointer, is_search)
+            run, observers = _prepare(config, folder, names, checkpointer, sweep_job)
             with checkpointer.open(fingerprint(run.federation)):
                 checkpoint = _load_or_fail(checkpointer.load) if config["resume"] else None
                 run = replace(run, finished_rounds=_finished_rounds(run, checkpoint))
@@ -92,7 +93,7 @@ def _prepare(
     folder: Path,
     names: Mapping[str, str],
     checkpointer: DiskCheckpointer,
-    is_search: bool,
+    sweep_job: SweepJob | None,
 ) -> tuple[Run, list[Observer]]:
     """Check the folder, build the run, and give it the checkpointer.
 
@@ -105,13 +106,14 @@ def _prepare(
     if not config["resume"]:
         _refuse_used_folder(folder)
     run, observers = _build(config, folder, names)
-    if is_search:
+    if sweep_job is not None and sweep_job.is_trial:
         _refuse_missing_objective(run)
     checkpointer.retention = run.retention
     crash = None if config["resume"] else run.crash  # a planned crash happens once
     checkpointer.filesystem = LocalFilesystem() if crash is None else crash.filesystem(LocalFilesystem())
     check_disk_space(run)
-    return replace(run, federation=replace(run.federation, checkpointer=checkpointer)), observers
+    federation = replace(run.federation, checkpointer=checkpointer)
+    return replace(run, federation=federation, sweep_job=sweep_job), observers
 
 
 def _build(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> tuple[Run, list[Observer]]:

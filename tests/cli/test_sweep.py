@@ -7,14 +7,18 @@ import signal
 import sys
 import tempfile
 import threading
+from argparse import Namespace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from fedlit.cli import command_line, train
 from fedlit.cli.command_line import parse_command
+from fedlit.cli.hydra_job import HydraJob
 from fedlit.cli.sweep import checks, gpus, jobs, plan
 from fedlit.cli.sweep.jobs import JobStatus, job_name
 from fedlit.cli.sweep.plan import plan_sweep
@@ -22,6 +26,7 @@ from fedlit.core.errors import ConfigErrors
 from fedlit.executors import processes, resources
 from fedlit.experiment import runner
 from fedlit.reports.render import figures
+from fedlit.runs.sweep_job import SweepJob
 from fedlit.server.checkpoint.disk import DiskCheckpointer
 
 QUICK = ["debug=quick", "observers=none", "executor=inline"]
@@ -93,6 +98,10 @@ def test_the_same_command_again_resumes_a_sweep(sweeps, commits, tmp_path, monke
     folder, index = folders(tmp_path)
     assert status == 1
     assert "2 of 3 jobs are finished" in out
+    assert [line for line in out.splitlines() if line.startswith("job ")] == [
+        f"job {n} of 3: seed={n}" for n in (1, 2, 3)
+    ]
+    assert "HYDRA" not in out
     assert "mean over seeds" in out
     assert json.loads((folder / "report.json").read_text())["groups"][0]["seeds"] == [1, 3]
     failure = json.loads((index["seed=2"] / "failure.json").read_text())
@@ -103,7 +112,9 @@ def test_the_same_command_again_resumes_a_sweep(sweeps, commits, tmp_path, monke
     commits.before = lambda *_: None
     commits.clear()
     assert len(results) == 2
-    assert sweeps("-m", "seed=4,3,2,1", *QUICK)[0] == 0
+    status, out, _ = sweeps("-m", "seed=4,3,2,1", *QUICK)
+    assert status == 0
+    assert "job 2 of 4: seed=3, finished before\njob 3 of 4: seed=2\njob 4 of 4: seed=1, finished before\n" in out
     assert folders(tmp_path)[0] == folder
     index = folders(tmp_path)[1]
     assert commits == [(index["seed=4"].name, 1), (index["seed=4"].name, 2), (index["seed=2"].name, 2)]
@@ -174,6 +185,41 @@ def test_a_folder_of_another_configuration_is_unchanged_and_a_check_leaves_no_fo
     assert "schedule.clients_per_round=300 failed" in err
     assert "Traceback" not in err
     assert len([path for path in (tmp_path / "outputs" / "sweeps").glob("*/*") if path.is_dir()]) == 1
+
+
+def test_the_overrides_that_differ_name_a_job():
+    overrides = ["+model.width=3", "algorithm=fedavg", "algorithm@algorithm.inner=scaffold", "seed=1"]
+    assert jobs.swept_overrides(overrides, "seed,model.width") == ["model.width=3", "seed=1"]
+    assert jobs.swept_overrides(overrides, "algorithm@algorithm.inner") == ["algorithm@algorithm.inner=scaffold"]
+    assert jobs.swept_overrides(["+a=1", "b=2"], "") == ["a=1", "b=2"]
+
+
+@pytest.mark.parametrize(("total", "title"), [("8", "job 3 of 8: seed=1"), (None, "job 3: seed=1")])
+def test_the_title_of_a_job_counts_from_one(total, title):
+    env_set = {"FEDLIT_SWEPT": "seed"} | ({"FEDLIT_JOBS": total} if total else {})
+    settings = SimpleNamespace(
+        mode=RunMode.MULTIRUN,
+        overrides=SimpleNamespace(task=["algorithm=fedavg", "seed=1", "sweep.name=x"]),
+        job=SimpleNamespace(env_set=env_set, num=2),
+        sweeper={"direction": "maximize"},
+    )
+    job = HydraJob(OmegaConf.create(), settings)
+    assert job.sweep_job == SweepJob(3, title, is_trial=True)
+    settings.mode = RunMode.RUN
+    assert job.sweep_job is None
+
+
+@pytest.mark.parametrize(("sweeper", "total"), [({}, 6), ({"direction": "maximize", "n_trials": 20}, 20)])
+def test_a_sweep_tells_its_jobs_the_swept_keys_and_their_number(sweeper, total):
+    parser = OverridesParser.create()
+    overrides = parser.parse_overrides(["algorithm=fedavg", "+partition.alpha=0.1,1.0", "seed=1,2,3", "seed=4,5"])
+    swept = [override for override in overrides if override.is_sweep_override()]
+    hydra = {"sweep": {"dir": "here"}, "sweeper": sweeper, "launcher": {}}
+    config = OmegaConf.create({"sweep": {"name": "x"}, "hydra": hydra})
+    parsed = Namespace(config_dir=None, config_name=None)
+    sweep = plan._make_sweep(parsed, config, overrides, swept, 6)
+    assert "++hydra.job.env_set.FEDLIT_SWEPT='partition.alpha,seed'" in sweep.overrides
+    assert f"++hydra.job.env_set.FEDLIT_JOBS='{total}'" in sweep.overrides
 
 
 def test_the_order_of_keys_does_not_change_the_name_of_a_job():

@@ -29,6 +29,10 @@ from fedlit.runs.layout import COMMAND, CONFIG, FAILURE, HYDRA, INDEX, JOB, LOCK
 
 CALL = "FEDLIT_CALL"
 """Environment variable of a job: the id of the sweep command that started it."""
+SWEPT = "FEDLIT_SWEPT"
+"""Environment variable of a job: the keys with several values in the sweep, separated by commas."""
+TOTAL = "FEDLIT_JOBS"
+"""Environment variable of a job: the number of jobs of the sweep."""
 CORES = "FEDLIT_CORES"
 """Environment variable of a job: the number of cores that it may use."""
 
@@ -59,17 +63,20 @@ def _resolve_job_name(_root_: DictConfig) -> str:
 OmegaConf.register_new_resolver("fedlit_job", _resolve_job_name, replace=True)
 
 
-def write_job(folder: Path, overrides: Sequence[str], call: str | None, reasons: Sequence[str] = ()) -> None:
+def write_job(
+    folder: Path, overrides: Sequence[str], swept: Sequence[str], call: str | None, reasons: Sequence[str] = ()
+) -> None:
     """Write the overrides of a job and the reasons of its failure.
 
     Args:
         folder: the job's folder.
         overrides: the job's own overrides.
+        swept: those of them that differ between the jobs.
         call: id of the sweep command that started the job.
         reasons: reasons of the failure; without any, an earlier failure is removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    job = {"overrides": list(overrides), "call": call}
+    job = {"overrides": list(overrides), "swept": list(swept), "call": call}
     write_atomic(folder / JOB, (json.dumps(job) + "\n").encode())
     if reasons:
         write_atomic(folder / FAILURE, (json.dumps({"reasons": list(reasons)}) + "\n").encode())
@@ -80,6 +87,18 @@ def write_job(folder: Path, overrides: Sequence[str], call: str | None, reasons:
 def job_overrides(overrides: Sequence[str]) -> list[str]:
     """The overrides of a job without keys of the sweep."""
     return [text for text in overrides if text.lstrip("+~").split(".")[0] != "sweep"]
+
+
+def swept_overrides(overrides: Sequence[str], keys: str) -> list[str]:
+    """The overrides of a job that differ between the jobs.
+
+    Args:
+        overrides: the job's own overrides.
+        keys: the keys with several values, separated by commas; all overrides are returned if they have none of them.
+    """
+    names = keys.split(",")
+    swept = [text.lstrip("+") for text in overrides if text.lstrip("+~").partition("=")[0] in names]
+    return swept or [text.lstrip("+") for text in overrides]
 
 
 def can_resume(folder: Path, config: Mapping[str, Any]) -> bool:
@@ -170,6 +189,7 @@ def finish_sweep(sweep: Path, call: str, flags: Sequence[str]) -> bool:
     write_atomic(sweep / INDEX, (json.dumps(index, indent=2) + "\n").encode())
     if any(job.status == "finished" for job in statuses):
         _report(sweep)
+        print(f"tensorboard --logdir {shlex.quote(str(sweep))}")
     own = [job for job in statuses if job.call == call]
     unfinished = [job for job in own if job.status != "finished"]
     print(f"{len(own) - len(unfinished)} of {len(own)} jobs are finished; {sweep / INDEX} has the folder of each job")

@@ -30,7 +30,7 @@ from fedlit.cli.command_line import PRIMARY, SWEEP_EXTRA, compose_error, config_
 from fedlit.cli.hydra_internals import parse_arguments
 from fedlit.cli.overrides import first_value, quote, value_text
 from fedlit.cli.sweep.checks import combination_errors, names_job, search_errors, value_errors
-from fedlit.cli.sweep.jobs import CALL, CORES
+from fedlit.cli.sweep.jobs import CALL, CORES, SWEPT, TOTAL
 from fedlit.core.errors import ConfigError, ConfigErrors, did_you_mean
 
 PLUGIN_GROUPS = ("hydra/launcher", "hydra/sweeper")
@@ -105,7 +105,11 @@ def _make_sweep(
     config.sweep.name = str(config.sweep.name or sweep_name(overrides, [o.key_or_group for o in swept], flags))
     folder, call = _sweep_folder(config), secrets.token_hex(8)
     more = [f"sweep.name={quote(config.sweep.name)}", f"hydra.sweep.dir={quote(folder)}"]
-    more += [f"++hydra.job.env_set.{CALL}='{call}'", *_launcher_overrides(config, num_jobs)]
+    keys = ",".join(dict.fromkeys(override.get_key_element().lstrip("+~") for override in swept))
+    total = num_jobs if OmegaConf.select(config, "hydra.sweeper.direction") is None else config.hydra.sweeper.n_trials
+    settings = {CALL: call, SWEPT: keys, TOTAL: total}
+    more += [f"++hydra.job.env_set.{name}='{value}'" for name, value in settings.items()]
+    more += _launcher_overrides(config, num_jobs)
     alone = ["hydra.mode=RUN"] if OmegaConf.select(config, "hydra.mode") == RunMode.MULTIRUN else []
     return Sweep(Path(folder), call, tuple(more), (*flags, *alone))
 

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-import math
 import os
+import re
 import socket
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from fedlit.core.files import flatten
+from fedlit.experiment.observers.hparams import hparams_summaries, hparams_table
 from fedlit.experiment.observers.observer import Observer
 from fedlit.experiment.observers.partition_figure import partition_figure
 from fedlit.experiment.run import Run
-from fedlit.experiment.summary import evaluation_metrics
-from fedlit.runs.layout import TENSORBOARD
-from fedlit.runs.metric_names import split_of
+from fedlit.runs.folder import InvalidRun, read_command, read_job
+from fedlit.runs.layout import JOB, TENSORBOARD
 from fedlit.runs.record import RoundRecord
+
+EVENTS = "events.out.tfevents.*.fedlit"
+"""Names of the files that this observer writes."""
+MAX_NAME = 100
+"""Largest number of characters in the name of a run."""
 
 
 class TensorBoard(Observer):
-    """Writes events into the folder `tensorboard` of the run.
+    """Writes events into the run's folder.
+
+    TensorBoard calls a run by the folder of its events. That is `tensorboard`, or for a sweep's job the overrides that differ
+    between the jobs, such as `algorithm=fedavg,seed=1`.
 
     Events are written in this thread. A SummaryWriter writes them in a thread of its own, where nothing catches the error of a
     folder that was removed.
@@ -34,11 +42,13 @@ class TensorBoard(Observer):
         """Write the configuration, the partition and the finished rounds."""
         from torch.utils.tensorboard.summary import image, text  # here: slow to import, and not every run needs it
 
-        self._run, folder = run, run.folder / TENSORBOARD
-        for old in folder.glob("events*"):  # of a resumed run: each round is written again
+        self._run, self._varied = run, varied_overrides(run.folder)
+        folder = run.folder / (run_name(self._varied) if (run.folder / JOB).is_file() else TENSORBOARD)
+        for old in {*folder.glob("events*"), *run.folder.glob(f"*/{EVENTS}")}:  # a resumed run writes each round again
             old.unlink()
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = folder / f"events.out.tfevents.{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}.0"
+        name = f"{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}"
+        self._file = folder / EVENTS.replace("*", name)
         self._write({"file_version": "brain.Event:2"})
         config = yaml.safe_dump(dict(run.config), sort_keys=False)
         indented = "".join(f"    {line}\n" for line in config.splitlines())
@@ -51,26 +61,16 @@ class TensorBoard(Observer):
 
     def round(self, record: RoundRecord) -> None:
         """Write the round's metrics and its number of failures by outcome."""
-        failures = Counter(f"failures/{failure.outcome}" for failure in record.failures)
-        self._scalars({**record.metrics, **failures}, record.number)
-
-    def end(self, summary: Mapping[str, Any]) -> None:
-        """Write the HPARAMS row: metrics of the best and the last round."""
-        from torch.utils.tensorboard.summary import hparams
-
-        figures = {
-            f"{title}/{name}": float(value)
-            for title in ("best", "last")
-            for name, value in _hparam_metrics(summary[title]["metrics"]).items()
-        }
-        parts = hparams(hparam_values(self._run.config), dict.fromkeys(figures, 0.0))
-        self._write(*({"summary": part} for part in parts))
-        self._scalars(figures, summary["rounds"])
-
-    def _scalars(self, values: Mapping[str, float], round: int) -> None:
         from torch.utils.tensorboard.summary import scalar
 
-        self._write(*({"summary": scalar(name, value), "step": round} for name, value in values.items()))
+        failures = Counter(f"failures/{failure.outcome}" for failure in record.failures)
+        values = {**record.metrics, **failures}
+        self._write(*({"summary": scalar(name, value), "step": record.number} for name, value in values.items()))
+
+    def end(self, summary: Mapping[str, Any]) -> None:
+        """Write the HPARAMS row: configuration, best round, last values."""
+        table = hparams_table(self._run, self._varied, summary)
+        self._write(*({"summary": part} for part in hparams_summaries(table)))
 
     def _write(self, *events: Mapping[str, Any]) -> None:
         """Append events, each a mapping of its fields, to the file.
@@ -87,19 +87,21 @@ class TensorBoard(Observer):
                 writer.write(Event(wall_time=time.time(), **event).SerializeToString())
 
 
-def hparam_values(config: Mapping[str, Any]) -> dict[str, bool | float | str]:
-    """Return the configuration as dotted keys with values for the HPARAMS tab."""
-    values = {key: value for key, value in flatten(config).items() if not isinstance(value, Mapping)}
-    return {
-        key: value if isinstance(value, bool | int | float) and math.isfinite(value) else str(value)
-        for key, value in values.items()
-    }
+def varied_overrides(folder: Path) -> list[str]:
+    """Return the overrides that tell a run from others.
+
+    They are those of a sweep's job that differ between the jobs, or all of a single run.
+    """
+    try:
+        texts = read_job(folder)["swept"] if (folder / JOB).is_file() else read_command(folder)["overrides"]
+        return [str(text).lstrip("+") for text in texts]
+    except (InvalidRun, KeyError, TypeError):
+        return []  # they are only names: a federation that was made in Python has none
 
 
-def _hparam_metrics(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics of training and of evaluations."""
-    evaluations = evaluation_metrics(metrics)
-    return {name: value for name, value in metrics.items() if split_of(name) == "train" or name in evaluations}
+def run_name(overrides: Sequence[str]) -> str:
+    """Return the name of a folder for overrides: `algorithm=fedavg,seed=1`."""
+    return re.sub(r"[^\w.=,+@-]+", "_", ",".join(overrides))[:MAX_NAME].strip("._") or TENSORBOARD
 
 
 def _pixels(run: Run) -> np.ndarray:

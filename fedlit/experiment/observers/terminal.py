@@ -1,6 +1,6 @@
 """The terminal: a progress bar, and a table at the end.
 
-If the output is no terminal, one line a round replaces the progress bar.
+If the output is no terminal, one line a round replaces the progress bar. A job of a sweep has one line instead of the table.
 """
 
 from __future__ import annotations
@@ -34,14 +34,16 @@ class Terminal(Observer):
     def start(self, run: Run) -> None:
         """Start the progress bar."""
         self._run, self._monitor_text = run, ""
+        self._job = f"job {run.sweep_job.number}  " if run.sweep_job else ""
         self._progress = Progress(
-            TextColumn("round"),
+            TextColumn(f"{self._job}round"),
             MofNCompleteColumn(),
             BarColumn(bar_width=None),
             TextColumn("{task.description}"),
             TimeRemainingColumn(),
             console=self._console,
             disable=not self._console.is_terminal,
+            transient=run.sweep_job is not None,
         )
         self._task = self._progress.add_task(
             "", total=run.federation.schedule.rounds, completed=len(run.finished_rounds)
@@ -54,14 +56,15 @@ class Terminal(Observer):
         if self._console.is_terminal:
             self._progress.update(self._task, advance=1, description=line)
         else:
-            seconds = record.metrics["time/round_s"]
-            self._console.print(
-                f"round {record.number}/{self._run.federation.schedule.rounds}  {line}  {seconds:.1f} s", soft_wrap=True
-            )
+            place = f"{self._job}round {record.number}/{self._run.federation.schedule.rounds}"
+            self._console.print(f"{place}  {line}  {record.metrics['time/round_s']:.1f} s", soft_wrap=True)
 
     def end(self, summary: Mapping[str, Any]) -> None:
-        """Print the table."""
+        """Print the table, or the line of a sweep's job."""
         self._progress.stop()
+        if self._run.sweep_job is not None:
+            self._console.print(f"{self._job}{result_line(self._run, summary)}", soft_wrap=True, markup=False)
+            return
         self._console.print(summary_table(self._run, summary))
         self._console.print(
             f"tensorboard --logdir {shlex.quote(str(self._run.folder))}", soft_wrap=True, highlight=False
@@ -109,6 +112,17 @@ def summary_table(run: Run, summary: Mapping[str, Any]) -> Table:
     table.add_row("sent", f"{down} to clients, {up} back")
     table.add_row("folder", str(run.folder))
     return table
+
+
+def result_line(run: Run, summary: Mapping[str, Any]) -> str:
+    """Return the monitored metric at the best round, and the time."""
+    best, monitor = summary["best"], run.federation.monitor.name
+    name = monitor or str(run.config["monitor"]["name"])
+    names = [*dict.fromkeys((name, counterpart(name, "test"), counterpart(name, "own")))]
+    metrics = {name: best["metrics"][name] for name in names if name in best["metrics"]}
+    lost = f", {summary['lost_rounds']} of {summary['rounds']} rounds lost" if summary["lost_rounds"] else ""
+    place = f"{'best round' if monitor else 'last round'} {best['round']}"
+    return f"{place}: {metrics_line(metrics)}{lost}, {summary['seconds']:.1f} s"
 
 
 def metrics_line(metrics: Mapping[str, float]) -> str:
