@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from fedlit.cli.command_line import config_flags
 from fedlit.cli.sweep import jobs
 from fedlit.core.errors import ConfigErrors, RunFailure, print_config_errors
+from fedlit.core.text.escape import print_lines
 from fedlit.experiment.config.plain import to_plain
 from fedlit.experiment.signals import Interrupted, StopRequest, clear_frames
 from fedlit.runs.folder import is_finished, read_summary
@@ -158,7 +159,7 @@ def report_errors(job: HydraJob, sweep_request: StopRequest) -> Iterator[None]:
         yield
     except RunFailure as error:
         job.print_traceback()
-        print(f"fedlit: {error}; {job.resume_hint(' after the problem is solved')}", file=sys.stderr)
+        print_lines(f"fedlit: {error}; {job.resume_hint(' after the problem is solved')}")
         clear_frames(error)
         if not job.is_in_sweep:
             sys.exit(1)

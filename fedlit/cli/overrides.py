@@ -160,13 +160,22 @@ def first_value(override: Override) -> str:
 
 def quote(value: object) -> str:
     """A value as one word that Hydra reads without changes."""
-    return "'" + str(value).replace("'", "\\'") + "'"
+    # a backslash before a quote is an escape, and a quote ends the text
+    return "'" + re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), str(value)) + "'"
+
+
+def quote_if_needed(value: object) -> str:
+    """A value as Hydra reads it, quoted if it has special characters."""
+    return str(value) if re.fullmatch(r"[\w./-]+( [\w./-]+)*", str(value), re.ASCII) else quote(value)
 
 
 def unquote(text: str) -> str:
     """The value of `key=value`, without quotes around the value."""
     value = text.partition("=")[2]
-    return value[1:-1].replace("\\'", "'") if value[:1] in ("'", '"') and value[-1:] == value[:1] else value
+    if len(value) < 2 or value[0] not in "'\"" or value[-1] != value[0]:
+        return value
+    # as Hydra reads it: half of the backslashes before a quote, or before the end
+    return re.sub(rf"(\\+)({value[0]}|$)", lambda match: "\\" * (len(match[1]) // 2) + match[2], value[1:-1])
 
 
 def _choices(override: Override) -> list[str]:

@@ -25,6 +25,7 @@ from fedlit.cli.sweep import jobs
 from fedlit.cli.sweep.gpus import reserve_gpu
 from fedlit.cli.sweep.plan import Sweep, plan_sweep
 from fedlit.core.errors import ConfigError, ConfigErrors, ErrorCollector, print_config_errors
+from fedlit.core.text.escape import print_lines
 from fedlit.experiment.config.plain import to_plain
 from fedlit.experiment.performance import gc_paused
 from fedlit.experiment.signals import Interrupted, StopRequest, handle_signals
@@ -84,7 +85,7 @@ def main() -> None:
                 with _finish_sweep(sweep):
                     _job()
     except Interrupted as interrupt:
-        print(f"fedlit: stopped by {interrupt}; {interrupt.hint}", file=sys.stderr)
+        print_lines(f"fedlit: stopped by {interrupt}; {interrupt.hint}")
         status = exit_status(interrupt)
     except ConfigErrors as error:
         print_config_errors(error.errors)
@@ -150,7 +151,7 @@ def _finish_sweep(sweep: Sweep | None) -> Iterator[None]:
         _sweep_request.interruption.hint = hint
         raise _sweep_request.interruption
     if status in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-        print(f"fedlit: stopped; {hint}", file=sys.stderr)
+        print_lines(f"fedlit: stopped; {hint}")
     if status := status or (0 if is_finished else 1):
         sys.exit(status)
 

@@ -13,6 +13,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
 
+from fedlit.core.text.escape import print_lines, printable
+
 T = TypeVar("T")
 
 LIBRARIES = {
@@ -130,15 +132,13 @@ def print_errors(errors: Sequence[ConfigError], context: str) -> None:
     """Print errors to the standard error, one paragraph each.
 
     Args:
-        errors: the errors.
         context: end of the first line, after the number of errors.
     """
-    print(f"fedlit: {len(errors)} error{'s' if len(errors) != 1 else ''}{context}", file=sys.stderr)
+    print_lines(f"fedlit: {len(errors)} error{'s' if len(errors) != 1 else ''}{context}")
     for error in errors:
-        if error.subject:
-            print(f"  {error.subject}", file=sys.stderr)
-        for line in (*error.problem.splitlines(), *error.hint.splitlines()):
-            print(f"      {line}", file=sys.stderr)
+        subject = [f"  {printable(error.subject)}"] if error.subject else []
+        rest = (f"      {line}" for line in (*error.problem.splitlines(), *error.hint.splitlines()))
+        print_lines("\n".join([*subject, *rest]))
 
 
 def print_config_errors(errors: Sequence[ConfigError], job: str = "") -> None:

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 
 class Filesystem(Protocol):
@@ -39,12 +39,13 @@ class LocalFilesystem:
         path.mkdir()
 
     def write(self, path: Path, content: bytes) -> None:
-        """Write a file; an existing file is replaced."""
-        path.write_bytes(content)
+        """Write or replace a file; a link is an OSError."""
+        with open_file(path, os.O_TRUNC) as file:
+            file.write(content)
 
     def append(self, path: Path, content: bytes) -> None:
-        """Append to a file, which is made if it does not exist."""
-        with path.open("ab") as file:
+        """Append to a file, made if missing; a link is an OSError."""
+        with open_file(path, os.O_APPEND) as file:
             file.write(content)
 
     def sync(self, path: Path) -> None:
@@ -73,6 +74,18 @@ class LocalFilesystem:
             path.unlink(missing_ok=True)
 
 
+def open_file(path: Path, flags: int) -> BinaryIO:
+    """Open a file for writing, and make it if missing.
+
+    A symbolic link is not followed: in a folder from elsewhere it may lead to any of the user's files.
+
+    Args:
+        path: path of the file.
+        flags: further flags of os.open, such as os.O_APPEND.
+    """
+    return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | flags, 0o666), "wb")
+
+
 def sync_parents(folder: Path, filesystem: Filesystem) -> None:
     """Sync the folders above a folder, from the nearest upwards.
 
@@ -87,7 +100,7 @@ def sync_parents(folder: Path, filesystem: Filesystem) -> None:
 def write_atomic(path: Path, content: bytes, filesystem: Filesystem | None = None) -> None:
     """Write a file atomically.
 
-    Whatever happens, the file has either its old or its new content.
+    Whatever happens, the file has either its old or its new content. A link at the path is replaced, not followed.
     """
     filesystem, partial = filesystem or LocalFilesystem(), path.with_name(path.name + ".tmp")
     filesystem.write(partial, content)

@@ -11,10 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from fedlit.core.errors import ConfigError, ConfigErrors, DiskFull
 from fedlit.core.files import LocalFilesystem
+from fedlit.core.text.console import PlainConsole
 from fedlit.experiment.config.build import build_run
 from fedlit.experiment.observers import Observer, Run
 from fedlit.experiment.performance import gc_frozen
@@ -139,7 +138,7 @@ def _print_plan(config: Mapping[str, Any], folder: Path, names: Mapping[str, str
         checkpoint = _load_or_fail(lambda: checkpointer.peek(experiment))
         run = replace(run, finished_rounds=_finished_rounds(run, checkpoint))
     if not _is_finished(run):
-        Console().print(plan_table(run, estimate_run(run)))
+        PlainConsole().print(plan_table(run, estimate_run(run)))
 
 
 def _refuse_missing_objective(run: Run) -> None:
@@ -179,7 +178,7 @@ def _is_finished(run: Run) -> bool:
     if last.number < schedule.rounds and not run.federation.monitor.has_reached(last, schedule.stop_at):
         return False
     text = f"{run.folder} is finished after {last.number} rounds; add schedule.rounds=NUMBER to train more rounds"
-    Console().print(text, soft_wrap=True, highlight=False)
+    PlainConsole().print(text, soft_wrap=True)
     return True
 
 

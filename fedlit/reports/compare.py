@@ -15,6 +15,7 @@ from rich.text import Text
 
 from fedlit.core.errors import ConfigError, ConfigErrors, print_errors
 from fedlit.core.files import flatten
+from fedlit.core.text.console import PlainConsole
 from fedlit.reports.labels import ABSENT, format_value
 from fedlit.runs.folder import InvalidRun, is_finished, read_flat_config, read_records, read_summary
 from fedlit.runs.layout import JOURNAL
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ConfigErrors as error:
         print_errors(error.errors, "; nothing was compared")
         sys.exit(2)
-    _print_differences(differences, Console())
+    _print_differences(differences, PlainConsole())
 
 
 def compare_runs(a: Path, b: Path) -> dict[str, Any]:

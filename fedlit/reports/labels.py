@@ -8,9 +8,10 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedlit.runs.folder import READ_ERRORS, FinishedRun, read_command, read_yaml
+from fedlit.runs.folder import READ_ERRORS, FinishedRun, read_command
 from fedlit.runs.keys import row_of
 from fedlit.runs.layout import HYDRA_SETTINGS
+from fedlit.runs.parsing import read_yaml
 
 ABSENT = "-"
 """The value of a key that a configuration does not have."""

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from fedlit.core.errors import ConfigError, ConfigErrors, print_errors
 from fedlit.core.files import to_json, write_atomic
+from fedlit.core.text.console import PlainConsole
+from fedlit.core.text.escape import shell_command
 from fedlit.reports.render.markdown import to_markdown
 from fedlit.reports.render.tables import runs_to_csv
 from fedlit.reports.render.terminal import print_report
@@ -45,11 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         out = options.out or sweep_folder(options.path)
         result = make_result(options.path, options.baseline, options.target, options.metric, options.mode)
         if out is not None:
-            _save(result, out, shlex.join(["python", "-m", "fedlit.report", *(arguments or sys.argv[1:])]))
+            _save(result, out, shell_command(["python", "-m", "fedlit.report", *(arguments or sys.argv[1:])]))
     except ConfigErrors as error:
         print_errors(error.errors, "; nothing was reported")
         sys.exit(2)
-    print_report(result, out, Console())
+    print_report(result, out, PlainConsole())
 
 
 def write_report(

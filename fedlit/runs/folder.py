@@ -5,7 +5,6 @@ Every reader raises `InvalidRun` with the name of the file. No reader imports to
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -19,8 +18,8 @@ import yaml
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.files import flatten, read_json_lines
 from fedlit.runs.layout import CHECKPOINTS, COMMAND, CONFIG, FAILURE, HYDRA, JOB, JOURNAL, PARTITION, SUMMARY
+from fedlit.runs.parsing import read_json, read_yaml
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where installed, is ten times as fast
 RUN_FILES = frozenset({JOURNAL, SUMMARY, FAILURE, PARTITION, CHECKPOINTS})
 """Names of which a run's folder has at least one, besides the configuration: other folders can have a config.yaml too."""
 READ_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, RecursionError)
@@ -211,11 +210,6 @@ def read_failure(folder: Path) -> list[str]:
         return [str(reason) for reason in content["reasons"]]
 
 
-def read_yaml(path: Path) -> Any:
-    """The plain values of a YAML file. Raises one of READ_ERRORS."""
-    return yaml.load(path.read_bytes(), LOADER)
-
-
 def to_float(value: Any) -> float:
     """Return a finite number as a float, and NaN for other values."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -225,7 +219,7 @@ def to_float(value: Any) -> float:
 
 def _read_json(folder: Path, file: str) -> dict[str, Any]:
     with _reading(file):
-        content = json.loads((folder / file).read_bytes())
+        content = read_json(folder / file)
         if not isinstance(content, dict):
             raise ValueError("is not a JSON object")
         return content

@@ -123,7 +123,7 @@ def test_terminal_prints_the_report_from_its_json_values(sweep, monkeypatch, cap
         "whole runs",
     ]
     monkeypatch.setenv("COLUMNS", "80")
-    report.print_report(result, None, report.Console())
+    report.print_report(result, None, report.PlainConsole())
     output = capsys.readouterr().out
     assert max(map(len, output.splitlines())) <= 80
     assert "+0.010 ± 0.025" in output
@@ -475,7 +475,7 @@ def test_text_from_a_folder_is_neither_imported_nor_read_as_markup(tmp_path, cap
     (tmp_path / "c" / "rounds.jsonl").touch()
     report.write_report([tmp_path], tmp_path / "out")
     assert "algorithm=[red]x[/red]\\|" in (tmp_path / "out" / "report.md").read_text()
-    report.print_report(make_result([tmp_path]), None, report.Console(width=80))
+    report.print_report(make_result([tmp_path]), None, report.PlainConsole(width=80))
     assert capsys.readouterr().out.count("algorithm=[red]x[/red]|") >= 2
     assert "could not determine a constructor" in str(make_result([tmp_path])["left_out"])
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
-import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,11 +16,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 
-from fedlit.cli.overrides import quote
+from fedlit.cli.overrides import quote_if_needed
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.files import flatten, write_atomic
+from fedlit.core.text.console import PlainConsole
+from fedlit.core.text.escape import print_lines, shell_command
 from fedlit.runs.folder import is_finished, read_config, read_failure, read_job
 from fedlit.runs.keys import job_keys
 from fedlit.runs.layout import COMMAND, CONFIG, FAILURE, HYDRA, INDEX, JOB, LOCK, LOG
@@ -164,11 +163,10 @@ class JobStatus:
 
     def command(self, flags: Sequence[str]) -> str:
         """The command that runs the job alone, in its folder."""
-        folder = self.folder if re.fullmatch(r"[\w./-]+", str(self.folder)) else quote(self.folder)
-        words = [*flags, *self.overrides, f"hydra.run.dir={folder}"]
+        words = [*flags, *self.overrides, f"hydra.run.dir={quote_if_needed(self.folder)}"]
         if (self.folder / COMMAND).is_file():
-            words = [*flags, f"resume={self.folder}"]
-        return f"python -m fedlit.train {shlex.join(words)}"
+            words = [*flags, f"resume={quote_if_needed(self.folder)}"]
+        return shell_command(["python", "-m", "fedlit.train", *words])
 
 
 def finish_sweep(sweep: Path, call: str, flags: Sequence[str]) -> bool:
@@ -192,15 +190,16 @@ def finish_sweep(sweep: Path, call: str, flags: Sequence[str]) -> bool:
         print(f"tensorboard --logdir {shlex.quote(str(sweep))}")
     own = [job for job in statuses if job.call == call]
     unfinished = [job for job in own if job.status != "finished"]
-    print(f"{len(own) - len(unfinished)} of {len(own)} jobs are finished; {sweep / INDEX} has the folder of each job")
+    done = f"{len(own) - len(unfinished)} of {len(own)} jobs are finished"
+    print_lines(f"{done}; {sweep / INDEX} has the folder of each job", sys.stdout)
     if unfinished:
         problem = f"{len(unfinished)} of {len(own)} jobs are not finished; the command below each job runs it alone"
-        print(f"fedlit: {problem}", file=sys.stderr)
+        print_lines(f"fedlit: {problem}")
     for job in unfinished:
-        print(f"  {' '.join(job.overrides) or job.folder} {job.status}", file=sys.stderr)
+        print_lines(f"  {' '.join(job.overrides) or job.folder} {job.status}")
         for reason in job.reasons:
-            print(f"      {reason}", file=sys.stderr)
-        print(f"      {job.command(flags)}", file=sys.stderr)
+            print_lines(f"      {reason}")
+        print_lines(f"      {job.command(flags)}")
     return not unfinished
 
 
@@ -212,6 +211,6 @@ def _report(sweep: Path) -> None:
     from fedlit.reports.report import write_report
 
     try:
-        print_report(write_report([sweep], sweep), sweep, Console())
+        print_report(write_report([sweep], sweep), sweep, PlainConsole())
     except ConfigErrors as error:
-        print(f"fedlit: no report: {error}", file=sys.stderr)
+        print_lines(f"fedlit: no report: {error}")

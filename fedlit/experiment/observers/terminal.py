@@ -5,7 +5,6 @@ If the output is no terminal, one line a round replaces the progress bar. A job 
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,8 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fedlit.core.text.console import PlainConsole
+from fedlit.core.text.escape import shell_command
 from fedlit.experiment.observers.observer import Observer
 from fedlit.experiment.run import Run
 from fedlit.experiment.summary import evaluation_metrics
@@ -29,7 +30,7 @@ class Terminal(Observer):
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console()
+        self._console = console or PlainConsole()
 
     def start(self, run: Run) -> None:
         """Start the progress bar."""
@@ -39,7 +40,7 @@ class Terminal(Observer):
             TextColumn(f"{self._job}round"),
             MofNCompleteColumn(),
             BarColumn(bar_width=None),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             TimeRemainingColumn(),
             console=self._console,
             disable=not self._console.is_terminal,
@@ -66,9 +67,8 @@ class Terminal(Observer):
             self._console.print(f"{self._job}{result_line(self._run, summary)}", soft_wrap=True, markup=False)
             return
         self._console.print(summary_table(self._run, summary))
-        self._console.print(
-            f"tensorboard --logdir {shlex.quote(str(self._run.folder))}", soft_wrap=True, highlight=False
-        )
+        command = shell_command(["tensorboard", "--logdir", self._run.folder])
+        self._console.print(command, soft_wrap=True, markup=False, highlight=False)
 
     def close(self) -> None:
         """Stop the progress bar."""

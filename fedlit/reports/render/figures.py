@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fedlit.core.files import write_atomic
 from fedlit.reports.render.cells import pluralize, scale_unit
 from fedlit.runs.metric_names import bounds
 
@@ -32,8 +34,11 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "text.parse_math": False,  # a value may have dollar signs
 }
 """Settings with which the same report gives identical files."""
+FORMATS: dict[str, Any] = {"png": {"dpi": 150, "metadata": {"Software": None}}, "svg": {"metadata": {"Date": None}}}
+"""Arguments of savefig for each format."""
 
 
 def save_figures(result: Mapping[str, Any], out: Path) -> list[str]:
@@ -51,9 +56,11 @@ def save_figures(result: Mapping[str, Any], out: Path) -> list[str]:
         if any(one["last"] for one in result["paired"]):
             figures["differences"] = draw_differences(result)
         for name, figure in figures.items():
-            figure.savefig(out / f"{name}.png", dpi=150, metadata={"Software": None})
-            figure.savefig(out / f"{name}.svg", metadata={"Date": None})
-    return [f"{name}.{kind}" for name in figures for kind in ("png", "svg")]
+            for kind, options in FORMATS.items():
+                content = io.BytesIO()
+                figure.savefig(content, format=kind, **options)
+                write_atomic(out / f"{name}.{kind}", content.getvalue())
+    return [f"{name}.{kind}" for name in figures for kind in FORMATS]
 
 
 def draw_curves(result: Mapping[str, Any]) -> Figure:

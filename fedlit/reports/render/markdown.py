@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fedlit.core.text.escape import printable
 from fedlit.reports.render.cells import ReportValues, pluralize
 from fedlit.reports.render.tables import headline, make_tables
 
@@ -35,6 +36,7 @@ def _row(cells: Sequence[str]) -> str:
 
 def _escape(text: str) -> str:
     """Escape Markdown: a run's files can hold any text."""
+    text = printable(text, keep="\n\t")
     for sign in ("\\", "`", "*", "_", "|", "<", "]("):
         text = text.replace(sign, f"\\{sign}" if len(sign) == 1 else "]\\(")
     return " ".join(text.split())

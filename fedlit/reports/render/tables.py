@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from fedlit.core.text.escape import spreadsheet_cell
 from fedlit.reports.labels import MAX_SETTINGS
 from fedlit.reports.render.cells import (
     ReportValues,
@@ -195,6 +196,6 @@ def runs_to_csv(result: ReportValues) -> str:
     text = io.StringIO()
     columns = [*dict.fromkeys(name for row in rows for name in row)]
     writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer.writerow({name: spreadsheet_cell(name) for name in columns})
+    writer.writerows({name: spreadsheet_cell(value) for name, value in row.items()} for row in rows)
     return text.getvalue()

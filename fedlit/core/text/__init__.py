@@ -1,0 +1,1 @@
+"""Values from anywhere on terminals, in tables, shells and spreadsheets."""
