@@ -55,6 +55,14 @@ def cache_config_files():
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def state_home(tmp_path_factory):
+    """A state folder of the tests, in which runs are remembered."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def one_thread():
     """Use one torch thread: results depend on the number of threads."""

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,12 @@ def test_the_console_script_works_too(site, tmp_path):
         str(site / "bin" / "fedlit"), "--cfg", "job", "experiment=tutorial", cwd=tmp_path, PYTHONPATH=str(site)
     )
     assert "client_fraction: 0.3" in printed
+
+
+def test_the_source_distribution_has_the_documents(tmp_path):
+    call("-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path), cwd=ROOT)
+    (path,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"README.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "tests/hostile_folders.py"} <= names
+    assert "(SECURITY.md)" in (ROOT / "README.md").read_text()

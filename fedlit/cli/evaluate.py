@@ -12,21 +12,23 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
 from rich.table import Table
 
 from fedlit.algorithms import FedAvg
 from fedlit.core.errors import ConfigError, ConfigErrors, did_you_mean, print_config_errors
 from fedlit.core.messages import EvalResult, ServerState, Shared
-from fedlit.experiment.config.allowlist import untrusted_targets
+from fedlit.core.text.console import PlainConsole
 from fedlit.experiment.config.build import build_run
 from fedlit.experiment.config.plain import to_plain
+from fedlit.experiment.config.trust.allowlist import untrusted_targets
+from fedlit.experiment.config.trust.interpolations import interpolation_errors, literal
 from fedlit.experiment.weights import load_weights
 from fedlit.runs.folder import read_config, read_records, read_summary, require_files, user_errors
 from fedlit.runs.layout import BEST_CKPT, CONFIG, JOURNAL, LAST_CKPT, SUMMARY
+from fedlit.runs.origin import is_own_run
 from fedlit.server.checkpoint.checkpointer import Checkpoint
 from fedlit.server.checkpoint.folders import committed_rounds
-from fedlit.server.checkpoint.format import read_checkpoint
+from fedlit.server.checkpoint.format import UNREADABLE, read_checkpoint
 from fedlit.server.evaluation import combine_results
 
 CKPTS = {"best": BEST_CKPT, "model": LAST_CKPT}
@@ -57,7 +59,7 @@ def main() -> None:
     except ConfigErrors as error:
         print_config_errors(error.errors)
         sys.exit(2)
-    Console().print(_table(summary, metrics, options.checkpoint))
+    PlainConsole().print(_table(summary, metrics, options.checkpoint))
 
 
 def evaluate_run(
@@ -79,9 +81,7 @@ def evaluate_run(
         ConfigErrors: if the run is not finished, or its configuration is not valid any more.
     """
     require_files(run, (CONFIG, SUMMARY, JOURNAL, CKPTS[checkpoint]), "run", HINT)
-    config = load_run_config(run, overrides)
-    if untrusted := untrusted_targets(config, allow):
-        raise ConfigErrors(untrusted)
+    config = load_run_config(run, overrides, allow)
     config["observers"], config["check"], config["resume"] = {}, False, None
     config["model"] = {key: value for key, value in config["model"].items() if key != "init_from"}  # weights are loaded
     with user_errors(run, "run", HINT):
@@ -118,7 +118,11 @@ def _read_round(run: Path, number: int) -> Checkpoint | None:
     """The checkpoint of a round; None if the run has deleted it."""
     if number not in committed_rounds(run):
         return None
-    state, store, _ = read_checkpoint(run, number)
+    try:
+        state, store, _ = read_checkpoint(run, number)
+    except UNREADABLE as error:
+        problem = f"has an invalid checkpoint of round {number}: {error}"
+        raise ConfigErrors([ConfigError("run", run, problem, HINT)]) from error
     return Checkpoint(state, store)
 
 
@@ -130,36 +134,49 @@ def _cohort(run: Path, records: Sequence[Mapping[str, Any]], number: int) -> lis
     raise ConfigErrors([ConfigError("run", run, problem, HINT)])
 
 
-def load_run_config(run: Path, overrides: Sequence[str]) -> dict[str, Any]:
+def load_run_config(run: Path, overrides: Sequence[str], allow: Sequence[str]) -> dict[str, Any]:
     """Load a run's configuration and change some of its values.
+
+    The file's values are final, and nothing in them is interpolated. If the run is not this user's own, the configuration may
+    call the names of the allow-list alone.
 
     Args:
         run: folder of the run.
         overrides: KEY=VALUE for each changed value.
+        allow: modules that the configuration may name, besides those of the list.
 
     Raises:
-        ConfigErrors: if the file is not a configuration, or the configuration does not have a key.
+        ConfigErrors: if the file is not a configuration, the configuration does not have a key, or names what it may not.
     """
     with user_errors(run, "run", "name the folder of a run"):
-        config = OmegaConf.create(read_config(run))
-    errors = []
+        values, is_own = read_config(run), is_own_run(run)
+    errors = _override_errors(values, overrides) or ([] if is_own else interpolation_errors(values))
+    if errors:
+        raise ConfigErrors(errors)
+    try:
+        merged = OmegaConf.merge(OmegaConf.create(literal(values)), OmegaConf.from_dotlist(list(overrides)))
+    except OmegaConfBaseException as error:
+        raise ConfigErrors([ConfigError("", "", str(error).splitlines()[0])]) from error
+    assert isinstance(merged, DictConfig)
+    config = to_plain(merged)
+    given = [text.partition("=")[2] for text in overrides]
+    if untrusted := [] if is_own else untrusted_targets(config, allow, given):
+        raise ConfigErrors(untrusted)
+    return config
+
+
+def _override_errors(values: Mapping[str, Any], overrides: Sequence[str]) -> list[ConfigError]:
+    """Return the errors in KEY=VALUE for a run's configuration."""
+    errors, keys = [], _keys(values)
     for text in overrides:
         key, equals, value = text.partition("=")
-        keys = _keys(OmegaConf.to_container(config))
         if not equals or key not in keys:
             hint = did_you_mean(key, keys) or "write KEY=VALUE"
             errors.append(ConfigError(key, value, "is not a key of the run's configuration", hint))
         elif key == "model.init_from":
             problem = "would change nothing: the weights are those of the run's own model"
             errors.append(ConfigError(key, value, problem, "leave it out"))
-    if errors:
-        raise ConfigErrors(errors)
-    try:
-        merged = OmegaConf.merge(config, OmegaConf.from_dotlist(list(overrides)))
-    except OmegaConfBaseException as error:
-        raise ConfigErrors([ConfigError("", "", str(error).splitlines()[0])]) from error
-    assert isinstance(merged, DictConfig)
-    return to_plain(merged)
+    return errors
 
 
 def _keys(node: Any, path: str = "") -> list[str]:

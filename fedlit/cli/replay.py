@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from fedlit.cli.evaluate import load_run_config
@@ -24,15 +23,15 @@ from fedlit.core.errors import ConfigError, ConfigErrors, print_config_errors
 from fedlit.core.messages import ClientFailure, ServerState, Update
 from fedlit.core.model import FitResult
 from fedlit.core.tensors import norm
+from fedlit.core.text.console import PlainConsole
 from fedlit.executors import Inline
-from fedlit.experiment.config.allowlist import untrusted_targets
 from fedlit.experiment.config.build import build_run
 from fedlit.runs.folder import read_records, require_files, user_errors
 from fedlit.runs.layout import CONFIG, JOURNAL
 from fedlit.runs.record import RoundRecord
 from fedlit.server.checkpoint.checkpointer import Checkpoint, Checkpointer
 from fedlit.server.checkpoint.folders import committed_rounds
-from fedlit.server.checkpoint.format import read_checkpoint
+from fedlit.server.checkpoint.format import UNREADABLE, read_checkpoint
 from fedlit.server.client_store import ClientStateStore
 from fedlit.server.rounds import select
 from fedlit.server.setup import Federation
@@ -103,9 +102,7 @@ def replay_client(
         cohort = ", ".join(map(str, records[round - 1]["cohort"][:20]))
         problem = f"was not in the cohort of round {round}: {cohort}"
         raise ConfigErrors([ConfigError("client", client, problem, "name a client of the cohort")])
-    config = load_run_config(run, [])
-    if untrusted := untrusted_targets(config, allow):
-        raise ConfigErrors(untrusted)
+    config = load_run_config(run, [], allow)
     newest = InMemoryCheckpointer(_nearest_checkpoint(run, round - 1))
     start = 0 if newest.checkpoint is None else newest.checkpoint.state.round
     federation = _build_federation(run, config, newest, len(records))
@@ -165,7 +162,7 @@ def _nearest_checkpoint(run: Path, round: int) -> Checkpoint | None:
     for number in reversed([number for number in committed_rounds(run) if number <= round]):
         try:
             state, store, _ = read_checkpoint(run, number)
-        except (OSError, ValueError, KeyError):
+        except UNREADABLE:
             continue  # an earlier checkpoint costs only time, since every digest is compared
         return Checkpoint(state, store)
     return None
@@ -215,7 +212,7 @@ def main() -> None:
     except ConfigErrors as error:
         print_config_errors(error.errors)
         sys.exit(2)
-    Console().print(_table(options.run, options.round, options.client, result))
+    PlainConsole().print(_table(options.run, options.round, options.client, result))
 
 
 def _table(run: Path, round: int, client: int, result: ReplayResult) -> Table:

@@ -1,13 +1,12 @@
 """`resume=RUN`: combine a run's overrides with the current command line.
 
-A run's folder may come from anybody. None of its overrides of Hydra's own keys are used, and every class that its configuration
-names must be on the list of `allowlist`, or be given again.
+A run's folder may come from anybody. None of its overrides of Hydra's own keys are used. Unless the run is this user's own, its
+overrides may have no interpolation, and every name that its configuration calls must be on the allow-list, or be given again.
 """
 
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,14 +18,16 @@ from hydra.errors import HydraException
 
 from fedlit.cli.command_line import PRIMARY, config_loader, parse_command
 from fedlit.cli.hydra_internals import parse_arguments
-from fedlit.cli.overrides import quote, unquote
+from fedlit.cli.overrides import quote, quote_if_needed, unquote
 from fedlit.core.errors import ConfigError, ConfigErrors
-from fedlit.core.files import flatten
-from fedlit.experiment.config.allowlist import ALLOW_VARIABLE, untrusted_targets
+from fedlit.core.text.escape import shell_command
 from fedlit.experiment.config.plain import to_plain
+from fedlit.experiment.config.trust.allowlist import ALLOW_VARIABLE, untrusted_targets
+from fedlit.experiment.config.trust.foreign_command import foreign_command_errors
 from fedlit.runs.folder import InvalidRun, is_finished, read_command, read_config
-from fedlit.runs.keys import row_of
+from fedlit.runs.keys import changed_values, row_of
 from fedlit.runs.layout import COMMAND, CONFIG, JOURNAL, LOCK
+from fedlit.runs.origin import is_own_run
 from fedlit.server.checkpoint.folders import committed_rounds
 
 
@@ -57,7 +58,13 @@ def resume_arguments(arguments: Sequence[str]) -> list[str]:
             old, old_flags = _load_command(folder)
             _require_flags(old_flags, parsed.config_dir, parsed.config_name)
             both = _combine(old, overrides)
-            _require_same_run(folder, to_plain(compose(primary, both)), overrides)
+            is_own = is_own_run(folder)
+            if errors := [] if is_own else foreign_command_errors(folder, [text for text in old if text in both]):
+                raise ConfigErrors(errors)  # before the overrides are composed, which would compute interpolations
+            new = to_plain(compose(primary, both))
+            if not is_own:
+                _require_trusted_names(new, overrides)
+            _require_same_run(folder, new)
     except HydraException as error:
         problem = f"cannot be composed again: {str(error).splitlines()[0]}"
         default = [ConfigError("resume", names[-1], problem, "if the run had a --config-dir, give it again")]
@@ -157,8 +164,16 @@ def _in_old_command(error: ConfigError) -> ConfigError:
     return ConfigError(error.key, error.value, error.problem, hint)
 
 
-def _require_same_run(folder: Path, new: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """Raise ConfigErrors for fixed values that differ and for untrusted classes."""
+def _require_trusted_names(config: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Raise ConfigErrors for untrusted names that the command does not repeat."""
+    given = [unquote(text) for text in overrides if _key(text).endswith(("_target_", ".network"))]
+    if untrusted := untrusted_targets(config, (), given):
+        hint = f"if you trust it: give it again, or set {ALLOW_VARIABLE}=MODULE"
+        raise ConfigErrors(ConfigError(error.key, error.value, error.problem, hint) for error in untrusted)
+
+
+def _require_same_run(folder: Path, new: Mapping[str, Any]) -> None:
+    """Raise ConfigErrors for values that differ and cannot change on resume."""
     old = _read_config(folder)
     errors, rounds = _change_errors(old, new), new["schedule"]["rounds"]
     journal = folder / JOURNAL
@@ -168,18 +183,13 @@ def _require_same_run(folder: Path, new: Mapping[str, Any], overrides: Sequence[
         errors.append(ConfigError("schedule.rounds", rounds, problem, "give a larger number, or leave it out"))
     if errors:
         raise ConfigErrors(errors)
-    targets = [unquote(text) for text in overrides if _key(text).endswith("_target_")]
-    untrusted = untrusted_targets(new, [*targets, *(target.rpartition(".")[0] for target in targets)])
-    if untrusted:
-        hint = f"if you trust it: give it again, or set {ALLOW_VARIABLE}=MODULE"
-        raise ConfigErrors(ConfigError(error.key, error.value, error.problem, hint) for error in untrusted)
 
 
 def _change_errors(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[ConfigError]:
     """Return an error for every changed value that cannot change on resume."""
     errors = [
         ConfigError(key, now, f"was {before} when the run began", "leave it out, or start another run")
-        for key, (before, now) in _differences(old, new).items()
+        for key, (before, now) in changed_values(old, new).items()
         if not row_of(key).can_change
     ]
     schedule, rounds = old.get("schedule") or {}, new["schedule"]["rounds"]
@@ -211,19 +221,11 @@ def _newest_unfinished(config: Mapping[str, Any]) -> Path | None:
         with suppress(ConfigErrors):  # the folder is not of a run
             if is_finished(path.parent) or _change_errors(_read_config(path.parent), config):
                 continue
+            if (path.parent / LOCK).is_symlink():
+                continue
             with suppress(OSError), FileLock(path.parent / LOCK, timeout=0):  # locked, or read-only
                 return path.parent.absolute()
     return None
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The old and new values of keys that differ.
-
-    A missing key counts as null, and NaN as equal to NaN.
-    """
-    flat_old, flat_new = flatten(old), flatten(new)
-    pairs = {key: (flat_old.get(key), flat_new.get(key)) for key in {**flat_old, **flat_new}}
-    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1] and set(map(str, pair)) != {"nan"}}
 
 
 def _key(text: str) -> str:
@@ -234,15 +236,15 @@ def _key(text: str) -> str:
 def resume_command(folder: Path, config: Mapping[str, Any], flags: Sequence[str] = ()) -> str:
     """Return the command that resumes a run.
 
-    It sets the environment variable that allows the user's own modules.
+    Unless the run is remembered as the user's own, it sets the environment variable that allows the user's own modules.
 
     Args:
         folder: the run's folder.
         config: the run's configuration as plain values.
         flags: the flags of `command_line.config_flags`.
     """
-    modules = {str(error.value).partition(".")[0] for error in untrusted_targets(config)}
+    errors = [] if is_own_run(folder) else untrusted_targets(config)
+    modules = {str(error.value).partition(".")[0] for error in errors}
     modules |= {*filter(None, os.environ.get(ALLOW_VARIABLE, "").split(","))}
     allow = f"{ALLOW_VARIABLE}={','.join(sorted(modules))} " if modules else ""
-    words = shlex.join(["python", "-m", "fedlit.train", *flags])
-    return f"{allow}{words} resume={shlex.quote(str(folder))}"
+    return allow + shell_command(["python", "-m", "fedlit.train", *flags, f"resume={quote_if_needed(folder)}"])

@@ -123,7 +123,7 @@ def from_safetensors(content: bytes) -> dict[tuple[str, ...], Tensor]:
             ((json.loads(name), tensor) for name, tensor in load(content).items()), key=lambda pair: pair[0][0]
         )
         return {tuple(path): tensor for (_, *path), tensor in placed}
-    except (SafetensorError, TypeError, KeyError) as error:
+    except (SafetensorError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"not a safetensors file of fedlit: {error}") from error
 
 

@@ -12,6 +12,7 @@ from fedlit.experiment.observers import Observer, ObserverGroup, Run, RunFolder
 from fedlit.experiment.summary import RunTracker, evaluation_metrics
 from fedlit.runs.layout import COMMAND
 from fedlit.runs.metric_names import bare_name, split_of
+from fedlit.runs.origin import is_own_run, remember_run
 from fedlit.runs.record import RoundRecord
 
 log = logging.getLogger("fedlit")
@@ -34,10 +35,17 @@ class RoundReporter:
             self._add(record)
 
     def open_folder(self, overrides: Sequence[str], flags: Sequence[str]) -> None:
-        """Write the folder's first files, with the command's overrides and flags."""
+        """Write the folder's first files, with the command's overrides and flags.
+
+        A new run is remembered as this user's own. A resumed run is, if it was before.
+        """
+        folder = self._run.folder
+        is_own = not self._run.config["resume"] or is_own_run(folder)
         self._folder.start(self._run)
         command = {"overrides": list(overrides), "flags": list(flags)}
-        write_atomic(self._run.folder / COMMAND, (json.dumps(command) + "\n").encode())
+        write_atomic(folder / COMMAND, (json.dumps(command) + "\n").encode())
+        if is_own and not remember_run(folder):
+            log.info("the run is not remembered as your own: the state folder cannot be written")
 
     def start(self) -> None:
         """Start the observers."""

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fedlit.core.files import flatten
+
 
 @dataclass(frozen=True, kw_only=True)
 class KeyRow:
@@ -102,3 +104,13 @@ def fingerprint_keys(group: str) -> Iterator[str]:
     for key, row in TABLE.items():
         if key.startswith(f"{group}.") and row.in_fingerprint:
             yield key.removeprefix(f"{group}.")
+
+
+def changed_values(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The old and new values of the dotted keys that differ.
+
+    A missing key counts as null, and NaN as equal to NaN.
+    """
+    flat_old, flat_new = flatten(old), flatten(new)
+    pairs = {key: (flat_old.get(key), flat_new.get(key)) for key in {**flat_old, **flat_new}}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1] and set(map(str, pair)) != {"nan"}}

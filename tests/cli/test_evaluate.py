@@ -105,16 +105,26 @@ def test_errors_are_reported(folder, tmp_path):
     assert "val" in errors_of(other, [], "best", ["val"], [])[0]
 
 
-def test_a_run_with_a_module_that_is_not_on_the_list_is_refused_until_the_user_allows_the_module(tmp_path, monkeypatch):
+def test_ones_own_module_needs_no_permission_in_ones_own_run_and_needs_one_in_a_copied_or_changed_run(
+    tmp_path, monkeypatch
+):
     (tmp_path / "my_untrusted.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     custom = ["model=custom", "model._target_=my_untrusted.Mine", "monitor.name=val_nll", "monitor.mode=min"]
-    path = finished_run(tmp_path / "run", *custom)
+    own = finished_run(tmp_path / "run", *custom)
+    metrics = evaluate_run(own, [], "best", None, [])[1]
+    assert set(metrics) == {"val_nll", "test_nll"}
+    moved = own.rename(tmp_path / "moved")
+    assert evaluate_run(moved, [], "best", None, [])[1] == metrics
+    path = shutil.copytree(moved, tmp_path / "copy")
     (text,) = errors_of(path, [], "best", None, [])
     assert "model._target_=my_untrusted.Mine" in text
     assert "--allow" in text
-    assert set(evaluate_run(path, [], "best", None, ["my_untrusted"])[1]) == {"val_nll", "test_nll"}
-    config = yaml.safe_load((path / "config.yaml").read_text())
-    config["data"] = {"_target_": "os.system", "command": "touch harmed"}
-    (path / "config.yaml").write_text(yaml.safe_dump(config))
-    assert "os.system" in errors_of(path, [], "best", None, ["my_untrusted"])[0]
+    assert evaluate_run(path, [], "best", None, ["my_untrusted"])[1] == metrics
+    assert evaluate_run(path, ["model._target_=my_untrusted.Mine"], "best", None, [])[1] == metrics
+    for folder, allow in ((path, ["my_untrusted"]), (moved, [])):
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config["data"] = {"_target_": "os.system", "command": "touch harmed"}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+        assert "os.system" in errors_of(folder, [], "best", None, allow)[0]
+    assert not (tmp_path / "harmed").exists()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fedlit.core.errors import ConfigError
+from fedlit.core.files import write_atomic
 from fedlit.data.samples import ClientTestSet, Data, Normalise, TensorSamples, Transform
 
 log = logging.getLogger(__name__)
@@ -158,7 +159,7 @@ def _channels_first(pixels: Any, transpose: bool) -> Tensor:
 def _cache_folder(folder: Path, cache: str | None) -> Path:
     if cache is not None:
         return Path(cache).expanduser().absolute()
-    if os.access(folder, os.W_OK):
+    if os.access(folder, os.W_OK) and not (folder / ".fedlit").is_symlink():
         return folder / ".fedlit"
     home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
     return home / "fedlit" / hashlib.sha256(str(folder).encode()).hexdigest()[:16]
@@ -201,10 +202,9 @@ def _decode_cached(folder: Path, names: list[str], size: int | None, channels: i
             cache.mkdir(parents=True, exist_ok=True)
             log.info("decoding %d images of %s once, into %s", len(names), folder, store)
             _decode(names, size, channels, store)
-            stamp_file.write_text(json.dumps(stamp))
+            write_atomic(stamp_file, json.dumps(stamp).encode())
         except PermissionError as error:
-            hint = "name another folder for the decoded images"
-            raise ConfigError("cache", cache, f"cannot be written: {error}", hint) from error
+            raise ConfigError("cache", cache, f"cannot be written: {error}", "name another folder") from error
     return torch.from_numpy(np.load(store, mmap_mode="c"))
 
 
@@ -216,7 +216,7 @@ def _stat(name: str) -> tuple[int, int]:
 def _decode(names: list[str], size: int | None, channels: int | None, store: Path) -> None:
     """Write the images to `store` as uint8, shape (n, c, h, w)."""
     first = _read_pixels(names[0], size, channels)
-    partial = store.with_suffix(f".{os.getpid()}.tmp")
+    partial = store.with_suffix(f".{os.urandom(8).hex()}.tmp")  # a name that no link can have
     try:
         array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(names), *first.shape))
         for row, name in enumerate(names):

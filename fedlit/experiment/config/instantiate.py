@@ -22,6 +22,7 @@ from fedlit.core.errors import (
     raise_errors,
     user_line,
 )
+from fedlit.experiment.config.trust.interpolations import literal
 
 TARGET_HINT = "it must be the import path of a class or function"
 
@@ -29,7 +30,7 @@ TARGET_HINT = "it must be the import path of a class or function"
 def instantiate_checked(node: Mapping[str, Any], **more: Any) -> Any:
     """Return the object that a node's `_target_` makes of its values.
 
-    The types of the values are checked against the target's signature.
+    The values are final: an interpolation in them is an ordinary text. Their types are checked against the target's signature.
 
     Args:
         node: mapping with the key `_target_`.
@@ -41,7 +42,7 @@ def instantiate_checked(node: Mapping[str, Any], **more: Any) -> Any:
     """
     check_types(import_target(node), {key: value for key, value in node.items() if not key.startswith("_")})
     try:
-        return instantiate({**node, "_convert_": "all"}, **more)
+        return instantiate({**literal(node), "_convert_": "all"}, **more)  # Hydra resolves each value
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, ConfigError | ConfigErrors):

@@ -35,6 +35,7 @@ from fedlit.server.checkpoint.format import (
     MANIFEST,
     ROUND,
     STATE,
+    UNREADABLE,
     client_state_file,
     file_digest,
     last_update_rounds,
@@ -46,9 +47,6 @@ from fedlit.server.checkpoint.format import (
 from fedlit.server.client_store import ClientStateStore
 
 log = logging.getLogger("fedlit")
-
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError)
-"""Exceptions of reading a checkpoint that is damaged, in whatever way."""
 
 
 @dataclass

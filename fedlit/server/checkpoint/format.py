@@ -22,6 +22,8 @@ STATE = "state.safetensors"
 CLIENT_STATES = "memories.safetensors"
 ROUND = "round.json"
 MANIFEST = "manifest.json"
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError)
+"""Exceptions of reading a checkpoint that is damaged, in whatever way."""
 
 
 def client_state_file(folder: Path, round: int) -> Path:
@@ -37,7 +39,7 @@ def read_checkpoint(folder: Path, round: int) -> tuple[ServerState, ClientStateS
         The server state, the store of client states, and the content of round.json.
 
     Raises:
-        OSError, ValueError: if a file is missing, or differs from the manifest.
+        One of UNREADABLE: if a file is missing, or is not what a run writes, or differs from the manifest.
     """
     place = round_dir(folder, round)
     manifest = json.loads((place / MANIFEST).read_bytes())

@@ -1,0 +1,1 @@
+"""Rules for a configuration from elsewhere: its names, its values, its folder."""

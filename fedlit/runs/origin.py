@@ -1,0 +1,70 @@
+"""Origin of a run's folder: this user, or elsewhere.
+
+A run that starts is remembered outside its folder, in the user's own state folder. The name of an entry is the SHA-256 of the
+folder's inode, of `config.yaml` and of `command.json`. So a copied folder, or one whose configuration or command was changed,
+is not remembered. The content of an entry is the path of the folder, for people.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+
+from fedlit.runs.layout import COMMAND, CONFIG
+from fedlit.runs.parsing import read_bytes
+
+
+def remember_run(folder: Path) -> bool:
+    """Remember the run as this user's own; False if that fails."""
+    try:
+        entry = _entry(folder)
+        entry.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(entry, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    except (OSError, ValueError):
+        return False
+    with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(f"{folder.absolute()}\n")
+    return is_own_run(folder)
+
+
+def is_own_run(folder: Path) -> bool:
+    """Return True for this user's own run with unchanged configuration and command.
+
+    An entry that others could have written does not count.
+    """
+    with suppress(OSError, ValueError):
+        entry = _entry(folder)
+        is_private = all(_is_private(path.lstat()) for path in (entry, entry.parent))
+        return is_private and stat.S_ISREG(entry.lstat().st_mode)
+    return False
+
+
+def find_link(folder: Path) -> Path | None:
+    """The first link or special file in a folder, or None.
+
+    A run that resumes writes into its folder, and a link leads elsewhere.
+    """
+    for parent, folders, files in os.walk(folder):
+        for name in sorted([*folders, *files]):
+            path = Path(parent, name)
+            mode = path.lstat().st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                return path
+    return None
+
+
+def _entry(folder: Path) -> Path:
+    """The file whose existence says that this user made the run."""
+    home = Path(os.environ.get("XDG_STATE_HOME", ""))
+    state = home if home.is_absolute() else Path("~/.local/state").expanduser()
+    digests = [hashlib.sha256(read_bytes(folder / name)).hexdigest() for name in (CONFIG, COMMAND)]
+    identity = " ".join([str(folder.stat().st_ino), *digests])
+    return state / "fedlit" / "runs" / hashlib.sha256(identity.encode()).hexdigest()
+
+
+def _is_private(status: os.stat_result) -> bool:
+    """True if only this user can write a file or folder."""
+    return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
