@@ -187,7 +187,7 @@ def finish_sweep(sweep: Path, call: str, flags: Sequence[str]) -> bool:
     write_atomic(sweep / INDEX, (json.dumps(index, indent=2) + "\n").encode())
     if any(job.status == "finished" for job in statuses):
         _report(sweep)
-        print(f"tensorboard --logdir {shlex.quote(str(sweep))}")
+        print_lines(shell_command(["tensorboard", "--logdir", sweep]), sys.stdout)
     own = [job for job in statuses if job.call == call]
     unfinished = [job for job in own if job.status != "finished"]
     done = f"{len(own) - len(unfinished)} of {len(own)} jobs are finished"
