@@ -14,6 +14,7 @@ from typing import Any
 import lightning.pytorch.trainer.connectors.callback_connector as callback_connector
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.parsing import clean_namespace
 
 from fedlit.core.torch_internals import cached_gpu_count
 
@@ -142,10 +143,21 @@ def scales_gradients(trainer: Trainer) -> bool:
     return getattr(trainer.precision_plugin, "scaler", None) is not None
 
 
-def connect_module(trainer: Trainer, module: LightningModule) -> None:
-    """Connect a module to a Trainer that does not run.
+def weights_checkpoint(trainer: Trainer, module: LightningModule) -> dict[str, Any]:
+    """Return the content of a checkpoint without optimizer states.
 
-    `save_checkpoint` then saves the module.
-    Uses `trainer.strategy.connect`; checked with lightning 2.6.6.
+    The Trainer does not run. The module's `on_save_checkpoint` sees it.
+    Uses `trainer.strategy.connect` and `trainer._checkpoint_connector.dump_checkpoint`; checked with lightning 2.6.6.
     """
     trainer.strategy.connect(module)
+    module.trainer = trainer
+    return trainer._checkpoint_connector.dump_checkpoint(weights_only=True)
+
+
+def remove_unpicklable_hparams(module: LightningModule) -> None:
+    """Remove hyperparameters that cannot be pickled, with Lightning's warning.
+
+    Each fit would remove them, and warn again.
+    Uses `lightning.pytorch.utilities.parsing.clean_namespace`; checked with lightning 2.6.6.
+    """
+    clean_namespace(module.hparams)

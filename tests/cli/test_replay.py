@@ -10,6 +10,7 @@ import yaml
 from configured import compose_plain
 
 from fedlit.algorithms import FedAvg
+from fedlit.cli.evaluate import evaluate_run
 from fedlit.cli.replay import main, replay_client
 from fedlit.client.trainer import LocalTrainer
 from fedlit.core.errors import ConfigErrors
@@ -123,3 +124,18 @@ def test_a_client_after_the_deadline_does_not_train_and_a_step_budget_holds_agai
         main()
         printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
         assert ("did not train deadline: would have taken" if late == "drop" else "step budget 2 steps") in printed
+
+
+def test_a_module_whose_files_leave_something_out_is_resumed_evaluated_and_replayed(tmp_path):
+    overrides = ["model=custom", "model._target_=odd_modules.ExtraState", "monitor.name=val_loss", "monitor.mode=min"]
+    overrides += ["schedule.local_steps=3", "schedule.rounds=2"]
+    run_experiment(compose_plain(*overrides), tmp_path, {}, time.time())
+    config = compose_plain(*overrides[:-1], "schedule.rounds=3", f"resume={tmp_path}")
+    run_experiment(config, tmp_path, {}, time.time())
+    for checkpoint, entry in (("best", "best"), ("model", "last")):
+        summary, metrics = evaluate_run(tmp_path, [], checkpoint, None, ["odd_modules"])
+        assert summary["rounds"] == 3
+        assert metrics
+        assert all(value == summary[entry]["metrics"][name] for name, value in metrics.items())
+    client = cohort(tmp_path, 3)[0]
+    assert replay_client(tmp_path, 3, client, ["odd_modules"], whole=True).recomputed == 3

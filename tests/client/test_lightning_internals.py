@@ -10,6 +10,7 @@ import torch
 from conftest import Quadratic, holdings, pairs
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.utilities import parsing
 
 from fedlit.client import lightning_internals as internals
 from fedlit.client.module.replica import ModuleReplica
@@ -201,10 +202,22 @@ def test_a_precision_plugin_has_its_scaler_under_one_name():
     assert internals.scales_gradients(used), gone("trainer.precision_plugin.scaler")
 
 
-def test_a_connected_module_is_saved_without_a_fit(tmp_path):
+def test_a_checkpoint_of_a_module_is_made_without_a_fit():
     used, module = trainer(), Quadratic(3.0)
     assert hasattr(used.strategy, "connect"), gone("trainer.strategy.connect")
-    internals.connect_module(used, module)
-    used.save_checkpoint(tmp_path / "model.ckpt", weights_only=True)
-    weights = torch.load(tmp_path / "model.ckpt", weights_only=True)["state_dict"]
-    assert weights["w"].item() == 3.0, gone("trainer.strategy.connect")
+    assert hasattr(used._checkpoint_connector, "dump_checkpoint"), gone("trainer._checkpoint_connector.dump_checkpoint")
+    seen = []
+    module.on_save_checkpoint = lambda checkpoint: seen.append(module.trainer)
+    content = internals.weights_checkpoint(used, module)
+    assert content["state_dict"]["w"].item() == 3.0
+    assert "optimizer_states" not in content
+    assert seen == [used]
+
+
+def test_hyperparameters_that_cannot_be_pickled_are_removed():
+    assert hasattr(parsing, "clean_namespace"), gone("lightning.pytorch.utilities.parsing.clean_namespace")
+    module = Quadratic()
+    module.save_hyperparameters({"width": 3, "activation": lambda x: x})
+    with pytest.warns(UserWarning, match="'activation' removed from hparams"):
+        internals.remove_unpicklable_hparams(module)
+    assert dict(module.hparams) == {"width": 3}

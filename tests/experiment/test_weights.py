@@ -1,12 +1,15 @@
+from pathlib import Path
+
 import pytest
 import torch
 from conftest import Quadratic, federation
+from odd_modules import Classes, ExtraState, Lambda
 from safetensors.torch import load_file
 
 from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import TrainerConfig
 from fedlit.core.errors import ConfigError
-from fedlit.experiment.weights import load_weights, safetensors_bytes, save_ckpt
+from fedlit.experiment.weights import ckpt_bytes, load_weights, safetensors_bytes
 from fedlit.models import Classifier
 
 
@@ -19,9 +22,9 @@ def other(classes=3):
 def test_a_module_starts_from_the_weights_of_a_run(tmp_path, suffix):
     fed, path = federation(norm="batch"), tmp_path / f"model.{suffix}"
     if suffix == "ckpt":
-        save_ckpt(fed.worker.replica, fed.worker.trainer_config, fed.initial, path)
+        path.write_bytes(ckpt_bytes(fed.worker.replica, fed.worker.trainer_config, fed.initial))
     else:
-        path.write_bytes(safetensors_bytes(fed.worker.replica, fed.initial))
+        path.write_bytes(safetensors_bytes(fed.worker.replica, fed.initial)[0])
     module = other()
     load_weights(module, str(path))
     assert all(
@@ -36,9 +39,9 @@ class Malicious:
 
 def test_files_without_weights_of_this_model_are_an_error(tmp_path):
     fed = federation(norm="none")
-    save_ckpt(fed.worker.replica, fed.worker.trainer_config, fed.initial, tmp_path / "other.ckpt")
+    (tmp_path / "other.ckpt").write_bytes(ckpt_bytes(fed.worker.replica, fed.worker.trainer_config, fed.initial))
     torch.save({"state_dict": Malicious()}, tmp_path / "pickle.ckpt")
-    (tmp_path / "short.safetensors").write_bytes(safetensors_bytes(fed.worker.replica, fed.initial)[:100])
+    (tmp_path / "short.safetensors").write_bytes(safetensors_bytes(fed.worker.replica, fed.initial)[0][:100])
     message = r"cannot be loaded: .*; name a \.ckpt or \.safetensors file of the same model"
     for name in ("other.ckpt", "pickle.ckpt", "short.safetensors", "missing.ckpt"):
         with pytest.raises(ConfigError, match=message) as error:
@@ -59,10 +62,10 @@ def test_tied_weights_are_saved_under_both_names_in_the_models_dtype(tmp_path, s
     model = replica.read()
     replica.module.to(torch.bfloat16)  # as precision=bf16-true does
     if suffix == "ckpt":
-        save_ckpt(replica, TrainerConfig({"accelerator": "cpu", "precision": "bf16-true"}), model, path)
+        path.write_bytes(ckpt_bytes(replica, TrainerConfig({"accelerator": "cpu", "precision": "bf16-true"}), model))
         state = torch.load(path, weights_only=True)["state_dict"]
     else:
-        path.write_bytes(safetensors_bytes(replica, model))
+        path.write_bytes(safetensors_bytes(replica, model)[0])
         state = load_file(path)
     assert {name: tensor.dtype for name, tensor in state.items()} == {
         "w": torch.float32,
@@ -70,3 +73,65 @@ def test_tied_weights_are_saved_under_both_names_in_the_models_dtype(tmp_path, s
         "count": torch.int64,
     }
     load_weights(Tied(), str(path))
+
+
+@pytest.mark.parametrize("suffix", ["ckpt", "safetensors"])
+@pytest.mark.parametrize("kind", [Classes, ExtraState])
+def test_weights_are_read_beside_state_and_hyperparameters_of_any_class(tmp_path, suffix, kind):
+    replica, path = ModuleReplica(kind()), tmp_path / f"model.{suffix}"
+    model, config = replica.read(), TrainerConfig({"accelerator": "cpu"})
+    path.write_bytes(ckpt_bytes(replica, config, model) if suffix == "ckpt" else safetensors_bytes(replica, model)[0])
+    module = kind()
+    load_weights(module, str(path))
+    read = ModuleReplica(module).read().state_dict()
+    assert all(torch.equal(tensor, read[name]) for name, tensor in model.state_dict().items())
+    if kind is ExtraState:
+        assert module.seen == {"start": torch.Size([7])}  # the module's own
+
+
+def test_extra_state_of_plain_values_is_read(tmp_path):
+    class Plain(ExtraState):
+        def __init__(self):
+            super().__init__()
+            self.hparams.clear()
+
+    replica = ModuleReplica(Plain())
+    replica.module.seen["start"] = 9
+    model = replica.read()
+    replica = ModuleReplica(replica.module)
+    (tmp_path / "model.ckpt").write_bytes(ckpt_bytes(replica, TrainerConfig({"accelerator": "cpu"}), model))
+    module = Plain()
+    load_weights(module, str(tmp_path / "model.ckpt"))
+    assert module.seen == {"start": 9}
+
+
+def touch(path):
+    Path(path).touch()
+
+
+class Touches:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return touch, (str(self.path),)
+
+
+def test_a_class_in_a_checkpoint_is_not_imported(tmp_path):
+    canary = tmp_path / "canary"
+    torch.save({"state_dict": {"w": torch.ones(1)}, "hyper_parameters": Touches(canary)}, tmp_path / "model.ckpt")
+    module = Quadratic()
+    load_weights(module, str(tmp_path / "model.ckpt"))
+    assert module.w.item() == 1.0
+    assert not canary.exists()
+    torch.load(tmp_path / "model.ckpt", weights_only=False)
+    assert canary.exists()
+
+
+def test_hyperparameters_that_cannot_be_pickled_are_removed_once_with_a_warning(tmp_path):
+    with pytest.warns(UserWarning, match="'activation' removed from hparams because it cannot be pickled"):
+        replica = ModuleReplica(Lambda())
+    path = tmp_path / "model.ckpt"
+    for _ in range(2):
+        path.write_bytes(ckpt_bytes(replica, TrainerConfig({"accelerator": "cpu"}), replica.read()))
+    assert Lambda.load_from_checkpoint(path).hparams["width"] == 3

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
-from fedlit.client.lightning_internals import overrides
+from fedlit.client.lightning_internals import overrides, remove_unpicklable_hparams
 from fedlit.client.metrics import MetricAccumulator
 from fedlit.client.module.snapshot import ModuleSnapshot
 from fedlit.core.errors import ConfigError
@@ -40,6 +40,7 @@ class ModuleReplica:
         self.module = configure_module(module)
         for error in unsupported_module(module):
             raise error
+        remove_unpicklable_hparams(module)
         persistent = set(module.state_dict())
         parts = [part for part in module.modules() if not isinstance(part, Metric)]
         self._metrics = [part for part in module.modules() if isinstance(part, Metric)]

@@ -7,12 +7,12 @@ from typing import Any
 
 import yaml
 
-from fedlit.core.files import LocalFilesystem, to_json, write_atomic
+from fedlit.core.files import to_json, write_atomic
 from fedlit.core.model import Model
 from fedlit.experiment.observers.observer import Observer
 from fedlit.experiment.run import Run
 from fedlit.experiment.summary import RunTracker
-from fedlit.experiment.weights import safetensors_bytes, save_ckpt
+from fedlit.experiment.weights import ckpt_bytes, safetensors_bytes
 from fedlit.runs.layout import BEST_CKPT, CONFIG, LAST_CKPT, PARTITION, SUMMARY, WEIGHTS
 from fedlit.runs.record import RoundRecord
 
@@ -50,15 +50,10 @@ class RunFolder(Observer):
             self._save(LAST_CKPT, last.model)
             if self._tracker.monitor.name is None:
                 self._save(BEST_CKPT, last.model)
-            weights = safetensors_bytes(self._run.federation.worker.replica, last.model)
+            weights, _ = safetensors_bytes(self._run.federation.worker.replica, last.model)
             write_atomic(self._run.folder / WEIGHTS, weights)
         write_atomic(self._run.folder / SUMMARY, (to_json(summary, indent=2) + "\n").encode())
 
     def _save(self, name: str, model: Model) -> None:
         worker = self._run.federation.worker
-        path = self._run.folder / name
-        save_ckpt(worker.replica, worker.trainer_config, model, path.with_suffix(".tmp"))
-        disk = LocalFilesystem()
-        disk.sync(path.with_suffix(".tmp"))
-        disk.rename(path.with_suffix(".tmp"), path)
-        disk.sync(path.parent)
+        write_atomic(self._run.folder / name, ckpt_bytes(worker.replica, worker.trainer_config, model))

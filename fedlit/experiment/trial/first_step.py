@@ -23,6 +23,7 @@ from fedlit.core.tensors import Groups, Layout
 from fedlit.core.torch_internals import tree_leaves
 from fedlit.data import Data
 from fedlit.experiment.trial.causes import explain_error, module_name
+from fedlit.experiment.trial.files import try_files
 from fedlit.server.sampling.cohort import draw_cohort
 from fedlit.server.sampling.sampler import ClientPool
 from fedlit.server.setup import Federation
@@ -55,7 +56,7 @@ def try_first_step(federation: Federation, data: Data) -> list[ConfigError]:
     """
     try:
         errors = _check_noise(federation)
-        for attempt in (_try_sampling, partial(_try_training, data=data), _try_evaluation):
+        for attempt in (_try_sampling, partial(_try_training, data=data), _try_evaluation, try_files):
             errors += [] if any(not error.warning for error in errors) else attempt(federation)
         return errors
     except (ConfigError, ConfigErrors) as error:

@@ -12,7 +12,7 @@ from fedlit.core.errors import ConfigErrors
 from fedlit.experiment.config.instantiate import matches_type, type_name
 from fedlit.experiment.config.plain import to_plain
 from fedlit.experiment.runner import run_experiment
-from fedlit.experiment.weights import save_ckpt
+from fedlit.experiment.weights import ckpt_bytes
 
 pytestmark = pytest.mark.slow  # whole builds of a configuration
 
@@ -235,7 +235,7 @@ def test_layers_of_configure_model_depend_on_the_seed_and_take_initial_weights(m
     )
     first, second = (build(*my_module, "monitor.name=val_nll").federation for _ in range(2))
     assert all(first.initial.parameters[name].equal(tensor) for name, tensor in second.initial.parameters.items())
-    save_ckpt(first.worker.replica, first.worker.trainer_config, first.initial, tmp_path / "start.ckpt")
+    (tmp_path / "start.ckpt").write_bytes(ckpt_bytes(first.worker.replica, first.worker.trainer_config, first.initial))
     warm = build(*my_module, "monitor.name=val_nll", "seed=2", f"+model.init_from={tmp_path / 'start.ckpt'}").federation
     assert all(warm.initial.parameters[name].equal(tensor) for name, tensor in first.initial.parameters.items())
 
@@ -272,7 +272,7 @@ def test_type_name_is_in_words():
 
 def test_model_takes_initial_weights_from_a_file(tmp_path):
     cold = build("seed=1").federation
-    save_ckpt(cold.worker.replica, cold.worker.trainer_config, cold.initial, tmp_path / "start.ckpt")
+    (tmp_path / "start.ckpt").write_bytes(ckpt_bytes(cold.worker.replica, cold.worker.trainer_config, cold.initial))
     warm = build("seed=2", f"model.init_from={tmp_path / 'start.ckpt'}").federation
     assert all(tensor.equal(cold.initial.state_dict()[name]) for name, tensor in warm.initial.state_dict().items())
 

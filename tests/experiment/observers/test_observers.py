@@ -222,7 +222,7 @@ def test_name_of_the_best_checkpoint_is_synced(tmp_path, monkeypatch):
     monkeypatch.setattr(LocalFilesystem, "sync", lambda disk, path: (steps.append(path), sync(disk, path)))
     observed(tmp_path, RunFolder(), fed=federation(rounds=1))
     rename_step = steps.index(tmp_path / "best.ckpt")
-    assert steps[rename_step - 1 : rename_step + 2] == [tmp_path / "best.tmp", tmp_path / "best.ckpt", tmp_path]
+    assert steps[rename_step - 1 : rename_step + 2] == [tmp_path / "best.ckpt.tmp", tmp_path / "best.ckpt", tmp_path]
 
 
 def test_observer_that_fails_on_close_is_counted_and_closed_once(caplog):
