@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedlit.client.lightning_internals import scales_gradients, set_max_steps
 from fedlit.client.metrics import MetricAccumulator
+from fedlit.client.steps.averaging import WeightGuard, averaging_callbacks
 from fedlit.client.steps.displacement import DisplacementTracker
 from fedlit.client.steps.observer import StepObserver, has_gradients
 from fedlit.client.steps.optimizer_state import load_state, read_state
@@ -20,6 +21,8 @@ from fedlit.client.steps.terms import FitTerms
 from fedlit.core.errors import ConfigError
 from fedlit.core.model import GradientTerm
 from fedlit.core.tensors import Groups, Tensors
+
+LENGTH = "and the algorithm divides by the length of the client's steps"
 
 
 class LocalTrainingCallback(Callback):
@@ -37,6 +40,7 @@ class LocalTrainingCallback(Callback):
         terms: terms that are added to every gradient.
         lr_factor: factor on the learning rates; None if they follow no schedule over rounds.
         client_state: groups with the optimizer state to start from; None for a fresh optimizer that is not kept.
+        guards_weights: True to find weights that change outside of optimizer steps; costs a copy of the weights in each step.
     """
 
     def __init__(
@@ -45,15 +49,17 @@ class LocalTrainingCallback(Callback):
         terms: Sequence[GradientTerm] = (),
         lr_factor: float | None = None,
         client_state: Groups | None = None,
+        guards_weights: bool = False,
     ) -> None:
-        self._log, self._client_state = log, client_state
+        self._log, self._client_state, self._guards_weights = log, client_state, guards_weights
         self._terms = [term for term in terms if term.mu or term.offset]
         self._fit_terms: FitTerms | None = None
         self._announced_steps = self.steps = 0
         self._num_accumulated = self._num_without_terms = 0  # batches whose gradients are accumulated
         self._trainer: Trainer | None = None
         rates = None if lr_factor is None else ScaledRates(lr_factor)
-        self._observer = StepObserver(rates, self._add_to_loss, self._count_step)
+        self._guard = WeightGuard([])
+        self._observer = StepObserver(rates, lambda: self._guard.compare(), self._add_to_loss, self._count_step)
         self.displacement = DisplacementTracker(self._terms, keep=client_state is not None)
         self.optimizer_state: dict[str, Tensors] = {}
 
@@ -62,11 +68,24 @@ class LocalTrainingCallback(Callback):
         """Observe the optimizer steps of the fit inside the block."""
         with self._observer.observe():
             yield
+        self._guard.compare()
+        if self._guard.changed:
+            problem = (
+                f"has weights that change outside of optimizer steps ({', '.join(self._guard.changed[:3])}), {LENGTH}"
+            )
+            hint = "leave out the hook or callback that changes them, or use another algorithm"
+            self.displacement.refuse(ConfigError("model", self._module_name, problem, hint))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._log.callback_metrics, self._trainer = trainer.callback_metrics, trainer
         _refuse_fused_with_scaler(trainer)
         self._observer.set_module(pl_module)
+        self._module_name = type(pl_module).__name__
+        if self._guards_weights:
+            self._guard = WeightGuard(list(pl_module.named_parameters()))
+        for callback in averaging_callbacks(trainer.callbacks):  # type: ignore[attr-defined]
+            problem, hint = f"replaces the weights by an average, {LENGTH}", "leave it out, or use another algorithm"
+            self.displacement.refuse(ConfigError("trainer.callbacks", type(callback).__name__, problem, hint))
         self._fit_terms = FitTerms(self._terms, pl_module, trainer.optimizers)
         for number, optimizer in enumerate(trainer.optimizers):
             if self._client_state:
@@ -138,6 +157,7 @@ class LocalTrainingCallback(Callback):
 
     def _count_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.steps += 1
+        self._guard.record()
         self.displacement.step(optimizer, self._fraction(self._num_accumulated))
 
 

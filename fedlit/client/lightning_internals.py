@@ -12,9 +12,12 @@ from functools import cache
 from typing import Any
 
 import lightning.pytorch.trainer.connectors.callback_connector as callback_connector
+import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.parsing import clean_namespace
+from torch import Tensor
 
 from fedlit.core.torch_internals import cached_gpu_count
 
@@ -141,6 +144,37 @@ def scales_gradients(trainer: Trainer) -> bool:
     Reads `trainer.precision_plugin.scaler`; checked with lightning 2.6.6.
     """
     return getattr(trainer.precision_plugin, "scaler", None) is not None
+
+
+def average_function(callback: WeightAveraging) -> Callable[[Tensor, Tensor, int], Tensor]:
+    """Return the function with which a callback averages weights.
+
+    Its arguments are the average, the new weight, and the number of weights in the average; it returns the new average.
+
+    Reads `WeightAveraging._kwargs`, the arguments of its `AveragedModel`; checked with lightning 2.6.6.
+    """
+    options = callback._kwargs
+    one, several = options.get("avg_fn"), options.get("multi_avg_fn")
+
+    def update(average: Tensor, weight: Tensor, count: int) -> Tensor:
+        if several is not None:
+            average = average.clone()
+            several([average], [weight], torch.tensor(count))
+            return average
+        if one is not None:
+            return torch.as_tensor(one(average, weight, torch.tensor(count)))
+        return average + (weight - average) / (count + 1)
+
+    return update
+
+
+def first_averaged_epoch(callback: StochasticWeightAveraging, epochs: int) -> int:
+    """Return the first epoch at whose beginning the weights are averaged.
+
+    Reads `StochasticWeightAveraging._swa_epoch_start`, a share of the epochs or a number from 1; checked with lightning 2.6.6.
+    """
+    start = callback._swa_epoch_start
+    return max(0, (int(epochs * start) if isinstance(start, float) else start) - 1)
 
 
 def weights_checkpoint(trainer: Trainer, module: LightningModule) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class ShardLoss(LightningModule):
             gradients = torch.autograd.grad(loss, list(trainable.values()), allow_unused=True)
             for name, gradient in zip(trainable, gradients, strict=True):
                 if gradient is not None:
-                    self._sums[name] = self._sums.get(name, 0.0) + gradient * batch_size(batch)
+                    self._sums[name] = self._sums.get(name, 0.0) + gradient.to_dense() * batch_size(batch)
 
     @property
     def loss(self) -> float:

@@ -107,6 +107,7 @@ class LocalTrainer:
         step_budget: optimizer steps of all fits together after which training ends; None for no budget.
         results: results of the fits so far, for the record; metrics are kept for fits with key 0 only.
         optimizer_state: groups that the fits add to the client state.
+        guards_weights: True to refuse a displacement if weights change outside of optimizer steps, which takes time.
     """
 
     replica: ModuleReplica
@@ -119,6 +120,7 @@ class LocalTrainer:
     step_budget: int | None = None
     results: list[FitResult] = field(default_factory=list)
     optimizer_state: dict[str, Tensors] = field(default_factory=dict)
+    guards_weights: bool = False
 
     @property
     def lr_factor(self) -> float:
@@ -150,7 +152,7 @@ class LocalTrainer:
             raise ConfigError("schedule.client_state", "keep", problem, "use reset")
         gradient_terms = [term for term in terms if isinstance(term, GradientTerm)]
         factor, kept = config.lr_factor and self.lr_factor, self.client_state if config.keep_optimizer else None
-        callback = LocalTrainingCallback(log, gradient_terms, factor, kept)
+        callback = LocalTrainingCallback(log, gradient_terms, factor, kept, self.guards_weights)
         contrasts = [term for term in terms if isinstance(term, ContrastiveTerm)]
         with (
             seeded(self.data.seed, Purpose.MODEL, self.round, self.client, key),

@@ -53,6 +53,7 @@ class ClientWorker:
         faults: policy for clients that fail.
         channel: stages between the client's update and the sum.
         aggregator: adds the updates.
+        guards_weights: see `LocalTrainer`.
     """
 
     algorithm: Algorithm
@@ -62,6 +63,7 @@ class ClientWorker:
     faults: FailurePolicy = field(default_factory=FailurePolicy)
     channel: Channel = field(default_factory=Channel)
     aggregator: Aggregator = field(default_factory=MeanAggregator)
+    guards_weights: bool = False
     _template: tuple[int, Groups] | None = None  # the round, and names, shapes and dtypes of its updates
 
     @property
@@ -221,9 +223,10 @@ class ClientWorker:
     ) -> LocalTrainer:
         """The local training of a client in a round, counted from 0."""
         examples = self.data.population.size(client)
-        return LocalTrainer(
+        local = LocalTrainer(
             self.replica, self.trainer_config, self.data, examples, round, client, client_state, step_budget
         )
+        return replace(local, guards_weights=self.guards_weights) if self.guards_weights else local
 
     def dry_run(
         self, client: int, state: ServerState, client_state: Groups, steps: int | None, callbacks: Sequence[Callback]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import Quadratic, holdings, pairs
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities import parsing
 
@@ -200,6 +201,16 @@ def test_a_precision_plugin_has_its_scaler_under_one_name():
     assert not internals.scales_gradients(used), gone("a precision plugin without a scaler")
     used.strategy.precision_plugin = scaled
     assert internals.scales_gradients(used), gone("trainer.precision_plugin.scaler")
+
+
+def test_averaging_callbacks_keep_their_settings_under_known_names():
+    first = internals.average_function(WeightAveraging())
+    assert first(torch.tensor(1.0), torch.tensor(3.0), 1) == 2.0, gone("WeightAveraging._kwargs")
+    moving = internals.average_function(EMAWeightAveraging(decay=0.75))
+    assert moving(torch.tensor(0.0), torch.tensor(1.0), 1) == 0.25, gone("WeightAveraging._kwargs")
+    settings = [(0.5, 4), (3, 4), (1, 4), (0.8, 1)]
+    epochs = [internals.first_averaged_epoch(StochasticWeightAveraging(0.1, start), n) for start, n in settings]
+    assert epochs == [1, 2, 0, 0], gone("StochasticWeightAveraging._swa_epoch_start")
 
 
 def test_a_checkpoint_of_a_module_is_made_without_a_fit():

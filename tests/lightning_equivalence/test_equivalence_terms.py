@@ -30,7 +30,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 from torch.utils.data import TensorDataset
 
-from fedlit.algorithms import FedAvg, FedDyn, Scaffold
+from fedlit.algorithms import FedAvg, FedDyn, FedNova, QFedAvg, Scaffold
 from fedlit.core.model import GradientTerm
 
 MU = 0.7
@@ -67,6 +67,12 @@ class SparseRows(Net):
 
     def forward(self, inputs):
         return self.net(self.rows(inputs[:, 0].abs().mul(3).long().clamp(max=8)))
+
+
+class DenseRows(SparseRows):
+    def __init__(self):
+        super().__init__()
+        self.rows.sparse = False
 
 
 class SparseMomentum(SparseRows):
@@ -145,6 +151,16 @@ def test_a_gradient_term_equals_the_term_in_the_loss(name):
     comparison = compare(CASES[name])
     assert comparison.difference <= CASES[name].tolerance
     assert comparison.movement > 10 * CASES[name].tolerance
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", [Scaffold(), Scaffold(option=1), FedDyn(), FedNova(), QFedAvg()], ids=repr)
+def test_sparse_gradients_go_together_with_each_algorithm(algorithm):
+    """The reference is the same module with dense gradients."""
+    sparse = Setting(SparseRows, data=ratings(), algorithm=algorithm)
+    models = [list(one.federation().run())[-1].model.parameters for one in (sparse, replace(sparse, make=DenseRows))]
+    assert all(torch.allclose(models[0][name], models[1][name], atol=1e-6) for name in models[0])
+    assert not torch.equal(models[0]["rows.weight"], sparse.federation().initial.parameters["rows.weight"])
 
 
 @pytest.mark.slow

@@ -67,6 +67,11 @@ class DisplacementTracker:
     def __init__(self, terms: Sequence[GradientTerm] = (), keep: bool = False) -> None:
         self._terms, self._keep = terms, keep
         self._steps: dict[torch.optim.Optimizer, list[list[SGDStep]]] = {}
+        self._refusal: ConfigError | None = None
+
+    def refuse(self, error: ConfigError) -> None:
+        """Make `read` raise an error: something besides steps moves the weights."""
+        self._refusal = error
 
     def step(self, optimizer: torch.optim.Optimizer, scale: float = 1.0) -> None:
         """Record one step of an optimizer."""
@@ -85,8 +90,10 @@ class DisplacementTracker:
 
         Raises:
             ConfigError: if an optimizer is not torch's SGD, if two optimizers share a parameter, or if an optimizer starts
-                with the momentum of an earlier round.
+                with the momentum of an earlier round; the error of `refuse`.
         """
+        if self._refusal is not None:
+            raise self._refusal
         steps_of: dict[int, list[SGDStep]] = {}
         for optimizer, groups in self._steps.items():
             name = type(optimizer).__name__

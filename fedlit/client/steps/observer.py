@@ -24,11 +24,13 @@ class OpenStep:
         optimizer: the optimizer that takes the step.
         scaled: parameter groups whose rates are scaled until the step ends.
         has_gradients: True if a parameter has a gradient; a step without one moves nothing.
+        has_begun: True if a closure has computed gradients.
     """
 
     optimizer: Optimizer
     scaled: list[ParamGroup] = field(default_factory=list)
     has_gradients: bool = False
+    has_begun: bool = False
 
 
 class StepObserver:
@@ -39,6 +41,7 @@ class StepObserver:
 
     Args:
         rates: factor on the learning rates; None for the module's own rates.
+        on_begin: is called before the weights of a step change, when its gradients are known.
         on_closure: is called with an optimizer and the loss that a closure returned, and returns the loss for the optimizer.
         on_step: is called with the optimizer after each step that had gradients, while the rates are those of the step.
     """
@@ -46,10 +49,11 @@ class StepObserver:
     def __init__(
         self,
         rates: ScaledRates | None,
+        on_begin: Callable[[], None],
         on_closure: Callable[[Optimizer, Tensor], Tensor],
         on_step: Callable[[Optimizer], None],
     ) -> None:
-        self._rates, self._on_closure, self._on_step = rates, on_closure, on_step
+        self._rates, self._on_begin, self._on_closure, self._on_step = rates, on_begin, on_closure, on_step
         self._parameters: set[int] = set()
         self._known: dict[Optimizer, bool] = {}  # True if the optimizer has parameters of the module
         self._open: list[OpenStep] = []
@@ -90,6 +94,7 @@ class StepObserver:
         if kwargs.get("closure") is not None:
             return args, {**kwargs, "closure": self._observed(kwargs["closure"], step)}
         step.has_gradients = has_gradients(optimizer)
+        self._on_begin()
         return None
 
     def _observed(self, closure: Closure, step: OpenStep) -> Closure:
@@ -100,6 +105,9 @@ class StepObserver:
             loss = closure(*args, **kwargs)
             if self._rates is not None:
                 self._rates.resume(paused)
+            if not step.has_begun:
+                step.has_begun = True
+                self._on_begin()
             step.has_gradients |= has_gradients(step.optimizer)
             return self._on_closure(step.optimizer, loss) if isinstance(loss, Tensor) else loss
 

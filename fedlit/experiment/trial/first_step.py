@@ -5,6 +5,7 @@ The trial finds errors that only show when user code runs, and names the part at
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -22,6 +23,7 @@ from fedlit.core.streams import Purpose, seeded
 from fedlit.core.tensors import Groups, Layout
 from fedlit.core.torch_internals import tree_leaves
 from fedlit.data import Data
+from fedlit.experiment.trial.averages import check_averages
 from fedlit.experiment.trial.causes import explain_error, module_name
 from fedlit.experiment.trial.files import try_files
 from fedlit.server.sampling.cohort import draw_cohort
@@ -37,12 +39,14 @@ LAYERS_HINT = "make them in __init__, or in a configure_model that makes them on
 class StopAfterBatch(Callback):
     """Make the first batch the last of its fit and epoch.
 
-    The module sees the Trainer of a whole fit.
+    The module sees the Trainer of a whole fit. `callbacks` are those of the last fit.
     """
+
+    callbacks: Sequence[Callback] = ()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Stop before the step, to apply accumulated gradients and step epoch schedulers."""
-        trainer.should_stop = True
+        trainer.should_stop, self.callbacks = True, trainer.callbacks  # type: ignore[attr-defined]
         mark_last_batch(trainer)
 
 
@@ -100,15 +104,20 @@ def _check_double_weight(federation: Federation, examples: int, weight: float) -
 
 
 def _train_one_batch(
-    federation: Federation, client: int, state: ServerState | None = None, client_state: Groups | None = None
+    federation: Federation,
+    client: int,
+    state: ServerState | None = None,
+    client_state: Groups | None = None,
+    stop: StopAfterBatch | None = None,
 ) -> tuple[LocalTrainer, Update]:
-    return federation.dry_run(client, state, client_state, callbacks=[StopAfterBatch()])
+    federation = federation.with_worker(replace(federation.worker, guards_weights=True))
+    return federation.dry_run(client, state, client_state, callbacks=[stop or StopAfterBatch()])
 
 
 def _try_training(federation: Federation, data: Data) -> list[ConfigError]:
     population, algorithm = federation.worker.data.population, federation.algorithm
     client, noise, name = int(population.sizes.argmax()), population.noise, module_name(federation)
-    local, update = _train_one_batch(federation, client)
+    local, update = _train_one_batch(federation, client, stop=(stop := StopAfterBatch()))
     if errors := _check_new_layers(federation):
         return errors
     state = federation.initial_state()
@@ -125,6 +134,7 @@ def _try_training(federation: Federation, data: Data) -> list[ConfigError]:
     errors = [] if torch.equal(vector, again) else _explain_difference(federation, data, client)
     if errors and not errors[0].warning:
         return errors
+    errors += check_averages(federation, client, stop.callbacks)
     errors += _check_double_weight(federation, local.examples, update.weight)
     if noise is not None and int(noise.argmax()) != client:
         _train_one_batch(federation, int(noise.argmax()))

@@ -9,10 +9,11 @@ import pytest
 import torch
 from conftest import Quadratic, images
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 from torch import nn
 from torch.utils.data import Dataset
 
-from fedlit.algorithms import Centralised, FedAvg, Moon
+from fedlit.algorithms import Centralised, FedAvg, FedNova, Moon, Scaffold
 from fedlit.client.trainer import TrainerConfig
 from fedlit.data import Data, Iid, Normalise, TensorSamples
 from fedlit.data.custom import DatasetSamples
@@ -357,6 +358,41 @@ class OwnGenerator(Dicts):
 
     def __getitem__(self, index):
         return ROWS[index] * self.generator.random(), 0
+
+
+def test_an_average_that_lags_behind_is_a_warning():
+    class OwnAverage(Quadratic):
+        def configure_callbacks(self):
+            return EMAWeightAveraging(decay=0.999)
+
+    for module, callbacks in ((OwnAverage(), list), (Quadratic(), lambda: [EMAWeightAveraging(decay=0.999)])):
+        (warning,) = try_first_step(*federation(module, config=TrainerConfig(callbacks=callbacks)))
+        assert warning.warning
+        assert "after 12 steps in 3 epochs, its average has moved 9% of the way" in str(warning)
+    config = TrainerConfig(callbacks=lambda: [EMAWeightAveraging(decay=0.5)])
+    assert try_first_step(*federation(Quadratic(), config=config)) == []
+
+
+def test_an_average_that_never_moves_is_an_error():
+    config = TrainerConfig(callbacks=lambda: [StochasticWeightAveraging(0.1)])
+    key, text = error_of(Quadratic(), config=config, local_epochs=1)
+    assert key == "trainer.callbacks"
+    assert "its average has moved 0% of the way" in text
+
+
+class ClipsWeights(Quadratic):
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        self.w.data.clamp_(-0.01, 0.01)
+
+
+@pytest.mark.parametrize("algorithm", [FedNova(), Scaffold(), Scaffold(option=1)], ids=repr)
+def test_weights_that_change_outside_of_steps_are_refused_where_steps_have_a_length(algorithm):
+    key, text = error_of(ClipsWeights(), algorithm=algorithm)
+    assert (key, "has weights that change outside of optimizer steps (w)" in text) == ("model", True)
+    config = TrainerConfig(callbacks=lambda: [EMAWeightAveraging(decay=0.5)])
+    key, text = error_of(Quadratic(), algorithm=algorithm, config=config)
+    assert (key, "replaces the weights by an average" in text) == ("trainer.callbacks", True)
+    assert try_first_step(*federation(ClipsWeights())) == []
 
 
 def test_data_with_its_own_random_generator_gives_a_warning():
