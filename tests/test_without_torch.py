@@ -53,6 +53,9 @@ def test_the_classes_of_plain_settings_are_imported_without_torch():
             ["model=custom", "model._target_=nowhere.Net", "faults.retries=0", "executor.workers=0"],
             ["faults", "workers"],
         ),
+        (["trainer.devices=2"], ["one device"]),
+        (["-m", "seed=1,2", "schedule.rounds=2,abc"], ["must be a whole number"]),
+        (["seed=${sead}"], ["seed=${sead}", "did you mean seed?"]),
         (["resume=nowhere"], ["has no command.json"]),
     ],
 )

@@ -5,8 +5,7 @@ Hydra stops at the first error.
 
 from __future__ import annotations
 
-import os
-import tempfile
+import re
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,26 +16,27 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.object_type import ObjectType
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from fedlit.cli.hydra_internals import active_config_loader, add_config_dir, parse_arguments
-from fedlit.cli.overrides import (
+from fedlit.cli.overrides.names import (
     adds_top_key,
-    first_value,
     group_errors,
     key_errors,
     key_of_other_choice,
     list_groups,
-    list_keys,
     redundant_add,
     sweep_in_single_run,
     unused_key,
 )
-from fedlit.core.errors import ConfigError, did_you_mean
+from fedlit.cli.overrides.reading import null_deletions, read_overrides
+from fedlit.cli.overrides.suggestions import KeyTree, list_keys
+from fedlit.cli.overrides.texts import first_value
+from fedlit.core.errors import ConfigError, ConfigErrors, did_you_mean
+from fedlit.experiment.config.plain import to_plain
 from fedlit.runs.keys import REQUIRED_KEYS
 
 PRIMARY = "config"
@@ -68,11 +68,13 @@ class ParsedCommand:
         config: the configuration of the valid overrides alone, so that their values can be checked too; None for a command
             line without errors, for a sweep (which has several configurations), and where Hydra cannot compose one.
         mode: the value of `hydra.mode` under the choices of groups alone; None if these were not composed.
+        first: further overrides that must come before those of the command line.
     """
 
     errors: list[ConfigError]
     config: DictConfig | None = None
     mode: RunMode | None = None
+    first: Sequence[str] = ()
 
 
 def parse_command(arguments: Sequence[str]) -> ParsedCommand:
@@ -89,7 +91,7 @@ def parse_command(arguments: Sequence[str]) -> ParsedCommand:
 
 def _parse_overrides(loader: ConfigLoader, primary: str, texts: Sequence[str], is_multirun: bool) -> ParsedCommand:
     """Return the errors in overrides, and the configuration without them."""
-    overrides, errors = _read_overrides(loader, texts)
+    overrides, errors = read_overrides(loader, texts)
     ours = [override for override in overrides if override.key_or_group.split(".")[0].split("/")[0] != "hydra"]
     names = list_groups(loader)
     groups = [override for override in ours if override.key_or_group in names or "/" in override.key_or_group]
@@ -97,13 +99,14 @@ def _parse_overrides(loader: ConfigLoader, primary: str, texts: Sequence[str], i
     if additions := [override for override in groups if override.is_add()]:
         choices = OmegaConf.select(_compose_or_empty(primary, ()), "hydra.runtime.choices") or {}
         problems |= {id(o): [redundant_add(o)] for o in additions if o.key_or_group in choices and not problems[id(o)]}
-    mode = None
+    mode, first = None, list[str]()
     if len(groups) < len(ours):  # composing takes a fifth of a second
         valid_groups = [override for override in groups if not problems[id(override)]]
         config = _compose(primary, valid_groups, errors, with_hydra=True)
         if config is not None:
             mode = OmegaConf.select(config, "hydra.mode") or RunMode.RUN
             problems |= _key_problems(loader, names, config, [o for o in ours if id(o) not in problems], texts)
+            first = null_deletions(config, [override for override in ours if not problems.get(id(override))])
     valid = [override for override in ours if not problems.get(id(override))]
     sweeps = [override for override in valid if override.is_sweep_override()]
     if sweeps and not is_multirun and not _is_multirun(primary, overrides):
@@ -111,7 +114,7 @@ def _parse_overrides(loader: ConfigLoader, primary: str, texts: Sequence[str], i
         valid, sweeps = [override for override in valid if override not in sweeps], []
     errors += [problem for override in ours for problem in problems.get(id(override), [])]
     has_config = errors and not is_multirun and not sweeps
-    return ParsedCommand(errors, _compose(primary, valid, errors) if has_config else None, mode)
+    return ParsedCommand(errors, _compose(primary, valid, errors, first=first) if has_config else None, mode, first)
 
 
 def _key_problems(
@@ -130,13 +133,17 @@ def _key_problems(
     text = "\n".join([OmegaConf.to_yaml(config), *texts]) if has_additions else ""
     with open_dict(config):
         choices = config.pop("hydra").runtime.choices
-    keys = list(list_keys(config))
-    problems = {id(override): key_errors(config, keys, groups, override) for override in overrides}
+    for override in overrides:  # a class of the user takes other keys
+        key = override.key_or_group
+        if key.endswith("._target_") and not override.is_sweep_override() and OmegaConf.select(config, key) is not None:
+            OmegaConf.update(config, key, override.value())
+    tree = KeyTree(config, list(list_keys(config)), groups)
+    problems = {id(override): key_errors(tree, override) for override in overrides}
     for override in overrides:
         if problems[id(override)]:
-            problems[id(override)] = key_of_other_choice(loader, choices, override) or problems[id(override)]
+            problems[id(override)] = key_of_other_choice(loader, tree, choices, override) or problems[id(override)]
         elif adds_top_key(config, override):
-            problems[id(override)] = unused_key(text, config, override)
+            problems[id(override)] = unused_key(text, tree, override)
     return problems
 
 
@@ -194,11 +201,17 @@ def _is_multirun(primary: str, overrides: Sequence[Override]) -> bool:
 
 
 def _compose(
-    primary: str, overrides: Sequence[Override], errors: list[ConfigError], with_hydra: bool = False
+    primary: str,
+    overrides: Sequence[Override],
+    errors: list[ConfigError],
+    *,
+    with_hydra: bool = False,
+    first: Sequence[str] = (),
 ) -> DictConfig | None:
     """The configuration; None and a new item in `errors` on failure."""
+    texts = [*first, *(first_value(override) for override in overrides)]
     try:
-        return compose(primary, [first_value(override) for override in overrides], return_hydra_config=with_hydra)
+        return compose(primary, texts, return_hydra_config=with_hydra)
     except HydraException as error:
         errors += [problem for problem in (compose_error(error),) if problem not in errors]
         return None
@@ -206,36 +219,19 @@ def _compose(
 
 def compose_error(error: HydraException) -> ConfigError:
     """The error of unknown or incompatible choices, from Hydra's message."""
-    hint = SWEEP_EXTRA if "'hydra/" in str(error) else ""
-    return ConfigError("", "", f"cannot be composed: {str(error).splitlines()[0]}", hint)
+    if missing := re.search(r"Could not find '(hydra/(?:launcher|sweeper))/([^']+)'", str(error)):
+        return ConfigError(missing[1], missing[2], "is not installed", SWEEP_EXTRA)
+    return ConfigError("command line", "", f"cannot be composed: {str(error).splitlines()[0]}")
 
 
-def _read_overrides(loader: ConfigLoader, texts: Sequence[str]) -> tuple[list[Override], list[ConfigError]]:
-    """Parse overrides one by one.
+def early_errors(config: DictConfig) -> list[ConfigError]:
+    """Errors in the values of a configuration, found without torch.
 
-    Returns:
-        The overrides that Hydra can read, and an error for each other text.
+    The run has no folder yet. A value that refers to Hydra's own part has no value yet.
     """
-    overrides, errors = [], []
-    for text in texts:
-        try:
-            overrides.append(OverridesParser.create(loader).parse_overrides([text])[0])
-        except HydraException as error:
-            problem = f"cannot be read: {str(error).splitlines()[0]}"
-            errors.append(ConfigError(text, "", problem, "write key=value, and quote special characters"))
-    return overrides, errors
+    from fedlit.experiment.config.settings import setting_errors  # here: NumPy takes a fifth of a second
 
-
-def unwritable_reason(folder: Path) -> str:
-    """Return why a folder is not writable; an empty string otherwise.
-
-    The folder need not exist. The test leaves no file.
-    """
-    existing = folder.absolute()
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
     try:
-        with tempfile.NamedTemporaryFile(dir=existing, prefix=".fedlit-"):
-            return ""
-    except OSError as error:
-        return os.strerror(error.errno) if error.errno else str(error)
+        return setting_errors(to_plain(config))
+    except ConfigErrors as error:
+        return [problem for problem in error.errors if "${hydra:" not in str(problem.value)]

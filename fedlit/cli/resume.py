@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 
 from fedlit.cli.command_line import PRIMARY, config_loader, parse_command
 from fedlit.cli.hydra_internals import parse_arguments
-from fedlit.cli.overrides import quote, quote_if_needed, unquote
+from fedlit.cli.overrides.texts import quote, quote_if_needed, unquote
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.text.escape import shell_command
 from fedlit.experiment.config.plain import to_plain

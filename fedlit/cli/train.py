@@ -18,15 +18,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from fedlit import STARTED
-from fedlit.cli.command_line import ParsedCommand, config_dir, parse_command, unwritable_reason
+from fedlit.cli.command_line import ParsedCommand, config_dir, early_errors, parse_command
 from fedlit.cli.hydra_job import HydraJob, exit_status, explain_interrupt, report_errors
-from fedlit.cli.overrides import unquote
+from fedlit.cli.overrides.texts import expand_home, unquote
 from fedlit.cli.sweep import jobs
 from fedlit.cli.sweep.gpus import reserve_gpu
 from fedlit.cli.sweep.plan import Sweep, plan_sweep
-from fedlit.core.errors import ConfigError, ConfigErrors, ErrorCollector, print_config_errors
+from fedlit.core.errors import ConfigError, ConfigErrors, print_config_errors
+from fedlit.core.files import unwritable_reason
 from fedlit.core.text.escape import print_lines
-from fedlit.experiment.config.plain import to_plain
 from fedlit.experiment.performance import gc_paused
 from fedlit.experiment.signals import Interrupted, StopRequest, handle_signals
 
@@ -104,6 +104,7 @@ def _read_command() -> Sweep | None:
         ConfigErrors: with all errors in the command line.
         Interrupted: if a signal came.
     """
+    sys.argv[1:] = expand_home(sys.argv[1:])
     if any(argument.lstrip("+").startswith("resume=") for argument in sys.argv[1:]):
         from fedlit.cli.resume import resume_arguments
 
@@ -117,7 +118,8 @@ def _read_command() -> Sweep | None:
     command = parse_command(arguments)
     if errors := command.errors if PRINT_FLAGS & flags else _check_command(arguments, command):
         raise ConfigErrors(errors)
-    return None if PRINT_FLAGS & flags else plan_sweep(arguments, command.mode)
+    sys.argv[1:1] = command.first
+    return None if PRINT_FLAGS & flags else plan_sweep(sys.argv[1:], command.mode)
 
 
 @contextmanager
@@ -172,12 +174,7 @@ def _check_command(arguments: Sequence[str], command: ParsedCommand) -> list[Con
     """
     errors = [*command.errors]
     if command.config is not None and errors:
-        from fedlit.experiment.config.settings import setting_errors  # here: NumPy takes a fifth of a second
-
-        collector = ErrorCollector()
-        with collector.collect(""):
-            collector.all += setting_errors(to_plain(command.config))
-        errors += collector.all
+        errors += early_errors(command.config)
     for key in ("hydra.run.dir", "hydra.sweep.dir"):
         values = [unquote(argument) for argument in arguments if argument.startswith(f"{key}=")]
         folder = Path(values[-1] if values else "outputs")

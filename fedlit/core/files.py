@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -147,3 +148,18 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def unwritable_reason(folder: Path) -> str:
+    """Return why a folder is not writable; an empty string otherwise.
+
+    The folder need not exist. The test leaves no file.
+    """
+    existing = folder.absolute()
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    try:
+        with tempfile.NamedTemporaryFile(dir=existing, prefix=".fedlit-"):
+            return ""
+    except OSError as error:
+        return os.strerror(error.errno) if error.errno else str(error)

@@ -8,8 +8,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 import fedlit
-from fedlit.cli.command_line import config_dir, parse_command, unwritable_reason
-from fedlit.core.files import flatten
+from fedlit.cli.command_line import config_dir, parse_command
+from fedlit.core.files import flatten, unwritable_reason
 from fedlit.experiment.config.plain import to_plain
 
 ROOT = Path(fedlit.__file__).parent
@@ -88,7 +88,7 @@ def test_a_key_of_other_choices_is_reported_with_those_choices_and_the_current_o
             "partition=dirichlet_client and partition=quantity have the key",
         ),
         ("is not a key of executor=inline", "executor=auto and executor=processes have the key"),
-        ("is not a key of the configuration", "+clock.dedline_s=5 adds a new key"),
+        ("is not a key of clock=none", "did you mean clock.deadline_s? clock=lognormal and clock=table have the key"),
     ]
 
 
@@ -110,7 +110,9 @@ def test_an_unused_new_key_is_an_error():
 def test_a_stage_of_the_channel_is_no_unused_key():
     stage = "my_codec.Half"
     assert keys_and_hints(f"+channel.half._target_={stage}", f"++channel.more={{_target_: {stage}}}") == []
-    assert keys_and_hints(f"+chanel.half._target_={stage}") == [("chanel.half._target_", "did you mean data._target_?")]
+    assert keys_and_hints(f"+chanel.half._target_={stage}") == [
+        ("chanel.half._target_", f"did you mean +channel.half._target_={stage}?")
+    ]
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from filelock import FileLock
 from fedlit.cli import command_line, resume, train
 from fedlit.cli.command_line import config_dir
 from fedlit.cli.hydra_job import HydraJob
-from fedlit.cli.overrides import quote, unquote
+from fedlit.cli.overrides.texts import quote, unquote
 from fedlit.cli.resume import resume_arguments, resume_command
 from fedlit.cli.sweep.jobs import remove_untrained
 from fedlit.core.errors import ConfigError, ConfigErrors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import islice, product
 
@@ -12,15 +13,19 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from fedlit.cli.overrides import first_value, value_text
+from fedlit.cli.command_line import early_errors
+from fedlit.cli.overrides.texts import first_value, value_text
 from fedlit.core.errors import ConfigError, ConfigErrors, raise_errors, require, require_at_least
 from fedlit.experiment.config.instantiate import call_checked
 from fedlit.runs.keys import row_of
 
 DIRECTIONS = {"max": "maximize", "min": "minimize"}
 """Optuna's direction for each value of `monitor.mode`."""
+
+MAX_COMBINATIONS, MAX_VALUES = 100, 100
+"""Numbers of combinations of choices, and of values of a key, that are checked before the first job."""
 
 
 @dataclass(frozen=True)
@@ -52,21 +57,36 @@ def names_job(top_key: str) -> bool:
 def combination_errors(
     loader: ConfigLoader, primary: str, params: Sequence[Override], overrides: Sequence[Override]
 ) -> Iterator[ConfigError]:
-    """Yield an error for each impossible combination of swept choices.
+    """Yield an error for each impossible combination, and each wrong value.
 
-    Hydra would report only the first, in its own words.
+    Hydra would report only the first combination, in its own words. A wrong value would end its jobs alone.
     """
     both = [*params, *overrides]
     groups = [o for o in both if o.is_discrete_sweep() and loader.get_group_options(o.key_or_group, ObjectType.CONFIG)]
     rest = [first_value(override) for override in both if override not in groups]
+    keys = [override for override in both if override.is_discrete_sweep() and override not in groups]
     jobs = product(*([f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()] for o in groups))
-    for choices in islice(jobs, 0 if params else 1, None):  # without params, the first combination is composed already
+    for choices in islice(jobs, MAX_COMBINATIONS):
         try:
-            compose(primary.removesuffix(".yaml"), [*rest, *choices])
+            yield from _job_errors(compose(primary.removesuffix(".yaml"), [*rest, *choices]), keys)
         except HydraException as error:
             problem = f"does not fit the other overrides: {str(error).splitlines()[0]}"
             hint = "a sweep combines all values; put settings that differ together in the choices of one group"
             yield ConfigError(" ".join(choices) or "hydra.sweeper.params", "", problem, hint)
+
+
+def _job_errors(config: DictConfig, swept: Sequence[Override]) -> Iterator[ConfigError]:
+    """Yield the errors in the values of a combination's jobs.
+
+    Each value of a key is tried with the first values of the other keys.
+    """
+    yield from early_errors(config)
+    for override in swept:
+        for value in islice(override.sweep_iterator(), 1, MAX_VALUES):
+            job = deepcopy(config)
+            with open_dict(job):
+                OmegaConf.update(job, override.key_or_group, value, merge=False, force_add=True)
+            yield from (error for error in early_errors(job) if error.key.startswith(override.key_or_group))
 
 
 def value_errors(config: DictConfig, swept: Sequence[Override]) -> Iterator[ConfigError]:

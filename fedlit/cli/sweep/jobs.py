@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedlit.cli.overrides import quote_if_needed
+from fedlit.cli.overrides.texts import quote_if_needed
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.files import flatten, write_atomic
 from fedlit.core.text.console import PlainConsole

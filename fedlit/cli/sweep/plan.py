@@ -28,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fedlit.cli.command_line import PRIMARY, SWEEP_EXTRA, compose_error, config_loader
 from fedlit.cli.hydra_internals import parse_arguments
-from fedlit.cli.overrides import first_value, quote, value_text
+from fedlit.cli.overrides.texts import first_value, quote, value_text
 from fedlit.cli.sweep.checks import combination_errors, names_job, search_errors, value_errors
 from fedlit.cli.sweep.jobs import CALL, CORES, SWEPT, TOTAL
 from fedlit.core.errors import ConfigError, ConfigErrors, did_you_mean
@@ -83,7 +83,7 @@ def plan_sweep(arguments: Sequence[str], mode: RunMode | None = None) -> Sweep |
         errors = [*value_errors(config, swept), *search_errors(config, swept)]
         errors += combination_errors(loader, primary, params, overrides)
         if errors:
-            raise ConfigErrors(errors)
+            raise ConfigErrors({str(error): error for error in errors}.values())  # a value is in several combinations
         values = {o.get_key_element(): [*o.sweep_string_iterator()] for o in swept if o.is_discrete_sweep()}
     return _make_sweep(parsed, config, overrides, swept, prod(map(len, values.values())))
 

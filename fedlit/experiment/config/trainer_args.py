@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from lightning.pytorch import Trainer
 from lightning.pytorch.accelerators import AcceleratorRegistry
 
 from fedlit.client.trainer import TrainerConfig
 from fedlit.core.errors import ConfigError, ConfigErrors, did_you_mean
-from fedlit.experiment.config.trainer_values import ALLOWED_ARGS, check_trainer_values, refused_argument
+from fedlit.experiment.config.trainer_values import ALLOWED_ARGS, check_trainer_values
 from fedlit.server.schedule import Schedule
 
 
@@ -28,13 +26,7 @@ def make_trainer_config(trainer: Mapping[str, Any], callbacks: Callable[[], Any]
         ConfigError: if an argument is unknown, refused, wrong, or not available on this machine.
     """
     check_trainer_values(trainer)
-    known = inspect.signature(Trainer.__init__).parameters
-    options = {}
-    for key, value in trainer.items():
-        if key in ALLOWED_ARGS:
-            options[key] = value
-        elif key != "callbacks" and value != known[key].default and (key, value) != ("devices", 1):
-            raise refused_argument(key, value)
+    options = {key: value for key, value in trainer.items() if key in ALLOWED_ARGS}
     _check_accelerator(options.get("accelerator", "auto"), options.get("precision"))
     config = schedule.configure(TrainerConfig(options, callbacks))
     try:

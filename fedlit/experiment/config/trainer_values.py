@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
-from fedlit.core.errors import ConfigError, did_you_mean
+from fedlit.core.errors import ConfigError
 
 ALLOWED_ARGS = (
     *("accelerator", "precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches"),
@@ -40,9 +41,21 @@ REFUSED_ARGS = {
     "reload_dataloaders_every_n_epochs": "leave it out",
 }
 
-
-PLAIN_DEFAULTS = (None, "auto", False, True, 0, 1, -1)
-"""Values that a refused argument may have by default; only Lightning's signature says which of them."""
+REFUSED_DEFAULTS = {
+    "devices": "auto",
+    "num_nodes": 1,
+    "strategy": "auto",
+    "use_distributed_sampler": True,
+    "sync_batchnorm": False,
+    "max_steps": -1,
+    "overfit_batches": 0.0,
+    "fast_dev_run": False,
+    "check_val_every_n_epoch": 1,
+    "enable_autolog_hparams": True,
+    "barebones": False,
+    "reload_dataloaders_every_n_epochs": 0,
+}
+"""Default values of refused arguments other than null, which a configuration may repeat."""
 
 
 def check_trainer_values(trainer: Mapping[str, Any]) -> None:
@@ -55,15 +68,12 @@ def check_trainer_values(trainer: Mapping[str, Any]) -> None:
     """
     for key, value in trainer.items():
         if key not in (*ALLOWED_ARGS, *REFUSED_ARGS, "callbacks"):
-            raise ConfigError(key, value, "is not an argument of lightning.Trainer", did_you_mean(key, ALLOWED_ARGS))
-        if key in REFUSED_ARGS and value not in PLAIN_DEFAULTS:
-            raise refused_argument(key, value)
+            names = get_close_matches(key, (*ALLOWED_ARGS, *REFUSED_ARGS), n=1)
+            hint = REFUSED_ARGS.get(names[0], f"did you mean {names[0]}?") if names else ""
+            raise ConfigError(key, value, "is not an argument of lightning.Trainer", hint)
+        if key in REFUSED_ARGS and value != REFUSED_DEFAULTS.get(key) and (key, value) != ("devices", 1):
+            raise ConfigError(key, value, "is not allowed for a client's Trainer", REFUSED_ARGS[key])
     _check_options({key: value for key, value in trainer.items() if key in ALLOWED_ARGS})
-
-
-def refused_argument(key: str, value: Any) -> ConfigError:
-    """The error of an argument that a client's Trainer does not take."""
-    return ConfigError(key, value, "is not allowed for a client's Trainer", REFUSED_ARGS[key])
 
 
 def _check_options(options: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from fedlit.client.trainer import FIXED_ARGS
 from fedlit.core.errors import ConfigError
 from fedlit.experiment.config.trainer_args import make_trainer_config
-from fedlit.experiment.config.trainer_values import ALLOWED_ARGS, PLAIN_DEFAULTS, REFUSED_ARGS
+from fedlit.experiment.config.trainer_values import ALLOWED_ARGS, REFUSED_ARGS, REFUSED_DEFAULTS
 from fedlit.server.schedule import Schedule
 
 CPU = {"accelerator": "cpu"}
@@ -68,7 +68,9 @@ def test_every_argument_is_allowed_or_refused_with_a_hint():
     everything = set(inspect.signature(Trainer.__init__).parameters) - {"self", "callbacks"}
     assert set(ALLOWED_ARGS) | set(REFUSED_ARGS) == everything
     parameters = inspect.signature(Trainer.__init__).parameters
-    assert all(parameters[key].default in PLAIN_DEFAULTS for key in REFUSED_ARGS)
+    assert {key: parameters[key].default for key in REFUSED_ARGS} == {
+        key: REFUSED_DEFAULTS.get(key) for key in REFUSED_ARGS
+    }
     assert not set(ALLOWED_ARGS) & (set(REFUSED_ARGS) | set(FIXED_ARGS))
 
 

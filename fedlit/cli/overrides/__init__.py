@@ -1,0 +1,1 @@
+"""Command-line overrides: their texts, their names, and suggestions for wrong ones."""
