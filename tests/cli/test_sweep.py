@@ -410,7 +410,7 @@ def test_the_printed_command_of_a_job_can_be_copied(tmp_path):
     job = JobStatus(folder, ("data.mean=[0.1, 0.2]", "seed=1"), "x", "failed")
     words = shlex.split(job.command(["--config-dir=c d"]))
     assert words[:3] == ["python", "-m", "fedlit.train"]
-    assert words[3:] == ["--config-dir=c d", "data.mean=[0.1, 0.2]", "seed=1", f"hydra.run.dir='{folder}'"]
+    assert words[3:] == ["--config-dir=c d", "data.mean=[0.1, 0.2]", "seed=1", f"hydra.run.dir={folder}"]
     folder.mkdir()
     (folder / "command.json").touch()
     assert shlex.split(job.command([]))[3:] == [f"resume={folder}"]

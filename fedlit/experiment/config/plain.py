@@ -65,7 +65,7 @@ def _interpolation_errors(config: DictConfig) -> Iterator[ConfigError]:
 
 
 def expand_home_paths(value: Any) -> Any:
-    """The value with the home folder for ~ and $HOME in its texts."""
+    """The value with the home folder for ~ and $HOME."""
     if isinstance(value, Mapping):
         return {key: expand_home_paths(one) for key, one in value.items()}
     if isinstance(value, list):
