@@ -40,6 +40,9 @@ FIXED_ARGS = {
 }
 """Trainer arguments that a local fit sets itself."""
 
+PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
+"""Full names of the short names of precisions, against which each Trainer would warn."""
+
 
 @dataclass(frozen=True)
 class TrainerConfig:
@@ -61,6 +64,10 @@ class TrainerConfig:
     lr_factor: Callable[[int], float] | None = None
     keep_optimizer: bool = False
 
+    def __post_init__(self) -> None:
+        if (precision := str(self.options.get("precision"))) in PRECISIONS:
+            object.__setattr__(self, "options", {**self.options, "precision": PRECISIONS[precision]})
+
     def with_work(
         self, *, epochs: int, steps: int | None, lr_factor: Callable[[int], float] | None, keep_optimizer: bool
     ) -> TrainerConfig:
@@ -78,6 +85,15 @@ class TrainerConfig:
         return (
             config if steps is None else replace(config, callbacks=lambda: [*self.callbacks(), StopAfterSteps(steps)])
         )
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Dtype of the federation's weights; None for the module's own dtypes.
+
+        It is float64 in double precision. In other precisions the Trainer converts the module for a fit, and the federation's
+        weights keep their dtypes.
+        """
+        return torch.float64 if self.options.get("precision") == "64-true" else None
 
     @property
     def duration(self) -> dict[str, int]:

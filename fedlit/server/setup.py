@@ -89,12 +89,12 @@ class Federation(FederationParts):
             ConfigError: if the data lacks a property that the partition needs.
             ConfigErrors: if the parts do not go together.
         """
-        loading, monitor = loading or Loading(), monitor or Monitor()
-        replica, data = _make_replica(model, seed), _hold_out(data, loading, seed)
-        initial, is_pooled = replica.read(), algorithm.pooled
+        loading, monitor, is_pooled = loading or Loading(), monitor or Monitor(), algorithm.pooled
         schedule = schedule.for_one_client() if is_pooled else schedule
-        algorithm = _bind(algorithm, replica, initial)
         config = schedule.configure(trainer_config or TrainerConfig())
+        replica, data = _make_replica(model, seed, config), _hold_out(data, loading, seed)
+        initial = replica.read()
+        algorithm = _bind(algorithm, replica, initial)
         device = config.make_trainer().strategy.root_device
         shards = ClientData.of(data, partition, loading, seed, is_pooled).to(device)
         rest = (faults or FailurePolicy(), channel or Channel(), aggregator or MeanAggregator())
@@ -145,9 +145,9 @@ class Federation(FederationParts):
         return run_rounds(self, start)
 
 
-def _make_replica(model: Callable[[], Module], seed: int) -> ModuleReplica:
+def _make_replica(model: Callable[[], Module], seed: int, config: TrainerConfig) -> ModuleReplica:
     with seeded(seed, Purpose.INIT):
-        return ModuleReplica(model())
+        return ModuleReplica(model(), config.dtype)
 
 
 def _hold_out(data: Data, loading: Loading, seed: int) -> Data:

@@ -322,6 +322,7 @@ CASES = {
     "a compiled part": Setting(Compiled, sizes=(4,), rounds=1),
     "precision 16-true": Setting(net(), {"precision": "16-true"}),
     "precision bf16-mixed": Setting(net(), {"precision": "bf16-mixed"}),
+    "precision 64-true": Setting(net(), {"precision": "64-true"}, plain=lambda: net()().double(), rounds=3),
     "precision bf16-true": Setting(net(), {"precision": "bf16-true"}),
     "callback: EarlyStopping": Setting(scheduled(SCHEDULERS["ConstantLR"]), callbacks=early, epochs=5),
     "callback: GradientAccumulationScheduler": Setting(

@@ -6,7 +6,7 @@ Each fit loads weights and starts from the module's original state.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,16 +31,18 @@ class ModuleReplica:
 
     Args:
         module: the module; from now on it belongs to the replica.
+        dtype: dtype of its floating-point weights and buffers; None for the module's own.
 
     Raises:
         ConfigError: if the module cannot be federated: see `unsupported_module`.
     """
 
-    def __init__(self, module: LightningModule) -> None:
-        self.module = configure_module(module)
+    def __init__(self, module: LightningModule, dtype: torch.dtype | None = None) -> None:
+        self.module = configure_module(module, dtype)
         for error in unsupported_module(module):
             raise error
         remove_unpicklable_hparams(module)
+        self._shown_warnings: set[tuple[str, str, str, int]] = set()
         persistent = set(module.state_dict())
         parts = [part for part in module.modules() if not isinstance(part, Metric)]
         self._metrics = [part for part in module.modules() if isinstance(part, Metric)]
@@ -120,26 +122,42 @@ class ModuleReplica:
     def redirect_log(self, log: MetricAccumulator) -> Iterator[None]:
         """Send the module's logged metrics to `log` inside the block.
 
-        Two warnings that each fit raises are hidden.
+        Two warnings that each fit raises are hidden. Other warnings are shown once, not in each fit.
         """
         self.module.log = log.log  # type: ignore[method-assign]
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
                 warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # data.num_workers decides
+                warnings.showwarning = self._show_once(warnings.showwarning)
                 yield
         finally:
             del self.module.log
 
+    def _show_once(self, show: Callable[..., None]) -> Callable[..., None]:
+        """Return a function that shows each warning once for this replica."""
 
-def configure_module(module: LightningModule) -> LightningModule:
+        def show_new(message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
+            key = (category.__name__, str(message), filename, lineno)
+            if key not in self._shown_warnings:
+                self._shown_warnings.add(key)
+                show(message, category, filename, lineno, *rest)
+
+        return show_new
+
+
+def configure_module(module: LightningModule, dtype: torch.dtype | None = None) -> LightningModule:
     """Return the module with the layers of its `configure_model`.
 
     Lightning calls `configure_model` again in each fit.
+
+    Args:
+        module: the module.
+        dtype: dtype of its floating-point weights and buffers; None for the module's own.
     """
     if overrides(module, "configure_model"):
         module.configure_model()
-    return module
+    return module if dtype is None else module.to(dtype)
 
 
 def unsupported_module(module: LightningModule) -> list[ConfigError]:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
 
 from fedlit.client.module.replica import unsupported_module
@@ -37,7 +38,8 @@ def build_run(config: Mapping[str, Any], folder: Path, names: Mapping[str, str])
     collector = ErrorCollector()
     settings = make_settings(config, collector)
     parts = make_components(config, settings, collector)
-    data, module = _make_data_and_model(config, settings, collector)
+    dtype = None if parts.trainer_config is None else parts.trainer_config.dtype
+    data, module = _make_data_and_model(config, settings, dtype, collector)
     federation = None
     with collector.collect(""):
         federation = Federation.of(
@@ -72,9 +74,9 @@ def build_run(config: Mapping[str, Any], folder: Path, names: Mapping[str, str])
 
 
 def _make_data_and_model(
-    config: Mapping[str, Any], settings: Settings, collector: ErrorCollector
+    config: Mapping[str, Any], settings: Settings, dtype: torch.dtype | None, collector: ErrorCollector
 ) -> tuple[Data, LightningModule]:
-    """Make the data and the module.
+    """Make the data and the module, whose weights have the dtype.
 
     Raises:
         ConfigErrors: with all errors so far.
@@ -84,7 +86,7 @@ def _make_data_and_model(
         data = make_data(config["data"], settings.loading, settings.seed)
     if data is not None:
         with collector.collect("model"):
-            module = make_model(config["model"], data, settings.seed)
+            module = make_model(config["model"], data, settings.seed, dtype)
         collector.all += [*check_num_clients(settings.partition, data), *check_labels(data)]
         collector.all += check_loaders(data, settings.loading) if settings.loading is not None else []
         collector.all += [] if module is None else unsupported_module(module)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule
 
 from fedlit.client.module.replica import configure_module
@@ -44,7 +45,7 @@ def make_data(node: Mapping[str, Any], loading: Loading | None, seed: int) -> Da
     return data.hold_out(loading.val_fraction, stream(seed, Purpose.SPLIT))
 
 
-def make_model(node: Mapping[str, Any], data: Data, seed: int) -> LightningModule:
+def make_model(node: Mapping[str, Any], data: Data, seed: int, dtype: torch.dtype | None = None) -> LightningModule:
     """Return the module with its initial weights.
 
     The values `shape: null` and `classes: null` become those of the data.
@@ -53,6 +54,7 @@ def make_model(node: Mapping[str, Any], data: Data, seed: int) -> LightningModul
         node: the group `model`.
         data: data for training.
         seed: seed of the run.
+        dtype: dtype of its floating-point weights and buffers; None for the module's own.
 
     Raises:
         ConfigError: if the group does not make a LightningModule for the data.
@@ -67,7 +69,7 @@ def make_model(node: Mapping[str, Any], data: Data, seed: int) -> LightningModul
     with seeded(seed, Purpose.INIT):
         module = instantiate_checked(node)
         if isinstance(module, LightningModule):
-            configure_module(module)
+            configure_module(module, dtype)
     if not isinstance(module, LightningModule):
         problem = f"makes a {type(module).__name__}"
         raise ConfigError("_target_", node["_target_"], problem, "it must make a LightningModule")
