@@ -67,7 +67,7 @@ def _raise_if_split(layers: str, patterns: Sequence[str], personal: Sequence[str
         key, value = ("layers", layers) if layers != "none" else ("names", list(patterns))
         left, right = ", ".join(personal), ", ".join(shared)
         problem = f"splits one tensor: {left} would stay with each client, and {right} would be shared"
-        hint = f"give {right} in names too, so that both stay with each client, or untie them in the model"
+        hint = f"add {right} to algorithm.names, so that both stay with each client, or untie them in the model"
         raise ConfigError(key, value, problem, hint)
 
 
