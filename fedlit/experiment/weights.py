@@ -20,10 +20,18 @@ from fedlit.core.errors import ConfigError
 from fedlit.core.model import Model
 
 
-def ckpt_bytes(replica: ModuleReplica, config: TrainerConfig, model: Model) -> bytes:
+def ckpt_bytes(
+    replica: ModuleReplica, config: TrainerConfig, model: Model, arguments: Mapping[str, Any] | None = None
+) -> bytes:
     """Return a model as a Lightning checkpoint, with the module's hyperparameters.
 
     `LightningModule.load_from_checkpoint` opens it, with weights_only too if the hyperparameters are plain values.
+
+    Args:
+        replica: the module.
+        config: configuration of the Trainer.
+        model: the weights.
+        arguments: the constructor's plain arguments, the hyperparameters of a module that has saved none itself.
 
     Raises:
         Exception: any exception of a hook of the module, or of an object that cannot be pickled.
@@ -31,6 +39,8 @@ def ckpt_bytes(replica: ModuleReplica, config: TrainerConfig, model: Model) -> b
     replica.load(model)  # in the model's dtypes, whatever the Trainer's precision
     with trainer_scope():
         content = weights_checkpoint(config.make_trainer(accelerator="cpu"), replica.module)
+    if arguments:
+        content = {LightningModule.CHECKPOINT_HYPER_PARAMS_KEY: dict(arguments), **content}
     stream = io.BytesIO()
     torch.save(content, stream)
     return stream.getvalue()

@@ -10,6 +10,7 @@ from configured import MODULE, compose_plain
 
 from fedlit.cli.evaluate import evaluate_run
 from fedlit.core.errors import ConfigErrors
+from fedlit.experiment.config.instantiate import import_object
 from fedlit.experiment.runner import run_experiment
 
 pytestmark = pytest.mark.slow  # whole runs
@@ -111,7 +112,10 @@ def test_ones_own_module_needs_no_permission_in_ones_own_run_and_needs_one_in_a_
     (tmp_path / "my_untrusted.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     custom = ["model=custom", "model._target_=my_untrusted.Mine", "monitor.name=val_nll", "monitor.mode=min"]
-    own = finished_run(tmp_path / "run", *custom)
+    own = finished_run(tmp_path / "run", *custom, "+model.width=6")
+    for name in ("best.ckpt", "model.ckpt"):  # the class does not save its arguments: the run does
+        module = import_object("my_untrusted.Mine").load_from_checkpoint(own / name, weights_only=True)
+        assert module.net[1].out_features == 6
     metrics = evaluate_run(own, [], "best", None, [])[1]
     assert set(metrics) == {"val_nll", "test_nll"}
     moved = own.rename(tmp_path / "moved")

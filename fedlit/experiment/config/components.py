@@ -19,6 +19,7 @@ from fedlit.data.loading import Loading
 from fedlit.experiment.config.instantiate import (
     check_types,
     has_argument,
+    import_object,
     import_target,
     instantiate_checked,
 )
@@ -59,10 +60,10 @@ def make_model(node: Mapping[str, Any], data: Data, seed: int, dtype: torch.dtyp
     Raises:
         ConfigError: if the group does not make a LightningModule for the data.
     """
-    known = {"shape": list(data.shape), "classes": len(data.classes)}
+    known = _known_arguments(data)
     for key in known.keys() & node.keys():
         _check_fit(key, node[key], known[key], data)
-    node = {key: known[key] if key in known and value is None else value for key, value in node.items()}
+    node = _with_known_arguments(node, data)
     weights_file = node.pop("init_from", None)
     if isinstance(node.get("network"), str):
         _check_network(node)
@@ -76,6 +77,39 @@ def make_model(node: Mapping[str, Any], data: Data, seed: int, dtype: torch.dtyp
     if weights_file is not None:
         load_weights(module, weights_file)
     return module
+
+
+def constructor_arguments(module: LightningModule, node: Mapping[str, Any], data: Data) -> dict[str, Any]:
+    """Return the plain arguments with which a node made its module.
+
+    The arguments that are objects of other nodes are left out. The result is empty if a function made the module.
+
+    Args:
+        module: the module.
+        node: the group `model`.
+        data: data for training.
+    """
+    if not isinstance(node.get("_target_"), str) or import_object(node["_target_"]) is not type(module):
+        return {}
+    arguments = {key: value for key, value in _with_known_arguments(node, data).items() if key != "init_from"}
+    return {key: value for key, value in arguments.items() if not key.startswith("_") and not _has_node(value)}
+
+
+def _known_arguments(data: Data) -> dict[str, Any]:
+    return {"shape": list(data.shape), "classes": len(data.classes)}
+
+
+def _with_known_arguments(node: Mapping[str, Any], data: Data) -> dict[str, Any]:
+    """The node with the data's shape and classes instead of null."""
+    known = _known_arguments(data)
+    return {key: known[key] if key in known and value is None else value for key, value in node.items()}
+
+
+def _has_node(value: Any) -> bool:
+    """True if the value is or has a node with a `_target_`."""
+    if isinstance(value, Mapping):
+        return "_target_" in value or any(map(_has_node, value.values()))
+    return isinstance(value, list) and any(map(_has_node, value))
 
 
 def _check_fit(key: str, given: Any, known: Any, data: Data) -> None:

@@ -9,6 +9,7 @@ import yaml
 
 from fedlit.core.files import to_json, write_atomic
 from fedlit.core.model import Model
+from fedlit.experiment.config.components import constructor_arguments
 from fedlit.experiment.observers.observer import Observer
 from fedlit.experiment.run import Run
 from fedlit.experiment.summary import RunTracker
@@ -55,5 +56,6 @@ class RunFolder(Observer):
         write_atomic(self._run.folder / SUMMARY, (to_json(summary, indent=2) + "\n").encode())
 
     def _save(self, name: str, model: Model) -> None:
-        worker = self._run.federation.worker
-        write_atomic(self._run.folder / name, ckpt_bytes(worker.replica, worker.trainer_config, model))
+        worker, node = self._run.federation.worker, self._run.config.get("model") or {}
+        arguments = constructor_arguments(worker.replica.module, node, self._run.data)
+        write_atomic(self._run.folder / name, ckpt_bytes(worker.replica, worker.trainer_config, model, arguments))

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from torch.utils.data import Dataset, TensorDataset
 
 from fedlit.core.errors import ConfigError
 from fedlit.data.custom import to_data
 from fedlit.data.datamodule import LightningDataModule
-from fedlit.experiment.config.components import make_model
+from fedlit.experiment.config.components import constructor_arguments, make_model
 
 MODEL = {
     "_target_": "fedlit.models.Classifier",
@@ -64,3 +65,26 @@ def test_another_shape_is_refused_unless_hooks_of_a_data_module_may_change_it():
     with pytest.raises(ConfigError, match=r"shape=.*does not fit your data"):
         make_model({**MODEL, "shape": [3]}, data, 0)
     make_model({**MODEL, "shape": [3]}, replace(data, datamodule=LightningDataModule()), 0)
+
+
+class Own(LightningModule):
+    def __init__(self, shape, width=3, metric=None, layers=None):
+        super().__init__()
+        self.layer = torch.nn.Linear(shape[0], width)
+
+
+def make_own(shape, width):
+    return Own(shape, width)
+
+
+def test_the_plain_arguments_of_a_class_are_kept_for_its_checkpoint():
+    data = to_data((numbers(0, 1, 0), numbers(0, 1)), 0)
+    metric = {"_target_": "torchmetrics.MeanMetric"}
+    node = {"_target_": f"{__name__}.Own", "shape": None, "width": 5, "init_from": None}
+    module = make_model(node, data, 0)
+    assert constructor_arguments(module, {**node, "metric": metric, "layers": [[metric]]}, data) == {
+        "shape": [6],
+        "width": 5,
+    }
+    assert constructor_arguments(module, {**node, "_target_": f"{__name__}.make_own"}, data) == {}
+    assert constructor_arguments(module, {}, data) == {}
