@@ -6,6 +6,7 @@ import time
 from contextlib import suppress
 
 import pytest
+import torch
 import yaml
 from configured import compose_plain
 from hostile_folders import BUILDING, COMMANDS, SECRET, SECRET_VARIABLE, VARIANTS, Canary, is_printable
@@ -14,7 +15,6 @@ from small import composed as compose_config
 from torch import load
 
 from fedlit.cli import evaluate, replay, resume, train
-from fedlit.experiment import weights
 from fedlit.experiment.config import instantiate
 from fedlit.experiment.runner import run_experiment
 from fedlit.reports import compare, report
@@ -101,11 +101,10 @@ def test_the_same_folder_does_harm_if_nothing_is_checked(honest, call, tmp_path,
     """The tests above would see a harm: each of these folders does one as soon as the checks are off."""
     for module, check in CHECKS:
         monkeypatch.setattr(module, check, lambda *_, **__: [])
-    for module in (evaluate, instantiate):
-        monkeypatch.setattr(module, "literal", lambda value: value)
-    monkeypatch.setattr(instantiate, "instantiate", instantiate_without_rules)
+    monkeypatch.setattr(evaluate, "literal", lambda value: value)
+    monkeypatch.setattr(instantiate, "_instantiate", instantiate_without_rules)
     monkeypatch.setattr(instantiate, "check_types", lambda *_: None)
-    monkeypatch.setattr(weights.torch, "load", lambda f, **_: load(f, weights_only=False))
+    monkeypatch.setattr(torch, "load", lambda f, **_: load(f, weights_only=False))
     edit, refused, _ = VARIANTS[name]
     canary, texts = Canary(tmp_path / "canary"), []
     for command in refused:
@@ -116,10 +115,9 @@ def test_the_same_folder_does_harm_if_nothing_is_checked(honest, call, tmp_path,
     assert not canary.is_alive or SECRET in "".join(texts)
 
 
-def instantiate_without_rules(node, **more):
-    """The object of a node, as an instantiation without any rule makes it."""
-    values = OmegaConf.to_container(OmegaConf.create(node), resolve=True) if isinstance(node, dict) else node
-    return _make({**values, **more})
+def instantiate_without_rules(node):
+    """The object of a node, as an instantiation without any rule makes it: it resolves the values once more."""
+    return _make(OmegaConf.to_container(OmegaConf.create(node, flags={"allow_objects": True}), resolve=True))
 
 
 def _make(node):

@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
+from functools import partial
 from importlib import import_module
 from inspect import ismodule
 from types import NoneType, UnionType
@@ -22,8 +23,9 @@ from fedlit.core.errors import (
     raise_errors,
     user_line,
 )
-from fedlit.experiment.config.trust.interpolations import literal
 
+SWITCHES = ("_target_", "_partial_", "_recursive_", "_convert_")
+"""Keys of a node that are no arguments. Values are plain, so nothing is to be converted."""
 TARGET_HINT = "it must be the import path of a class or function"
 
 
@@ -42,12 +44,42 @@ def instantiate_checked(node: Mapping[str, Any], **more: Any) -> Any:
     """
     check_types(import_target(node), {key: value for key, value in node.items() if not key.startswith("_")})
     try:
-        return instantiate({**literal(node), "_convert_": "all"}, **more)  # Hydra resolves each value
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, ConfigError | ConfigErrors):
-            raise cause from error
-        raise ConfigError("", node["_target_"], f"cannot be created: {describe_exception(cause or error)}") from error
+        return _instantiate({**node, **more})
+    except (ConfigError, ConfigErrors):
+        raise
+    except Exception as error:  # of the target, of a nested one, or of Hydra
+        cause = (error.__cause__ if isinstance(error, InstantiationException) else None) or error
+        raise ConfigError("", node["_target_"], f"cannot be created: {describe_exception(cause)}") from error
+
+
+def _instantiate(node: Any) -> Any:
+    """The object of a node, of the nodes in its values first.
+
+    Hydra finds and calls each target, but gets no values: it would resolve each of them twice, and an escaped interpolation
+    would become a value of its own.
+    """
+    if isinstance(node, list | tuple):
+        return [_instantiate(part) for part in node]
+    if not isinstance(node, Mapping):
+        return node
+    if "_target_" not in node:
+        return {key: _instantiate(value) for key, value in node.items()}
+    is_partial, is_recursive = (_switch(node, *switch) for switch in (("_partial_", False), ("_recursive_", True)))
+    parts = {key: _instantiate(value) if is_recursive else value for key, value in node.items() if key not in SWITCHES}
+    arguments = parts.pop("_args_", ())
+    target = instantiate({"_target_": node["_target_"], "_partial_": True})
+    return partial(target, *arguments, **parts) if is_partial else target(*arguments, **parts)
+
+
+def _switch(node: Mapping[str, Any], key: str, default: bool) -> bool:
+    """The value of one of Hydra's switches in a node.
+
+    Raises:
+        ConfigError: if it is neither true nor false.
+    """
+    if isinstance(value := node.get(key, default), bool):
+        return value
+    raise ConfigError(key, value, "must be true or false")
 
 
 def import_target(node: Any, key: str = "_target_") -> Callable[..., Any]:
