@@ -1,22 +1,30 @@
 """Error reports of one run, and the frames above it."""
 
 import ast
+import os
 import runpy
+import signal
 import sys
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from filelock import FileLock
 from hydra.types import RunMode
 
 import fedlit
-from fedlit.cli import hydra_job
+from fedlit.cli import hydra_job, train
 from fedlit.cli.command_line import PRIMARY
 from fedlit.cli.hydra_job import HydraJob, report_errors
+from fedlit.cli.sweep import jobs
+from fedlit.cli.sweep.plan import Sweep
 from fedlit.core.errors import LostRounds, LostWorkers
-from fedlit.experiment.signals import StopRequest
+from fedlit.experiment.signals import Interrupted, StopRequest
+from fedlit.runs.folder import read_failure, read_job
+from fedlit.runs.layout import FAILURE
 from fedlit.server.checkpoint.folders import round_dir
 
 
@@ -87,3 +95,100 @@ def test_at_most_eleven_frames_lie_between_the_command_and_a_clients_fit(tmp_pat
     ]
     assert names[-1] == ("client/trainer.py", "fit")
     assert len(names) <= 11, names
+
+
+def sweep_job(folder, **config):
+    """A job of a sweep, without a composed configuration."""
+    settings = SimpleNamespace(
+        mode=RunMode.MULTIRUN,
+        runtime=SimpleNamespace(output_dir=str(folder), config_sources=[]),
+        overrides=SimpleNamespace(task=["seed=1"]),
+        job=SimpleNamespace(env_set={}, config_name=PRIMARY, num=0),
+    )
+    return HydraJob(SimpleNamespace(**{"traceback": False, "check": False, **config}), settings)  # type: ignore[arg-type]
+
+
+def test_failure_of_an_earlier_attempt_is_removed_when_a_job_begins_again_and_when_it_is_finished(tmp_path):
+    job = sweep_job(tmp_path)
+    job.write_status(["no room"])
+    assert read_failure(tmp_path) == ["no room"]
+    job.write_status()
+    assert not (tmp_path / FAILURE).exists()
+    job.write_status(["no room"])  # the job is then run alone, which writes no status at its beginning
+    job.clean_up()
+    assert not (tmp_path / FAILURE).exists()
+    assert read_job(tmp_path)["overrides"] == ["seed=1"]
+
+
+def test_check_leaves_the_failure_of_an_earlier_attempt(tmp_path):
+    job = sweep_job(tmp_path)
+    job.write_status(["no room"])
+    sweep_job(tmp_path, check=True).clean_up()
+    assert read_failure(tmp_path) == ["no room"]
+
+
+@pytest.mark.parametrize("names", [["model.ckpt"], ["rounds.jsonl"], ["notes.txt"], ["job.json", "failure.json"]])
+def test_clean_up_of_a_run_that_did_not_start_removes_nothing_but_its_own_files(tmp_path, names):
+    folder = tmp_path / "run"
+    (folder / ".hydra").mkdir(parents=True)
+    for name in ("train.log", "lock", *names):
+        (folder / name).touch()
+    jobs.remove_untrained(folder)
+    assert {path.name for path in folder.iterdir()} == {".hydra", "train.log", "lock", *names}
+    for name in names:
+        (folder / name).unlink()
+    with FileLock(folder / "lock"):  # of a run in another process that has written no other file yet
+        jobs.remove_untrained(folder)
+    assert folder.is_dir()
+    jobs.remove_untrained(folder)
+    assert not folder.exists()
+    assert tmp_path.exists()
+
+
+def test_clean_up_of_a_finished_job_keeps_the_run(tmp_path):
+    for name in (".hydra", "train.log", "lock"):
+        (tmp_path / name).mkdir()
+    sweep_job(tmp_path).clean_up()
+    assert {path.name for path in tmp_path.iterdir()} == {".hydra", "train.log", "lock"}
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), SystemExit(1)])
+def test_error_of_a_job_after_a_stop_signal_is_no_failure_of_the_job(tmp_path, error):
+    request = StopRequest()
+    with report_errors(sweep_job(tmp_path), request):
+        raise error
+    assert read_failure(tmp_path) == [f"{type(error).__name__}: {error}"]
+    (tmp_path / FAILURE).unlink()
+    request.interruption = Interrupted(signal.SIGTERM)
+    with pytest.raises(type(error)), report_errors(sweep_job(tmp_path), request):
+        raise error
+    assert not (tmp_path / FAILURE).exists()
+
+
+@pytest.fixture
+def own_request(monkeypatch):
+    """Leave the request of other tests as it is."""
+    monkeypatch.setattr(train, "_sweep_request", StopRequest())
+
+
+@pytest.mark.usefixtures("own_request")
+def test_stop_signal_that_code_suppresses_stops_the_sweep(tmp_path):
+    def stopped():
+        with suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    sweep = Sweep(tmp_path / "no-folder", "call", ())
+    with pytest.raises(Interrupted) as interrupted, train._finish_sweep(sweep):
+        stopped()
+    assert interrupted.value.hint == "run the same command again to resume the sweep"
+
+
+@pytest.mark.usefixtures("own_request")
+def test_stop_signal_is_not_hidden_by_an_error_that_follows_it(tmp_path):
+    def stopped():
+        with suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise SystemExit(0)
+
+    with pytest.raises(Interrupted), train._finish_sweep(Sweep(tmp_path / "no-folder", "call", ())):
+        stopped()

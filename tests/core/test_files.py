@@ -1,8 +1,10 @@
 import json
+import os
 
 import pytest
+from durable import DurableFilesystem, Stopped
 
-from fedlit.core.files import read_json_lines, to_json
+from fedlit.core.files import LocalFilesystem, read_json_lines, to_json, write_atomic
 
 
 def test_nan_and_infinity_become_null_at_any_depth():
@@ -25,3 +27,55 @@ def test_json_lines_are_read_without_a_truncated_last_line(tmp_path):
     path.write_text('{"rou\n{"round": 2}\n')
     with pytest.raises(ValueError, match="line 1"):
         read_json_lines(path)
+
+
+@pytest.mark.parametrize("error", [None, OSError("no disk")])
+def test_sync_waits_for_the_file_or_folder_and_closes_it(tmp_path, monkeypatch, error):
+    synced, closed, close = [], [], os.close
+
+    def fsync(descriptor):
+        synced.append((descriptor, os.fstat(descriptor).st_ino))
+        if error is not None:
+            raise error
+
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "close", lambda descriptor: (closed.append(descriptor), close(descriptor)))
+    for path in (tmp_path / "file", tmp_path):
+        if error is None:
+            LocalFilesystem().sync(path)
+        else:
+            with pytest.raises(OSError, match="no disk"):
+                LocalFilesystem().sync(path)
+    assert [inode for _, inode in synced] == [(tmp_path / "file").stat().st_ino, tmp_path.stat().st_ino]
+    assert closed == [descriptor for descriptor, _ in synced]
+
+
+def test_rename_replaces_in_one_step(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(os, "replace", lambda old, new: calls.append((old, new)))
+    LocalFilesystem().rename(tmp_path / "old", tmp_path / "new")
+    assert calls == [(tmp_path / "old", tmp_path / "new")]
+
+
+@pytest.mark.parametrize("old", [None, b"old content"])
+def test_atomic_write_that_stops_leaves_the_old_or_the_new_content(tmp_path, old):
+    """Stopped at each step, with and without a loss of power; after the last step the new content stays."""
+    for step in range(100):
+        folder, trash = tmp_path / f"{step}", tmp_path / f"{step}-trash"
+        folder.mkdir()
+        trash.mkdir()
+        if old is not None:
+            (folder / "file").write_bytes(old)
+        filesystem = DurableFilesystem(folder, trash, step)
+        is_done = True
+        try:
+            write_atomic(folder / "file", b"new content", filesystem)
+        except Stopped:
+            is_done = False
+        for place in (folder, filesystem.lose_power(tmp_path / f"{step}-off")):
+            content = (place / "file").read_bytes() if (place / "file").exists() else None
+            assert content in ([b"new content"] if is_done else [old, b"new content"])
+        if is_done:
+            break
+    assert filesystem.steps == ["write file.tmp", "sync file.tmp", "rename file", "sync ."]

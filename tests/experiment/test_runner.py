@@ -2,17 +2,24 @@
 
 import json
 import logging
+import os
+import signal
 import sys
 import time
+from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 from conftest import composed
 
 from fedlit.core.errors import ConfigErrors
 from fedlit.core.messages import ClientFailure
+from fedlit.experiment import runner
 from fedlit.experiment.config.plain import to_plain
 from fedlit.experiment.reporter import log_round
+from fedlit.experiment.run import Run
 from fedlit.experiment.runner import run_experiment
+from fedlit.experiment.signals import Interrupted
 from fedlit.runs.record import RoundRecord
 
 METRICS = {"clients/trained": 2, "time/round_s": 0.1}
@@ -118,3 +125,60 @@ def test_run_experiment_calls_the_federations_loop_itself(tmp_path, monkeypatch)
     assert frames == [
         run_experiment.__code__
     ]  # the innermost frame of fedlit.experiment around the federation's generator
+
+
+class Reporter:
+    """Notes what it is asked to do."""
+
+    def __init__(self):
+        self.calls, self.on_report = [], lambda record: None
+
+    def open_folder(self, overrides, flags):
+        self.calls.append("open_folder")
+
+    def start(self):
+        self.calls.append("start")
+
+    def report(self, record):
+        self.calls.append(record)
+        self.on_report(record)
+
+    def finish(self, seconds):
+        self.calls.append("finish")
+        return 0.5
+
+    def __enter__(self): ...
+
+    def __exit__(self, *_):
+        self.calls.append("close")
+
+
+def send_suppressed_signal():
+    with suppress(BaseException):  # as some code of a model does
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture
+def reporter(monkeypatch, tmp_path):
+    """The reporter of a run of three rounds without a federation."""
+    reporter = Reporter()
+    run = Run(tmp_path, {}, SimpleNamespace(run=lambda checkpoint: iter([1, 2, 3])), SimpleNamespace(), {})  # type: ignore[arg-type]
+    monkeypatch.setattr(runner, "RoundReporter", lambda *_: reporter)
+    monkeypatch.setattr(runner, "_prepare", lambda *_: (run, []))
+    for name in ("fingerprint", "client_state_nbytes", "estimate_client_state", "client_state_line"):
+        monkeypatch.setattr(runner, name, lambda *_: {})
+    return reporter
+
+
+def test_stop_signal_that_code_suppresses_stops_the_run_after_the_round(reporter, tmp_path):
+    reporter.on_report = lambda record: send_suppressed_signal()
+    with pytest.raises(Interrupted):
+        run_experiment({"check": False, "resume": None}, tmp_path, {}, 0.0)
+    assert reporter.calls == ["open_folder", "start", 1, "close"]
+
+
+def test_stop_signal_before_round_1_leaves_no_file_of_the_run(reporter, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "client_state_line", lambda *_: send_suppressed_signal())
+    with pytest.raises(Interrupted):
+        run_experiment({"check": False, "resume": None}, tmp_path, {}, 0.0)
+    assert reporter.calls == []

@@ -29,7 +29,7 @@ from fedlit.core.serialization import flatten_client_states, flatten_state, to_s
 from fedlit.runs.layout import CHECKPOINTS, JOURNAL, LOCK
 from fedlit.runs.record import RoundRecord
 from fedlit.server.checkpoint.checkpointer import Checkpoint, Checkpointer, Retention
-from fedlit.server.checkpoint.folders import committed_rounds, list_rounds, round_dir
+from fedlit.server.checkpoint.folders import committed_rounds, list_partial, list_rounds, round_dir
 from fedlit.server.checkpoint.format import (
     CLIENT_STATES,
     MANIFEST,
@@ -141,8 +141,8 @@ class DiskCheckpointer(Checkpointer):
             OSError: if the filesystem does not allow the repair.
         """
         checkpoint, journal, damaged = self._newest(self._experiment)
-        for leftover in sorted((self._path / CHECKPOINTS).glob(".*")):
-            self.filesystem.remove(leftover)  # a crash interrupted its write or its removal
+        for leftover in list_partial(self._path):
+            self.filesystem.remove(leftover)
         if checkpoint is not None:
             reason, older = "is of a round after the last valid one", list_rounds(self._path, "memories")
             later = [(path, reason) for round, path in older.items() if round > checkpoint.state.round]
@@ -210,14 +210,16 @@ class DiskCheckpointer(Checkpointer):
             except UNREADABLE as error:  # an old damaged one: client states that newer ones need stay
                 log.warning("%s is not valid and is removed: %s", path, error)
                 rounds_to_keep.remove(round)
-        for round, path in sorted(list_rounds(self._path, "memories").items()):
-            self._shrink(path, round in needed)
         for round in rounds:
             if round not in rounds_to_keep:
                 path = round_dir(self._path, round)
                 if round in needed:
                     self.filesystem.rename(path, path.with_name(path.name.replace("round", "memories")))
                 self._shrink(client_state_file(self._path, round).parent, round in needed)
+        for round, path in sorted(
+            list_rounds(self._path, "memories").items()
+        ):  # last: until then a round may need them
+            self._shrink(path, round in needed)
 
     def _shrink(self, path: Path, is_needed: bool) -> None:
         """Keep only a folder's client states, or remove the folder."""

@@ -24,6 +24,12 @@ def list_rounds(folder: Path, kind: str) -> dict[int, Path]:
     return {int(match[1]): path for match, path in paths if match}
 
 
+def list_partial(folder: Path) -> list[Path]:
+    """Folders whose write or removal was interrupted, in a run's folder."""
+    paths = sorted((folder / CHECKPOINTS).glob(".*"))
+    return [path for path in paths if re.fullmatch(r"\.(round|memories)-\d+", path.name)]
+
+
 def committed_rounds(folder: Path) -> list[int]:
     """Rounds with a checkpoint in a run's folder, valid or not, ascending."""
     return sorted(list_rounds(folder, "round"))
