@@ -11,7 +11,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from fedlit.client.lightning_internals import scales_gradients, set_max_steps
-from fedlit.client.metrics import MetricAccumulator
 from fedlit.client.steps.averaging import WeightGuard, averaging_callbacks
 from fedlit.client.steps.displacement import DisplacementTracker
 from fedlit.client.steps.observer import StepObserver, has_gradients
@@ -36,7 +35,6 @@ class LocalTrainingCallback(Callback):
     batch has a loss. Under manual optimization each step with gradients has the whole term.
 
     Args:
-        log: accumulator of the module's logged metrics.
         terms: terms that are added to every gradient.
         lr_factor: factor on the learning rates; None if they follow no schedule over rounds.
         client_state: groups with the optimizer state to start from; None for a fresh optimizer that is not kept.
@@ -45,13 +43,12 @@ class LocalTrainingCallback(Callback):
 
     def __init__(
         self,
-        log: MetricAccumulator,
         terms: Sequence[GradientTerm] = (),
         lr_factor: float | None = None,
         client_state: Groups | None = None,
         guards_weights: bool = False,
     ) -> None:
-        self._log, self._client_state, self._guards_weights = log, client_state, guards_weights
+        self._client_state, self._guards_weights = client_state, guards_weights
         self._terms = [term for term in terms if term.mu or term.offset]
         self._fit_terms: FitTerms | None = None
         self._announced_steps = self.steps = 0
@@ -77,7 +74,7 @@ class LocalTrainingCallback(Callback):
             self.displacement.refuse(ConfigError("model", self._module_name, problem, hint))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._log.callback_metrics, self._trainer = trainer.callback_metrics, trainer
+        self._trainer = trainer
         _refuse_fused_with_scaler(trainer)
         self._observer.set_module(pl_module)
         self._module_name = type(pl_module).__name__
@@ -108,20 +105,6 @@ class LocalTrainingCallback(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         self._observer.close_all()
-        self._log.start_batch(batch)
-
-    def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        self._log.start_batch(batch)
-
-    on_test_batch_start = on_validation_batch_start
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._log.end_epoch()
-
-    on_validation_epoch_end = on_train_epoch_end
-    on_test_epoch_end = on_train_epoch_end
 
     def on_before_zero_grad(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer

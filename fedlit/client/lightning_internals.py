@@ -6,6 +6,8 @@ Each use in fedlit goes through one small function of this file.
 from __future__ import annotations
 
 import logging
+import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -19,6 +21,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.parsing import clean_namespace
 from torch import Tensor
 
+from fedlit.client.lightning_logging import signatures_once
 from fedlit.core.torch_internals import cached_gpu_count
 
 LOGGER = "lightning.pytorch"
@@ -34,7 +37,7 @@ def trainer_scope() -> Iterator[None]:
     After the block everything is as before, also after an exception and when scopes are nested: a user's own Trainers in the
     same script do not change. For the main thread only.
     """
-    with external_callbacks_once(), quiet_logger(), cached_gpu_count():
+    with external_callbacks_once(), signatures_once(), quiet_logger(), cached_gpu_count():
         yield
 
 
@@ -82,6 +85,20 @@ def quiet_logger() -> Iterator[None]:
 
 
 @contextmanager
+def quiet_warnings() -> Iterator[None]:
+    """Hide warnings of Lightning that a client cannot avoid.
+
+    The Trainer of a client has no logger, and `data.num_workers` sets the workers.
+    Relies on the words of the warnings; checked with lightning 2.6.6.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        for words in ("does not have many workers", "logger=True.* but have no logger configured"):
+            warnings.filterwarnings("ignore", message=f".*{words}.*")
+        yield
+
+
+@contextmanager
 def detached_trainer(module: LightningModule) -> Iterator[None]:
     """Detach the module's Trainer inside the block.
 
@@ -120,6 +137,15 @@ def overrides(module: LightningModule, method: str) -> bool:
     return is_overridden(method, module)
 
 
+def no_validation(module: LightningModule) -> list[Any] | None:
+    """Return the validation loaders of a fit without validation.
+
+    Lightning warns of a `validation_step` without a loader, and of a loader without a `validation_step`; checked with
+    lightning 2.6.6.
+    """
+    return [] if overrides(module, "validation_step") else None
+
+
 def set_max_steps(trainer: Trainer, steps: int) -> None:
     """End a running fit after `steps` optimizer steps.
 
@@ -136,6 +162,29 @@ def mark_last_batch(trainer: Trainer) -> None:
     Sets `trainer.fit_loop.epoch_loop.batch_progress.is_last_batch`; checked with lightning 2.6.6.
     """
     trainer.fit_loop.epoch_loop.batch_progress.is_last_batch = True
+
+
+def replace_steps(trainer: Trainer, run: Callable[[Any, int, Callable[[], Tensor | None]], None]) -> None:
+    """Run a function instead of each step of a fit.
+
+    The fit has one epoch. Neither optimizers nor schedulers step.
+
+    Args:
+        trainer: a Trainer before its fit.
+        run: function of a batch, its number, and a function that returns the loss of `training_step`, which may be None.
+
+    Replaces `run` of the automatic optimization and `update_lr_schedulers` of the epoch loop; checked with lightning 2.6.6.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    optimization = loop.automatic_optimization
+
+    def run_instead(optimizer: object, batch_idx: int, kwargs: OrderedDict[str, Any]) -> dict[str, Any]:
+        trainer.fit_loop.max_epochs = 1  # not in the Trainer's arguments, since the module may read the length of a fit
+        run(loop._results.batch, batch_idx, lambda: optimization._training_step(kwargs).closure_loss)
+        return {}
+
+    optimization.run = run_instead
+    loop.update_lr_schedulers = lambda *_, **__: None
 
 
 def scales_gradients(trainer: Trainer) -> bool:

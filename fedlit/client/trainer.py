@@ -13,9 +13,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from fedlit.client.callbacks import LocalTrainingCallback, StopAfterSteps
-from fedlit.client.lightning_internals import overrides, trainer_scope
-from fedlit.client.losses import ShardLoss, contrastive_loss
-from fedlit.client.metrics import MetricAccumulator
+from fedlit.client.lightning_internals import no_validation, trainer_scope
+from fedlit.client.lightning_logging import use_light_results
+from fedlit.client.losses.contrastive import contrastive_loss
+from fedlit.client.losses.shard import ShardLoss
+from fedlit.client.metrics import final_metrics
 from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.steps.optimizer_state import optimizer_state
 from fedlit.core.errors import ConfigError
@@ -23,9 +25,8 @@ from fedlit.core.model import ContrastiveTerm, FitResult, GradientTerm, Model
 from fedlit.core.streams import Purpose, seeded
 from fedlit.core.tensors import Groups, Tensors
 from fedlit.data.client_data import ClientData
-from fedlit.data.datamodule import evaluation_arguments, fit_arguments
+from fedlit.data.datamodule import fit_arguments
 from fedlit.data.protocols import Batches
-from fedlit.runs.metric_names import with_split
 
 Module = LightningModule
 
@@ -104,7 +105,9 @@ class TrainerConfig:
         """Return a new Trainer that neither logs nor saves."""
         options = {**self.options, **FIXED_ARGS, **more}
         with trainer_scope():  # another environment would install a handler for a cluster's signals
-            return Trainer(**options, callbacks=list(callbacks), plugins=[LightningEnvironment()])
+            trainer = Trainer(**options, callbacks=list(callbacks), plugins=[LightningEnvironment()])
+        use_light_results(trainer)
+        return trainer
 
 
 @dataclass
@@ -162,18 +165,18 @@ class LocalTrainer:
         if self.examples == 0 or len(batches) == 0 or budget == 0 or (only is not None and not only):
             self.optimizer_state.update(optimizer_state(self.client_state))
             return FitResult(model, steps=0, examples=self.examples, metrics={})
-        config, log = self.trainer_config.with_budget(epochs, budget), MetricAccumulator()
+        config = self.trainer_config.with_budget(epochs, budget)
         if config.keep_optimizer and key:
             problem = "keeps one optimizer for each client, and the algorithm trains a client twice in a round"
             raise ConfigError("schedule.client_state", "keep", problem, "use reset")
         gradient_terms = [term for term in terms if isinstance(term, GradientTerm)]
         factor, kept = config.lr_factor and self.lr_factor, self.client_state if config.keep_optimizer else None
-        callback = LocalTrainingCallback(log, gradient_terms, factor, kept, self.guards_weights)
+        callback = LocalTrainingCallback(gradient_terms, factor, kept, self.guards_weights)
         contrasts = [term for term in terms if isinstance(term, ContrastiveTerm)]
         with (
             seeded(self.data.seed, Purpose.MODEL, self.round, self.client, key),
-            self.replica.redirect_log(log),
             trainer_scope(),
+            self.replica.limit_warnings(),
             callback.observe(),
             ExitStack() as stack,
         ):
@@ -181,24 +184,24 @@ class LocalTrainer:
             for contrast in contrasts:
                 stack.enter_context(contrastive_loss(self.replica.module, model, contrast))
             trainer = config.make_trainer(callback, *config.callbacks(), **config.duration)
-            # Lightning warns of a validation_step without a loader, and of a loader without a validation_step.
-            val_loaders = [] if overrides(self.replica.module, "validation_step") else None
-            trainer.fit(self.replica.module, **fit_arguments(self.data.datamodule, batches, val_loaders))
+            trainer.fit(self.replica.module, **self._fit_arguments(batches))
         self.optimizer_state.update(callback.optimizer_state)
         read_displacement = partial(callback.displacement.read, dict(self.replica.module.named_parameters()))
-        result = FitResult(self.replica.read(), callback.steps, self.examples, log.averages(), read_displacement)
+        metrics = final_metrics(trainer)
+        result = FitResult(self.replica.read(), callback.steps, self.examples, metrics, read_displacement)
         self.results.append(result if key == 0 else replace(result, metrics={}))
         return result
 
     def loss(self, model: Model) -> float:
         """Return the mean of `training_step` over the shard's samples, by batch size.
 
-        It is 0 for an empty shard. The module is in eval mode, on the device and in the precision of a fit.
+        Each batch counts by its `loss_weight`; the mean is 0 for an empty shard.
+        The module is in eval mode, on the device and in the precision of a fit, and finds its optimizers and its hooks.
 
         Raises:
             ConfigError: if the module uses manual optimization, since its `training_step` need not return a loss.
         """
-        return self._evaluate(model, ShardLoss(self.replica.module)).loss
+        return self._measure(model).loss
 
     def gradient(self, model: Model) -> dict[str, torch.Tensor]:
         """Return the gradient of `loss` for each parameter, on the CPU.
@@ -208,11 +211,12 @@ class LocalTrainer:
         Raises:
             ConfigError: if the module uses manual optimization.
         """
-        found = self._evaluate(model, ShardLoss(self.replica.module, gradients=True)).gradients
+        found = self._measure(model, gradients=True).gradients
         return {name: found.get(name, torch.zeros_like(old)).to(old.dtype) for name, old in model.parameters.items()}
 
-    def _evaluate(self, model: Model, losses: ShardLoss) -> ShardLoss:
-        module, log = self.replica.module, MetricAccumulator()
+    def _measure(self, model: Model, gradients: bool = False) -> ShardLoss:
+        module = self.replica.module
+        losses = ShardLoss(module, self.data.loading.eval_batch_size, self.examples, gradients)
         if not module.automatic_optimization:
             problem = "uses manual optimization: its training_step need not return the client's loss"
             hint = "use an algorithm and a sampler that do not need clients' losses"
@@ -220,31 +224,16 @@ class LocalTrainer:
         if self.examples == 0:
             return losses
         self.replica.load(model)
+        config = self.trainer_config
         with (
             seeded(self.data.seed, Purpose.EVALUATION, self.round, self.client),
-            self.replica.redirect_log(log),
             trainer_scope(),
+            self.replica.limit_warnings(),
         ):
-            trainer = self.trainer_config.make_trainer(
-                LocalTrainingCallback(log), limit_val_batches=None, inference_mode=False
-            )
-            trainer.validate(losses, **evaluation_arguments(self.data.datamodule, self.data.shard_batches(self.client)))
+            whole = {"limit_train_batches": None, "accumulate_grad_batches": 1}
+            trainer = config.make_trainer(**config.duration, **whole)
+            losses.measure(trainer, self._fit_arguments(self.data.shard_batches(self.client)))
         return losses
 
-
-def evaluate_split(
-    replica: ModuleReplica, config: TrainerConfig, model: Model, batches: Batches, split: str, data: ClientData
-) -> dict[str, float]:
-    """Return the metrics that the module logs on a split.
-
-    The names are those of `with_split`: `loss` becomes `test/loss`.
-    The test set is evaluated by the module's `test_step` if it has one, other splits by its `validation_step`.
-    """
-    log = MetricAccumulator()
-    replica.load(model)
-    has_test_step = split == "test" and overrides(replica.module, "test_step")
-    with seeded(data.seed, Purpose.EVALUATION), replica.redirect_log(log), trainer_scope():
-        trainer = config.make_trainer(LocalTrainingCallback(log), limit_val_batches=None)
-        evaluate = trainer.test if has_test_step else trainer.validate
-        evaluate(replica.module, **evaluation_arguments(data.datamodule, batches))
-    return {with_split(name, split): value for name, value in log.averages().items()}
+    def _fit_arguments(self, batches: Batches) -> dict[str, Any]:
+        return fit_arguments(self.data.datamodule, batches, no_validation(self.replica.module))

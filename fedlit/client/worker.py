@@ -15,11 +15,12 @@ from fedlit.aggregation.aggregator import merge, sum_metrics
 from fedlit.aggregation.channel import channel_states, pack_channel_states
 from fedlit.aggregation.validation import invalid_values, layout_mismatch
 from fedlit.algorithms.algorithm import Algorithm, update_template
+from fedlit.client.evaluation import evaluate_split
 from fedlit.client.failures import classify_failure
 from fedlit.client.lightning_internals import trainer_scope
 from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.steps.optimizer_state import algorithm_state
-from fedlit.client.trainer import LocalTrainer, TrainerConfig, evaluate_split
+from fedlit.client.trainer import LocalTrainer, TrainerConfig
 from fedlit.core.errors import FatalClientFailure
 from fedlit.core.messages import (
     LOSS_QUERY,
@@ -137,12 +138,11 @@ class ClientWorker:
     @__call__.register
     def _evaluate(self, job: EvaluateJob, state: ServerState) -> EvalResult:
         """Evaluate the global model (split) or a client's model (own test set)."""
-        data = self.data
-        batches = data.split_batches(job.split) if job.client is None else data.client_test(job.client)
+        batches = self.data.split_batches(job.split) if job.client is None else self.data.client_test(job.client)
         if not len(batches):
             return EvalResult(job.split, {}, job.client)
         model = self._model_to_evaluate(job, state)
-        metrics = evaluate_split(self.replica, self.trainer_config, model, batches, job.split, data)
+        metrics = evaluate_split(self.replica, self.trainer_config, model, batches, job.split, self.data)
         return EvalResult(job.split, metrics, job.client)
 
     def _encode(

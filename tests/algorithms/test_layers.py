@@ -9,7 +9,7 @@ from torch.nn.utils import parametrizations
 
 from fedlit.algorithms import FedAvg, FedRep, PersonalLayers
 from fedlit.algorithms.layers import last_layer, norm_layers
-from fedlit.client.losses import capture_features
+from fedlit.client.losses.contrastive import capture_features
 from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import LocalTrainer, TrainerConfig
 from fedlit.core.errors import ConfigError

@@ -14,7 +14,7 @@ from torch import nn
 
 from fedlit.algorithms import FedAvg, Moon, PersonalLayers
 from fedlit.algorithms.algorithm import NoExamples
-from fedlit.client.losses import model_contrastive_loss
+from fedlit.client.losses.contrastive import model_contrastive_loss
 from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import LocalTrainer, TrainerConfig
 from fedlit.core.errors import ConfigError

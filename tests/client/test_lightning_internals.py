@@ -1,6 +1,7 @@
 """Canaries of Lightning's private APIs, and tests of the scopes."""
 
 import logging
+import warnings
 from copy import deepcopy
 from importlib.metadata import version
 
@@ -192,6 +193,45 @@ def test_a_batch_that_is_marked_as_the_last_steps_with_accumulated_gradients():
     replica, data = ModuleReplica(Quadratic()), holdings(pairs(*[(1.0, 2.0)] * 8), batch=1)
     steps = LocalTrainer(replica, TrainerConfig(**config), data, 8, 0, 0).fit(replica.read()).steps
     assert steps == 1, gone("trainer.fit_loop.epoch_loop.batch_progress.is_last_batch")
+
+
+def test_warnings_that_a_client_cannot_avoid_are_hidden(monkeypatch):
+    class Logs(Quadratic):
+        def validation_step(self, batch, batch_idx):
+            self.log("value", 1.0, logger=True)
+
+    def validate():
+        trainer(limit_val_batches=None).validate(Logs(), loader, verbose=False)
+
+    monkeypatch.setattr("lightning.pytorch.trainer.connectors.data_connector.suggested_max_num_workers", lambda _: 8)
+    loader = torch.utils.data.DataLoader(torch.ones(4, 2), batch_size=2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        validate()
+    words = [str(warning.message) for warning in caught]
+    for expected in ("LeafSpec", "does not have many workers", "but have no logger configured"):
+        assert any(expected in text for text in words), gone(f"the warning with {expected!r}")
+    with internals.quiet_warnings():
+        validate()
+
+
+def test_steps_of_a_fit_are_replaced_for_one_epoch():
+    class Schedules(Quadratic):
+        def configure_optimizers(self):
+            sgd = super().configure_optimizers()
+            return [sgd], [{"scheduler": torch.optim.lr_scheduler.StepLR(sgd, 1), "interval": "step"}]
+
+    module, used, seen = Schedules(), trainer(max_epochs=3), []
+    loop = used.fit_loop.epoch_loop
+    assert hasattr(loop.automatic_optimization, "_training_step"), gone("_AutomaticOptimization._training_step")
+    assert hasattr(loop, "update_lr_schedulers"), gone("epoch_loop.update_lr_schedulers")
+    internals.replace_steps(used, lambda batch, number, compute: seen.append((len(batch[0]), number, compute().item())))
+    batches = holdings(pairs(*[(1.0, 2.0)] * 3), batch=2).shard_batches(0)
+    with internals.quiet_warnings():
+        used.fit(module, batches, val_dataloaders=internals.no_validation(module))
+    assert seen == [(3, 0, 2.0)], gone("automatic_optimization.run")
+    assert module.w.item() == 0.0
+    assert used.global_step == 0
 
 
 def test_a_precision_plugin_has_its_scaler_under_one_name():

@@ -1,96 +1,132 @@
 import pytest
 import torch
-from torchmetrics import MeanMetric
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import EarlyStopping
+from small import holdings, pairs
+from torch import nn
+from torch.optim import lr_scheduler
 
-from fedlit.client.metrics import MetricAccumulator
+from fedlit.client.evaluation import evaluate_split
+from fedlit.client.module.replica import ModuleReplica
+from fedlit.client.trainer import LocalTrainer, TrainerConfig
 
-TWO, SIX = (torch.zeros(2, 3),), (torch.zeros(6, 3),)
-
-
-def test_values_are_averaged_by_batch_size():
-    log = MetricAccumulator()
-    for batch, value in ((TWO, 1.0), (SIX, torch.tensor(5.0))):
-        log.start_batch(batch)
-        log.log("loss", value, prog_bar=True, on_step=True)
-    log.end_epoch()
-    assert log.averages() == {"loss": 4.0}
-    assert log.callback_metrics["loss"] == torch.tensor(4.0)
+VALUES = (4.0, 2.0, 3.0, 1.0, 5.0)  # of five samples, in batches of two
 
 
-def test_an_explicit_batch_size_wins():
-    log = MetricAccumulator()
-    log.start_batch(TWO)
-    log.log("loss", 1.0, batch_size=1)
-    log.log("loss", 3.0, batch_size=3)
-    log.end_epoch()
-    assert log.averages() == {"loss": 2.5}
+class Logs(LightningModule):
+    """Logs the mean of a batch's inputs."""
+
+    def __init__(self, monitor=None, **options):
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(1))
+        self.monitor, self.options = monitor, options
+
+    def training_step(self, batch, batch_idx):
+        self.log("mean", batch[0][:, 0].mean(), **self.options)
+        return self.w.sum()
+
+    def validation_step(self, batch, batch_idx):
+        self.log("mean", batch[0][:, 0].mean(), **self.options)
+
+    def configure_optimizers(self):
+        sgd = torch.optim.SGD(self.parameters(), lr=1.0)
+        plateau = lr_scheduler.ReduceLROnPlateau(sgd, factor=0.1, patience=0, threshold=1.0)
+        return [sgd] if self.monitor is None else ([sgd], [{"scheduler": plateau, "monitor": self.monitor}])
 
 
-def test_callback_metrics_are_of_the_last_epoch_and_averages_of_all_epochs():
-    log = MetricAccumulator()
-    for value in (1.0, 3.0):
-        log.start_batch(TWO)
-        log.log("loss", value)
-        log.end_epoch()
-    assert log.callback_metrics["loss"] == 3.0
-    assert log.averages() == {"loss": 2.0}
+def shard():
+    """A client's data, and its samples in order as batches of two."""
+    data = holdings(pairs(*[(value, 0.0) for value in VALUES]), batch=2)
+    return data, data.train.batches(None, 2)
 
 
-def test_a_torchmetric_is_computed_and_reset_at_the_end_of_an_epoch():
-    log, metric = MetricAccumulator(), MeanMetric()
-    for value in (1.0, 2.0, 6.0):
-        log.start_batch(TWO)
-        metric.update(value)
-        log.log("mean", metric)
-    log.end_epoch()
-    assert log.averages() == {"mean": 3.0}
-    assert metric.update_count == 0
+def local(module, epochs=1, callbacks=list):
+    data, _ = shard()
+    return LocalTrainer(ModuleReplica(module), TrainerConfig({"accelerator": "cpu"}, callbacks, epochs), data, 5, 0, 0)
 
 
-def test_a_value_logged_between_epochs_is_not_averaged():
-    log = MetricAccumulator()
-    log.start_batch(TWO)
-    log.log("loss", 1.0)
-    log.end_epoch()
-    log.log("epoch", torch.tensor(9.0))
-    assert log.averages() == {"loss": 1.0, "epoch": 9.0}
-    assert log.callback_metrics["epoch"] == 9.0
+def fit(module, **work):
+    trainer = local(module, **work)
+    return trainer.fit(trainer.replica.read())
 
 
-@pytest.mark.parametrize(
-    ("reduce_fx", "expected"), [("sum", 8.0), (torch.sum, 8.0), ("max", 5.0), (min, 3.0), ("mean", 4.0)]
-)
-def test_values_are_reduced_by_reduce_fx(reduce_fx, expected):
-    log = MetricAccumulator()
-    for value in (3.0, 5.0):
-        log.start_batch(TWO)
-        log.log("x", value, reduce_fx=reduce_fx)
-    log.end_epoch()
-    assert log.averages() == {"x": expected}
+def evaluate(module, split="val"):
+    replica, (data, batches) = ModuleReplica(module), shard()
+    return evaluate_split(replica, TrainerConfig({"accelerator": "cpu"}), replica.read(), batches, split, data)
 
 
-def test_unsupported_values_and_reductions_are_refused():
-    log = MetricAccumulator()
-    log.start_batch(TWO)
-    with pytest.raises(ValueError, match="reduce_fx must be mean, sum, min or max"):
-        log.log("x", 1.0, reduce_fx=lambda x: x)
-    with pytest.raises(ValueError, match=r"was given a dictionary; use `self\.log_dict`"):
-        log.log("x", {"a": 1.0})
+def last_batch():
+    """The mean of the last batch that a client trains on, which is a single sample."""
+    data, _ = shard()
+    return list(data.train_batches(0, 0))[-1][0][:, 0].mean().item()
 
 
-def test_a_logged_loss_keeps_no_graph():
-    log = MetricAccumulator()
-    log.start_batch(TWO)
-    loss = torch.ones(1, requires_grad=True).sum()
-    log.log("loss", loss)
-    assert not log._values["loss"][0][0].requires_grad
+def test_a_value_logged_by_step_alone_is_that_of_the_last_batch():
+    assert fit(Logs()).metrics == {"mean": last_batch()}
 
 
-def test_a_later_change_of_a_logged_tensor_does_not_count():
-    log, total = MetricAccumulator(), torch.zeros(())
-    for _ in range(4):
-        log.start_batch(TWO)
-        total += 1
-        log.log("total", total)
-    log.end_epoch()
-    assert log.averages() == {"total": 2.5}
+def test_a_value_logged_by_epoch_is_the_mean_over_the_samples_of_the_last_epoch():
+    class Epochs(Logs):
+        def training_step(self, batch, batch_idx):
+            self.log("mean", batch[0][:, 0].mean() + self.current_epoch, on_step=False, on_epoch=True)
+            return self.w.sum()
+
+    assert fit(Epochs(), epochs=3).metrics == {"mean": pytest.approx(3 + 2)}
+
+
+def test_a_value_logged_by_step_and_epoch_has_three_names():
+    metrics = fit(Logs(on_step=True, on_epoch=True)).metrics
+    assert metrics == {"mean": pytest.approx(3), "mean_step": last_batch(), "mean_epoch": pytest.approx(3)}
+    assert evaluate(Logs(on_step=True, on_epoch=True)) == {"val/mean": 3.0, "val/mean_epoch": 3.0}
+
+
+@pytest.mark.parametrize("monitor", ["mean", "mean_epoch", "mean_step"])
+def test_schedulers_and_callbacks_may_monitor_each_of_the_names(monitor):
+    stop = EarlyStopping(monitor, patience=1, min_delta=9.0, check_on_train_epoch_end=True)
+    result = fit(Logs(monitor, on_step=True, on_epoch=True), epochs=9, callbacks=lambda: [stop])
+    assert result.steps == 2 * 3
+    assert result.model.parameters["w"].item() == pytest.approx(-3 * (1 + 0.1))
+    result = fit(Logs(monitor, on_step=True, on_epoch=True), epochs=3)
+    assert result.model.parameters["w"].item() == pytest.approx(-3 * (1 + 0.1 + 0.01))
+
+
+def test_callback_metrics_are_filled_within_an_epoch_and_an_evaluation():
+    class Reads(Logs):
+        seen = ()
+
+        def on_train_batch_end(self, outputs, batch, batch_idx):
+            self.seen = (*self.seen, self.trainer.callback_metrics["mean"].item())
+
+        def on_train_epoch_end(self):
+            self.log("number", float(len(self.seen)))
+            self.log("last", self.seen[-1])
+
+        def on_validation_epoch_end(self):
+            self.log("twice", 2 * self.trainer.callback_metrics["mean"])
+
+    assert fit(Reads()).metrics == {"mean": last_batch(), "number": 3, "last": last_batch()}
+    assert evaluate(Reads()) == {"val/mean": 3.0, "val/twice": 6.0}
+
+
+def test_an_explicit_batch_size_is_the_weight():
+    class Weighs(Logs):
+        def validation_step(self, batch, batch_idx):
+            self.log("mean", float(batch_idx), batch_size=(1, 0, 3)[batch_idx])
+
+    assert evaluate(Weighs()) == {"val/mean": 6 / 4}
+
+
+def test_a_metric_that_is_not_one_number_is_refused():
+    class Vector(nn.Module):
+        pass
+
+    class LogsVector(Callback):
+        def on_validation_epoch_end(self, trainer, pl_module):
+            trainer.callback_metrics["confusion"] = torch.zeros(2, 2)
+
+    class HasCallback(Logs):
+        def configure_callbacks(self):
+            return [LogsVector()]
+
+    with pytest.raises(ValueError, match=r"the metric confusion has shape \(2, 2\)"):
+        evaluate(HasCallback())

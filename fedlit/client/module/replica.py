@@ -14,10 +14,9 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.nn.parameter import is_lazy
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 
-from fedlit.client.lightning_internals import overrides, remove_unpicklable_hparams
-from fedlit.client.metrics import MetricAccumulator
+from fedlit.client.lightning_internals import overrides, quiet_warnings, remove_unpicklable_hparams
 from fedlit.client.module.snapshot import ModuleSnapshot
 from fedlit.core.errors import ConfigError
 from fedlit.core.model import Model
@@ -45,7 +44,10 @@ class ModuleReplica:
         self._shown_warnings: set[tuple[str, str, str, int]] = set()
         persistent = set(module.state_dict())
         parts = [part for part in module.modules() if not isinstance(part, Metric)]
-        self._metrics = [part for part in module.modules() if isinstance(part, Metric)]
+        groups = [part for part in parts if isinstance(part, MetricCollection)]
+        grouped = {id(metric) for group in groups for metric in group.modules()}
+        metrics = [part for part in module.modules() if isinstance(part, Metric)]
+        self._metrics = [(metric, id(metric) in grouped) for metric in metrics]
         self._snapshot = ModuleSnapshot(parts, [*module.parameters(), *module.buffers()])
         self._requires_grad = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
         self._scratch = [
@@ -70,8 +72,8 @@ class ModuleReplica:
                 parameter.requires_grad_(requires_grad)
         for part, name, value in self._scratch:
             set_buffer(part, name, value.clone())
-        for metric in self._metrics:
-            if metric.update_count:
+        for metric, is_grouped in self._metrics:
+            if is_grouped or metric.update_count:  # a metric may share the state of another one in its group
                 metric.reset()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -119,20 +121,11 @@ class ModuleReplica:
             yield path, getattr(part, name)
 
     @contextmanager
-    def redirect_log(self, log: MetricAccumulator) -> Iterator[None]:
-        """Send the module's logged metrics to `log` inside the block.
-
-        Two warnings that each fit raises are hidden. Other warnings are shown once, not in each fit.
-        """
-        self.module.log = log.log  # type: ignore[method-assign]
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-                warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # data.num_workers decides
-                warnings.showwarning = self._show_once(warnings.showwarning)
-                yield
-        finally:
-            del self.module.log
+    def limit_warnings(self) -> Iterator[None]:
+        """Hide warnings that a fit cannot avoid; show each other one once."""
+        with quiet_warnings():
+            warnings.showwarning = self._show_once(warnings.showwarning)
+            yield
 
     def _show_once(self, show: Callable[..., None]) -> Callable[..., None]:
         """Return a function that shows each warning once for this replica."""

@@ -33,7 +33,7 @@ class ModuleSnapshot:
         self._generators: list[tuple[Any, Any]] = []
         seen = {id(tensor) for tensor in weights}
         for part in parts:
-            is_library = type(part).__module__.startswith(("torch.", "torchmetrics."))
+            is_library = type(part).__module__.startswith("torch.")
             attributes = {name: value for name, value in vars(part).items() if _is_covered(name, is_library)}
             self._attributes.append((part, is_library, attributes))
             for value in attributes.values():
@@ -84,11 +84,8 @@ class ModuleSnapshot:
 
 
 def _is_covered(name: str, is_library: bool) -> bool:
-    """Return True if an attribute belongs to the module's author.
-
-    `log` does not: it is replaced while a Trainer runs.
-    """
-    return name != "log" and name not in own_attributes() and not (is_library and name.startswith("_"))
+    """Return True if an attribute belongs to the module's author."""
+    return name not in own_attributes() and not (is_library and name.startswith("_"))
 
 
 def _is_writable(tensor: Tensor) -> bool:

@@ -13,7 +13,7 @@ from statistics import median
 
 import numpy as np
 
-from fedlit.client.trainer import evaluate_split
+from fedlit.client.evaluation import evaluate_split
 from fedlit.core.tensors import Layout
 from fedlit.data.protocols import Samples
 from fedlit.executors.inline import torch_threads

@@ -85,7 +85,7 @@ def blame(error: Exception, federation: Federation) -> tuple[str, str]:
             return "optimizer", type(owner).__name__
         if id(owner) in parts:
             return "model", ""
-        if file.startswith("fedlit.client.trainer."):
+        if file.startswith(("fedlit.client.trainer.", "fedlit.client.evaluation.", "fedlit.client.losses.")):
             return "lightning", ""
         if isinstance(owner, NoisyBatches):
             return "partition", "noise"

@@ -14,8 +14,9 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from fedlit.aggregation.validation import invalid_values, layout_mismatch
+from fedlit.client.evaluation import evaluate_split
 from fedlit.client.lightning_internals import mark_last_batch
-from fedlit.client.trainer import LocalTrainer, evaluate_split
+from fedlit.client.trainer import LocalTrainer
 from fedlit.core.errors import ConfigError, ConfigErrors, describe_exception, did_you_mean
 from fedlit.core.messages import Aggregate, ServerState, Update
 from fedlit.core.model import Model

@@ -1,4 +1,4 @@
-"""Losses and gradients of a module's `training_step`, without training."""
+"""The model-contrastive loss on the features of a module."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
-from inspect import signature
 from itertools import chain
 from typing import Any
 
@@ -17,59 +16,8 @@ from torch import Tensor, nn
 
 from fedlit.algorithms.layers import last_layer
 from fedlit.client.lightning_internals import detached_trainer, share_trainer
-from fedlit.client.metrics import batch_size
 from fedlit.core.errors import ConfigError, did_you_mean
 from fedlit.core.model import ContrastiveTerm, Model
-
-
-class ShardLoss(LightningModule):
-    """Wraps a module so that validation calls the module's `training_step`.
-
-    Args:
-        module: the module with the weights to evaluate.
-        gradients: True to sum up gradients as well.
-    """
-
-    def __init__(self, module: LightningModule, gradients: bool = False) -> None:
-        super().__init__()
-        self.module, self._has_gradients = module, gradients
-        self._losses: list[tuple[torch.Tensor, int]] = []
-        self._sums: dict[str, torch.Tensor] = {}
-        self._num_args = len(signature(module.training_step).parameters)  # Lightning lets a module leave batch_idx out
-        self.transfer_batch_to_device = module.transfer_batch_to_device
-        self.on_before_batch_transfer = module.on_before_batch_transfer
-        self.on_after_batch_transfer = module.on_after_batch_transfer
-
-    def setup(self, stage: str) -> None:
-        """Set the module up as for a fit."""
-        self.module.setup("fit")
-
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Record loss and size of a batch, and sum up its gradients."""
-        with torch.set_grad_enabled(self._has_gradients or torch.is_grad_enabled()):
-            output: Any = self.module.training_step(*(batch, batch_idx)[: self._num_args])
-        loss = output["loss"] if isinstance(output, Mapping) else output
-        self._losses.append((loss.detach(), batch_size(batch)))
-        if self._has_gradients:
-            trainable = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
-            gradients = torch.autograd.grad(loss, list(trainable.values()), allow_unused=True)
-            for name, gradient in zip(trainable, gradients, strict=True):
-                if gradient is not None:
-                    self._sums[name] = self._sums.get(name, 0.0) + gradient.to_dense() * batch_size(batch)
-
-    @property
-    def loss(self) -> float:
-        """Mean loss over the samples; 0 without samples."""
-        return sum(float(loss) * size for loss, size in self._losses) / max(1, self._examples)
-
-    @property
-    def gradients(self) -> dict[str, torch.Tensor]:
-        """Gradients of the mean loss, on the CPU, without unreached parameters."""
-        return {name: (total / self._examples).cpu() for name, total in self._sums.items()}
-
-    @property
-    def _examples(self) -> int:
-        return sum(size for _, size in self._losses)
 
 
 @contextmanager

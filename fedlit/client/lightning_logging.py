@@ -1,0 +1,175 @@
+"""Private APIs of Lightning around logged values, checked with lightning 2.6.6.
+
+Logging stays Lightning's own, at less cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import lightning.pytorch.core.module as lightning_module
+import lightning.pytorch.loops.training_epoch_loop as training_epoch_loop
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.connectors.logger_connector.result import (
+    _get_default_dtype,
+    _Metadata,
+    _ResultCollection,
+    _ResultMetric,
+    _Sync,
+)
+from lightning.pytorch.utilities.data import _extract_batch_size
+from torch import Tensor
+from torchmetrics import Metric
+
+_signature_answers: WeakKeyDictionary[Any, dict[Any, bool]] = WeakKeyDictionary()
+
+
+def use_light_results(trainer: Trainer) -> None:
+    """Give a Trainer's loops collections of logged values that cost little.
+
+    `LightningModule.log`, the reductions, the names and the moments of computation and reset stay Lightning's own.
+    Sets `_results` of the fit, validate and test loops; checked with lightning 2.6.6.
+    """
+    epoch_loop = trainer.fit_loop.epoch_loop
+    epoch_loop._results = LightResults(training=True)
+    for loop in (epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop):
+        loop._results = LightResults(training=False)
+
+
+@contextmanager
+def signatures_once() -> Iterator[None]:
+    """Inspect the signature of each training step once.
+
+    Lightning inspects it in each step and in each call of `self.log`.
+    Uses `is_param_in_hook_signature` in the modules of LightningModule and of the training loop; checked with
+    lightning 2.6.6.
+    """
+    places: tuple[Any, ...] = (lightning_module, training_epoch_loop)
+    originals = [place.is_param_in_hook_signature for place in places]
+    for place, inspect in zip(places, originals, strict=True):
+        place.is_param_in_hook_signature = partial(_answer_once, inspect)
+    try:
+        yield
+    finally:
+        for place, inspect in zip(places, originals, strict=True):
+            place.is_param_in_hook_signature = inspect
+
+
+def _answer_once(inspect: Callable[..., bool], hook: Callable[..., Any], *arguments: Any, **more: Any) -> bool:
+    answers = _signature_answers.setdefault(getattr(hook, "__func__", hook), {})
+    key = (arguments, *sorted(more.items()))
+    if key not in answers:
+        answers[key] = inspect(hook, *arguments, **more)
+    return answers[key]
+
+
+def tensor_lengths(batch: Any) -> set[int]:
+    """Return the lengths of the tensors in a batch.
+
+    A tensor of one number has the length 1. Lightning finds tensors in nested containers and dataclasses. Its own batch size
+    is the length of the first one.
+    Uses `lightning.pytorch.utilities.data._extract_batch_size`; checked with lightning 2.6.6.
+    """
+    return {size for size in _extract_batch_size(batch) if size is not None}
+
+
+class LightResults(_ResultCollection):
+    """Lightning's collection of logged values, of which each is a `LightValue`."""
+
+    @torch.compiler.disable
+    def log(self, fx: str, name: str, value: Tensor | Metric, batch_size: int | None = None, **arguments: Any) -> None:
+        """Add a value that `LightningModule.log` has checked and detached.
+
+        Raises:
+            MisconfigurationException: if a hook logs a name twice with different arguments.
+        """
+        index = self.dataloader_idx if arguments["add_dataloader_idx"] else None
+        hook, key = (fx, f"{fx}.{name}") if index is None else (f"{fx}.{index}", f"{fx}.{name}.{index}")
+        result = self.get(key)
+        if result is None:
+            meta = _metadata(hook, name, self.dataloader_idx, **arguments)
+            result = self[key] = LightValue(meta, value, arguments)
+        elif result.arguments != arguments:
+            super().log(fx, name, value, batch_size=batch_size, **arguments)  # type: ignore[attr-defined]
+            return
+        result.forward(value, self._extract_batch_size(result, batch_size, result.meta))
+        result.has_reset = False
+
+    def to(self, device: torch.device | str) -> LightResults:
+        """Move all values to a device."""
+        for result in self.values():
+            result.to(device)
+        return self
+
+
+class LightValue(_ResultMetric):
+    """A logged value or metric, lighter than a torchmetrics Metric.
+
+    Args:
+        metadata: name, hook and reduction.
+        value: the first value, or the metric.
+        arguments: arguments of the call that logged it.
+    """
+
+    def __init__(self, metadata: _Metadata, value: Tensor | Metric, arguments: dict[str, Any]) -> None:
+        self.meta, self.arguments = metadata, arguments
+        self.is_tensor, self.has_reset = isinstance(value, Tensor), False
+        self._start(value.device)
+        self._forward_cache = self._computed = None
+
+    def _start(self, device: torch.device) -> None:
+        """Set the state of an epoch without values."""
+        if self.is_tensor:
+            start = -torch.inf if self.meta.is_max_reduction else torch.inf if self.meta.is_min_reduction else 0.0
+            self.value = torch.tensor(start, dtype=_get_default_dtype(), device=device)
+            self.cumulated_batch_size = torch.tensor(0, device=device)
+
+    def forward(self, value: Tensor | Metric, batch_size: int) -> None:
+        """Add the value of a batch."""
+        if self.is_tensor:
+            self.to(value.device)
+        self._computed = None
+        super().forward(value, batch_size)
+
+    def compute(self) -> Tensor:
+        """Return the reduced value, computed once."""
+        if self._computed is None:
+            self._computed = super().compute()
+        return self._computed
+
+    def reset(self) -> None:
+        """Forget the values of an epoch."""
+        if isinstance(self.value, Metric):
+            self.value.reset()
+        else:
+            self._start(self.value.device)
+            self._forward_cache = self._computed = None
+        self.has_reset = True
+
+    def to(self, device: torch.device | str) -> LightValue:
+        """Move the value to a device."""
+        if self.value.device != torch.device(device):
+            super().to(device)
+        return self
+
+
+def _metadata(
+    hook: str,
+    name: str,
+    dataloader_idx: int | None,
+    *,
+    sync_dist: bool,
+    sync_dist_fn: Any,
+    sync_dist_group: Any,
+    rank_zero_only: bool,
+    **arguments: Any,
+) -> _Metadata:
+    """Return Lightning's description of a logged value."""
+    meta = _Metadata(fx=hook, name=name, dataloader_idx=dataloader_idx, **arguments)
+    meta.sync = _Sync(sync_dist_fn, sync_dist, rank_zero_only, _group=sync_dist_group)
+    return meta

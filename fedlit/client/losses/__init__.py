@@ -1,0 +1,1 @@
+"""The loss over a client's shard, and the contrastive loss."""
