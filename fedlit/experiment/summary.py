@@ -5,9 +5,11 @@ The summary has the best round, the last round, the totals, and the metrics that
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from fedlit.runs.metric_names import is_evaluation, split_of
@@ -15,6 +17,12 @@ from fedlit.runs.record import RoundRecord
 from fedlit.server.monitor import Monitor
 
 PACKAGES = ("fedlit", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy")
+
+INSTRUCTION_SET_VARIABLES = (
+    *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE"),
+    *("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "MKL_DEBUG_CPU_TYPE", "NPY_DISABLE_CPU_FEATURES"),
+)
+"""Environment variables that limit the instruction sets of torch, oneDNN, MKL and NumPy, so that they round differently."""
 
 SPREAD_SUFFIXES = ("_std", "_lowest_tenth", "_highest_tenth", "_gini")
 """Suffixes of the figures of spread over clients that stand beside a mean: `own/loss_std` beside `own/loss`."""
@@ -61,7 +69,34 @@ class RunTracker:
             "seconds": seconds,
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
             "platform": platform.platform(),
+            "processor": describe_processor(),
         }
+
+
+def describe_processor() -> dict[str, str]:
+    """Return the properties of the processor on which the bits of results depend.
+
+    Returns:
+        `name`; `instruction_set` that torch's own operators use, such as AVX2 or AVX512; `gpu`, if there is one; and each
+        environment variable that limits instruction sets, if it is set.
+    """
+    import torch
+
+    variables = {key: os.environ[key] for key in INSTRUCTION_SET_VARIABLES if key in os.environ}
+    gpu = {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    return {"name": _processor_name(), "instruction_set": torch.backends.cpu.get_cpu_capability(), **gpu, **variables}
+
+
+def _processor_name() -> str:
+    """Return the processor's name, with family and model where Linux names them."""
+    path = Path("/proc/cpuinfo")
+    first = path.read_text().partition("\n\n")[0] if path.is_file() else ""
+    pairs = (line.partition(":") for line in first.splitlines())
+    fields = {key.strip(): value.strip() for key, _, value in pairs}
+    if "model name" not in fields:
+        return platform.processor() or platform.machine()
+    numbers = [f"{key.removeprefix('cpu ')} {fields[key]}" for key in ("cpu family", "model") if key in fields]
+    return ", ".join([fields["model name"], *numbers])
 
 
 def evaluation_metrics(metrics: Mapping[str, float]) -> dict[str, float]:

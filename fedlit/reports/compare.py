@@ -20,7 +20,7 @@ from fedlit.reports.labels import ABSENT, format_value
 from fedlit.runs.folder import InvalidRun, is_finished, read_flat_config, read_records, read_summary
 from fedlit.runs.layout import JOURNAL
 
-CAUSES = ("platform", "versions", "digest")
+CAUSES = ("platform", "processor", "versions", "digest")
 """Keys of the summary that can explain a difference between two runs of one configuration."""
 RECORD_PARTS = {"state": "state_sha256", "cohort": "cohort", "failures": "failures"}
 """The compared parts of a round, and their keys in the record."""
@@ -47,7 +47,7 @@ def compare_runs(a: Path, b: Path) -> dict[str, Any]:
     """Compare two runs.
 
     Returns:
-        `configuration` and `summary` (versions, platform, digests): pairs of values by key, for each key whose values differ;
+        `configuration` and `summary` (processor, versions, platform, digests): pairs of values by key, where they differ;
         `rounds`, the number of rounds of each; `common`, the number of rounds that both have; `state`, `cohort` and
         `failures`: the first common round in which it differs, or None; `truncated`: names of the runs whose last record is
         truncated.
@@ -128,4 +128,15 @@ def difference_lines(differences: Mapping[str, Any]) -> list[str]:
         first = differences[name]
         same = f"identical in all {common} common rounds" if common > 1 else "identical in the only common round"
         lines.append(f"{plural}: " + (same if first is None else f"the first difference is in round {first}"))
-    return lines
+    return [*lines, *_cause_lines(differences)]
+
+
+def _cause_lines(differences: Mapping[str, Any]) -> list[str]:
+    """Return a line on processors and libraries that can explain states that differ."""
+    parts = {"processor": "the processor", "versions": "the versions of libraries"}
+    found = [text for part, text in parts.items() if any(key.startswith(f"{part}.") for key in differences["summary"])]
+    if differences["state"] is None or not found:
+        return []
+    names = " and ".join(found)
+    verb = "differs" if found == [parts["processor"]] else "differ"
+    return [f"{names} {verb}, and results are bit-identical only where both are equal"]

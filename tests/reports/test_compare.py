@@ -35,6 +35,30 @@ def test_versions_and_digests_that_differ_are_reported(tmp_path):
     assert compare.compare_runs(a, b)["summary"] == {"versions.torch": ("2.14", "2.13")}
 
 
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"processor": {"name": "B", "instruction_set": "AVX2"}}, "the processor differs, and results are"),
+        ({"versions": {"torch": "2.13"}}, "the versions of libraries differ, and results are"),
+        (
+            {"processor": {"name": "B"}, "versions": {"torch": "2.13"}},
+            "the processor and the versions of libraries differ, and results are",
+        ),
+        ({}, None),
+    ],
+)
+def test_another_processor_or_library_is_named_where_states_differ(tmp_path, changes, line):
+    summary = {"processor": {"name": "A", "instruction_set": "AVX512"}, "versions": {"torch": "2.14"}}
+    a = write_run(tmp_path / "a", tests=[0.5, 0.6, 0.7], summary=summary)
+    for tests, has_line in (([0.5, 0.8, 0.7], line is not None), ([0.5, 0.6, 0.7], False)):
+        b = write_run(tmp_path / f"b{tests[1]}", tests=tests, summary={**summary, **changes})
+        differences = compare.compare_runs(a, b)
+        expected = {f"{part}.{key}" for part, values in changes.items() for key in values}
+        assert differences["summary"].keys() == expected
+        last = compare.difference_lines(differences)[-1]
+        assert last.startswith(line or "failures: ") if has_line else last.startswith("failures: ")
+
+
 def test_truncated_line_is_ignored_and_reported(tmp_path):
     a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b", unfinished=True)
     with (b / "rounds.jsonl").open("a") as file:
