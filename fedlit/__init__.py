@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fedlit.data.loading import Loading as Loading
     from fedlit.data.protocols import Partitioner as Partitioner
     from fedlit.experiment.observers.observer import Observer as Observer
+    from fedlit.experiment.observers.script import Observers as Observers
     from fedlit.runs.record import RoundRecord as RoundRecord
     from fedlit.server.checkpoint.checkpointer import Retention as Retention
     from fedlit.server.checkpoint.disk import Checkpoints as Checkpoints
@@ -74,6 +75,7 @@ _MODULES = {
     "Monitor": "server.monitor",
     "Natural": "data",
     "Observer": "experiment.observers.observer",
+    "Observers": "experiment.observers.script",
     "Order": "aggregation",
     "Packing": "aggregation",
     "Partitioner": "data.protocols",

@@ -15,6 +15,8 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 FILES = {match[1]: match[0] for match in re.finditer(r"(?<=```python\n)# (my_\w+)\.py\n.*?(?=```)", README, re.DOTALL)}
 COMMANDS = [line.split()[3:] for line in README.splitlines() if re.match(r"python -m fedlit\.train .*=my_", line)]
 
+SCRIPTS = ("my_script", "my_federation")
+
 pytestmark = pytest.mark.slow
 
 
@@ -43,7 +45,8 @@ def command_of(name):
 
 
 def test_each_example_has_fewer_than_20_lines():
-    assert set(FILES) == {"my_model", "my_data", "my_algorithm", "my_codec", "my_observer", "my_script"}
+    names = {"my_model", "my_data", "my_algorithm", "my_codec", "my_observer", "my_script", "my_federation"}
+    assert set(FILES) == names
     assert all(len([line for line in text.splitlines() if line]) < 20 for text in FILES.values())
 
 
@@ -56,8 +59,8 @@ def test_the_command_of_each_example_runs(folder, monkeypatch, arguments):
     assert len(records) == 3
 
 
-def test_each_example_except_the_script_has_one_command():
-    assert [command_of(name)[0].partition("=")[0] for name in FILES if name != "my_script"] == [
+def test_each_example_except_the_scripts_has_one_command():
+    assert [command_of(name)[0].partition("=")[0] for name in FILES if name not in SCRIPTS] == [
         "model",
         "data",
         "algorithm",
@@ -93,6 +96,15 @@ def test_the_script_without_hydra_runs_and_resumes(folder, capsys):
     (folder / "my_script.py").write_text(script.replace("seed=1", "seed=2"))
     with pytest.raises(ConfigErrors, match=r"seed=2: was 1 in the checkpoints of my_run"):
         runpy.run_path(str(folder / "my_script.py"))
+
+
+def test_the_script_with_a_module_a_pair_and_an_observer_runs(folder, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(folder)
+    runpy.run_path(str(folder / "my_federation.py"))
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert f"It prints `{first}`" in " ".join(README.split())
+    assert [line.split()[0] for line in lines[::2]] == ["1", "2", "3"]
+    assert all(0 < float(line) < 3 for line in lines[1::2])
 
 
 def test_the_error_example_is_the_text_of_today(capsys, monkeypatch):

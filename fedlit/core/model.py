@@ -25,6 +25,11 @@ class Model:
     parameters: Tensors
     buffers: Tensors
 
+    def __repr__(self) -> str:
+        groups = {"parameters": self.parameters, "buffers": self.buffers}
+        texts = [f"{sum(t.numel() for t in group.values()):,} {name}" for name, group in groups.items()]
+        return f"Model({', '.join(texts)})"
+
     def groups(self) -> Groups:
         """Parameters and buffers as two groups of named tensors."""
         return {"parameters": self.parameters, "buffers": self.buffers}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence, Sized
-from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,10 +12,13 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from fedlit.core.errors import ConfigError, describe_exception
-from fedlit.data.datamodule import LoaderSettings, check_loader, read_loaders
+from fedlit.data.datamodule import LoaderSettings, check_loader, read_loaders, without_trainer
 from fedlit.data.population import Population
 from fedlit.data.protocols import Batches
 from fedlit.data.samples import Data
+
+DataSource = Data | LightningDataModule | tuple[Any, ...] | list[Any]
+"""Data, a data module, or a pair or triple of datasets: see `to_data`."""
 
 _PLACES = {
     2: ("the training loader", "the test loader"),
@@ -30,8 +32,8 @@ MAX_SPARSE_CLASSES = 1000
 NUMBER_CLASSES = "number the classes from 0, in `targets` and in the items"
 
 
-def to_data(source: Any, num_workers: int) -> Data:
-    """Convert the result of the user's `_target_` to Data.
+def to_data(source: DataSource, num_workers: int = 0) -> Data:
+    """Convert a user's data to Data.
 
     Args:
         source: `Data`; a pair (train, test) or triple (train, val, test) of map-style datasets; or a LightningDataModule with
@@ -61,18 +63,7 @@ def to_data(source: Any, num_workers: int) -> Data:
     classes = _class_names([part.targets for part in (train, *others) if part is not None])
     name = "your data" if name in ("tuple", "list") else name
     val = others[0] if len(others) == 2 else None
-    return Data(name, train, others[-1], _input_shape(train), classes, val, datamodule=_without_trainer(datamodule))
-
-
-def _without_trainer(datamodule: LightningDataModule | None) -> LightningDataModule | None:
-    """Return a shallow copy without a Trainer.
-
-    The copy can be sent to a worker process.
-    """
-    if datamodule is not None:
-        datamodule = copy(datamodule)
-        datamodule.trainer = None
-    return datamodule
+    return Data(name, train, others[-1], _input_shape(train), classes, val, datamodule=without_trainer(datamodule))
 
 
 def _class_names(targets: Sequence[np.ndarray | None]) -> tuple[str, ...]:

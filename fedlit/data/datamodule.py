@@ -128,6 +128,17 @@ def _visits_each_sample_once(sampler: Any) -> bool:
     return type(sampler) is SequentialSampler
 
 
+def without_trainer(datamodule: DataModule | None) -> DataModule | None:
+    """Return a shallow copy without a Trainer.
+
+    The copy can be sent to a worker process.
+    """
+    if datamodule is not None:
+        datamodule = copy.copy(datamodule)
+        datamodule.trainer = None
+    return datamodule
+
+
 def fit_arguments(datamodule: DataModule | None, train: Batches, val: Sequence[Any] | None) -> dict[str, Any]:
     """Return the arguments of `Trainer.fit` that give it the data.
 

@@ -82,6 +82,9 @@ class TensorSamples:
     def __len__(self) -> int:
         return len(self.y)
 
+    def __repr__(self) -> str:
+        return f"TensorSamples({len(self):,} samples)"
+
     def labels(self, index: np.ndarray | None = None) -> np.ndarray | None:
         """Return the targets of the samples in `index` (None: all)."""
         return (self.y if index is None else self.y[torch.from_numpy(index)]).cpu().numpy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from fedlit.core.errors import ConfigError
 from fedlit.data.samples import Data
 from fedlit.runs.record import RoundRecord
 from fedlit.runs.sweep_job import SweepJob
-from fedlit.server.checkpoint.checkpointer import Retention
+from fedlit.server.checkpoint.checkpointer import Checkpoint, Retention
 from fedlit.server.setup import Federation
 from fedlit.simulation.server_crash import ServerCrash
 
@@ -53,3 +53,12 @@ class Run:
         """Statistics of the partition: see `Population.statistics`."""
         client_data = self.federation.worker.data
         return client_data.population.statistics(client_data.train.labels, len(self.data.classes))
+
+
+def read_finished_rounds(federation: Federation, checkpoint: Checkpoint | None) -> tuple[RoundRecord, ...]:
+    """Return the records of the finished rounds; the last has its model."""
+    if checkpoint is None or not checkpoint.records:
+        return ()
+    records = [RoundRecord.from_dict(record) for record in checkpoint.records]
+    records[-1] = replace(records[-1], model=federation.algorithm.model(checkpoint.state.shared))
+    return tuple(records)

@@ -21,9 +21,9 @@ from fedlit.experiment.plan.client_states import check_disk_space, client_state_
 from fedlit.experiment.plan.estimate import estimate_run
 from fedlit.experiment.plan.table import client_state_line, plan_table
 from fedlit.experiment.reporter import RoundReporter
+from fedlit.experiment.run import read_finished_rounds
 from fedlit.experiment.signals import handle_signals
 from fedlit.runs.layout import CHECKPOINTS, JOURNAL, SUMMARY
-from fedlit.runs.record import RoundRecord
 from fedlit.runs.sweep_job import SweepJob
 from fedlit.server.checkpoint.checkpointer import Checkpoint
 from fedlit.server.checkpoint.disk import DiskCheckpointer
@@ -71,7 +71,7 @@ def run_experiment(
             run, observers = _prepare(config, folder, names, checkpointer, sweep_job)
             with checkpointer.open(fingerprint(run.federation)):
                 checkpoint = _load_or_fail(checkpointer.load) if config["resume"] else None
-                run = replace(run, finished_rounds=_finished_rounds(run, checkpoint))
+                run = replace(run, finished_rounds=read_finished_rounds(run.federation, checkpoint))
                 if _is_finished(run):
                     return None
                 if line := client_state_line(estimate_client_state(run, client_state_nbytes(run))):
@@ -136,7 +136,7 @@ def _print_plan(config: Mapping[str, Any], folder: Path, names: Mapping[str, str
     if config["resume"]:
         checkpointer, experiment = DiskCheckpointer(folder), fingerprint(run.federation)
         checkpoint = _load_or_fail(lambda: checkpointer.peek(experiment))
-        run = replace(run, finished_rounds=_finished_rounds(run, checkpoint))
+        run = replace(run, finished_rounds=read_finished_rounds(run.federation, checkpoint))
     if not _is_finished(run):
         PlainConsole().print(plan_table(run, estimate_run(run)))
 
@@ -159,15 +159,6 @@ def _load_or_fail(load: Callable[[], Checkpoint | None]) -> Checkpoint | None:
         return load()
     except ConfigError as error:
         raise ConfigErrors([error]) from error
-
-
-def _finished_rounds(run: Run, checkpoint: Checkpoint | None) -> tuple[RoundRecord, ...]:
-    """Return the records of the finished rounds; the last has its model."""
-    if checkpoint is None:
-        return ()
-    records = [RoundRecord.from_dict(record) for record in checkpoint.records]
-    records[-1] = replace(records[-1], model=run.federation.algorithm.model(checkpoint.state.shared))
-    return tuple(records)
 
 
 def _is_finished(run: Run) -> bool:

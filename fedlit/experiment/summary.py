@@ -74,7 +74,7 @@ class RunTracker:
 
 
 def describe_processor() -> dict[str, str]:
-    """Return the properties of the processor on which the bits of results depend.
+    """Return properties of the processor on which results depend.
 
     Returns:
         `name`; `instruction_set` that torch's own operators use, such as AVX2 or AVX512; `gpu`, if there is one; and each

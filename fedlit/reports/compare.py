@@ -132,7 +132,7 @@ def difference_lines(differences: Mapping[str, Any]) -> list[str]:
 
 
 def _cause_lines(differences: Mapping[str, Any]) -> list[str]:
-    """Return a line on processors and libraries that can explain states that differ."""
+    """Return a line on processors and libraries that can explain differences."""
     parts = {"processor": "the processor", "versions": "the versions of libraries"}
     found = [text for part, text in parts.items() if any(key.startswith(f"{part}.") for key in differences["summary"])]
     if differences["state"] is None or not found:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,7 +21,8 @@ from fedlit.data.loading import Loading
 from fedlit.data.registry import ClientRegistry
 from fedlit.executors import Inline
 from fedlit.executors.executor import Executor
-from fedlit.server.checkpoint.checkpointer import Checkpointer, NoCheckpoints
+from fedlit.runs.record import RoundRecord
+from fedlit.server.checkpoint.checkpointer import Checkpoint, Checkpointer, NoCheckpoints
 from fedlit.server.evaluation import Evaluations
 from fedlit.server.monitor import Monitor
 from fedlit.server.sampling.sampler import Sampler
@@ -29,6 +30,15 @@ from fedlit.server.schedule import Schedule
 from fedlit.simulation.clock import VirtualClock
 from fedlit.simulation.faults import FailurePolicy
 from fedlit.simulation.timing import RoundWork
+
+
+@runtime_checkable
+class RunObservers(Protocol):
+    """The observers of a federation in a script: `fedlit.Observers`."""
+
+    def watch(self, federation: Any, start: Checkpoint | None = None) -> Iterator[RoundRecord]:
+        """Yield the record of each round, after the observers have seen it."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,14 +11,17 @@ import numpy as np
 
 from fedlit.aggregation import Aggregator, Channel, MeanAggregator
 from fedlit.algorithms.algorithm import Algorithm
+from fedlit.client.module.factory import ModuleSource, make_module
 from fedlit.client.module.replica import ModuleReplica
-from fedlit.client.trainer import Module, TrainerConfig
+from fedlit.client.trainer import TrainerConfig
 from fedlit.client.worker import ClientWorker
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.facts import FederationFacts
 from fedlit.core.model import Model
 from fedlit.core.streams import Purpose, seeded, stream
+from fedlit.data.checks import check_loaders
 from fedlit.data.client_data import ClientData
+from fedlit.data.custom import DataSource, to_data
 from fedlit.data.loading import Loading
 from fedlit.data.protocols import Partitioner
 from fedlit.data.samples import Data
@@ -27,7 +31,7 @@ from fedlit.runs.record import RoundRecord
 from fedlit.server.checkpoint.checkpointer import Checkpoint, Checkpointer, NoCheckpoints
 from fedlit.server.checks import check_compatibility
 from fedlit.server.evaluation import Evaluations
-from fedlit.server.federation import FederationParts
+from fedlit.server.federation import FederationParts, RunObservers
 from fedlit.server.monitor import Monitor
 from fedlit.server.rounds import run_rounds
 from fedlit.server.sampling import Uniform
@@ -36,16 +40,34 @@ from fedlit.server.schedule import Schedule
 from fedlit.simulation.clock import VirtualClock
 from fedlit.simulation.faults import FailurePolicy
 
+log = logging.getLogger("fedlit")
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Federation(FederationParts):
-    """A federation that can run: see `FederationParts` for its parts."""
+    """A federation that can run: see `FederationParts` for its parts.
+
+    Args:
+        observers: observers of `run`; None for none.
+        data: the data that the observers see; None without observers.
+    """
+
+    observers: RunObservers | None = None
+    data: Data | None = None
+
+    def __repr__(self) -> str:
+        module, registry = type(self.worker.replica.module).__name__, self.registry
+        numbers = sum(tensor.numel() for tensor in self.initial.parameters.values())
+        return (
+            f"Federation({module} of {numbers:,} parameters, {len(registry):,} clients with {registry.sizes.sum():,} examples, "
+            f"{type(self.algorithm).__name__}, {self.schedule.rounds} rounds, seed {self.seed})"
+        )
 
     @classmethod
     def of(
         cls,
-        model: Callable[[], Module],
-        data: Data,
+        model: ModuleSource,
+        data: DataSource,
         partition: Partitioner | Callable[..., Any],
         algorithm: Algorithm,
         schedule: Schedule,
@@ -62,13 +84,17 @@ class Federation(FederationParts):
         checkpointer: Checkpointer | None = None,
         faults: FailurePolicy | None = None,
         clock: VirtualClock | None = None,
+        observers: RunObservers | None = None,
+        log_warnings: bool = True,
     ) -> Federation:
         """Make a federation, and check that its parts go together.
 
         Args:
-            model: makes the module; the seed decides its initial weights.
-            data: training data of the clients, and evaluation data of the server. Without a validation set,
-                `loading.val_fraction` of the training set becomes one.
+            model: a module, of which a copy is trained from its weights; or a class or function that makes a module, whose
+                initial weights the seed decides.
+            data: training data of the clients, and evaluation data of the server: a pair or triple of map-style datasets, a
+                LightningDataModule, or `fedlit.Data`; see `to_data`. Without a validation set, `loading.val_fraction` of the
+                training set becomes one.
             partition: decides the owner of each example.
             algorithm: the federated algorithm.
             schedule: rounds, cohort and local work.
@@ -84,6 +110,8 @@ class Federation(FederationParts):
             checkpointer: stores each round; None stores nothing.
             faults: policy for clients that fail.
             clock: simulated speed of the clients; None for no simulated time.
+            observers: `fedlit.Observers`, which `run` calls; None for none.
+            log_warnings: True logs settings that are probably unintended.
 
         Raises:
             ConfigError: if the data lacks a property that the partition needs.
@@ -92,29 +120,34 @@ class Federation(FederationParts):
         loading, monitor, is_pooled = loading or Loading(), monitor or Monitor(), algorithm.pooled
         schedule = schedule.for_one_client() if is_pooled else schedule
         config = schedule.configure(trainer_config or TrainerConfig())
-        replica, data = _make_replica(model, seed, config), _hold_out(data, loading, seed)
-        initial = replica.read()
-        algorithm = _bind(algorithm, replica, initial)
-        device = config.make_trainer().strategy.root_device
-        shards = ClientData.of(data, partition, loading, seed, is_pooled).to(device)
+        replica, data = _make_replica(model, seed, config), _hold_out(to_data(data, loading.num_workers), loading, seed)
+        initial, algorithm = replica.read(), _bind(algorithm, replica)
+        shards = ClientData.of(data, partition, loading, seed, is_pooled).to(config.make_trainer().strategy.root_device)
         rest = (faults or FailurePolicy(), channel or Channel(), aggregator or MeanAggregator())
-        cohort = schedule.num_sampled(len(shards.population))
         return cls.assemble(
             initial=initial,
             worker=ClientWorker(algorithm, replica, config, shards, *rest),
-            sampler=Uniform(1) if is_pooled else as_sampler(sampler(cohort)),
+            sampler=Uniform(1) if is_pooled else as_sampler(sampler(schedule.num_sampled(len(shards.population)))),
             schedule=schedule,
             evaluations=evaluations or Evaluations(),
             monitor=monitor if "val" in shards.splits else replace(monitor, name=None),
             executor=executor or Inline(),
             checkpointer=checkpointer or NoCheckpoints(),
             clock=clock,
-        ).raise_if_incompatible(data)
+            **_make_observed(observers, data),
+        ).raise_if_incompatible(data, log_warnings)
 
-    def raise_if_incompatible(self, data: Data) -> Federation:
-        """Return this federation; raise ConfigErrors if its parts do not go together."""
-        if errors := [error for error in self.check(data) if not error.warning]:
+    def raise_if_incompatible(self, data: Data, log_warnings: bool = False) -> Federation:
+        """Return this federation, and log warnings if wanted.
+
+        Raises:
+            ConfigErrors: if its parts do not go together.
+        """
+        found = self.check(data)
+        if errors := [error for error in found if not error.warning]:
             raise ConfigErrors(errors)
+        for warning in [*check_loaders(data, self.loading), *found] if log_warnings else ():
+            log.warning("%s", warning)
         return self
 
     @classmethod
@@ -142,12 +175,26 @@ class Federation(FederationParts):
 
     def run(self, start: Checkpoint | None = None) -> Iterator[RoundRecord]:
         """Yield the record of each round: see `fedlit.server.rounds.run_rounds`."""
-        return run_rounds(self, start)
+        return run_rounds(self, start) if self.observers is None else self.observers.watch(self, start)
 
 
-def _make_replica(model: Callable[[], Module], seed: int, config: TrainerConfig) -> ModuleReplica:
+def _make_replica(model: ModuleSource, seed: int, config: TrainerConfig) -> ModuleReplica:
     with seeded(seed, Purpose.INIT):
-        return ModuleReplica(model(), config.dtype)
+        return ModuleReplica(make_module(model), config.dtype)
+
+
+def _make_observed(observers: RunObservers | None, data: Data) -> dict[str, Any]:
+    """Return observers and their data as fields of a federation.
+
+    Raises:
+        ConfigError: if they are a bare list or a single observer.
+    """
+    if observers is None:
+        return {}
+    if not isinstance(observers, RunObservers):
+        hint = "write observers=Observers([...], folder=...)"
+        raise ConfigError("observers", type(observers).__name__, "is not a fedlit.Observers", hint)
+    return {"observers": observers, "data": data}
 
 
 def _hold_out(data: Data, loading: Loading, seed: int) -> Data:
@@ -193,9 +240,9 @@ def federation_facts(federation: FederationParts, data: Data) -> FederationFacts
     )
 
 
-def _bind(algorithm: Algorithm, replica: ModuleReplica, initial: Model) -> Algorithm:
+def _bind(algorithm: Algorithm, replica: ModuleReplica) -> Algorithm:
     """Bind the algorithm to the module. Raises ConfigErrors under the key `algorithm`."""
     try:
-        return algorithm.bind(replica.module, initial)
+        return algorithm.bind(replica.module, replica.read())
     except ConfigError as error:
         raise ConfigErrors([error.prefixed("algorithm")]) from error

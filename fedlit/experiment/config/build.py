@@ -58,6 +58,7 @@ def build_run(config: Mapping[str, Any], folder: Path, names: Mapping[str, str])
             executor=settings.executor,
             faults=settings.faults,
             clock=settings.clock,
+            log_warnings=False,
         )
     collector.raise_if_any()
     assert federation is not None

@@ -1,0 +1,150 @@
+"""A federation in a script: a module or a factory, plain datasets, observers, a short text."""
+
+import logging
+
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from torch.utils.data import DataLoader, TensorDataset
+
+from fedlit import Checkpoints, FedAvg, Federation, Iid, Loading, Monitor, Observer, Observers, Schedule
+from fedlit.core.errors import ConfigError
+from fedlit.experiment.observers import PartitionFigure
+
+
+def toy(count=60, seed=0):
+    x = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed))
+    return TensorDataset(x, (x.sum(1) > 0).long())
+
+
+class Net(LightningModule):
+    def __init__(self, width=3):
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Linear(6, width), torch.nn.Linear(width, 2))
+
+    def loss(self, batch):
+        return torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(batch)
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.loss(batch))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+class Sets(LightningDataModule):
+    def train_dataloader(self):
+        return DataLoader(toy(), batch_size=32, shuffle=True)
+
+    def test_dataloader(self):
+        return DataLoader(toy(20, 1), batch_size=32)
+
+
+def federate(model=Net, data=None, rounds=2, **parts):
+    data = (toy(), toy(20, 1)) if data is None else data
+    monitor = Monitor("val_loss", "min")
+    return Federation.of(model, data, Iid(3), FedAvg(), Schedule(rounds=rounds), monitor=monitor, seed=1, **parts)
+
+
+def losses(federation):
+    return [record.metrics["test_loss"] for record in federation.run()]
+
+
+def test_a_module_is_trained_from_its_weights_and_stays_as_it_is():
+    module = Net()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    assert losses(federate(module)) == losses(federate(module))
+    for state in (module.state_dict(), federate(module).initial.state_dict()):
+        assert all(torch.equal(state[name], before[name]) for name in before)
+
+
+def test_a_class_gets_initial_weights_from_the_seed():
+    assert losses(federate(Net)) == losses(federate(lambda: Net()))
+
+
+def test_a_pair_and_a_data_module_give_the_same_data():
+    assert losses(federate(data=Sets())) == losses(federate())
+
+
+def test_the_text_of_a_federation_and_of_a_model_is_short():
+    federation = federate()
+    expected = "Federation(Net of 29 parameters, 3 clients with 54 examples, FedAvg, 2 rounds, seed 1)"
+    assert repr(federation) == expected
+    assert repr(federation.initial) == "Model(29 parameters, 0 buffers)"
+    (record, _) = federation.run()
+    assert "tensor" not in repr(record)
+    assert len(repr(federation.worker)) < 3000
+
+
+def test_settings_that_are_probably_unintended_are_logged(caplog):
+    federate(data=(DataLoader(toy(), batch_size=7, shuffle=True), toy()), loading=Loading(batch_size=8))
+    assert "has a training loader with batch_size=7" in caplog.text
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+
+
+class Notes(Observer):
+    def __init__(self):
+        self.calls = []
+
+    def start(self, run):
+        names = (run.names["model"], run.names["algorithm"], run.data.name)
+        self.calls.append(("start", names, [record.number for record in run.finished_rounds]))
+
+    def round(self, record):
+        self.calls.append(("round", record.number))
+
+    def end(self, summary):
+        self.calls.append(("end", summary["rounds"], summary["best"]["round"], summary["observers_failed"]))
+
+    def close(self):
+        self.calls.append(("close",))
+
+
+class Fails(Observer):
+    def round(self, record):
+        raise OSError("full")
+
+
+NAMES = ("Net", "FedAvg", "your data")
+
+
+def test_observers_see_the_run_and_one_that_fails_is_left_out(tmp_path):
+    notes = Notes()
+    federation = federate(observers=Observers([notes, Fails(), PartitionFigure()], folder=tmp_path / "run"))
+    assert losses(federation) == losses(federate())
+    failed = {"Fails": "OSError: full"}
+    assert notes.calls == [("start", NAMES, []), ("round", 1), ("round", 2), ("end", 2, 2, failed), ("close",)]
+    assert (tmp_path / "run" / "partition.png").is_file()
+
+
+def test_observers_of_a_resumed_run_see_its_finished_rounds(tmp_path):
+    for rounds, calls in ((1, [("round", 1)]), (2, [("round", 2)]), (2, [])):
+        notes = Notes()
+        observers = Observers([notes], folder=tmp_path)
+        list(federate(rounds=rounds, observers=observers, checkpointer=Checkpoints(tmp_path)).run())
+        start, *rest, end, close = notes.calls
+        assert rest == calls
+        assert start == ("start", NAMES, list(range(1, rounds + 1 - len(calls))))
+        assert (end[:2], close) == (("end", rounds), ("close",))
+
+
+def test_observers_are_closed_if_the_loop_is_left(tmp_path):
+    notes = Notes()
+    rounds = federate(observers=Observers([notes], folder=tmp_path)).run()
+    next(rounds)
+    rounds.close()
+    assert notes.calls[1:] == [("round", 1), ("close",)]
+
+
+@pytest.mark.parametrize("observers", [[Notes()], Notes()])
+def test_bare_observers_are_an_error_that_says_how_to_give_them(observers):
+    with pytest.raises(ConfigError, match=r"write observers=Observers\(\[...\], folder=...\)"):
+        federate(observers=observers)
+
+
+def test_an_object_that_is_no_observer_is_an_error():
+    with pytest.raises(ConfigError, match="observers=function: is not a fedlit"):
+        Observers([lambda: 0])
