@@ -51,6 +51,7 @@ class LocalTrainingCallback(Callback):
         self._client_state, self._guards_weights = client_state, guards_weights
         self._terms = [term for term in terms if term.mu or term.offset]
         self._fit_terms: FitTerms | None = None
+        self._announced: set[torch.optim.Optimizer] = set()  # optimizers whose next step Lightning announced
         self._announced_steps = self.steps = 0
         self._num_accumulated = self._num_without_terms = 0  # batches whose gradients are accumulated
         self._trainer: Trainer | None = None
@@ -122,7 +123,7 @@ class LocalTrainingCallback(Callback):
 
         Lightning calls the hook after accumulation and unscaling, and before clipping.
         """
-        self._announced_steps += 1
+        self._announced.add(optimizer)
         if self._fit_terms is not None and (pl_module.automatic_optimization or has_gradients(optimizer)):
             self._fit_terms.add(optimizer, self._fraction(self._num_without_terms))
         self._num_without_terms = 0
@@ -140,8 +141,12 @@ class LocalTrainingCallback(Callback):
 
     def _count_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.steps += 1
+        self._announced_steps += optimizer in self._announced
+        self._announced.discard(optimizer)
         self._guard.record()
-        self.displacement.step(optimizer, self._fraction(self._num_accumulated))
+        assert self._trainer is not None
+        is_lightnings = optimizer in self._trainer.optimizers  # others do not follow Lightning's accumulation
+        self.displacement.step(optimizer, self._fraction(self._num_accumulated) if is_lightnings else 1.0)
 
 
 class StopAfterSteps(Callback):

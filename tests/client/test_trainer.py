@@ -1,7 +1,9 @@
 """Local training by a real Trainer, compared with loops written by hand."""
 
+import gc
 import pickle
 import random
+import weakref
 from collections import deque
 
 import numpy as np
@@ -150,6 +152,80 @@ def test_steps_of_an_optimizer_that_the_trainer_does_not_know_are_counted():
     with pytest.warns(UserWarning, match="returned `None`"):
         result = fit(OwnOptimizer(), epochs=3)
     assert (result.steps, result.model.parameters["w"].item()) == (3, pytest.approx(descend(1.0, 3), abs=1e-6))
+
+
+class StepsInside(Quadratic):
+    """Automatic optimisation of w; `training_step` steps an optimizer of its own for v."""
+
+    def __init__(self):
+        super().__init__(1.0)
+        self.v = nn.Parameter(torch.tensor([2.0]))
+
+    def training_step(self, batch, batch_idx):
+        own = torch.optim.SGD([self.v], lr=0.2)
+        own.zero_grad()
+        self.v.square().sum().backward()
+        own.step()
+        return super().training_step(batch, batch_idx)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD([self.w], lr=0.1)
+
+
+def test_a_step_inside_of_training_step_is_a_step_of_its_own():
+    result = fit(StepsInside(), epochs=2, lr_factor=lambda t: 0.5)
+    assert result.steps == 4
+    assert result.model.parameters["w"].item() == pytest.approx(descend(1.0, 2, lr=0.05), abs=1e-6)
+    assert result.model.parameters["v"].item() == pytest.approx(2.0 * (1 - 2 * 0.1) ** 2)
+    with pytest.raises(ConfigError, match="takes 4 optimizer steps, and Lightning announces 2 of them"):
+        fit(StepsInside(), GradientTerm(mu=0.1, center={"w": torch.zeros(1)}), epochs=2)
+
+
+def test_a_step_without_terms_is_found_beside_steps_that_evaluate_twice():
+    class Twice(StepsInside):
+        def configure_optimizers(self):
+            return torch.optim.LBFGS([self.w], lr=0.1, max_iter=3)
+
+    with pytest.raises(ConfigError, match="takes 4 optimizer steps, and Lightning announces 1 of them"):
+        fit(Twice(), GradientTerm(mu=0.1, center={"w": torch.zeros(1)}))
+
+
+def test_the_displacement_has_the_steps_of_each_optimizer():
+    class OwnOptimizer(StepsInside):
+        def on_fit_start(self):
+            self.own = torch.optim.SGD([self.v], lr=0.2)
+
+        def training_step(self, batch, batch_idx):
+            self.own.zero_grad()
+            self.v.sum().backward()
+            self.own.step()
+            return Quadratic.training_step(self, batch, batch_idx)
+
+    result = fit(OwnOptimizer(), epochs=2)
+    assert result.displacement == {"w": pytest.approx(0.2), "v": pytest.approx(0.4)}
+
+
+def test_optimizers_on_copies_of_the_weights_are_left_alone():
+    """An inner loop on copies, as meta-learning has one: its rate is not the client's, and it is not kept alive."""
+    alive = []
+
+    class InnerLoop(Quadratic):
+        def training_step(self, batch, batch_idx):
+            fast = self.w.detach().clone().requires_grad_()
+            inner = torch.optim.SGD([fast], lr=0.3)
+            alive.append(weakref.ref(inner))
+            fast.square().sum().backward()
+            inner.step()
+            self.moved = float(fast.detach() - 0.4 * self.w.detach())
+            assert self.moved == pytest.approx(0.0, abs=1e-6)
+            return super().training_step(batch, batch_idx)
+
+        def on_train_batch_start(self, batch, batch_idx):
+            gc.collect()
+            assert not any(reference() for reference in alive)
+
+    assert fit(InnerLoop(1.0), epochs=3, lr_factor=lambda t: 0.5).steps == 3
+    assert len(alive) == 3
 
 
 def test_a_step_that_fails_leaves_the_next_one_as_it_was():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -38,6 +39,7 @@ class StepObserver:
 
     All optimizers that step on the module's parameters are observed, also those that the module does not return from
     `configure_optimizers`. A step inside another step is part of it: an optimizer may call another one, or its base class.
+    A step that a closure takes is a step of its own.
 
     Args:
         rates: factor on the learning rates; None for the module's own rates.
@@ -55,7 +57,7 @@ class StepObserver:
     ) -> None:
         self._rates, self._on_begin, self._on_closure, self._on_step = rates, on_begin, on_closure, on_step
         self._parameters: set[int] = set()
-        self._known: dict[Optimizer, bool] = {}  # True if the optimizer has parameters of the module
+        self._known: WeakKeyDictionary[Optimizer, bool] = WeakKeyDictionary()  # True if it has parameters of the module
         self._open: list[OpenStep] = []
         self._handles: list[Any] = []
 
@@ -102,7 +104,11 @@ class StepObserver:
 
         def observed(*args: Any, **kwargs: Any) -> Any:
             paused = [] if self._rates is None else self._rates.pause()
-            loss = closure(*args, **kwargs)
+            outer, self._open = self._open, []  # a step that user code takes in the closure is one of its own
+            try:
+                loss = closure(*args, **kwargs)
+            finally:
+                self._open = outer
             if self._rates is not None:
                 self._rates.resume(paused)
             if not step.has_begun:

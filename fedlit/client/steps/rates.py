@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -63,7 +64,7 @@ class ScaledRates:
 
     def _scale(self, optimizer: Optimizer, group: ParamGroup) -> None:
         own = group.get("lr")
-        if not isinstance(own, int | float | Tensor):
+        if not isinstance(own, Real | Tensor):
             raise _error(optimizer, "has a parameter group without a number `lr`, so its rate cannot follow the rounds")
         group["lr"] = own * self._factor
         self._scaled[id(group)] = (optimizer, group, own, group["lr"])
