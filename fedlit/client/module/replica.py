@@ -43,15 +43,17 @@ class ModuleReplica:
         remove_unpicklable_hparams(module)
         self._shown_warnings: set[tuple[str, str, str, int]] = set()
         persistent = set(module.state_dict())
-        parts = [part for part in module.modules() if not isinstance(part, Metric)]
-        groups = [part for part in parts if isinstance(part, MetricCollection)]
+        parts = {path: part for path, part in module.named_modules() if not isinstance(part, Metric)}
+        groups = [part for part in parts.values() if isinstance(part, MetricCollection)]
         grouped = {id(metric) for group in groups for metric in group.modules()}
         metrics = [part for part in module.modules() if isinstance(part, Metric)]
         self._metrics = [(metric, id(metric) in grouped) for metric in metrics]
-        self._snapshot = ModuleSnapshot(parts, [*module.parameters(), *module.buffers()])
+        self._snapshot = ModuleSnapshot(parts, [*module.parameters(), *module.buffers(), *metrics])
         self._requires_grad = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
         self._scratch = [
-            (part, name, buffer.detach().clone()) for part in parts for name, buffer in non_persistent_buffers(part)
+            (part, name, buffer.detach().clone())
+            for part in parts.values()
+            for name, buffer in non_persistent_buffers(part)
         ]
         self._parameters = dict(module.named_parameters())
         self._buffers = {
@@ -80,6 +82,10 @@ class ModuleReplica:
         """Return the state for pickle, without changes by the last fit."""
         self._restore()
         return self.__dict__
+
+    def unrestored_changes(self) -> list[str]:
+        """Return paths of changed objects that cannot be restored."""
+        return self._snapshot.changes()
 
     def new_parameters(self) -> list[str]:
         """Return names of parameters that a fit added or replaced."""

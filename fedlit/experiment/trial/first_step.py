@@ -5,59 +5,39 @@ The trial finds errors that only show when user code runs, and names the part at
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 
 from fedlit.aggregation.validation import invalid_values, layout_mismatch
 from fedlit.client.evaluation import evaluate_split
-from fedlit.client.lightning_internals import mark_last_batch
 from fedlit.client.trainer import LocalTrainer
 from fedlit.core.errors import ConfigError, ConfigErrors, describe_exception, did_you_mean
 from fedlit.core.messages import Aggregate, ServerState, Update
 from fedlit.core.model import Model
 from fedlit.core.streams import Purpose, seeded
 from fedlit.core.tensors import Groups, Layout
-from fedlit.core.torch_internals import tree_leaves
 from fedlit.data import Data
 from fedlit.experiment.trial.averages import check_averages
 from fedlit.experiment.trial.causes import explain_error, module_name
 from fedlit.experiment.trial.files import try_files
+from fedlit.experiment.trial.repetition import StopAfterBatches, check_repeated_fits
 from fedlit.server.sampling.cohort import draw_cohort
 from fedlit.server.sampling.sampler import ClientPool
 from fedlit.server.setup import Federation
 
-STATE_HINT = (
-    "keep the state in numbers, tensors or containers, which are restored before each fit, or create it in on_fit_start"
-)
 LAYERS_HINT = "make them in __init__, or in a configure_model that makes them once; not in setup"
-
-
-class StopAfterBatch(Callback):
-    """Make the first batch the last of its fit and epoch.
-
-    The module sees the Trainer of a whole fit. `callbacks` are those of the last fit.
-    """
-
-    callbacks: Sequence[Callback] = ()
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        """Stop before the step, to apply accumulated gradients and step epoch schedulers."""
-        trainer.should_stop, self.callbacks = True, trainer.callbacks  # type: ignore[attr-defined]
-        mark_last_batch(trainer)
 
 
 def try_first_step(federation: Federation, data: Data) -> list[ConfigError]:
     """Try two rounds in small, and collect the errors and warnings.
 
-    The trial draws a cohort, trains the largest client for one step, twice, and the noisiest client, takes the server's step,
-    trains the largest client again as in a later round, and evaluates two examples of each split. It finds a model that does
-    not take the data, results that are not finite or not reproducible, what fails from a client's second round, and a
-    monitored metric that the model does not log.
+    The trial draws a cohort, trains the largest client for one step and for a few batches several times, trains the noisiest
+    client, takes the server's step, trains the largest client again as in a later round, evaluates two examples of each split,
+    and makes the files. It finds a model that does not take the data, results that are not finite or not reproducible, what
+    fails from a client's second round, and a monitored metric that the model does not log.
     """
     try:
         errors = _check_noise(federation)
@@ -109,16 +89,16 @@ def _train_one_batch(
     client: int,
     state: ServerState | None = None,
     client_state: Groups | None = None,
-    stop: StopAfterBatch | None = None,
+    stop: StopAfterBatches | None = None,
 ) -> tuple[LocalTrainer, Update]:
     federation = federation.with_worker(replace(federation.worker, guards_weights=True))
-    return federation.dry_run(client, state, client_state, callbacks=[stop or StopAfterBatch()])
+    return federation.dry_run(client, state, client_state, callbacks=[stop or StopAfterBatches()])
 
 
 def _try_training(federation: Federation, data: Data) -> list[ConfigError]:
     population, algorithm = federation.worker.data.population, federation.algorithm
     client, noise, name = int(population.sizes.argmax()), population.noise, module_name(federation)
-    local, update = _train_one_batch(federation, client, stop=(stop := StopAfterBatch()))
+    local, update = _train_one_batch(federation, client, stop=(stop := StopAfterBatches()))
     if errors := _check_new_layers(federation):
         return errors
     state = federation.initial_state()
@@ -131,8 +111,7 @@ def _try_training(federation: Federation, data: Data) -> list[ConfigError]:
     if federation.trainer_config.keep_optimizer and local.results and not local.optimizer_state:
         hint = "set it to reset, or use an optimizer with momentum"
         return [ConfigError("schedule.client_state", "keep", "has no effect: the optimizer has no state", hint)]
-    again = layout.vector(_train_one_batch(federation, client)[1].groups)
-    errors = [] if torch.equal(vector, again) else _explain_difference(federation, data, client)
+    errors = check_repeated_fits(federation, data, client)
     if errors and not errors[0].warning:
         return errors
     errors += check_averages(federation, client, stop.callbacks)
@@ -201,24 +180,3 @@ def _check_new_layers(federation: Federation) -> list[ConfigError]:
         return []
     problem = f"makes layers in each fit, and these are not federated: {', '.join(names[:3])}"
     return [ConfigError("model", module_name(federation), problem, LAYERS_HINT)]
-
-
-def _explain_difference(federation: Federation, data: Data, client: int) -> list[ConfigError]:
-    """Explain why two fits of one client differ.
-
-    The cause is the client's data, or state in the module.
-    """
-    config = federation.trainer_config
-    if config.make_trainer().strategy.root_device.type != "cpu" and not config.options.get("deterministic"):
-        return []  # a GPU adds in any order
-    batches = []
-    for _ in range(2):
-        with seeded(federation.seed, Purpose.MODEL, 0, client):
-            batches.append(tree_leaves(next(iter(federation.worker.data.train_batches(0, client)))))
-    tensors = [pair for pair in zip(*batches, strict=False) if isinstance(pair[0], torch.Tensor)]
-    if not all(torch.equal(*pair) for pair in tensors):
-        problem = "gives other examples when it is read again: the same command gives other results"
-        hint = "draw from torch, numpy.random or random, which are seeded for each client"
-        return [ConfigError("data", data.name, problem, hint, warning=True)]
-    problem = "gives other results when the same client trains again: it keeps state from one fit to the next"
-    return [ConfigError("model", module_name(federation), problem, STATE_HINT)]

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from fedlit.algorithms import Centralised, FedAvg, FedNova, Moon, Scaffold
 from fedlit.client.trainer import TrainerConfig
+from fedlit.core.messages import TrainJob
 from fedlit.data import Data, Iid, Normalise, TensorSamples
 from fedlit.data.custom import DatasetSamples
 from fedlit.data.loading import Loading
@@ -30,7 +31,7 @@ ROWS = torch.rand(40, 2, generator=torch.Generator().manual_seed(0))
 PAIRS = TensorSamples(ROWS, torch.zeros(40, dtype=torch.int64))
 
 
-def federation(module, samples=PAIRS, algorithm=None, config=None, noise=None, monitor="val/loss", **schedule):
+def federation(module, samples=PAIRS, algorithm=None, config=None, noise=None, monitor="val/loss", batch=5, **schedule):
     """A federation of two clients, and its data.
 
     `config` is the `TrainerConfig`, `noise` the standard deviation for each client.
@@ -48,7 +49,7 @@ def federation(module, samples=PAIRS, algorithm=None, config=None, noise=None, m
         partition,
         algorithm or FedAvg(),
         Schedule(**{"local_epochs": 3, **schedule}),
-        loading=Loading(batch_size=5, val_fraction=0),
+        loading=Loading(batch_size=batch, val_fraction=0),
         trainer_config=replace(config, options={"accelerator": "cpu", **config.options}),
         monitor=Monitor(monitor, "min"),
     )
@@ -152,7 +153,7 @@ def test_valid_modules_pass(module, samples, monitor, options):
     assert try_first_step(*federation(module(), samples, config=TrainerConfig(options), monitor=monitor)) == []
 
 
-def test_the_trial_takes_one_step_and_ends_its_epoch():
+def test_the_trial_takes_few_steps_and_ends_its_epoch():
     epochs = []
 
     class Spy(Callback):
@@ -160,7 +161,7 @@ def test_the_trial_takes_one_step_and_ends_its_epoch():
             epochs.append((trainer.global_step, trainer.max_epochs))
 
     assert try_first_step(*federation(Quadratic(), config=TrainerConfig(callbacks=lambda: [Spy()]))) == []
-    assert epochs == [(1, 3), (1, 3), (1, 3)]  # two fits of round 1, and one of round 2
+    assert epochs == [(1, 3), (4, 3), (4, 3), (1, 3)]  # two fits of round 1, and one of round 2
 
 
 class Guarded(Classifier):
@@ -208,7 +209,58 @@ def test_a_kept_optimizer_that_cannot_be_loaded_is_refused(monkeypatch):
 def test_a_module_that_keeps_state_from_one_fit_to_the_next_is_refused():
     key, text = error_of(CountsSteps(itertools.count(1)))
     assert key == "model"
+    assert "keeps state from one fit to the next, in objects that cannot be restored: counter; keep" in text
+
+
+class CountsInItsClass(Quadratic):
+    """A loss with another weight after three steps of the process."""
+
+    steps = 0
+
+    def training_step(self, batch, batch_idx):
+        type(self).steps += 1
+        return super().training_step(batch, batch_idx) * (1.0 if self.steps <= 3 else 2.0)
+
+
+@pytest.mark.parametrize("batch", [5, "full"])
+def test_the_trial_looks_further_than_a_step(monkeypatch, batch):
+    monkeypatch.setattr(CountsInItsClass, "steps", 0)
+    key, text = error_of(CountsInItsClass(), batch=batch, local_epochs=1)
+    assert key == "model"
     assert "gives other results when the same client trains again: it keeps state from one fit to the next" in text
+    assert CountsInItsClass.steps > 3
+
+
+class Balancer:
+    """Weighs a loss by the inverse of its running mean, after a warm-up of three steps."""
+
+    def __init__(self):
+        self.count, self.mean = 0, torch.zeros(())
+
+    def __call__(self, loss):
+        self.count += 1
+        self.mean = self.mean + (loss.detach() - self.mean) / self.count
+        return loss if self.count <= 3 else loss / self.mean
+
+
+class Balanced(Quadratic):
+    def __init__(self):
+        super().__init__()
+        self.balancer = Balancer()
+
+    def training_step(self, batch, batch_idx):
+        return self.balancer(super().training_step(batch, batch_idx))
+
+
+def test_state_of_a_helper_object_does_not_reach_the_next_client():
+    fed, data = federation(Balanced())
+    assert try_first_step(fed, data) == []
+    together = fed.worker(TrainJob(0, 0, (0, 1)), fed.initial_state())
+    for client in (0, 1):  # alone, in a new module
+        alone, _ = federation(Balanced())
+        update = alone.worker(TrainJob(0, 0, (client,)), fed.initial_state())
+        together = replace(together, total=together.total - update.total)
+    assert together.total.abs().max() < 1e-12
 
 
 class Setup(Quadratic):
