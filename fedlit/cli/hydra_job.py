@@ -159,7 +159,7 @@ def report_errors(job: HydraJob, sweep_request: StopRequest) -> Iterator[None]:
         yield
     except RunFailure as error:
         job.print_traceback()
-        print_lines(f"fedlit: {error}; {job.resume_hint(' after the problem is solved')}")
+        print_lines(f"fedlit: {error}; {error.remedy or job.resume_hint(' after the problem is solved')}")
         clear_frames(error)
         if not job.is_in_sweep:
             sys.exit(1)

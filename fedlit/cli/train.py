@@ -27,6 +27,7 @@ from fedlit.cli.sweep.plan import Sweep, plan_sweep
 from fedlit.core.errors import ConfigError, ConfigErrors, print_config_errors
 from fedlit.core.files import unwritable_reason
 from fedlit.core.text.escape import print_lines
+from fedlit.core.text.steps import show_steps, steps
 from fedlit.experiment.performance import gc_paused
 from fedlit.experiment.signals import Interrupted, StopRequest, handle_signals
 
@@ -35,6 +36,9 @@ NO_RUN_FLAGS = HELP_FLAGS | {"--hydra-help", "--version", "--info", "-i", "--she
 """Flags with which Hydra composes and trains nothing."""
 PRINT_FLAGS = {"--cfg", "-c"}
 """Flags with which Hydra prints the configuration."""
+
+FLAGS_WITHOUT_STEPS = NO_RUN_FLAGS | PRINT_FLAGS
+"""Flags with which the standard output is only what they print."""
 
 _sweep_request = StopRequest()
 """The request to stop a sweep that runs its jobs in this process."""
@@ -52,6 +56,7 @@ def _job(config: DictConfig) -> float | None:
     job = HydraJob(config, HydraConfig.get())
     started = time.time() if job.is_in_sweep else STARTED
     gpu = reserve_gpu(job.parallel_gpu_jobs, config.sweep.jobs_per_gpu)  # entered before anything uses a GPU
+    show_steps(is_shown="torch" not in sys.modules or not job.is_in_sweep)  # of a sweep the first job's import alone
     with explain_interrupt(job, _sweep_request), gpu, report_errors(job, _sweep_request):
         values, summary = job.prepare()
         if job.is_in_sweep:
@@ -60,8 +65,10 @@ def _job(config: DictConfig) -> float | None:
             result = jobs.objective(summary)
         else:
             with gc_paused():
-                from fedlit.experiment.runner import run_experiment  # here: torch and Lightning take seconds
+                steps.info("importing torch and Lightning")
+                from fedlit.experiment.runner import run_experiment  # here: it takes seconds
 
+            show_steps(is_shown=not job.is_in_sweep)
             choices = job.settings.runtime.choices
             result = run_experiment(values, job.folder, choices, started, job.overrides, job.sweep_job, job.flags)
         job.clean_up()
@@ -78,6 +85,9 @@ def main() -> None:
     status = 0
     try:
         with handle_signals():
+            if FLAGS_WITHOUT_STEPS.isdisjoint(argument.partition("=")[0] for argument in sys.argv[1:]):
+                show_steps()
+            steps.info("composing the configuration")
             sweep = _read_command()
             if sweep is None and HELP_FLAGS & set(sys.argv[1:]):
                 _print_help()

@@ -71,10 +71,10 @@ class ConfigErrors(ValueError):
 
 
 class RunFailure(RuntimeError):
-    """The end of a run by an error.
+    """The end of a run that can be resumed afterwards."""
 
-    The run can be resumed once the cause is gone.
-    """
+    remedy = ""
+    """The remedy if only a new run helps."""
 
 
 class LostRounds(RunFailure):
@@ -90,10 +90,7 @@ class FatalClientFailure(RunFailure):
 
 
 class DiskFull(RunFailure):
-    """The run's folder can no longer be written.
-
-    The checkpoint of the last finished round is complete.
-    """
+    """The run's folder can no longer be written."""
 
 
 class ErrorCollector:

@@ -26,11 +26,14 @@ class RoundReporter:
     Args:
         run: the run, with the rounds that are finished.
         observers: the configured observers.
+
+    Attributes:
+        tracker: the rounds so far.
     """
 
     def __init__(self, run: Run, observers: Sequence[Observer]) -> None:
         self._run, self._folder, self._observers = run, RunFolder(), ObserverGroup(observers)
-        self._tracker, self._digests = RunTracker(run.federation.monitor), PairingDigests(run.federation)
+        self.tracker, self._digests = RunTracker(run.federation.monitor), PairingDigests(run.federation)
         for record in run.finished_rounds:
             self._add(record)
 
@@ -68,12 +71,12 @@ class RoundReporter:
             The metric; None without a validation split.
         """
         earlier = sum(record.metrics["time/round_s"] for record in self._run.finished_rounds)
-        summary = self._tracker.summary(earlier + seconds, self._run.federation.seed)
+        summary = self.tracker.summary(earlier + seconds, self._run.federation.seed)
         summary |= {"digest": self._digests.summary(), "observers_failed": self._observers.failed}
         self._observers.notify(lambda observer: observer.end(summary))
         self._observers.close()  # before the summary is written, which lists the observers that fail here
         self._folder.end(summary)  # last: a folder with a summary is of a finished run
-        name, best = self._tracker.monitor.name, self._tracker.best
+        name, best = self.tracker.monitor.name, self.tracker.best
         return None if name is None or best is None else best.metrics.get(name)
 
     def __enter__(self) -> None: ...
@@ -82,7 +85,7 @@ class RoundReporter:
         self._observers.close()
 
     def _add(self, record: RoundRecord) -> None:
-        self._tracker.add(record)
+        self.tracker.add(record)
         self._digests.add(record)
 
 

@@ -14,7 +14,9 @@ from typing import Any
 from fedlit.core.errors import ConfigError, ConfigErrors, DiskFull
 from fedlit.core.files import LocalFilesystem
 from fedlit.core.text.console import PlainConsole
+from fedlit.core.text.steps import steps
 from fedlit.experiment.config.build import build_run
+from fedlit.experiment.lost_rounds import explain_lost_rounds
 from fedlit.experiment.observers import Observer, Run
 from fedlit.experiment.performance import gc_frozen
 from fedlit.experiment.plan.client_states import check_disk_space, client_state_nbytes, estimate_client_state
@@ -61,6 +63,7 @@ def run_experiment(
         ConfigErrors: before round 1, with all errors in the configuration.
         DiskFull: if the folder can no longer be written.
         Interrupted: if a signal came.
+        LostRounds: if all rounds or too many in a row are lost.
     """
     with handle_signals() as stop_request:
         if config["check"]:
@@ -79,11 +82,13 @@ def run_experiment(
                 stop_request.raise_if_set()
                 reporter = RoundReporter(run, observers)
                 reporter.open_folder(overrides, flags)
+                steps.info("training in %s", folder)
                 with gc_frozen(), reporter:
                     reporter.start()
-                    for record in run.federation.run(checkpoint):
-                        reporter.report(record)
-                        stop_request.raise_if_set()
+                    with explain_lost_rounds(reporter.tracker):
+                        for record in run.federation.run(checkpoint):
+                            reporter.report(record)
+                            stop_request.raise_if_set()
                     return reporter.finish(time.time() - started)
 
 
@@ -133,6 +138,7 @@ def _build(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) ->
 def _print_plan(config: Mapping[str, Any], folder: Path, names: Mapping[str, str]) -> None:
     """Print the plan of the run; with `resume`, of its remaining rounds."""
     run, _ = _build(config, folder, names)
+    steps.info("measuring batches")
     if config["resume"]:
         checkpointer, experiment = DiskCheckpointer(folder), fingerprint(run.federation)
         checkpoint = _load_or_fail(lambda: checkpointer.peek(experiment))

@@ -35,12 +35,12 @@ class RunTracker:
         self.monitor = monitor
         self.best: RoundRecord | None = None
         self.last: RoundRecord | None = None
-        self._lost = self._up = self._down = 0
+        self.num_lost = self._up = self._down = 0
 
     def add(self, record: RoundRecord) -> None:
         """Add the next round."""
         self.last = record
-        self._lost += record.lost is not None
+        self.num_lost += record.lost is not None
         self._up += int(record.metrics["comm/up_bytes"])
         self._down += int(record.metrics["comm/down_bytes"])
         if self.monitor.is_better(record, self.best):
@@ -56,7 +56,7 @@ class RunTracker:
         assert model is not None  # the last round keeps its model
         return {
             "rounds": self.last.number,
-            "lost_rounds": self._lost,
+            "lost_rounds": self.num_lost,
             "seed": seed,
             "monitor": self.monitor.name,
             "best": {"round": best.number, "metrics": dict(best.metrics), "state_sha256": best.sha256},

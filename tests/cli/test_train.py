@@ -58,7 +58,14 @@ def test_without_arguments_the_command_trains_on_digits_and_writes_all_files_of_
     assert summary["best"]["metrics"]["test/accuracy"] > 0.9
     assert summary["versions"]["torch"]
     assert len((path / "train.log").read_text().splitlines()) == 21  # the first names the executor
-    lines = end.stdout.splitlines()
+    begin, lines = end.stdout.splitlines()[:5], end.stdout.splitlines()[5:]
+    assert begin == [
+        "fedlit: composing the configuration",
+        "fedlit: importing torch and Lightning",
+        "fedlit: loading the data",
+        "fedlit: trying one step of training and an evaluation",
+        f"fedlit: training in {path}",
+    ]
     assert [line.split()[1] for line in lines[:20]] == [f"{n}/20" for n in range(1, 21)]
     assert max(map(len, lines[20:-1])) <= 80
     assert lines[-1] == f"tensorboard --logdir {path}"

@@ -20,7 +20,9 @@ from fedlit.experiment.reporter import log_round
 from fedlit.experiment.run import Run
 from fedlit.experiment.runner import run_experiment
 from fedlit.experiment.signals import Interrupted
+from fedlit.experiment.summary import RunTracker
 from fedlit.runs.record import RoundRecord
+from fedlit.server.monitor import Monitor
 
 METRICS = {"clients/trained": 2, "time/round_s": 0.1}
 QUICK = [
@@ -132,6 +134,7 @@ class Reporter:
 
     def __init__(self):
         self.calls, self.on_report = [], lambda record: None
+        self.tracker = RunTracker(Monitor())
 
     def open_folder(self, overrides, flags):
         self.calls.append("open_folder")

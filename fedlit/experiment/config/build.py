@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 
 from fedlit.client.module.replica import unsupported_module
 from fedlit.core.errors import ConfigError, ErrorCollector
+from fedlit.core.text.steps import steps
 from fedlit.data import Data
 from fedlit.data.checks import check_labels, check_loaders, check_num_clients
 from fedlit.data.client_data import warn_unused_client_tests
@@ -64,6 +65,7 @@ def build_run(config: Mapping[str, Any], folder: Path, names: Mapping[str, str])
     assert federation is not None
     collector.all += [*warn_unused_client_tests(data, federation.worker.data), *federation.check(data)]
     if not collector.errors():
+        steps.info("trying one step of training and an evaluation")
         with torch_threads(federation.executor.threads):
             collector.all += try_first_step(federation, data)
     if not collector.errors():
@@ -83,6 +85,7 @@ def _make_data_and_model(
         ConfigErrors: with all errors so far.
     """
     data = module = None
+    steps.info("loading the data")
     with collector.collect("data"):
         data = make_data(config["data"], settings.loading, settings.seed)
     if data is not None:
