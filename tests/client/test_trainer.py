@@ -255,6 +255,33 @@ def test_a_step_that_fails_leaves_the_next_one_as_it_was():
     assert result.model.parameters["w"].item() == pytest.approx(descend(1.0, 3, lr=0.05), abs=1e-6)
 
 
+def test_an_optimizer_may_catch_the_failure_of_one_inside_of_it():
+    class Fails(torch.optim.SGD):
+        def step(self, closure=None):
+            raise ArithmeticError
+
+    class FallsBack(torch.optim.SGD):
+        def __init__(self, params, lr):
+            super().__init__(params, lr)
+            self.risky = Fails(self.param_groups[0]["params"], lr=lr)
+
+        def step(self, closure=None):
+            with torch.enable_grad():
+                closure()
+            try:
+                self.risky.step()
+            except ArithmeticError:
+                super().step()
+
+    class Careful(Quadratic):
+        def configure_optimizers(self):
+            return FallsBack(self.parameters(), lr=0.1)
+
+    result = fit(Careful(1.0), epochs=3, lr_factor=lambda t: 0.5)
+    assert result.model.parameters["w"].item() == pytest.approx(descend(1.0, 3, lr=0.05), abs=1e-6)
+    assert result.steps == 3
+
+
 def test_a_subclass_of_sgd_with_its_own_step_has_no_known_displacement():
     class Doubles(torch.optim.SGD):
         def step(self, closure=None):

@@ -70,8 +70,11 @@ class DisplacementTracker:
         self._refusal: ConfigError | None = None
 
     def refuse(self, error: ConfigError) -> None:
-        """Make `read` raise an error: something besides steps moves the weights."""
-        self._refusal = error
+        """Make `read` raise an error: something besides steps moves the weights.
+
+        The first error counts.
+        """
+        self._refusal = self._refusal or error
 
     def step(self, optimizer: torch.optim.Optimizer, scale: float = 1.0) -> None:
         """Record one step of an optimizer."""

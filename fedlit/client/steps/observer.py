@@ -120,9 +120,10 @@ class StepObserver:
         return observed
 
     def _end(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if not self._open or self._open[-1].optimizer is not optimizer:
+        if all(step.optimizer is not optimizer for step in self._open):
             return
-        step = self._open.pop()
+        while (step := self._open.pop()).optimizer is not optimizer:
+            self._close(step)  # it raised an exception, and the optimizer around it caught the exception
         if not self._open and step.has_gradients:
             self._on_step(optimizer)
         self._close(step)
