@@ -19,6 +19,7 @@ from fedlit.client.losses.contrastive import contrastive_loss
 from fedlit.client.losses.shard import ShardLoss
 from fedlit.client.metrics import final_metrics
 from fedlit.client.module.replica import ModuleReplica
+from fedlit.client.refused_callbacks import RefuseModuleCallbacks, refuse_callbacks
 from fedlit.client.steps.optimizer_state import optimizer_state
 from fedlit.core.errors import ConfigError
 from fedlit.core.model import ContrastiveTerm, FitResult, GradientTerm, Model
@@ -102,8 +103,14 @@ class TrainerConfig:
         return {"max_epochs": self.epochs} if self.steps is None else {"max_epochs": -1, "max_steps": self.steps}
 
     def make_trainer(self, *callbacks: Callback, **more: Any) -> Trainer:
-        """Return a new Trainer that neither logs nor saves."""
+        """Return a new Trainer that neither logs nor saves.
+
+        Raises:
+            ConfigError: for a callback that is not allowed; if the module makes it, when the Trainer begins.
+        """
+        refuse_callbacks(callbacks)
         options = {**self.options, **FIXED_ARGS, **more}
+        callbacks = (RefuseModuleCallbacks(), *callbacks)
         with trainer_scope():  # another environment would install a handler for a cluster's signals
             trainer = Trainer(**options, callbacks=list(callbacks), plugins=[LightningEnvironment()])
         use_light_results(trainer)
