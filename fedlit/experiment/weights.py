@@ -16,7 +16,7 @@ from torch import Tensor
 from fedlit.client.lightning_internals import trainer_scope, weights_checkpoint
 from fedlit.client.module.replica import ModuleReplica, configure_module
 from fedlit.client.trainer import TrainerConfig
-from fedlit.core.errors import ConfigError
+from fedlit.core.errors import ConfigError, describe_exception
 from fedlit.core.model import Model
 
 
@@ -70,14 +70,29 @@ def load_weights(module: LightningModule, path: str) -> None:
         ConfigError: if the file cannot be read, or belongs to another model.
     """
     try:
-        file = Path(path).expanduser()
-        weights = load_file(file) if path.endswith(".safetensors") else _read_ckpt(file)
+        weights = _read_weights(Path(path).expanduser())
         own = configure_module(module).state_dict()
         module.load_state_dict({name: t for name, t in own.items() if not isinstance(t, Tensor)} | dict(weights))
     except Exception as error:  # a missing file, a pickle without weights, other names or shapes
         reason = " ".join(str(error).split())[:200]
         hint = "name a .ckpt or .safetensors file of the same model"
         raise ConfigError("init_from", path, f"cannot be loaded: {reason}", hint) from error
+
+
+def _read_weights(file: Path) -> Mapping[str, Any]:
+    """Return the state dict in a file.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if its content is not of the kind that its name says.
+    """
+    is_safetensors = file.suffix == ".safetensors"
+    file.open("rb").close()  # raises for a missing file and for a folder
+    try:
+        return load_file(file) if is_safetensors else _read_ckpt(file)
+    except Exception as error:  # a pickle of anything can raise anything
+        kind = "no safetensors file" if is_safetensors else "no checkpoint of Lightning or torch.save"
+        raise ValueError(f"it is {kind} ({describe_exception(error)})") from error
 
 
 class _Unknown:
@@ -101,5 +116,5 @@ def _read_ckpt(file: Path) -> Mapping[str, Any]:
             content, is_plain = torch.load(file, map_location="cpu", weights_only=True), False
     weights = content.get("state_dict", content) if isinstance(content, Mapping) else content
     if not isinstance(weights, Mapping):
-        raise ValueError("it holds no state dict")
+        raise ValueError("it holds no state dict")  # such as a single tensor
     return {name: value for name, value in weights.items() if is_plain or isinstance(value, Tensor)}

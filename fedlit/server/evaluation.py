@@ -36,7 +36,13 @@ class Evaluations:
             raise ConfigError("clients", self.clients, "must be cohort, all or a number of at least 1")
 
     def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
-        """Yield a warning if very many clients are evaluated."""
+        """Yield a warning if very many clients are evaluated, or none."""
+        if self.clients != "cohort" and not facts.has_client_tests:
+            problem, hint = (
+                "evaluates no client: no client has its own test set",
+                "data.client_test_fraction=0.2 makes them",
+            )
+            yield ConfigError("eval.clients", self.clients, problem, hint, warning=True)
         if self.clients == "all" and facts.has_client_tests and len(facts.sizes) > 10_000:
             problem = f"evaluates {len(facts.sizes):,} clients one by one"
             yield ConfigError("eval.clients", "all", problem, "eval.clients=1000 evaluates 1000 of them", warning=True)

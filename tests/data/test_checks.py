@@ -50,6 +50,8 @@ def test_defaults_give_no_warning():
         (["partition.alpha=0.01", "partition.num_clients=60"], "partition", "leaves 32 of 60 clients without examples"),
         (["data.val_fraction=0.002"], "data.val_fraction", "without class"),
         (["data.val_fraction=0.0001"], "data.val_fraction", "less than one sample"),
+        (["eval.clients=all"], "eval.clients", "evaluates no client: no client has its own test set"),
+        (["eval.clients=5"], "eval.clients", "data.client_test_fraction=0.2 makes them"),
         (["schedule.eval_every=30"], "schedule.eval_every", "only the last round"),
         (
             [*SYNTHETIC, "data.val_samples=0", "data.test_samples=0"],

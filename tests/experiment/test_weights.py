@@ -49,6 +49,27 @@ def test_files_without_weights_of_this_model_are_an_error(tmp_path):
         assert error.value.key == "init_from"
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("text.ckpt", b"hello world\n", "it is no checkpoint of Lightning or torch.save (KeyError: 101)"),
+        ("empty.ckpt", b"", "it is no checkpoint of Lightning or torch.save (EOFError"),
+        ("zip.safetensors", b"PK\x03\x04aaaaaaaaaa", "it is no safetensors file (SafetensorError: "),
+        ("missing.ckpt", None, "No such file or directory"),
+        ("folder.safetensors", "folder", "Is a directory"),
+    ],
+)
+def test_a_file_of_another_kind_is_an_error_that_says_so(tmp_path, name, content, reason):
+    path = tmp_path / name
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        load_weights(other(), str(path))
+    assert reason in error.value.problem
+
+
 class Tied(Quadratic):
     def __init__(self):
         super().__init__(1.0)
