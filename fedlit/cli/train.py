@@ -60,7 +60,7 @@ def _job(config: DictConfig) -> float | None:
     with explain_interrupt(job, _sweep_request), gpu, report_errors(job, _sweep_request):
         values, summary = job.prepare()
         if job.is_in_sweep:
-            print(job.title + (", finished before" if summary is not None else ""), flush=True)
+            print_lines(job.title + (", finished before" if summary is not None else ""), sys.stdout)
         if summary is not None:
             result = jobs.objective(summary)
         else:

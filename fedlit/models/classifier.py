@@ -79,11 +79,12 @@ class Classifier(LightningModule):
         return self._make_optimizers(self.parameters())
 
     def _make_optimizers(self, parameters: Iterable[nn.Parameter]) -> Any:
-        optimizer = _instantiate(torch.optim, "optimizer", self.optimizer, parameters)
+        optimizer = _instantiate(torch.optim, torch.optim.Optimizer, "optimizer", self.optimizer, parameters)
         if self.scheduler is None:
             return optimizer
         options = {key: value for key, value in self.scheduler.items() if key != "interval"}
-        scheduler = _instantiate(torch.optim.lr_scheduler, "scheduler", options, optimizer)
+        schedulers = torch.optim.lr_scheduler
+        scheduler = _instantiate(schedulers, schedulers.LRScheduler, "scheduler", options, optimizer)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": self.scheduler.get("interval", "epoch")},
@@ -103,11 +104,12 @@ class Classifier(LightningModule):
         return loss
 
 
-def _instantiate(module: Any, key: str, node: Mapping[str, Any], first: Any) -> Any:
+def _instantiate(module: Any, base: type, key: str, node: Mapping[str, Any], first: Any) -> Any:
     """Return an object of the class that the node names.
 
     Args:
         module: module of the class.
+        base: a base class of the class: a module has other classes too.
         key: name of the node, for the error.
         node: `name` of the class, in any case, and its keyword arguments.
         first: first argument of the class.
@@ -116,9 +118,8 @@ def _instantiate(module: Any, key: str, node: Mapping[str, Any], first: Any) -> 
         ConfigError: if there is no such class, or it refuses an argument.
     """
     name, options = node.get("name"), {option: value for option, value in node.items() if option != "name"}
-    classes = {
-        key.lower(): value for key, value in vars(module).items() if isinstance(value, type) and not key.startswith("_")
-    }
+    public = {key: value for key, value in vars(module).items() if isinstance(value, type) and not key.startswith("_")}
+    classes = {key.lower(): value for key, value in public.items() if issubclass(value, base)}
     if str(name).lower() not in classes:
         raise ConfigError(f"{key}.name", name, f"is not a class of {module.__name__}", did_you_mean(name, classes))
     target = classes[str(name).lower()]

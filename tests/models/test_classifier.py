@@ -70,3 +70,9 @@ def test_lightning_trains_it_and_its_checkpoint_opens_with_weights_only(tmp_path
     trainer.save_checkpoint(tmp_path / "m.ckpt")
     loaded = Classifier.load_from_checkpoint(tmp_path / "m.ckpt", weights_only=True)
     assert torch.equal(loaded(x), module(x))
+
+
+@pytest.mark.parametrize("name", ["partial", "Counter", "Tensor"])
+def test_other_classes_of_the_schedulers_module_are_no_schedulers(name):
+    with pytest.raises(ConfigError, match=r"is not a class of torch\.optim\.lr_scheduler"):
+        Classifier("fedlit.models.MLP", [4], 3, {"name": "sgd", "lr": 0.1}, {"name": name})

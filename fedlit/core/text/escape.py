@@ -42,7 +42,7 @@ def print_lines(text: object, file: TextIO | None = None) -> None:
         text: any value.
         file: None for the standard error.
     """
-    print(printable(text, keep="\n\t"), file=file or sys.stderr)
+    print(printable(text, keep="\n\t"), file=file or sys.stderr, flush=True)
 
 
 def shell_command(words: Sequence[object]) -> str:
