@@ -22,6 +22,7 @@ def partial(index, *values, weight=1.0):
         metrics={"train/loss": (weight * 2, weight)},
         up_bytes=10,
         steps=3,
+        sum_of_squares=2.0 + index,
     )
 
 
@@ -52,12 +53,14 @@ def test_the_mean_is_weighted():
     tree, mean = reduce_partials(partial(0, 1.0, 0.0, weight=3.0), partial(1, 5.0, 4.0, weight=1.0))
     assert mean["parameters"]["w"].tolist() == [2.0, 1.0]
     assert (mean.weight, mean.clients, tree.up_bytes, tree.steps) == (4.0, 2, 20, 6)
+    assert tree.sum_of_squares == 2.0 + 3.0
     assert tree.metrics() == {"train/loss": 2.0}
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 6, 7, 8, 13, 64])
 def test_the_sum_is_the_pairwise_tree_over_the_index(count):
-    values = np.random.default_rng(count).normal(size=count) * 10.0 ** np.random.default_rng(1).integers(-8, 8, count)
+    generator = np.random.default_rng(count)
+    values = generator.normal(size=(count, 32)) * 10.0 ** generator.integers(-8, 8, (count, 32))  # 32 sums at once
 
     def tree(low, high):
         """Return the sum with full subtrees first, from the left, as in a binary number."""
@@ -66,8 +69,15 @@ def test_the_sum_is_the_pairwise_tree_over_the_index(count):
         half = 1 << ((high - low - 1).bit_length() - 1)
         return tree(low, low + half) + tree(low + half, high)
 
-    _, mean = reduce_partials(*(partial(i, v, v) for i, v in enumerate(values)))
-    assert mean["parameters"]["w"][0].item() == tree(0, count) / count
+    layout = Layout((("parameters", "w", (32,)),))
+    partials = (
+        PartialAggregate(index=i, layout=layout, total=torch.tensor(v), weight=1.0) for i, v in enumerate(values)
+    )
+    summed = ReductionTree(MeanAggregator())
+    for part in partials:
+        summed.add(part)
+    assert summed.root()[0].tolist() == tree(0, count).tolist()
+    assert count < 5 or tree(0, count).tolist() != sum(values[1:], values[0]).tolist()  # another order shows
 
 
 def test_a_job_without_a_successful_client_changes_nothing():
@@ -102,8 +112,10 @@ def test_a_tree_holds_at_most_log2_of_the_partials():
 
 def test_merging_adds_from_left_to_right_and_keeps_the_first_index():
     failed = PartialAggregate(index=4, failures=(ClientFailure(9, "exception", "x"),))
-    both = merge(MeanAggregator(), [partial(4, 1e16, 1.0), failed, partial(4, 1.0, 2.0), partial(4, -1e16, 3.0)])
-    assert both.total.tolist() == [(1e16 + 1.0) - 1e16, 6.0]
+    both = merge(MeanAggregator(), [partial(4, 1.0, 1.0), failed, partial(4, 1e16, 2.0), partial(4, -1e16, 3.0)])
+    assert both.total.tolist() == [(1.0 + 1e16) - 1e16, 6.0]
+    assert both.total[0] != 1.0 + (1e16 - 1e16)
+    assert both.sum_of_squares == 3 * (2.0 + 4)
     assert (both.index, both.weight, both.members, both.up_bytes, both.steps) == (4, 3.0, (4, 4, 4), 30, 9)
     assert [failure.client for failure in both.failures] == [9]
     assert both.metrics == {"train/loss": (6.0, 3.0)}

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,13 @@ from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import TrainerConfig
 from fedlit.client.worker import ClientWorker
 from fedlit.core.messages import EvaluateJob, ServerState, Shared, TrainJob
+from fedlit.core.model import Model
+from fedlit.simulation.client_faults import Fault, PlannedFailure
+from fedlit.simulation.faults import FailurePolicy, FaultPlan
 
 
-def worker(rows, owner, algorithm=None, **recipe):
-    bench = ModuleReplica(Quadratic(1.0))
+def worker(rows, owner, algorithm=None, module=None, **recipe):
+    bench = ModuleReplica(module or Quadratic(1.0))
     recipe = TrainerConfig({"accelerator": "cpu"}, **recipe)
     worker = ClientWorker(algorithm or FedAvg(), bench, recipe, holdings(pairs(*rows), owner, clients=3))
     return worker, ServerState(0, Shared(bench.read()))
@@ -73,3 +78,60 @@ def test_evaluation_is_a_job_and_changes_nothing():
     assert first == again
     assert set(first) == {"test/loss", "test/accuracy"}
     assert fed.worker(EvaluateJob(0, "val"), state).split == "val"
+
+
+def test_the_expected_layout_of_an_update_is_that_of_the_round():
+    work, state = worker([(1.0, 2.0)], [0])
+    wider = Model({"w": torch.zeros(3), "v": torch.zeros(2)}, {})
+    later = ServerState(1, Shared(wider))
+    assert work.update_template(state)["parameters"]["w"].shape == state.shared.model.parameters["w"].shape
+    assert {name: tuple(t.shape) for name, t in work.update_template(later)["parameters"].items()} == {
+        "w": (3,),
+        "v": (2,),
+    }
+
+
+class CountingFault(Fault):
+    """A planned failure that counts the attempts that it stops."""
+
+    def __init__(self):
+        self.attempts = []
+
+    def before(self, attempt):
+        self.attempts.append(attempt)
+        raise PlannedFailure("planned")
+
+
+def test_a_planned_failure_is_not_retried():
+    fault = CountingFault()
+    work, state = worker([(1.0, 2.0), (1.0, 4.0)], [0, 1])
+    work = replace(work, faults=FailurePolicy("retry", retries=3, plans=(FaultPlan(fault, 1.0, clients=(0,)),)))
+    partial = work(TrainJob(0, 0, (0, 1)), state)
+    assert len(fault.attempts) == 1
+    assert [(failure.client, failure.outcome) for failure in partial.failures] == [(0, "planned")]
+    assert partial.members == (1,)
+
+
+class SeenStates(FedAvg):
+    """Notes the names in each client state, and keeps one group of its own."""
+
+    def __init__(self, seen):
+        super().__init__()
+        object.__setattr__(self, "seen", seen)
+
+    def client(self, local, shared, client_state):
+        self.seen.append(sorted(client_state))
+        return replace(super().client(local, shared, client_state), client_state={"mine": {"t": torch.ones(1)}})
+
+
+def test_a_kept_optimizer_is_no_state_of_the_algorithm_and_stays_without_a_step():
+    seen = []
+    work, state = worker([(1.0, 2.0)], [0], SeenStates(seen), module=Quadratic(1.0, momentum=0.9), keep_optimizer=True)
+    first = work(TrainJob(0, 0, (0,)), state).client_states[0]
+    assert sorted(first) == ["mine", "optimizer/0/0"]
+    again = work(TrainJob(1, 0, (0,), {0: first}, {0: 0}), state)  # a budget of no steps
+    assert again.steps == 0
+    assert seen == [[], [], ["mine"]]  # the first call has the layout of an update
+    kept = again.client_states[0]
+    assert sorted(kept) == ["mine", "optimizer/0/0"]
+    assert kept["optimizer/0/0"]["momentum_buffer"].equal(first["optimizer/0/0"]["momentum_buffer"])

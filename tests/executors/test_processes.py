@@ -21,7 +21,7 @@ from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import TrainerConfig
 from fedlit.client.worker import ClientWorker
 from fedlit.core.errors import ConfigError, LostWorkers
-from fedlit.core.messages import ClientFailure, EvaluateJob, PartialAggregate, TrainJob
+from fedlit.core.messages import ClientFailure, EvaluateJob, LossJob, PartialAggregate, TrainJob
 from fedlit.executors import Auto, Processes
 from fedlit.executors.dispatch import JobBatch
 from fedlit.executors.resources import available_cores
@@ -87,6 +87,16 @@ def test_evaluation_whose_process_is_lost_twice_is_an_error():
         batch.lose(batch.tasks.popleft())
         assert isinstance(batch.error, LostWorkers)
         assert str(batch.error).startswith(f"{problem}: its worker process was lost 2 times; ")
+
+
+def test_a_loss_whose_process_is_lost_twice_is_a_failure_of_its_client():
+    batch = JobBatch([LossJob(2, 7)], (), 1, merge_means)
+    batch.lose(batch.tasks.popleft())
+    assert not batch.done
+    batch.lose(batch.tasks.popleft())
+    assert not batch.tasks
+    assert (batch.done[0].client, batch.done[0].failure.outcome) == (7, "lost_worker")
+    assert batch.done[0].failure.reason.startswith("its worker process was lost 2 times")
 
 
 def test_clients_of_a_chunk_that_is_lost_twice_run_alone_and_a_client_that_is_lost_again_is_left_out():

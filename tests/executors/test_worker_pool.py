@@ -140,20 +140,25 @@ def test_dataloader_workers_work_in_a_worker_process(execute):
     assert totals(execute([chunk(0, loaders=2)], STATE)) == [45.0]
 
 
-def hold(folder):
+def hold(folder, notes):
     tempfile.tempdir = str(folder)
-    with Processes(1).open(Plain(torch.arange(LARGE)), 1):
-        time.sleep(600)
+    with Processes(1).open(Plain(torch.arange(LARGE)), 1) as execute:
+        list(execute([chunk(0, note=str(notes), slow=600.0)], STATE))
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # of threads, which are idle
-def test_killed_parent_leaves_neither_processes_nor_files(tmp_path):
-    parent = multiprocessing.get_context("fork").Process(target=hold, args=(tmp_path,))
+def test_killed_parent_leaves_neither_busy_processes_nor_files(tmp_path):
+    files, notes = tmp_path / "files", tmp_path / "notes"
+    files.mkdir()
+    notes.mkdir()
+    parent = multiprocessing.get_context("fork").Process(target=hold, args=(files, notes))
     parent.start()
-    while not (pids := children(parent.pid)):
+    while not any(notes.iterdir()):  # the process works at a job, and reads no message
         assert parent.is_alive()
         time.sleep(0.1)
+    pids = children(parent.pid)
+    assert len(pids) == 1
     parent.kill()
     parent.join()
     assert have_ended(pids)
-    assert list(tmp_path.iterdir()) == []
+    assert list(files.iterdir()) == []

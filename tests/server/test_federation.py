@@ -309,3 +309,18 @@ def test_a_run_that_ended_by_lost_rounds_counts_from_zero_when_it_resumes(tmp_pa
         with pytest.raises(LostRounds, match="3 rounds in a row"):
             list(replace(fed, checkpointer=DiskCheckpointer(tmp_path)).run())
         assert len(DiskCheckpointer(tmp_path).load().records) == rounds
+
+
+def test_lost_rounds_before_an_interruption_count_when_the_run_resumes(tmp_path):
+    fed = replace(quadratics([(1.0, float("nan"))], rounds=9), checkpointer=DiskCheckpointer(tmp_path))
+    interrupted = fed.run()
+    assert [next(interrupted).number, next(interrupted).number] == [1, 2]
+    interrupted.close()
+    with pytest.raises(LostRounds, match="3 rounds in a row"):
+        list(replace(fed, checkpointer=DiskCheckpointer(tmp_path)).run())
+    assert len(DiskCheckpointer(tmp_path).load().records) == 3
+
+
+def test_a_run_that_has_reached_its_target_trains_no_further_round_when_it_resumes(tmp_path):
+    assert len(list(with_checkpoints(tmp_path, rounds=50, stop_at=0.0).run())) == 1
+    assert list(with_checkpoints(tmp_path, rounds=50, stop_at=0.0).run()) == []
