@@ -69,3 +69,12 @@ def test_seeding_queues_no_calls_in_torch():
         with seeded(5, Purpose.MODEL):
             pass
     assert len(queued) - before <= (3 if torch.cuda.is_available() else 0)
+
+
+def test_seeds_of_torch_have_64_bits():
+    """With 32 bits two of 100,000 streams would share a seed with a probability of 0.7."""
+    drawn = [torch_stream(seed, Purpose.LOADER).initial_seed() for seed in range(8)]
+    for seed in range(8):
+        with seeded(seed, Purpose.MODEL):
+            drawn.append(torch.initial_seed())
+    assert sum(word >= 2**32 for word in drawn) >= 15
