@@ -23,6 +23,7 @@ from fedlit.data import Data
 from fedlit.experiment.trial.averages import check_averages
 from fedlit.experiment.trial.causes import explain_error, module_name
 from fedlit.experiment.trial.files import try_files
+from fedlit.experiment.trial.learning import check_learning
 from fedlit.experiment.trial.repetition import StopAfterBatches, check_repeated_fits
 from fedlit.server.sampling.cohort import draw_cohort
 from fedlit.server.sampling.sampler import ClientPool
@@ -36,8 +37,8 @@ def try_first_step(federation: Federation, data: Data) -> list[ConfigError]:
 
     The trial draws a cohort, trains the largest client for one step and for a few batches several times, trains the noisiest
     client, takes the server's step, trains the largest client again as in a later round, evaluates two examples of each split,
-    and makes the files. It finds a model that does not take the data, results that are not finite or not reproducible, what
-    fails from a client's second round, and a monitored metric that the model does not log.
+    and makes the files. It finds a model that does not take the data or trains nothing, results that are not finite or not
+    reproducible, what fails from a client's second round, and a monitored metric that the model does not log.
     """
     try:
         errors = _check_noise(federation)
@@ -99,7 +100,7 @@ def _try_training(federation: Federation, data: Data) -> list[ConfigError]:
     population, algorithm = federation.worker.data.population, federation.algorithm
     client, noise, name = int(population.sizes.argmax()), population.noise, module_name(federation)
     local, update = _train_one_batch(federation, client, stop=(stop := StopAfterBatches()))
-    if errors := _check_new_layers(federation):
+    if errors := _check_new_layers(federation) or check_learning(federation, client, local):
         return errors
     state = federation.initial_state()
     algorithm.personal_model(local, state.shared, update.client_state)
@@ -108,7 +109,8 @@ def _try_training(federation: Federation, data: Data) -> list[ConfigError]:
     if problem := invalid_values(vector, update.weight):
         hint = "use a smaller learning rate, or remove NaN from the data"
         return [ConfigError("model", name, f"gives an invalid update in its first step: {problem}", hint)]
-    if federation.trainer_config.keep_optimizer and local.results and not local.optimizer_state:
+    has_steps = any(fit.steps for fit in local.results)
+    if federation.trainer_config.keep_optimizer and has_steps and not local.optimizer_state:
         hint = "set it to reset, or use an optimizer with momentum"
         return [ConfigError("schedule.client_state", "keep", "has no effect: the optimizer has no state", hint)]
     errors = check_repeated_fits(federation, data, client)
