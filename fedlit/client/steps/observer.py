@@ -24,7 +24,8 @@ class OpenStep:
     Args:
         optimizer: the optimizer that takes the step.
         scaled: parameter groups whose rates are scaled until the step ends.
-        has_gradients: True if a parameter has a gradient; a step without one moves nothing.
+        has_gradients: True if a parameter has a gradient; a step without one moves nothing. It is False
+            for a step inside another one.
         has_begun: True if a closure has computed gradients.
     """
 
@@ -124,7 +125,7 @@ class StepObserver:
             return
         while (step := self._open.pop()).optimizer is not optimizer:
             self._close(step)  # it raised an exception, and the optimizer around it caught the exception
-        if not self._open and step.has_gradients:
+        if step.has_gradients:
             self._on_step(optimizer)
         self._close(step)
 
