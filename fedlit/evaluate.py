@@ -1,6 +1,6 @@
 """Evaluate a finished run again: `python -m fedlit.evaluate RUN`."""
 
-from fedlit.cli.evaluate import main
+from fedlit.cli.arguments import evaluate_command
 
 if __name__ == "__main__":
-    main()
+    evaluate_command()

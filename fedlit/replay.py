@@ -3,7 +3,7 @@
 Usage: `python -m fedlit.replay RUN --round R --client C`.
 """
 
-from fedlit.cli.replay import main
+from fedlit.cli.arguments import replay_command
 
 if __name__ == "__main__":
-    main()
+    replay_command()

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from small import composed as compose_config
 from torch import load
 
-from fedlit.cli import evaluate, replay, resume, train
+from fedlit.cli import arguments, evaluate, resume, train
 from fedlit.experiment.config import instantiate
 from fedlit.experiment.runner import run_experiment
 from fedlit.reports import compare, report
@@ -54,14 +54,14 @@ def call(honest, monkeypatch, capfd):
 
     def run(command, folder, *options):
         mains = {
-            "evaluate": (evaluate.main, [folder]),
-            "replay": (replay.main, [folder, "--round", "1", "--client", client]),
+            "evaluate": (arguments.evaluate_command, [folder]),
+            "replay": (arguments.replay_command, [folder, "--round", "1", "--client", client]),
             "resume": (train.main, [f"resume={folder}"]),
             "report": (report.main, [folder]),
             "compare": (compare.main, [honest, folder]),
         }
-        main, arguments = mains[command]
-        monkeypatch.setattr(sys, "argv", [command, *map(str, [*arguments, *options])])
+        main, words = mains[command]
+        monkeypatch.setattr(sys, "argv", [command, *map(str, [*words, *options])])
         capfd.readouterr()
         try:
             main()

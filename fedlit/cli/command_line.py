@@ -158,6 +158,12 @@ def config_flags(settings: Any) -> list[str]:
     return [*(f"--config-dir={folder}" for folder in folders), *([] if name == PRIMARY else [f"--config-name={name}"])]
 
 
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments with flags before overrides, as Hydra needs them."""
+    overrides = parse_arguments(arguments).overrides
+    return [*(argument for argument in arguments if argument not in overrides), *overrides]
+
+
 def _flag_errors(parsed: Namespace) -> list[ConfigError]:
     if parsed.cfg and parsed.multirun:
         problem = "prints the configuration of one run, and -m starts several"

@@ -1,10 +1,7 @@
-"""Evaluate a finished run's model again: `python -m fedlit.evaluate RUN`."""
+"""The evaluation of a finished run's model."""
 
 from __future__ import annotations
 
-import argparse
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.table import Table
 
 from fedlit.algorithms import FedAvg
-from fedlit.core.errors import ConfigError, ConfigErrors, did_you_mean, print_config_errors
+from fedlit.core.errors import ConfigError, ConfigErrors, did_you_mean
 from fedlit.core.messages import EvalResult, ServerState, Shared
 from fedlit.core.text.console import PlainConsole
 from fedlit.experiment.config.build import build_run
@@ -24,42 +21,22 @@ from fedlit.experiment.config.trust.allowlist import untrusted_targets
 from fedlit.experiment.config.trust.interpolations import interpolation_errors, literal
 from fedlit.experiment.weights import load_weights
 from fedlit.runs.folder import read_config, read_records, read_summary, require_files, user_errors
-from fedlit.runs.layout import BEST_CKPT, CONFIG, JOURNAL, LAST_CKPT, SUMMARY
+from fedlit.runs.layout import CKPTS, CONFIG, JOURNAL, SUMMARY
 from fedlit.runs.origin import is_own_run
 from fedlit.server.checkpoint.checkpointer import Checkpoint
 from fedlit.server.checkpoint.folders import committed_rounds
 from fedlit.server.checkpoint.format import UNREADABLE, read_checkpoint
 from fedlit.server.evaluation import combine_results
 
-CKPTS = {"best": BEST_CKPT, "model": LAST_CKPT}
-"""File of each value of `--checkpoint`."""
 HINT = "name the folder of a finished run"
 
 
-def main() -> None:
-    """Run the command.
-
-    Exit status 2 for an error in the command line.
-    """
-    sys.path.insert(0, os.getcwd())
-    parser = argparse.ArgumentParser(prog="python -m fedlit.evaluate", description=__doc__)
-    parser.add_argument("run", type=Path, help="folder of a run")
-    help_text = "changed values of the run's configuration, such as data.root=FOLDER"
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=help_text)
-    help_text = "model of the best round or of the last (default: best)"
-    parser.add_argument("--checkpoint", choices=[*CKPTS], default="best", help=help_text)
-    parser.add_argument("--split", action="append", choices=["val", "test"], help="default: all splits of the run")
-    help_text = "trust the classes of this module in the run's configuration"
-    parser.add_argument("--allow", action="append", default=[], metavar="MODULE", help=help_text)
-    options = parser.parse_args()
-    try:
-        summary, metrics = evaluate_run(
-            options.run, options.overrides, options.checkpoint, options.split, options.allow
-        )
-    except ConfigErrors as error:
-        print_config_errors(error.errors)
-        sys.exit(2)
-    PlainConsole().print(_table(summary, metrics, options.checkpoint))
+def print_evaluation(
+    run: Path, overrides: Sequence[str], checkpoint: str, splits: Sequence[str] | None, allow: Sequence[str]
+) -> None:
+    """Print the result of `evaluate_run`."""
+    summary, metrics = evaluate_run(run, overrides, checkpoint, splits, allow)
+    PlainConsole().print(_table(summary, metrics, checkpoint))
 
 
 def evaluate_run(

@@ -27,7 +27,7 @@ def parse_arguments(arguments: Sequence[str]) -> Namespace:
 
     Private in hydra-core 1.3.8 (omegaconf 2.3): `hydra._internal.utils.get_args_parser`.
     """
-    return get_args_parser().parse_args(list(arguments))
+    return get_args_parser().parse_intermixed_args(list(arguments))
 
 
 def active_config_loader() -> ConfigLoader:

@@ -1,14 +1,10 @@
-"""Repeat one client's local training of a round, bit-identical.
-
-Usage: `python -m fedlit.replay RUN --round R --client C`.
-"""
+"""The repetition of one client's local training of a round, bit-identical."""
 
 from __future__ import annotations
 
-import argparse
-import os
 import pdb
 import sys
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -19,7 +15,7 @@ from rich.table import Table
 
 from fedlit.cli.evaluate import load_run_config
 from fedlit.client.steps.optimizer_state import algorithm_state
-from fedlit.core.errors import ConfigError, ConfigErrors, print_config_errors
+from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.messages import ClientFailure, ServerState, Update
 from fedlit.core.model import FitResult
 from fedlit.core.tensors import norm
@@ -145,6 +141,8 @@ def _train(
     arguments = (local, before.state.shared, algorithm_state(state))
     rule: Any = federation.algorithm.client
     update = pdb.runcall(rule, *arguments) if debug else rule(*arguments)
+    if update is None:  # of pdb.runcall, after the command to quit
+        sys.exit("fedlit: the debugger was left before the client's rule returned")
     assert isinstance(update, Update)
     return update, local.results
 
@@ -189,29 +187,15 @@ def _recompute(
         raise ConfigErrors([ConfigError("round", last, "was not reached: the run ends before this round")])
 
 
-def main() -> None:
-    """Run the command.
+def print_replay(options: Namespace) -> None:
+    """Print the result of `replay_client`.
 
-    Exit status 2 for an error in the command line.
+    Args:
+        options: the arguments of the command.
     """
-    sys.path.insert(0, os.getcwd())
-    parser = argparse.ArgumentParser(prog="python -m fedlit.replay", description=__doc__)
-    parser.add_argument("run", type=Path, help="folder of a run")
-    parser.add_argument("--round", type=int, required=True, help="number of the round, counted from 1")
-    parser.add_argument("--client", type=int, required=True, help="a client of the round's cohort")
-    help_text = "train the rest of the cohort too, and compare the round's digest"
-    parser.add_argument("--whole", action="store_true", help=help_text)
-    parser.add_argument("--debug", action="store_true", help="start pdb at the first line of the client's rule")
-    help_text = "trust the classes of this module in the run's configuration"
-    parser.add_argument("--allow", action="append", default=[], metavar="MODULE", help=help_text)
-    options = parser.parse_args()
-    try:
-        result = replay_client(
-            options.run, options.round, options.client, options.allow, whole=options.whole, debug=options.debug
-        )
-    except ConfigErrors as error:
-        print_config_errors(error.errors)
-        sys.exit(2)
+    result = replay_client(
+        options.run, options.round, options.client, options.allow, whole=options.whole, debug=options.debug
+    )
     PlainConsole().print(_table(options.run, options.round, options.client, result))
 
 

@@ -17,8 +17,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from fedlit import STARTED
-from fedlit.cli.command_line import ParsedCommand, config_dir, early_errors, parse_command
+from fedlit import STARTED, __version__
+from fedlit.cli.command_line import ParsedCommand, config_dir, early_errors, flags_first, parse_command
 from fedlit.cli.hydra_job import HydraJob, exit_status, explain_interrupt, report_errors
 from fedlit.cli.overrides.texts import expand_home, unquote
 from fedlit.cli.sweep import jobs
@@ -85,6 +85,9 @@ def main() -> None:
     status = 0
     try:
         with handle_signals():
+            if "--version" in sys.argv[1:]:
+                print(f"fedlit {__version__}")
+                return
             if FLAGS_WITHOUT_STEPS.isdisjoint(argument.partition("=")[0] for argument in sys.argv[1:]):
                 show_steps()
             steps.info("composing the configuration")
@@ -114,7 +117,7 @@ def _read_command() -> Sweep | None:
         ConfigErrors: with all errors in the command line.
         Interrupted: if a signal came.
     """
-    sys.argv[1:] = expand_home(sys.argv[1:])
+    sys.argv[1:] = flags_first(expand_home(sys.argv[1:]))
     if any(argument.lstrip("+").startswith("resume=") for argument in sys.argv[1:]):
         from fedlit.cli.resume import resume_arguments
 

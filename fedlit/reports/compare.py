@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedlit import __version__
 from fedlit.core.errors import ConfigError, ConfigErrors, print_errors
 from fedlit.core.files import flatten
 from fedlit.core.text.console import PlainConsole
@@ -34,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m fedlit.compare", description=__doc__)
     parser.add_argument("a", type=Path, metavar="RUN_A", help="folder of a run, finished or not")
     parser.add_argument("b", type=Path, metavar="RUN_B", help="folder of another run, finished or not")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--version", action="version", version=f"fedlit {__version__}")
+    options = parser.parse_intermixed_args(arguments)
     try:
         differences = compare_runs(options.a, options.b)
     except ConfigErrors as error:

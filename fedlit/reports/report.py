@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedlit import __version__
 from fedlit.core.errors import ConfigError, ConfigErrors, print_errors
 from fedlit.core.files import to_json, write_atomic
 from fedlit.core.text.console import PlainConsole
@@ -39,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--baseline", metavar="KEY=VALUE", help="report differences from it, e.g. algorithm=fedavg")
     parser.add_argument("--metric", help="default: the counterpart of the monitored metric on the test set")
     parser.add_argument("--mode", choices=["max", "min"], help="max if larger values of --metric are better, or min")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--version", action="version", version=f"fedlit {__version__}")
+    options = parser.parse_intermixed_args(arguments)
     try:
         out = options.out or sweep_folder(options.path)
         result = make_result(options.path, options.baseline, options.target, options.metric, options.mode)

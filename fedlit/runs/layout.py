@@ -25,6 +25,8 @@ CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 BEST_CKPT = "best.ckpt"
 LAST_CKPT = "model.ckpt"
+CKPTS = {"best": BEST_CKPT, "model": LAST_CKPT}
+"""The checkpoint of Lightning for each value of `--checkpoint`."""
 WEIGHTS = "model.safetensors"
 
 JOB = "job.json"

@@ -10,8 +10,9 @@ import yaml
 from configured import compose_plain
 
 from fedlit.algorithms import FedAvg
+from fedlit.cli.arguments import replay_command
 from fedlit.cli.evaluate import evaluate_run
-from fedlit.cli.replay import main, replay_client
+from fedlit.cli.replay import replay_client
 from fedlit.client.trainer import LocalTrainer
 from fedlit.core.errors import ConfigErrors
 from fedlit.experiment.runner import run_experiment
@@ -121,7 +122,7 @@ def test_a_client_after_the_deadline_does_not_train_and_a_step_budget_holds_agai
         )
         assert (other.steps, other.excluded, [fit.steps for fit in other.fits]) == (None, None, [3])
         monkeypatch.setattr(sys, "argv", ["replay", str(folder), "--round", "1", "--client", "0"])
-        main()
+        replay_command()
         printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
         assert ("did not train deadline: would have taken" if late == "drop" else "step budget 2 steps") in printed
 
