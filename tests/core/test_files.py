@@ -4,7 +4,7 @@ import os
 import pytest
 from durable import DurableFilesystem, Stopped
 
-from fedlit.core.files import LocalFilesystem, read_json_lines, to_json, write_atomic
+from fedlit.core.files import LocalFilesystem, flatten, read_json_lines, to_json, unwritable_reason, write_atomic
 
 
 def test_nan_and_infinity_become_null_at_any_depth():
@@ -79,3 +79,27 @@ def test_atomic_write_that_stops_leaves_the_old_or_the_new_content(tmp_path, old
         if is_done:
             break
     assert filesystem.steps == ["write file.tmp", "sync file.tmp", "rename file", "sync ."]
+
+
+def test_link_is_not_written_through(tmp_path):
+    (tmp_path / "other").write_bytes(b"of the user")
+    (tmp_path / "link").symlink_to(tmp_path / "other")
+    for write in (LocalFilesystem().write, LocalFilesystem().append):
+        with pytest.raises(OSError, match="link"):
+            write(tmp_path / "link", b"content")
+    write_atomic(tmp_path / "link", b"content")
+    assert (tmp_path / "link").read_bytes() == b"content"
+    assert (tmp_path / "other").read_bytes() == b"of the user"
+
+
+def test_nested_mappings_become_dotted_keys():
+    values = {"a": {"b": {"c": 1}, "d": {}}, "e": [{"f": 2}], "": {"g": None}}
+    assert flatten(values) == {"a.b.c": 1, "a.d": {}, "e": [{"f": 2}], ".g": None}
+    assert flatten({"a": 1}, "x.") == {"x.a": 1}
+
+
+def test_reason_of_a_folder_that_is_not_writable_is_that_of_the_nearest_one_above(tmp_path):
+    assert unwritable_reason(tmp_path / "a" / "b") == ""
+    assert [*tmp_path.iterdir()] == []
+    (tmp_path / "file").touch()
+    assert unwritable_reason(tmp_path / "file" / "b") == "Not a directory"

@@ -1,17 +1,21 @@
 """A commit that is stopped at any of its steps, or by a loss of power, leaves whole rounds alone."""
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 from durable import DurableFilesystem, Stopped
 from test_disk import client_state, commit_rounds, names, record, state
 
+from fedlit.core.errors import ConfigErrors
 from fedlit.core.files import LocalFilesystem
 from fedlit.runs.layout import CHECKPOINTS, JOURNAL
+from fedlit.server.checkpoint import disk
 from fedlit.server.checkpoint.checkpointer import Retention
 from fedlit.server.checkpoint.disk import DiskCheckpointer
 from fedlit.server.checkpoint.folders import committed_rounds
 from fedlit.server.checkpoint.format import read_checkpoint, read_journal
+from fedlit.server.client_store import ClientStateStore
 
 ROUNDS = 5
 RETENTION = Retention(1)
@@ -139,3 +143,37 @@ def test_leftovers_of_a_crash_are_removed_and_no_other_files(tmp_path, folders):
     before = names(folders / f"{ROUNDS}")
     DiskCheckpointer(tmp_path / "run", RETENTION).load()
     assert names(tmp_path / "run") == sorted([*before, *others])
+
+
+def test_commit_replaces_what_an_interrupted_one_left(tmp_path):
+    partial = tmp_path / CHECKPOINTS / ".round-000001"
+    partial.mkdir(parents=True)
+    (partial / "state.safetensors").write_bytes(b"half of it")
+    DiskCheckpointer(tmp_path, RETENTION, Unsynced()).commit(state(1), ClientStateStore(), record(1))
+    assert names(tmp_path) == ["round-000001"]
+    assert DiskCheckpointer(tmp_path, RETENTION).load().state.round == 1
+
+
+def test_lock_makes_the_folder_with_its_parents_before_it_is_locked(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        disk, "FileLock", lambda path, timeout: SimpleNamespace(acquire=path.touch, release=path.unlink)
+    )
+    with DiskCheckpointer(tmp_path / "a" / "b").lock():
+        assert (tmp_path / "a" / "b" / "lock").exists()
+    assert not (tmp_path / "a" / "b" / "lock").exists()
+
+
+def test_rounds_of_another_experiment_are_refused_with_each_difference(tmp_path):
+    checkpointer = DiskCheckpointer(tmp_path, RETENTION, Unsynced())
+    with checkpointer.open({"seed": 1, "rate": 0.1, "old": 1}):
+        checkpointer.commit(state(1), ClientStateStore(), record(1))
+    with DiskCheckpointer(tmp_path).open({"seed": 1, "rate": 0.1, "new": 2}):
+        assert DiskCheckpointer(tmp_path).load().state.round == 1
+    again = DiskCheckpointer(tmp_path)
+    with again.open({"seed": 2, "rate": 0.2}):
+        with pytest.raises(ConfigErrors) as errors:
+            again.load()
+        with pytest.raises(ConfigErrors):
+            again.peek({"seed": 3})
+    assert [(error.key, error.value) for error in errors.value.errors] == [("seed", 2), ("rate", 0.2)]
+    assert names(tmp_path) == ["round-000001"]
