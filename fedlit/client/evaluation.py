@@ -11,7 +11,7 @@ from fedlit.core.streams import Purpose, seeded
 from fedlit.data.client_data import ClientData
 from fedlit.data.datamodule import evaluation_arguments
 from fedlit.data.protocols import Batches
-from fedlit.runs.metric_names import with_split
+from fedlit.runs.metric_names import names_on_split
 
 
 def evaluate_split(
@@ -19,7 +19,7 @@ def evaluate_split(
 ) -> dict[str, float]:
     """Return the metrics that the module logs on a split.
 
-    The names are those of `with_split`: `loss` becomes `test/loss`.
+    The names are those of `names_on_split`: `loss` becomes `test/loss`.
     The test set is evaluated by the module's `test_step` if it has one, other splits by its `validation_step`.
     """
     replica.load(model)
@@ -28,4 +28,6 @@ def evaluate_split(
         trainer = config.make_trainer(limit_val_batches=None)
         evaluate = trainer.test if has_test_step else trainer.validate
         evaluate(replica.module, **evaluation_arguments(data.datamodule, batches))
-    return {with_split(name, split): value for name, value in final_metrics(trainer).items()}
+    metrics = final_metrics(trainer)
+    names = names_on_split(metrics, split)
+    return {names[name]: value for name, value in metrics.items()}

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from itertools import chain, count
 
 SPLITS = ("train", "val", "test", "own/")
 PREFIXES = ("train/", "train_", "val/", "val_", "test", "own/")
@@ -50,6 +51,53 @@ def with_split(name: str, split: str) -> str:
     return counterpart(name, split) if split == "test" and _prefix_of(name) in ("val/", "val_") else f"{split}/{name}"
 
 
+def names_on_split(names: Iterable[str], split: str) -> dict[str, str]:
+    """The record's names of the metrics logged on a split.
+
+    Names are those of `with_split`. If two metrics would have one name, the metric that is logged with a split has it, and the
+    other one gets a number: of `train/loss` and `loss`, the second becomes `train/loss_2`.
+    """
+    wanted = {name: with_split(name, split) for name in names}
+    order = sorted(wanted, key=lambda name: (name != wanted[name], split_of(name) is None, name))
+    return distinct_names({name: wanted[name] for name in order})
+
+
+def distinct_names(wanted: Mapping[str, str], endings: Sequence[str] = ("",)) -> dict[str, str]:
+    """Distinct names of metrics.
+
+    The first metric that wants a name has it; the others get a number.
+
+    Args:
+        wanted: the wanted name of each metric, by its logged name.
+        endings: endings that follow a name; the names with their endings are distinct as well.
+    """
+    taken: set[str] = set()
+    names: dict[str, str] = {}
+    for is_numbered in (False, True):
+        for logged, name in wanted.items():
+            free = _free_name(name, taken, endings)
+            if logged not in names and (is_numbered or free == name):
+                names[logged] = free
+                taken.update(free + ending for ending in endings)
+    return names
+
+
+def join_metrics(*parts: Mapping[str, float]) -> dict[str, float]:
+    """Join the metrics of a round.
+
+    If several parts have a name, the last of them has it, and the others get a number.
+    """
+    taken = {name for part in parts for name in part}
+    metrics: dict[str, float] = {}
+    for number, part in enumerate(parts):
+        for name, value in part.items():
+            is_later = any(name in other for other in parts[number + 1 :])
+            key = _free_name(name, taken) if is_later else name
+            taken.add(key)
+            metrics[key] = value
+    return metrics
+
+
 def counterpart(name: str, split: str) -> str:
     """The name of the same metric on another split: `test_loss` for `val_loss`.
 
@@ -60,6 +108,12 @@ def counterpart(name: str, split: str) -> str:
     if "own" in (split, prefix.rstrip("/")):
         return f"{split}/{name.removeprefix(prefix).lstrip('/_')}"
     return f"{split}{name.removeprefix(prefix.rstrip('/_'))}" if prefix else f"{split}/{name}"
+
+
+def _free_name(name: str, taken: Set[str], endings: Sequence[str] = ("",)) -> str:
+    """The name, with the smallest number from 2 if it is taken."""
+    candidates = chain([name], (f"{name}_{number}" for number in count(2)))
+    return next(name for name in candidates if not any(name + ending in taken for ending in endings))
 
 
 def _prefix_of(name: str) -> str:

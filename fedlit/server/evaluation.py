@@ -14,7 +14,7 @@ from fedlit.core.messages import EvalResult, EvaluateJob
 from fedlit.core.streams import Purpose, stream
 from fedlit.core.tensors import Groups
 from fedlit.data.population import gini
-from fedlit.runs.metric_names import bare_name
+from fedlit.runs.metric_names import bare_name, distinct_names
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,11 @@ def combine_results(results: Iterable[EvalResult]) -> dict[str, float]:
             metrics |= result.metrics
         else:
             for name, value in result.metrics.items():
-                own.setdefault(bare_name(name), []).append(value)
-    for name, values in own.items():
-        metrics |= {f"own/{key}": value for key, value in spread_over_clients(name, values).items()}
+                own.setdefault(name, []).append(value)
+    bare = {name: bare_name(name) for name in sorted(own, key=len)}  # loss before loss_std
+    names = distinct_names(bare, endings=list(spread_over_clients("", [1.0])))
+    for logged, values in own.items():
+        metrics |= {f"own/{key}": value for key, value in spread_over_clients(names[logged], values).items()}
     return metrics
 
 

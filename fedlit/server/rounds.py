@@ -15,7 +15,7 @@ from fedlit.core.messages import Aggregate, EvalResult, PartialAggregate, Result
 from fedlit.core.serialization import state_sha256, state_tree
 from fedlit.core.tensors import norm
 from fedlit.executors.executor import Execute
-from fedlit.runs.metric_names import with_split
+from fedlit.runs.metric_names import join_metrics, names_on_split
 from fedlit.runs.record import RoundRecord
 from fedlit.server.checkpoint.checkpointer import Checkpoint
 from fedlit.server.client_store import ClientStateStore
@@ -193,12 +193,9 @@ def record(
         seconds: readings of a clock: at the beginning, after training, after evaluation.
     """
     state, tree = outcome.state, outcome.tree
-    metrics = {
-        **{with_split(name, "train"): value for name, value in tree.metrics().items()},
-        **federation.algorithm.metrics(state),
-        **outcome.metrics,
-        **scores,
-        **plan.metrics,
+    training = tree.metrics()
+    names = names_on_split(training, "train")
+    measurements = {
         "time/train_s": seconds[1] - seconds[0],
         "time/round_s": seconds[2] - seconds[0],
         "schedule/lr_factor": federation.schedule.lr_factor(state.round - 1),
@@ -207,6 +204,10 @@ def record(
         "clients/steps": tree.steps,
         "comm/up_bytes": tree.up_bytes,
     }
+    training = {names[name]: value for name, value in training.items()}
+    metrics = join_metrics(
+        training, federation.algorithm.metrics(state), outcome.metrics, scores, plan.metrics, measurements
+    )
     return RoundRecord(
         number=state.round,
         cohort=tuple(sorted(plan.cohort)),

@@ -4,7 +4,17 @@ import math
 
 import pytest
 
-from fedlit.runs.metric_names import bare_name, bounds, counterpart, is_evaluation, split_of, with_split
+from fedlit.runs.metric_names import (
+    bare_name,
+    bounds,
+    counterpart,
+    distinct_names,
+    is_evaluation,
+    join_metrics,
+    names_on_split,
+    split_of,
+    with_split,
+)
 
 NAMES = [
     "loss",
@@ -124,3 +134,36 @@ def test_counterpart_is_the_same_metric_on_another_split(name, split, expected):
 )
 def test_bounds_of_a_metric_follow_from_its_name_and_contain_its_values(name, values, expected):
     assert bounds(name, values) == expected
+
+
+@pytest.mark.parametrize(
+    ("logged", "split", "expected"),
+    [
+        (["loss", "acc"], "train", ["train/loss", "train/acc"]),
+        (["loss", "train/loss"], "train", ["train/loss_2", "train/loss"]),
+        (["loss", "train/loss", "train/loss_2"], "train", ["train/loss_3", "train/loss", "train/loss_2"]),
+        (["train_loss", "train/loss"], "train", ["train_loss", "train/loss"]),
+        (["loss", "val/loss"], "test", ["test/loss_2", "test/loss"]),
+        (
+            ["val/loss", "test/loss", "loss", "val_loss"],
+            "test",
+            ["test/loss_2", "test/loss", "test/loss_3", "test_loss"],
+        ),
+        ([], "val", []),
+    ],
+)
+def test_two_logged_metrics_never_have_one_name(logged, split, expected):
+    names = dict(zip(logged, expected, strict=True))
+    assert names_on_split(logged, split) == names_on_split(logged[::-1], split) == names
+
+
+def test_endings_of_a_name_are_distinct_from_other_names():
+    wanted = {"test/loss": "loss", "test_loss": "loss", "test/loss_2": "loss_2", "test/loss_std": "loss_std"}
+    names = {"test/loss": "loss", "test_loss": "loss_3", "test/loss_2": "loss_2", "test/loss_std": "loss_std_2"}
+    assert distinct_names(wanted, ["", "_std"]) == names
+
+
+def test_the_last_part_of_a_round_has_the_name_and_no_metric_is_lost():
+    parts = {"a": 1.0, "b": 2.0}, {"a": 3.0, "a_2": 4.0}, {"a": 5.0}
+    assert join_metrics(*parts) == {"a_3": 1.0, "b": 2.0, "a_4": 3.0, "a_2": 4.0, "a": 5.0}
+    assert list(join_metrics({"a": 1.0}, {"b": 2.0}, {"c": 3.0})) == ["a", "b", "c"]
