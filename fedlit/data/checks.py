@@ -55,7 +55,8 @@ def check_loaders(data: Data, loading: Loading) -> list[ConfigError]:
         if given:
             used = _assignments({key: getattr(loading, key) for key in given}, "data.")
             why = f"has a training loader with {_assignments(given)}, but a client's batches follow {used}"
-            errors.append(ConfigError("data", data.name, why, f"set {_assignments(given, 'data.')}", warning=True))
+            hint = f"{_assignments(given, '+data.')} takes the loader's; in a script, Loading({_arguments(given)})"
+            errors.append(ConfigError("data", data.name, why, hint, warning=True))
         if not train.shuffle:
             why = "has a training loader without shuffle, but a client reads its shard in random order"
             errors.append(ConfigError("data", data.name, why, warning=True))
@@ -69,6 +70,10 @@ def check_loaders(data: Data, loading: Loading) -> list[ConfigError]:
 
 def _loader_of(samples: Samples) -> LoaderSettings | None:
     return samples.loader if isinstance(samples, DatasetSamples) else None
+
+
+def _arguments(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in values.items())
 
 
 def _assignments(values: Mapping[str, object], prefix: str = "") -> str:

@@ -120,7 +120,7 @@ class Federation(FederationParts):
         loading, monitor, is_pooled = loading or Loading(), monitor or Monitor(), algorithm.pooled
         schedule = schedule.for_one_client() if is_pooled else schedule
         config = schedule.configure(trainer_config or TrainerConfig())
-        replica, data = _make_replica(model, seed, config), _hold_out(to_data(data, loading.num_workers), loading, seed)
+        replica, data = _make_replica(model, seed, config), _prepare_data(data, loading, seed)
         initial, algorithm = replica.read(), _bind(algorithm, replica)
         shards = ClientData.of(data, partition, loading, seed, is_pooled).to(config.make_trainer().strategy.root_device)
         rest = (faults or FailurePolicy(), channel or Channel(), aggregator or MeanAggregator())
@@ -184,11 +184,7 @@ def _make_replica(model: ModuleSource, seed: int, config: TrainerConfig) -> Modu
 
 
 def _make_observed(observers: RunObservers | None, data: Data) -> dict[str, Any]:
-    """Return observers and their data as fields of a federation.
-
-    Raises:
-        ConfigError: if they are a bare list or a single observer.
-    """
+    """Return observers and their data as fields of a federation."""
     if observers is None:
         return {}
     if not isinstance(observers, RunObservers):
@@ -197,8 +193,12 @@ def _make_observed(observers: RunObservers | None, data: Data) -> dict[str, Any]
     return {"observers": observers, "data": data}
 
 
-def _hold_out(data: Data, loading: Loading, seed: int) -> Data:
-    """Hold out a validation set, unless the data has one."""
+def _prepare_data(source: DataSource, loading: Loading, seed: int) -> Data:
+    """Convert the user's data, and hold out a missing validation set."""
+    try:
+        data = to_data(source, loading.num_workers)
+    except ConfigError as error:  # the key of a configuration is `_target_`
+        raise ConfigError("data", error.value, error.problem, error.hint) from error
     return data if data.val is not None else data.hold_out(loading.val_fraction, stream(seed, Purpose.SPLIT))
 
 

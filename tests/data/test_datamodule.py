@@ -244,7 +244,9 @@ def test_a_pair_of_loaders_gives_its_datasets_and_functions():
         ((toy(20), toy(20)), []),
         (
             (loader(drop_last=True, num_workers=2), loader()),
-            ["batch_size=4, drop_last=true, num_workers=2, but .* data.batch_size=32, data.drop_last=false"],
+            [
+                "batch_size=4, drop_last=true, num_workers=2, but .* data.batch_size=32, data.drop_last=false.*num_workers=2\\)"
+            ],
         ),
         ((loader(batch_size=32, shuffle=False), loader()), ["training loader without shuffle"]),
         (

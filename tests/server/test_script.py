@@ -139,6 +139,11 @@ def test_observers_are_closed_if_the_loop_is_left(tmp_path):
     assert notes.calls[1:] == [("round", 1), ("close",)]
 
 
+def test_an_object_that_is_no_data_is_an_error_of_the_data():
+    with pytest.raises(ConfigError, match="data=TensorDataset: is not data: it must be a pair"):
+        federate(data=toy())
+
+
 @pytest.mark.parametrize("observers", [[Notes()], Notes()])
 def test_bare_observers_are_an_error_that_says_how_to_give_them(observers):
     with pytest.raises(ConfigError, match=r"write observers=Observers\(\[...\], folder=...\)"):

@@ -70,7 +70,7 @@ class Noise(Partitioner):
     """Random samples, with Gaussian noise on the inputs that grows by client.
 
     Feature noise of NIID-Bench, as in its code: the standard deviation of client i is sigma * i / (num_clients - 1), from 0 at
-    the first client to sigma at the last. A single client has no noise.
+    the first client to sigma at the last. A single client has no noise. It is added before a data module's hooks of batches.
 
     Args:
         num_clients: number of clients, >= 1.
