@@ -19,6 +19,7 @@ from fedlit.cli.command_line import config_flags
 from fedlit.cli.sweep import jobs
 from fedlit.core.errors import ConfigErrors, RunFailure, print_config_errors
 from fedlit.core.text.escape import print_lines
+from fedlit.experiment.config.optimizer import log_dropped_arguments, run_values
 from fedlit.experiment.config.plain import to_plain
 from fedlit.experiment.signals import Interrupted, StopRequest, clear_frames
 from fedlit.runs.folder import is_finished, read_summary
@@ -98,9 +99,10 @@ class HydraJob:
         """
         from fedlit.experiment.config.settings import setting_errors  # here: NumPy takes a fifth of a second
 
-        values = to_plain(self.config)
+        values = run_values(self.config, self.overrides)
         if errors := setting_errors(values):
             raise ConfigErrors(errors)
+        log_dropped_arguments(self.config, values)
         if not self.is_in_sweep or values["check"]:
             return values, None
         self.write_status()

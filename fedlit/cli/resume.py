@@ -21,7 +21,7 @@ from fedlit.cli.hydra_internals import parse_arguments
 from fedlit.cli.overrides.texts import quote, quote_if_needed, unquote
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.text.escape import shell_command
-from fedlit.experiment.config.plain import to_plain
+from fedlit.experiment.config.optimizer import run_values
 from fedlit.experiment.config.trust.allowlist import ALLOW_VARIABLE, untrusted_targets
 from fedlit.experiment.config.trust.foreign_command import foreign_command_errors
 from fedlit.runs.folder import InvalidRun, is_finished, read_command, read_config
@@ -61,7 +61,7 @@ def resume_arguments(arguments: Sequence[str]) -> list[str]:
             is_own = is_own_run(folder)
             if errors := [] if is_own else foreign_command_errors(folder, [text for text in old if text in both]):
                 raise ConfigErrors(errors)  # before the overrides are composed, which would compute interpolations
-            new = to_plain(compose(primary, both))
+            new = run_values(compose(primary, both), both)
             if not is_own:
                 _require_trusted_names(new, overrides)
             _require_same_run(folder, new)
@@ -89,7 +89,7 @@ def _find_run(name: str, folders: Sequence[Path], primary: str, overrides: Seque
         ConfigErrors: if the folder of `hydra.run.dir` is not that of the run.
     """
     if name == "auto":
-        config = to_plain(compose(primary, [text for text in overrides if not _key(text).startswith("hydra")]))
+        config = run_values(compose(primary, [t for t in overrides if not _key(t).startswith("hydra")]), overrides)
         if not folders:
             return _newest_unfinished(config)
         folder = folders[-1].expanduser().absolute()
