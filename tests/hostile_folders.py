@@ -301,6 +301,11 @@ def yaml_is_deep(folder, canary):
     (folder / "config.yaml").write_text("a: " + "[" * 5000 + "]" * 5000)
 
 
+@variant("evaluate")
+def summary_is_empty(folder, canary):
+    (folder / "summary.json").write_text("{}")
+
+
 @variant("evaluate", "report", "compare")
 def json_is_deep(folder, canary):
     (folder / "summary.json").write_text("[" * 100_000)
@@ -437,10 +442,20 @@ def group_in_hydras_own_part(folder, canary):
     add_overrides(folder, "+model@hydra.callbacks.mine=mlp")
 
 
+@variant("evaluate", "replay", "compare")
+def client_numbers_are_paths(folder, canary):
+    path = folder / "rounds.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        record["cohort"] = [f"../{canary.folder.name}/canary"]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
 @variant()
 def job_and_client_names_lead_elsewhere(folder, canary):
     name = f"../{canary.folder.name}/canary"
-    (folder / "job.json").write_text(json.dumps({"overrides": [f"hydra.run.dir={name}", name], "call": name}))
+    job = {"overrides": [f"hydra.run.dir={name}", name], "call": name, "swept": [name, f"=/{canary.folder}"]}
+    (folder / "job.json").write_text(json.dumps(job))
     (folder / "index.json").write_text(json.dumps({name: name}))
     (folder / "partition.json").write_text(json.dumps({"clients": {name: 1}, name: name}))
     edit_config(folder, "sweep.name", name)

@@ -16,6 +16,7 @@ from torch import load
 
 from fedlit.cli import arguments, evaluate, resume, train
 from fedlit.experiment.config import instantiate
+from fedlit.experiment.config.trust.public_names import PUBLIC_NAMES
 from fedlit.experiment.runner import run_experiment
 from fedlit.reports import compare, report
 
@@ -77,6 +78,15 @@ def call(honest, monkeypatch, capfd):
 def test_a_copy_of_an_honest_run_is_accepted(honest, call, tmp_path, command):
     status, text = call(command, shutil.copytree(honest, tmp_path / "copy"))
     assert (status, "Traceback" in text) == (0, False)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "replay"])
+def test_the_names_that_are_called_are_those_that_were_checked(honest, call, tmp_path, monkeypatch, command):
+    called, find = [], instantiate.instantiate
+    monkeypatch.setattr(instantiate, "instantiate", lambda node: called.append(node["_target_"]) or find(node))
+    status, _ = call(command, shutil.copytree(honest, tmp_path / "copy"))
+    assert status == 0
+    assert {"fedlit.data.digits", "fedlit.models.Classifier", "fedlit.algorithms.FedAvg"} <= set(called) <= PUBLIC_NAMES
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from fedlit import __version__
 from fedlit.core.errors import ConfigError, ConfigErrors, print_config_errors
+from fedlit.core.text.escape import escape_tracebacks
 from fedlit.core.text.steps import show_steps, steps
 from fedlit.runs.folder import is_finished, read_summary, require_files, user_errors
 from fedlit.runs.layout import BEST_CKPT, CKPTS, CONFIG, JOURNAL, SUMMARY
@@ -68,6 +69,7 @@ def replay_command() -> None:
 
 
 def _make_parser(command: str, description: str) -> ArgumentParser:
+    escape_tracebacks()
     parser = argparse.ArgumentParser(prog=f"python -m fedlit.{command}", description=description)
     parser.add_argument("--version", action="version", version=f"fedlit {__version__}")
     parser.add_argument("run", type=_folder, help="folder of a run")

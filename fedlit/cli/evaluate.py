@@ -20,7 +20,7 @@ from fedlit.experiment.config.plain import to_plain
 from fedlit.experiment.config.trust.allowlist import untrusted_targets
 from fedlit.experiment.config.trust.interpolations import interpolation_errors, literal
 from fedlit.experiment.weights import load_weights
-from fedlit.runs.folder import read_config, read_records, read_summary, require_files, user_errors
+from fedlit.runs.folder import load_run, read_config, require_files, user_errors
 from fedlit.runs.layout import CKPTS, CONFIG, JOURNAL, SUMMARY
 from fedlit.runs.origin import is_own_run
 from fedlit.server.checkpoint.checkpointer import Checkpoint
@@ -62,9 +62,10 @@ def evaluate_run(
     config["observers"], config["check"], config["resume"] = {}, False, None
     config["model"] = {key: value for key, value in config["model"].items() if key != "init_from"}  # weights are loaded
     with user_errors(run, "run", HINT):
-        summary, records = read_summary(run), read_records(run)[0]
+        finished = load_run(run)
+    summary = dict(finished.summary)
     number = summary["best" if checkpoint == "best" else "last"]["round"]
-    cohort = _cohort(run, records, number)
+    cohort = _cohort(run, finished.records, number)
     config["clock"], config["schedule"]["over_select"] = {}, 1.0  # no client trains
     federation = build_run(config, run, {})[0].federation
     saved = _read_round(run, number) if federation.algorithm.personalized else None

@@ -26,7 +26,7 @@ from fedlit.cli.sweep.gpus import reserve_gpu
 from fedlit.cli.sweep.plan import Sweep, plan_sweep
 from fedlit.core.errors import ConfigError, ConfigErrors, print_config_errors
 from fedlit.core.files import unwritable_reason
-from fedlit.core.text.escape import print_lines
+from fedlit.core.text.escape import escape_tracebacks, print_lines
 from fedlit.core.text.steps import show_steps, steps
 from fedlit.experiment.performance import gc_paused
 from fedlit.experiment.signals import Interrupted, StopRequest, handle_signals
@@ -81,6 +81,7 @@ def main() -> None:
 
     Exit status 1 for a failure, 2 for an error in the command line or configuration, 130 after Ctrl-C, 143 after other signals.
     """
+    escape_tracebacks()
     sys.path.insert(0, os.getcwd())  # so that the console script too finds `model._target_=my_file.MyModule`
     status = 0
     try:

@@ -17,6 +17,7 @@ from fedlit import __version__
 from fedlit.core.errors import ConfigError, ConfigErrors, print_errors
 from fedlit.core.files import flatten
 from fedlit.core.text.console import PlainConsole
+from fedlit.core.text.escape import escape_tracebacks
 from fedlit.reports.labels import ABSENT, format_value
 from fedlit.runs.folder import InvalidRun, is_finished, read_flat_config, read_records, read_summary
 from fedlit.runs.layout import JOURNAL
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     The exit status is 2 if the command line has errors.
     """
+    escape_tracebacks()
     parser = argparse.ArgumentParser(prog="python -m fedlit.compare", description=__doc__)
     parser.add_argument("a", type=Path, metavar="RUN_A", help="folder of a run, finished or not")
     parser.add_argument("b", type=Path, metavar="RUN_B", help="folder of another run, finished or not")

@@ -16,7 +16,7 @@ from fedlit import __version__
 from fedlit.core.errors import ConfigError, ConfigErrors, print_errors
 from fedlit.core.files import to_json, write_atomic
 from fedlit.core.text.console import PlainConsole
-from fedlit.core.text.escape import shell_command
+from fedlit.core.text.escape import escape_tracebacks, shell_command
 from fedlit.reports.render.markdown import to_markdown
 from fedlit.reports.render.tables import runs_to_csv
 from fedlit.reports.render.terminal import print_report
@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     The exit status is 2 if the command line has errors.
     """
+    escape_tracebacks()
     parser = argparse.ArgumentParser(prog="python -m fedlit.report", description=__doc__)
     parser.add_argument("path", type=Path, nargs="+", help="folder of a run or of a sweep, or a pattern of folders")
     parser.add_argument(

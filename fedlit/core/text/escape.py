@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, TextIO
@@ -43,6 +44,15 @@ def print_lines(text: object, file: TextIO | None = None) -> None:
         file: None for the standard error.
     """
     print(printable(text, keep="\n\t"), file=file or sys.stderr, flush=True)
+
+
+def escape_tracebacks() -> None:
+    """Escape the tracebacks of this process: a message may have a file's values."""
+
+    def print_traceback(*error: Any) -> None:
+        print_lines("".join(traceback.format_exception(*error)).rstrip("\n"))
+
+    sys.excepthook = print_traceback
 
 
 def shell_command(words: Sequence[object]) -> str:

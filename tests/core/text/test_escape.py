@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from rich.text import Text
 
 from fedlit.core.errors import ConfigError, print_config_errors
 from fedlit.core.text.console import PlainConsole
-from fedlit.core.text.escape import PrintableFormatter, printable, shell_command, spreadsheet_cell
+from fedlit.core.text.escape import PrintableFormatter, escape_tracebacks, printable, shell_command, spreadsheet_cell
 
 ESCAPES = [
     "\x1b[2J",
@@ -93,6 +94,18 @@ def test_errors_and_log_records_are_escaped(capsys):
     ]
     record = logging.LogRecord("a", logging.INFO, "", 0, "%s", ("\x1b[2J\nb",), None)
     assert PrintableFormatter("%(message)s").format(record) == "\\x1b[2J\nb"
+
+
+def test_a_traceback_is_escaped(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    escape_tracebacks()
+    try:
+        raise ValueError("\x1b[2J\nsecond line")
+    except ValueError as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+    text = capsys.readouterr().err
+    assert text.endswith("ValueError: \\x1b[2J\nsecond line\n")
+    assert text.startswith("Traceback")
 
 
 WORDS = [
