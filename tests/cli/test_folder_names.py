@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from fedlit.cli import evaluate, replay, train
+from fedlit.cli import train
+from fedlit.cli.arguments import evaluate_command, replay_command
 from fedlit.cli.overrides.texts import quote
 from fedlit.cli.resume import resume_command
 from fedlit.reports import compare, report
@@ -39,8 +40,8 @@ def test_a_folder_of_any_name_is_shown_and_read(tmp_path, monkeypatch, capfd, na
     words = shlex.split(resume_command(folder, {}))
     assert words[:3] == ["python", "-m", "fedlit.train"]
     assert f"{folder} is finished after 1 rounds" in call(monkeypatch, capfd, train.main, *words[3:])
-    assert "test/accuracy" in call(monkeypatch, capfd, evaluate.main, folder)
+    assert "test/accuracy" in call(monkeypatch, capfd, evaluate_command, folder)
     client = "0"
-    assert "client 0 in round 1" in call(monkeypatch, capfd, replay.main, folder, "--round", 1, "--client", client)
+    assert "client 0 in round 1" in call(monkeypatch, capfd, replay_command, folder, "--round", 1, "--client", client)
     assert "the configurations are identical" in call(monkeypatch, capfd, compare.main, folder, folder)
     assert f"{tmp_path / 'out'}: report.md" in call(monkeypatch, capfd, report.main, folder, "--out", tmp_path / "out")

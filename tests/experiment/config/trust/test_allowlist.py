@@ -97,7 +97,11 @@ def test_command_and_environment_extend_the_list_by_public_names(monkeypatch):
     assert refused({"_target_": "collections.OrderedDict", "allow": ["collections"]}) == ["_target_"]
     assert refused({"_target_": "collections._sys.exit"}, "collections") == ["_target_"]
     assert refused({"_target_": "json.codecs.open"}, "json") == ["_target_"]
-    for name in ("collections.OrderedDict.fromkeys", "collections.abc", "collections"):  # no class or function of its own
+    for name in (
+        "collections.OrderedDict.fromkeys",
+        "collections.abc",
+        "collections",
+    ):  # no class or function of its own
         assert refused({"_target_": name}, "collections") == ["_target_"]
     monkeypatch.setenv(ALLOW_VARIABLE, "json,collections")
     assert refused({"_target_": "collections.OrderedDict"}) == []
