@@ -47,7 +47,7 @@ def print_lines(text: object, file: TextIO | None = None) -> None:
 
 
 def escape_tracebacks() -> None:
-    """Escape the tracebacks of this process: a message may have a file's values."""
+    """Escape this process's tracebacks: a message may hold a file's values."""
 
     def print_traceback(*error: Any) -> None:
         print_lines("".join(traceback.format_exception(*error)).rstrip("\n"))
