@@ -5,14 +5,14 @@ Logging stays Lightning's own, at less cost.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from types import SimpleNamespace
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import lightning.pytorch.core.module as lightning_module
-import lightning.pytorch.loops.training_epoch_loop as training_epoch_loop
+import lightning.pytorch.utilities.signature_utils as signature_utils
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.connectors.logger_connector.result import (
@@ -26,7 +26,7 @@ from lightning.pytorch.utilities.data import _extract_batch_size
 from torch import Tensor
 from torchmetrics import Metric
 
-_signature_answers: WeakKeyDictionary[Any, dict[Any, bool]] = WeakKeyDictionary()
+_argspecs: WeakKeyDictionary[Any, inspect.FullArgSpec] = WeakKeyDictionary()
 
 
 def use_light_results(trainer: Trainer) -> None:
@@ -45,27 +45,22 @@ def use_light_results(trainer: Trainer) -> None:
 def signatures_once() -> Iterator[None]:
     """Inspect the signature of each training step once.
 
-    Lightning inspects it in each step and in each call of `self.log`.
-    Uses `is_param_in_hook_signature` in the modules of LightningModule and of the training loop; checked with
-    lightning 2.6.6.
+    Lightning inspects it several times in each fit, in each step and in each call of `self.log`.
+    Replaces `inspect` in `lightning.pytorch.utilities.signature_utils`; checked with lightning 2.6.6.
     """
-    places: tuple[Any, ...] = (lightning_module, training_epoch_loop)
-    originals = [place.is_param_in_hook_signature for place in places]
-    for place, inspect in zip(places, originals, strict=True):
-        place.is_param_in_hook_signature = partial(_answer_once, inspect)
+    original = signature_utils.inspect
+    signature_utils.inspect = SimpleNamespace(getfullargspec=_argspec)  # type: ignore[assignment]
     try:
         yield
     finally:
-        for place, inspect in zip(places, originals, strict=True):
-            place.is_param_in_hook_signature = inspect
+        signature_utils.inspect = original
 
 
-def _answer_once(inspect: Callable[..., bool], hook: Callable[..., Any], *arguments: Any, **more: Any) -> bool:
-    answers = _signature_answers.setdefault(getattr(hook, "__func__", hook), {})
-    key = (arguments, *sorted(more.items()))
-    if key not in answers:
-        answers[key] = inspect(hook, *arguments, **more)
-    return answers[key]
+def _argspec(hook: Callable[..., Any]) -> inspect.FullArgSpec:
+    function = getattr(hook, "__func__", hook)
+    if function not in _argspecs:
+        _argspecs[function] = inspect.getfullargspec(hook)
+    return _argspecs[function]
 
 
 def tensor_lengths(batch: Any) -> set[int]:

@@ -1,10 +1,10 @@
 """Canaries of Lightning's private APIs around logged values."""
 
+import inspect
 from dataclasses import dataclass
 from importlib.metadata import version
 
-import lightning.pytorch.core.module as lightning_module
-import lightning.pytorch.loops.training_epoch_loop as training_epoch_loop
+import lightning.pytorch.utilities.signature_utils as signature_utils
 import pytest
 import torch
 from conftest import Quadratic, holdings, pairs
@@ -84,29 +84,26 @@ def test_a_light_value_has_the_states_of_lightnings_own(reduce_fx, levels):
 
 
 def test_the_signature_of_a_training_step_is_inspected_once(monkeypatch):
-    name, inspected = "is_param_in_hook_signature", []
-    for place in (lightning_module, training_epoch_loop):
-        original = getattr(place, name, None)
-        assert original is not None, gone(name)
+    assert hasattr(signature_utils, "inspect"), gone("`inspect` of signature_utils")
+    inspected, original = [], inspect.getfullargspec
 
-        def inspect(hook, *args, original=original, **more):
-            inspected.append(hook)
-            return original(hook, *args, **more)
-
-        monkeypatch.setattr(place, name, inspect)
+    def getfullargspec(hook):
+        inspected.append(hook.__qualname__)
+        return original(hook)
 
     class Fresh(Quadratic):
         def training_step(self, batch, batch_idx):
             self.log("loss", 1.0)
             return super().training_step(batch, batch_idx)
 
+    monkeypatch.setattr(inspect, "getfullargspec", getfullargspec)
     for _ in range(2):
         fit(Fresh(), Takes())
-    assert len(inspected) == 2, gone(name)  # once for `self.log`, once for the loop
-    before = lightning_module.is_param_in_hook_signature
+    name = Fresh.training_step.__qualname__
+    assert inspected.count(name) == 1, gone("getfullargspec in signature_utils")
     with internals.signatures_once():
-        assert lightning_module.is_param_in_hook_signature is not before
-    assert lightning_module.is_param_in_hook_signature is before
+        assert signature_utils.inspect is not inspect
+    assert signature_utils.inspect is inspect
 
 
 def test_the_lengths_of_a_batchs_tensors_are_found_in_any_structure():
