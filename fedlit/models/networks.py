@@ -27,6 +27,8 @@ def image_shape(shape: Sequence[int], min_side: int) -> tuple[int, int, int]:
     if len(shape) != 3 or min(shape[1:]) < min_side:
         why = f"must be channels, height and width, with sides of at least {min_side}"
         hint = "use images of another size (data=image_folder has data.size) or another model"
+        if len(shape) == 1:
+            hint = "model=char_lstm reads texts; model=mlp and model=logistic read tables of features"
         raise ConfigError("shape", list(shape), why, hint)
     channels, height, width = shape
     return channels, height, width

@@ -257,3 +257,12 @@ def test_a_models_yaml_lists_every_argument_with_the_networks_default(choice, ne
     for name, parameter in list(inspect.signature(network).parameters.items())[2:]:
         default = parameter.default
         assert node[name] == (list(default) if isinstance(default, tuple) else default)
+
+
+@pytest.mark.parametrize("network", [SimpleCNN, McMahanCNN, LeNet])
+def test_a_network_for_images_names_the_models_for_texts_and_tables(network):
+    with pytest.raises(ConfigError) as error:
+        network((80,), 65)
+    assert error.value.hint == "model=char_lstm reads texts; model=mlp and model=logistic read tables of features"
+    with pytest.raises(ConfigError, match=r"data\.size"):
+        network((1, 2, 2), 10)
