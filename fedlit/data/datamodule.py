@@ -165,6 +165,15 @@ def evaluation_arguments(datamodule: DataModule | None, batches: Batches) -> dic
     return {"datamodule": view, "verbose": False}
 
 
+def apply_hooks(datamodule: DataModule, trainer: Any, batch: Any) -> Any:
+    """Return a batch after the data module's hooks, on the Trainer's device."""
+    view = _with_loaders(datamodule)
+    view.trainer = trainer
+    batch = view.on_before_batch_transfer(batch, 0)
+    batch = view.transfer_batch_to_device(batch, trainer.strategy.root_device, 0)
+    return view.on_after_batch_transfer(batch, 0)
+
+
 def _with_loaders(datamodule: DataModule, **loaders: Any) -> DataModule:
     """Return a shallow copy of a data module with other loaders.
 

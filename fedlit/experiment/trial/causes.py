@@ -6,7 +6,7 @@ import re
 import traceback
 
 import torch
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, LightningDataModule
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from fedlit.client.callbacks import LocalTrainingCallback
@@ -89,6 +89,8 @@ def blame(error: Exception, federation: Federation) -> tuple[str, str]:
             return "lightning", ""
         if isinstance(owner, NoisyBatches):
             return "partition", "noise"
-        if isinstance(owner, torch.utils.data.Dataset) or file.startswith(("fedlit.data.", "torch.utils.data.")):
+        if isinstance(owner, torch.utils.data.Dataset | LightningDataModule) or file.startswith(
+            ("fedlit.data.", "torch.utils.data.")
+        ):
             return "data", ""
     return "lightning", ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -15,6 +16,7 @@ from fedlit.core.streams import Purpose, seeded
 from fedlit.core.tensors import Layout
 from fedlit.core.torch_internals import tree_leaves
 from fedlit.data import Data
+from fedlit.data.datamodule import apply_hooks
 from fedlit.experiment.trial.causes import module_name
 from fedlit.server.setup import Federation
 
@@ -99,4 +101,20 @@ def _explain_difference(federation: Federation, data: Data, client: int) -> list
         hint = "draw from torch, numpy.random or random, which are seeded for each client"
         return [ConfigError("data", data.name, problem, hint, warning=True)]
     problem = "gives other results when the same client trains again: it keeps state from one fit to the next"
+    if _hooks_keep_state(federation):
+        hint = "let its hooks of batches depend on the batch alone, and draw from torch"
+        return [ConfigError("data", data.name, problem, hint)]
     return [ConfigError("model", module_name(federation), problem, STATE_HINT)]
+
+
+def _hooks_keep_state(federation: Federation) -> bool:
+    """Return True if a data module changes a batch in two ways."""
+    data, trainer = federation.worker.data, federation.trainer_config.make_trainer()
+    if data.datamodule is None:
+        return False
+    batches = []
+    for _ in range(2):
+        with seeded(federation.seed, Purpose.MODEL, 0, 0):
+            batch = next(iter(data.train.batches(np.zeros(2, dtype=np.int64), 2)))
+            batches.append(tree_leaves(apply_hooks(data.datamodule, trainer, batch)))
+    return not all(torch.equal(*pair) for pair in zip(*batches, strict=False) if isinstance(pair[0], torch.Tensor))
