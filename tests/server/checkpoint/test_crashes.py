@@ -11,7 +11,7 @@ from fedlit.core.errors import ConfigErrors
 from fedlit.core.files import LocalFilesystem
 from fedlit.runs.layout import CHECKPOINTS, JOURNAL
 from fedlit.server.checkpoint import disk
-from fedlit.server.checkpoint.checkpointer import Retention
+from fedlit.server.checkpoint.checkpointer import Checkpoint, NoCheckpoints, Retention
 from fedlit.server.checkpoint.disk import DiskCheckpointer
 from fedlit.server.checkpoint.folders import committed_rounds
 from fedlit.server.checkpoint.format import read_checkpoint, read_journal
@@ -167,9 +167,9 @@ def test_rounds_of_another_experiment_are_refused_with_each_difference(tmp_path)
     checkpointer = DiskCheckpointer(tmp_path, RETENTION, Unsynced())
     with checkpointer.open({"seed": 1, "rate": 0.1, "old": 1}):
         checkpointer.commit(state(1), ClientStateStore(), record(1))
-    with DiskCheckpointer(tmp_path).open({"seed": 1, "rate": 0.1, "new": 2}):
-        assert DiskCheckpointer(tmp_path).load().state.round == 1
     again = DiskCheckpointer(tmp_path)
+    with again.open({"seed": 1, "rate": 0.1, "new": 2}):  # `old` and `new` are keys of one side alone
+        assert again.load().state.round == 1
     with again.open({"seed": 2, "rate": 0.2}):
         with pytest.raises(ConfigErrors) as errors:
             again.load()
@@ -177,3 +177,30 @@ def test_rounds_of_another_experiment_are_refused_with_each_difference(tmp_path)
             again.peek({"seed": 3})
     assert [(error.key, error.value) for error in errors.value.errors] == [("seed", 2), ("rate", 0.2)]
     assert names(tmp_path) == ["round-000001"]
+
+
+@pytest.mark.parametrize(
+    ("rounds", "expected"),
+    [
+        ([], 0),
+        (["no", "no"], 2),
+        ([None, "no"], 1),
+        (["no", None], 0),
+        ([None, "empty", "no", "empty"], 1),
+        ([None, "no", None, "no", "no"], 2),
+    ],
+)
+def test_lost_rounds_at_the_end_are_counted_without_those_that_had_no_client(rounds, expected):
+    records = []
+    for number, lost in enumerate(rounds, 1):
+        one = record(number, lost).to_dict()
+        records.append({**one, "cohort": [], "failures": []} if lost == "empty" else one)
+    assert Checkpoint(state(1), ClientStateStore(), tuple(records)).lost_in_a_row == expected
+
+
+def test_storage_in_memory_keeps_nothing():
+    storage = NoCheckpoints()
+    with storage.open({"seed": 1}):
+        storage.commit(state(1), ClientStateStore(), record(1))
+        storage.finish()
+        assert storage.load() is None
