@@ -50,11 +50,12 @@ class LocalTrainingCallback(Callback):
     ) -> None:
         self._client_state, self._guards_weights = client_state, guards_weights
         self._terms = [term for term in terms if term.mu or term.offset]
-        self._fit_terms: FitTerms | None = None
+        self._trainer: Trainer  # these three are set in on_fit_start
+        self._is_automatic: bool
+        self._fit_terms: FitTerms
         self._announced: set[torch.optim.Optimizer] = set()  # optimizers whose next step Lightning announced
         self._announced_steps = self.steps = 0
         self._num_accumulated = self._num_without_terms = 0  # batches whose gradients are accumulated
-        self._trainer: Trainer | None = None
         rates = None if lr_factor is None else ScaledRates(lr_factor)
         self._guard = WeightGuard([])
         self._observer = StepObserver(rates, lambda: self._guard.compare(), self._add_to_loss, self._count_step)
@@ -75,7 +76,7 @@ class LocalTrainingCallback(Callback):
             self.displacement.refuse(ConfigError("model", self._module_name, problem, hint))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._trainer = trainer
+        self._trainer, self._is_automatic = trainer, pl_module.automatic_optimization
         _refuse_fused_with_scaler(trainer)
         self._observer.set_module(pl_module)
         self._module_name = type(pl_module).__name__
@@ -124,27 +125,22 @@ class LocalTrainingCallback(Callback):
         Lightning calls the hook after accumulation and unscaling, and before clipping.
         """
         self._announced.add(optimizer)
-        if self._fit_terms is not None and (pl_module.automatic_optimization or has_gradients(optimizer)):
+        if self._terms and (pl_module.automatic_optimization or has_gradients(optimizer)):
             self._fit_terms.add(optimizer, self._fraction(self._num_without_terms))
         self._num_without_terms = 0
 
     def _fraction(self, batches: int) -> float:
         """Return the share of batches in the number that a step accumulates."""
-        assert self._trainer is not None
-        if not self._trainer.lightning_module.automatic_optimization:
-            return 1.0
-        return batches / self._trainer.accumulate_grad_batches
+        return batches / self._trainer.accumulate_grad_batches if self._is_automatic else 1.0
 
     def _add_to_loss(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
-        assert self._fit_terms is not None
-        return self._fit_terms.add_loss(loss, optimizer, self._fraction(1))
+        return self._fit_terms.add_loss(loss, optimizer, self._fraction(1)) if self._terms else loss
 
     def _count_step(self, optimizer: torch.optim.Optimizer) -> None:
         self.steps += 1
         self._announced_steps += optimizer in self._announced
         self._announced.discard(optimizer)
         self._guard.record()
-        assert self._trainer is not None
         is_lightnings = optimizer in self._trainer.optimizers  # others do not follow Lightning's accumulation
         self.displacement.step(optimizer, self._fraction(self._num_accumulated) if is_lightnings else 1.0)
 

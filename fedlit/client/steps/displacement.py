@@ -6,6 +6,7 @@ A client's own optimizer causes the displacement; FedNova and SCAFFOLD divide by
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from inspect import unwrap
 from typing import NamedTuple
 
@@ -78,7 +79,7 @@ class DisplacementTracker:
 
     def step(self, optimizer: torch.optim.Optimizer, scale: float = 1.0) -> None:
         """Record one step of an optimizer."""
-        if not _is_sgd(optimizer):
+        if not _is_sgd(type(optimizer)):
             self._steps.setdefault(optimizer, [])
             return
         groups = self._steps.setdefault(optimizer, [])
@@ -100,7 +101,7 @@ class DisplacementTracker:
         steps_of: dict[int, list[SGDStep]] = {}
         for optimizer, groups in self._steps.items():
             name = type(optimizer).__name__
-            if not _is_sgd(optimizer):
+            if not _is_sgd(type(optimizer)):
                 problem = "has no known step length, and the algorithm divides by the length of the client's steps"
                 raise ConfigError(OPTIMIZER, name, problem, "use SGD, or another algorithm")
             for steps, group in zip(groups, optimizer.param_groups, strict=True):
@@ -133,9 +134,10 @@ class DisplacementTracker:
         return by_name
 
 
-def _is_sgd(optimizer: torch.optim.Optimizer) -> bool:
-    """Return True if the optimizer steps as torch's SGD does.
+@cache
+def _is_sgd(kind: type[torch.optim.Optimizer]) -> bool:
+    """Return True if optimizers of a class step as torch's SGD does.
 
     A subclass may have another step.
     """
-    return isinstance(optimizer, torch.optim.SGD) and unwrap(type(optimizer).step) is unwrap(torch.optim.SGD.step)
+    return issubclass(kind, torch.optim.SGD) and unwrap(kind.step) is unwrap(torch.optim.SGD.step)
