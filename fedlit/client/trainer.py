@@ -67,6 +67,8 @@ class TrainerConfig:
     keep_optimizer: bool = False
 
     def __post_init__(self) -> None:
+        if fixed := sorted(self.options.keys() & {*FIXED_ARGS, "callbacks", "plugins", "profiler"}):
+            raise ConfigError("options", ", ".join(fixed), "is set by a local fit itself", "leave it out")
         if (precision := str(self.options.get("precision"))) in PRECISIONS:
             object.__setattr__(self, "options", {**self.options, "precision": PRECISIONS[precision]})
 

@@ -1,4 +1,4 @@
-"""One rule for the callbacks of `trainer.callbacks` and those of a module's `configure_callbacks`."""
+"""Refused callbacks, by one rule for `trainer.callbacks` and a module's `configure_callbacks`, and refused arguments."""
 
 import pytest
 from conftest import Quadratic, holdings, pairs
@@ -86,3 +86,9 @@ def test_other_callbacks_act_from_both_places(name):
     own = local(WithCallbacks(name, options))
     start = trainer.replica.read()
     assert trainer.fit(start).steps == own.fit(start).steps
+
+
+@pytest.mark.parametrize("name", ["logger", "enable_checkpointing", "profiler", "plugins"])
+def test_an_argument_that_a_fit_sets_itself_is_refused(name):
+    with pytest.raises(ConfigError, match=f"^options={name}: is set by a local fit itself; leave it out$"):
+        TrainerConfig({"accelerator": "cpu", name: True})

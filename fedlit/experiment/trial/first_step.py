@@ -104,6 +104,8 @@ def _try_training(federation: Federation, data: Data) -> list[ConfigError]:
         return errors
     state = federation.initial_state()
     algorithm.personal_model(local, state.shared, update.client_state)
+    if errors := _check_layout(federation, update, state, "first"):
+        return errors
     layout = Layout.of(update.groups)
     vector = layout.vector(update.groups)
     if problem := invalid_values(vector, update.weight):
@@ -138,9 +140,14 @@ def _try_later_round(
     Only then an optimizer's state is loaded, and the module copied for a contrast with the client's previous model.
     """
     _, update = _train_one_batch(federation, client, state, client_state)
+    return _check_layout(federation, update, state, "second")
+
+
+def _check_layout(federation: Federation, update: Update, state: ServerState, which: str) -> list[ConfigError]:
+    """Refuse an update whose names, shapes or dtypes are not its round's."""
     if problem := layout_mismatch(update.groups, federation.worker.update_template(state)):
         algorithm = type(federation.algorithm).__name__
-        problem = f"gives an invalid update in a client's second round: {problem}"
+        problem = f"gives an invalid update in a client's {which} round: {problem}"
         return [ConfigError("algorithm", algorithm, problem, "return the same names, shapes and dtypes in each round")]
     return []
 

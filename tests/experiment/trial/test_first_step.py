@@ -190,6 +190,25 @@ class Twice(FedAvg):
         return replace(update, groups=groups, client_state={"seen": {"seen": torch.ones(1)}})
 
 
+class Doubles(FedAvg):
+    """An algorithm whose update is float64, unlike its template."""
+
+    def client(self, local, shared, client_state):
+        update = super().client(local, shared, client_state)
+        if local.examples == 0:
+            return update
+        groups = {group: {k: t.double() for k, t in named.items()} for group, named in update.groups.items()}
+        return replace(update, groups=groups)
+
+
+def test_an_update_with_another_dtype_is_refused_before_round_1():
+    key, text = error_of(Quadratic(), algorithm=Doubles())
+    assert key == "algorithm"
+    assert (
+        "Doubles: gives an invalid update in a client's first round: parameters/w is float64 [1], not float32" in text
+    )
+
+
 def test_an_update_that_is_invalid_from_a_clients_second_round_is_refused():
     key, text = error_of(Quadratic(), algorithm=Twice())
     assert key == "algorithm"
