@@ -42,9 +42,10 @@ class LoaderSettings:
     @classmethod
     def of(cls, loader: DataLoader[Any]) -> LoaderSettings:
         """Return the settings of a loader that `check_loader` accepts."""
-        assert loader.batch_size is not None
-        is_random = isinstance(loader.sampler, RandomSampler)
-        return cls(loader.batch_size, loader.drop_last, loader.num_workers, is_random)
+        batches = loader.batch_sampler  # a loader with a BatchSampler of the user's has the batch size there alone
+        assert isinstance(batches, BatchSampler)
+        is_random = isinstance(batches.sampler, RandomSampler)
+        return cls(batches.batch_size, batches.drop_last, loader.num_workers, is_random)
 
 
 def read_loaders(module: LightningDataModule) -> tuple[Any, ...]:
@@ -112,20 +113,23 @@ def check_loader(name: str, place: str, loader: Any) -> None:
     if loader.batch_size is None and loader.batch_sampler is None:
         why = f"has a dataset that makes its own batches in {place}: batch_size is None"
         raise ConfigError("_target_", name, why, "use a dataset of single samples; data.batch_size sets the batches")
-    is_batched_by_torch = type(loader.batch_sampler) is BatchSampler
-    if is_batched_by_torch and _visits_each_sample_once(loader.sampler):
-        return
-    sampler = loader.sampler if is_batched_by_torch else loader.batch_sampler
+    sampler = loader.batch_sampler
+    if type(sampler) is BatchSampler:
+        sampler = sampler.sampler
+        if _visits_each_sample_once(sampler, loader.dataset):
+            return
     why = f"has a {type(sampler).__name__} in {place}, which would be ignored"
     hint = "remove it: each client reads its own shard in random order, data.batch_size samples at a time"
     raise ConfigError("_target_", name, why, hint)
 
 
-def _visits_each_sample_once(sampler: Any) -> bool:
+def _visits_each_sample_once(sampler: Any, dataset: Any) -> bool:
     """Return True if torch's own sampler yields each sample once."""
-    if type(sampler) is RandomSampler:
-        return not sampler.replacement and sampler.num_samples == len(sampler.data_source)
-    return type(sampler) is SequentialSampler
+    if type(sampler) not in (RandomSampler, SequentialSampler):
+        return False
+    if type(sampler) is RandomSampler and (sampler.replacement or sampler.num_samples != len(sampler.data_source)):
+        return False
+    return sampler.data_source is dataset or len(sampler.data_source) == len(dataset)
 
 
 def without_trainer(datamodule: DataModule | None) -> DataModule | None:

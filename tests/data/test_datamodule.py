@@ -6,13 +6,21 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from torch.utils.data import DataLoader, RandomSampler, TensorDataset, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from fedlit.algorithms import FedAvg
 from fedlit.core.errors import ConfigError
 from fedlit.data import Iid
 from fedlit.data.checks import check_loaders
 from fedlit.data.custom import to_data
+from fedlit.data.datamodule import LoaderSettings
 from fedlit.data.loading import Loading
 from fedlit.executors import Inline, Processes
 from fedlit.server.monitor import Monitor
@@ -216,6 +224,12 @@ WEIGHTED = WeightedRandomSampler(np.ones(20), 20)
             "a RandomSampler in the train",
         ),
         ((DataLoader(toy(20), batch_sampler=[[0, 1], [2, 3]]), loader()), "a list in the training loader"),
+        (
+            (DataLoader(toy(20), batch_sampler=BatchSampler(WEIGHTED, 4, False)), loader()),
+            "a WeightedRandomSampler in the training loader",
+        ),
+        ((loader(shuffle=None, sampler=RandomSampler(range(5))), loader()), "a RandomSampler in the training loader"),
+        ((loader(), loader(shuffle=None, sampler=SequentialSampler(range(5)))), "a SequentialSampler in the test load"),
         ((DataLoader(toy(20), batch_size=None), loader()), "makes its own batches in the training loader"),
     ],
 )
@@ -235,6 +249,12 @@ def test_a_pair_of_loaders_gives_its_datasets_and_functions():
     ((x, _),) = data.train.batches(np.arange(3), 3)
     assert torch.equal(x, train.dataset.tensors[0][:3] + 1)
     assert data.train.batches(np.arange(3), 3).worker_init_fn == started.append
+
+
+def test_a_batch_sampler_of_torch_gives_the_settings_of_its_loader():
+    dataset = toy(20)
+    train = DataLoader(dataset, batch_sampler=BatchSampler(RandomSampler(dataset), 4, True))
+    assert to_data((train, dataset), 0).train.loader == LoaderSettings(4, True, 0, True)
 
 
 @pytest.mark.parametrize(
