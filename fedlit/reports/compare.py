@@ -82,11 +82,25 @@ def compare_runs(a: Path, b: Path) -> dict[str, Any]:
     }
     return {
         "configuration": _differing(*configs),
-        "summary": {key: pair for key, pair in _differing(*summaries).items() if ABSENT not in pair},
+        "summary": _differing_causes(*summaries),
         "rounds": [len(run_records) for run_records in records],
         "common": common,
         **first,
         "truncated": truncated,
+    }
+
+
+def _differing_causes(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """The keys of two summaries whose values differ.
+
+    A key that one summary lacks is no difference, since an older version may have written it. Of two processors it is one: an
+    environment variable that is not set, or a GPU that is not there.
+    """
+    have_processors = all(any(key.startswith("processor.") for key in summary) for summary in (a, b))
+    return {
+        key: pair
+        for key, pair in _differing(a, b).items()
+        if ABSENT not in pair or (have_processors and key.startswith("processor."))
     }
 
 

@@ -44,6 +44,7 @@ def test_versions_and_digests_that_differ_are_reported(tmp_path):
             {"processor": {"name": "B"}, "versions": {"torch": "2.13"}},
             "the processor and the versions of libraries differ, and results are",
         ),
+        ({"processor": {"name": "A", "instruction_set": "AVX512", "MKL_CBWR": "AVX2"}}, "the processor differs, and"),
         ({}, None),
     ],
 )
@@ -53,10 +54,15 @@ def test_another_processor_or_library_is_named_where_states_differ(tmp_path, cha
     for tests, has_line in (([0.5, 0.8, 0.7], line is not None), ([0.5, 0.6, 0.7], False)):
         b = write_run(tmp_path / f"b{tests[1]}", tests=tests, summary={**summary, **changes})
         differences = compare.compare_runs(a, b)
-        expected = {f"{part}.{key}" for part, values in changes.items() for key in values}
+        expected = {f"{part}.{key}" for part in changes for key, _ in changes[part].items() ^ summary[part].items()}
         assert differences["summary"].keys() == expected
         last = compare.difference_lines(differences)[-1]
         assert last.startswith(line or "failures: ") if has_line else last.startswith("failures: ")
+
+
+def test_a_run_of_a_version_without_processors_has_no_other_processor(tmp_path):
+    a = write_run(tmp_path / "a", summary={"processor": {"name": "A", "MKL_CBWR": "AVX2"}})
+    assert compare.compare_runs(a, write_run(tmp_path / "b"))["summary"] == {}
 
 
 def test_truncated_line_is_ignored_and_reported(tmp_path):
