@@ -1,5 +1,7 @@
 """The last layer has all of its names, and what cannot be split is refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import holdings, pairs
@@ -163,6 +165,15 @@ def test_parameters_in_no_layer_are_refused(kind):
     with pytest.raises(ConfigError, match="are in no layer") as error:
         capture_features(module, None)
     assert error.value.key == "algorithm.layer"
+
+
+@pytest.mark.parametrize("algorithm", [PersonalLayers(layers="last"), FedRep()])
+def test_a_last_layer_that_is_not_trained_is_refused(algorithm):
+    module = Net(nn.Linear(3, 1), teacher=nn.Linear(3, 1).requires_grad_(False))
+    with pytest.raises(ConfigError, match="layers=last: is teacher, whose parameters are not trained"):
+        bound(algorithm, module)
+    named = replace(algorithm, layers="none", names=["head.*"])
+    assert bound(named, module).personal_names == {"head.weight", "head.bias"}
 
 
 @pytest.mark.parametrize("algorithm", [PersonalLayers(layers="last"), FedRep(), FedRep(layers="none", names=["*"])])

@@ -22,7 +22,8 @@ def select_personal(module: nn.Module, model: Model, layers: str, patterns: Sequ
         patterns: patterns of further names, with `*` for anything.
 
     Raises:
-        ConfigError: if no name is personal, no parameter is left to share, or one tensor would be both.
+        ConfigError: if no name is personal, no parameter is left to share, one tensor would be both, or the last layer is not
+            trained.
     """
     own = list(model.state_dict())
     tied = tied_names(module, own)
@@ -48,6 +49,9 @@ def _layers(module: nn.Module, layers: str) -> list[str]:
         path, layer = last_layer(module)
         if not path:
             problem = f"needs a layer, and the last parameters are those of {type(module).__name__} itself"
+            raise ConfigError("layers", layers, problem, "take layers=none, and give names")
+        if not any(parameter.requires_grad for parameter in layer.parameters()):  # a teacher, for example
+            problem = f"is {path}, whose parameters are not trained"
             raise ConfigError("layers", layers, problem, "take layers=none, and give names")
         return layer_paths(module, layer)
     return norm_layers(module) if layers == "norm" else []
