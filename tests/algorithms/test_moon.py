@@ -82,6 +82,31 @@ def test_training_with_a_contrastive_term_is_descent_on_the_papers_loss(more):
     assert not torch.allclose(plain.model.parameters["body.weight"], fit.model.parameters["body.weight"], atol=1e-4)
 
 
+class Skips(Net):
+    """A module that skips all batches from the second step on."""
+
+    def training_step(self, batch, batch_idx):
+        return None if self.global_step else super().training_step(batch, batch_idx)
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")  # the module means it
+def test_a_batch_that_the_module_skips_has_no_contrastive_loss():
+    local, start, near, far, data = setting()
+    term = ContrastiveTerm(0.7, 0.5, near, far)
+    skipping = LocalTrainer(ModuleReplica(Skips()), local.trainer_config, data, 3, 0, 0)
+    local.trainer_config = TrainerConfig({"accelerator": "cpu"}, steps=1)
+    assert skipping.fit(start, term).model.equals(local.fit(start, term).model)
+
+
+@pytest.mark.parametrize("layer", [None, "body"])
+def test_features_that_no_trained_parameter_changes_are_refused(layer):
+    local, start, near, far, _ = setting()
+    local.replica.module.body.requires_grad_(False)
+    local.replica = ModuleReplica(local.replica.module)
+    with pytest.raises(ConfigError, match=f"algorithm.layer={layer or 'null'}: gives features that no trained"):
+        local.fit(start, ContrastiveTerm(0.7, 0.5, near, far, layer))
+
+
 def test_the_contrastive_loss_draws_no_random_numbers():
     local, start, near, far, _ = setting(dropout=0.5)
     with_0 = local.fit(start, ContrastiveTerm(0.0, 0.5, near, far)).model

@@ -30,7 +30,7 @@ def contrastive_loss(module: LightningModule, start: Model, term: ContrastiveTer
         term: the term to add.
 
     Raises:
-        ConfigError: if the module has no such layer, or uses manual optimization.
+        ConfigError: if the module has no such layer, uses manual optimization, or trains nothing that changes the features.
     """
     if not module.automatic_optimization:
         problem = "uses manual optimization: there is no single loss to which a contrastive term can be added"
@@ -47,9 +47,15 @@ def contrastive_loss(module: LightningModule, start: Model, term: ContrastiveTer
     @wraps(original)
     def training_step(*args: Any) -> Any:
         output: Any = original(*args)
+        if output is None:  # the module skips this batch
+            return None
+        features = read_features()
+        if not features.requires_grad:
+            problem = "gives features that no trained parameter changes, so the contrastive loss has no effect"
+            raise ConfigError("algorithm.layer", term.layer or "null", problem, "name a layer that is trained")
         with torch.no_grad(), torch.random.fork_rng([]):
             towards, away = near.features(module, args), far.features(module, args)
-        extra = term.mu * model_contrastive_loss(read_features(), towards, away, term.temperature)
+        extra = term.mu * model_contrastive_loss(features, towards, away, term.temperature)
         return {**output, "loss": output["loss"] + extra} if isinstance(output, Mapping) else output + extra
 
     module.training_step = training_step  # type: ignore[method-assign]
