@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from fedlit.core.errors import ConfigError
+from fedlit.core.errors import ConfigError, raise_errors, require
 from fedlit.core.facts import FederationFacts
 from fedlit.core.messages import Aggregate, ServerState, Shared, Update
 from fedlit.core.model import ContrastiveTerm, FitResult, GradientTerm, Model
@@ -130,6 +130,23 @@ class Algorithm(ABC):
     def metrics(self, state: ServerState) -> Mapping[str, float]:
         """Figures of the algorithm for the round's record; none by default."""
         return {}
+
+
+def algorithm_error(key: str, value: object) -> ConfigError | None:
+    """Return the error of a value that is no algorithm, or None."""
+    name = value.__name__ if isinstance(value, type) else type(value).__name__
+    hint = "give an instance of a subclass of fedlit.Algorithm"
+    return require(isinstance(value, Algorithm), key, name, "is not an Algorithm", hint)
+
+
+def as_algorithm(value: Algorithm) -> Algorithm:
+    """Return an algorithm as it is.
+
+    Raises:
+        ConfigError: if the value is no algorithm.
+    """
+    raise_errors(algorithm_error("algorithm", value))
+    return value
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedlit.aggregation import Aggregator, Channel, MeanAggregator
-from fedlit.algorithms.algorithm import Algorithm
+from fedlit.algorithms.algorithm import Algorithm, as_algorithm
 from fedlit.client.module.factory import ModuleSource, make_module
 from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import TrainerConfig
@@ -56,11 +56,11 @@ class Federation(FederationParts):
     data: Data | None = None
 
     def __repr__(self) -> str:
-        module, registry = type(self.worker.replica.module).__name__, self.registry
+        module, registry, rounds = type(self.worker.replica.module).__name__, self.registry, self.schedule.rounds
         numbers = sum(tensor.numel() for tensor in self.initial.parameters.values())
         return (
             f"Federation({module} of {numbers:,} parameters, {len(registry):,} clients with {registry.sizes.sum():,} examples, "
-            f"{type(self.algorithm).__name__}, {self.schedule.rounds} rounds, seed {self.seed})"
+            f"{type(self.algorithm).__name__}, {rounds} round{'s' if rounds > 1 else ''}, seed {self.seed})"
         )
 
     @classmethod
@@ -117,7 +117,7 @@ class Federation(FederationParts):
             ConfigError: if the data lacks a property that the partition needs.
             ConfigErrors: if the parts do not go together.
         """
-        loading, monitor, is_pooled = loading or Loading(), monitor or Monitor(), algorithm.pooled
+        loading, monitor, is_pooled = loading or Loading(), monitor or Monitor(), as_algorithm(algorithm).pooled
         schedule = schedule.for_one_client() if is_pooled else schedule
         config = schedule.configure(trainer_config or TrainerConfig())
         replica, data = _make_replica(model, seed, config), _prepare_data(data, loading, seed)
@@ -188,7 +188,7 @@ def _make_observed(observers: RunObservers | None, data: Data) -> dict[str, Any]
     if observers is None:
         return {}
     if not isinstance(observers, RunObservers):
-        hint = "write observers=Observers([...], folder=...)"
+        hint = "write observers=fedlit.Observers([...], folder=...)"
         raise ConfigError("observers", type(observers).__name__, "is not a fedlit.Observers", hint)
     return {"observers": observers, "data": data}
 

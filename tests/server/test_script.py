@@ -73,6 +73,7 @@ def test_the_text_of_a_federation_and_of_a_model_is_short():
     federation = federate()
     expected = "Federation(Net of 29 parameters, 3 clients with 54 examples, FedAvg, 2 rounds, seed 1)"
     assert repr(federation) == expected
+    assert repr(federate(rounds=1)).endswith("FedAvg, 1 round, seed 1)")
     assert repr(federation.initial) == "Model(29 parameters, 0 buffers)"
     (record, _) = federation.run()
     assert "tensor" not in repr(record)
@@ -146,10 +147,18 @@ def test_an_object_that_is_no_data_is_an_error_of_the_data():
 
 @pytest.mark.parametrize("observers", [[Notes()], Notes()])
 def test_bare_observers_are_an_error_that_says_how_to_give_them(observers):
-    with pytest.raises(ConfigError, match=r"write observers=Observers\(\[...\], folder=...\)"):
+    with pytest.raises(ConfigError, match=r"write observers=fedlit.Observers\(\[...\], folder=...\)"):
         federate(observers=observers)
 
 
 def test_an_object_that_is_no_observer_is_an_error():
     with pytest.raises(ConfigError, match="observers=function: is not a fedlit"):
         Observers([lambda: 0])
+    with pytest.raises(ConfigError, match="observers=Notes: is an observer and no list"):
+        Observers(Notes())
+
+
+@pytest.mark.parametrize(("algorithm", "name"), [("fedavg", "str"), (FedAvg, "FedAvg")])
+def test_an_object_that_is_no_algorithm_is_an_error(algorithm, name):
+    with pytest.raises(ConfigError, match=f"algorithm={name}: is not an Algorithm; give an instance"):
+        Federation.of(Net, (toy(), toy(20, 1)), Iid(3), algorithm, Schedule(rounds=1))

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from fedlit.algorithms.algorithm import Algorithm, Local
+from fedlit.algorithms.algorithm import Algorithm, Local, algorithm_error
 from fedlit.algorithms.fedavg import FedAvg
 from fedlit.algorithms.personalization.client_state import (
     inner_state,
@@ -65,9 +65,9 @@ class PersonalLayers(Algorithm):
         ]
 
     def _inner_error(self) -> ConfigError | None:
+        if error := algorithm_error("inner", self.inner):
+            return error
         name, hint = type(self.inner).__name__, "take another inner algorithm"
-        if not isinstance(self.inner, Algorithm):
-            return ConfigError("inner", name, "is not an Algorithm", "subclass fedlit.Algorithm")
         problem = f"trains one client on all examples, so no layer of {type(self).__name__} can be personal"
         return require(not self.inner.pooled, "inner", name, problem, hint)
 
