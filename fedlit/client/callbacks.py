@@ -27,7 +27,7 @@ LENGTH = "and the algorithm divides by the length of the client's steps"
 class LocalTrainingCallback(Callback):
     """Follows one run of a Trainer.
 
-    The callback counts optimizer steps, adds terms to gradients, scales learning rates and ends epochs of metrics.
+    The callback counts optimizer steps, adds terms to gradients and scales learning rates.
     `displacement` tracks the optimizer steps. `optimizer_state` is filled at the end of training if `client_state` is given.
 
     A term counts as part of each batch's loss. Lightning divides each batch's gradient by `accumulate_grad_batches`. So a step
