@@ -195,7 +195,9 @@ def test_lost_rounds_at_the_end_are_counted_without_those_that_had_no_client(rou
     for number, lost in enumerate(rounds, 1):
         one = record(number, lost).to_dict()
         records.append({**one, "cohort": [], "failures": []} if lost == "empty" else one)
-    assert Checkpoint(state(1), ClientStateStore(), tuple(records)).lost_in_a_row == expected
+    checkpoint = Checkpoint(state(1), ClientStateStore(), tuple(records))
+    assert checkpoint.lost_in_a_row == expected
+    assert (checkpoint.last and checkpoint.last.number) == (len(rounds) or None)
 
 
 def test_storage_in_memory_keeps_nothing():
