@@ -185,3 +185,13 @@ def test_no_module_of_a_listed_name_of_fedlit_unpickles():
             text = file.read()
         assert not [word for word in ("pickle.load", "torch.load", "eval(", "exec(") if word in text], path
     assert pickle
+
+
+def test_an_allowed_module_gives_its_public_classes_and_functions_alone(tmp_path, monkeypatch):
+    text = "class Net:\n    def __call__(self): ...\ndef make(): ...\ndef _load(): ...\nshared = Net()\n"
+    (tmp_path / "mine_allowed.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("Net", "make"):
+        assert refused({"_target_": f"mine_allowed.{name}"}, "mine_allowed") == []
+    for name in ("_load", "shared", "Net.__init__"):
+        assert refused({"_target_": f"mine_allowed.{name}"}, "mine_allowed") == ["_target_"]

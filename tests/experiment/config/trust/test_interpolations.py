@@ -40,7 +40,7 @@ def test_plain_references_may_be_allowed():
 def test_a_literal_resolves_to_itself():
     generator = random.Random(0)
     signs = ["\\", "$", "{", "}", "${", "a", ":", "'", '"', ".", "oc.env:HOME", "[", "]", " "]
-    for _ in range(2000):
+    for _ in range(500):
         text = "".join(generator.choices(signs, k=generator.randint(0, 8)))
         config = OmegaConf.create({"a": [literal(text)]})
         assert OmegaConf.to_container(config, resolve=True) == {"a": [text]}
