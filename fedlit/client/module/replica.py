@@ -83,8 +83,8 @@ class ModuleReplica:
         self._restore()
         return self.__dict__
 
-    def unrestored_changes(self) -> list[str]:
-        """Return paths of changed objects that cannot be restored."""
+    def unrestored_changes(self) -> dict[str, object]:
+        """Return changed objects that cannot be restored, by their paths."""
         return self._snapshot.changes()
 
     def new_parameters(self) -> list[str]:

@@ -67,9 +67,9 @@ class ModuleSnapshot:
         for restore, args in self._contents:
             restore(*args)
 
-    def changes(self) -> list[str]:
-        """Return the paths of objects that changed and cannot be restored."""
-        return [path for path, value, before in self._hidden if hidden_state(value) != before]
+    def changes(self) -> dict[str, object]:
+        """Return the objects that changed and cannot be restored, by their paths."""
+        return {path: value for path, value, before in self._hidden if hidden_state(value) != before}
 
 
 def _is_covered(name: str, is_library: bool) -> bool:

@@ -160,7 +160,7 @@ def test_state_of_any_object_is_restored(name):
         replica.load(replica.read())
         assert module.helper is value
         assert show(value) == expected
-    assert replica.unrestored_changes() == []
+    assert replica.unrestored_changes() == {}
 
 
 def numbers():
@@ -178,10 +178,10 @@ def test_an_iterator_that_advances_is_reported_by_its_path(make):
     module.helper = SimpleNamespace(steps=[make()])
     replica = ModuleReplica(module)
     replica.load(replica.read())
-    assert replica.unrestored_changes() == []
+    assert replica.unrestored_changes() == {}
     next(module.helper.steps[0])
     replica.load(replica.read())
-    assert replica.unrestored_changes() == ["helper.steps[0]"]
+    assert replica.unrestored_changes() == {"helper.steps[0]": module.helper.steps[0]}
 
 
 def test_objects_that_refer_to_each_other_and_to_the_module_are_captured_once():
@@ -206,4 +206,4 @@ def test_threads_files_and_compiled_functions_are_left_as_they_are(tmp_path):
         assert module.compiled(torch.ones(1)).item() == 2.0
         replica.load(replica.read())
         assert module.lock.locked()
-        assert replica.unrestored_changes() == []
+        assert replica.unrestored_changes() == {}

@@ -1,6 +1,7 @@
 """A trial of one step before round 1 finds errors of user code, and names the part at fault."""
 
 import itertools
+from array import array
 from dataclasses import dataclass, replace
 from threading import Lock
 
@@ -229,6 +230,25 @@ def test_a_module_that_keeps_state_from_one_fit_to_the_next_is_refused():
     key, text = error_of(CountsSteps(itertools.count(1)))
     assert key == "model"
     assert "keeps state from one fit to the next, in objects that cannot be restored: counter; keep" in text
+
+
+class UsesArray(Quadratic):
+    """Its array, of the standard library, counts the steps. It weighs the loss only if `weighs` is True."""
+
+    def __init__(self, weighs):
+        super().__init__()
+        self.steps, self.weighs = array("i", [0]), weighs
+
+    def training_step(self, batch, batch_idx):
+        self.steps[0] += 1
+        return super().training_step(batch, batch_idx) * (self.steps[0] if self.weighs else 1)
+
+
+@pytest.mark.parametrize("weighs", [True, False])
+def test_an_object_that_cannot_be_restored_is_refused_if_it_changes_the_results(weighs):
+    (error,) = try_first_step(*federation(UsesArray(weighs)))
+    assert "keeps state from one fit to the next, in objects that cannot be restored: steps; keep" in str(error)
+    assert error.warning is not weighs
 
 
 class CountsInItsClass(Quadratic):
