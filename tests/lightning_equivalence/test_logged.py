@@ -20,7 +20,7 @@ from torchmetrics.classification import (
     MulticlassPrecision,
     MulticlassRecall,
 )
-from torchmetrics.wrappers import MinMaxMetric, Running
+from torchmetrics.wrappers import MetricTracker, MinMaxMetric, Running
 
 from fedlit.client.evaluation import evaluate_split
 from fedlit.core.streams import Purpose, seeded
@@ -189,6 +189,23 @@ def agreeing_samples():
     return TensorDataset(inputs, labels)
 
 
+class Tracks(Logs):
+    """A tracker, which makes a new metric in each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.tracker = MetricTracker(MulticlassAccuracy(CLASSES, average="micro"))
+
+    def on_train_epoch_start(self):
+        self.tracker.increment()
+
+    on_validation_epoch_start = on_test_epoch_start = on_train_epoch_start
+
+    def values(self, stage, loss, logits, labels):
+        self.tracker.update(logits, labels)
+        return {"best": float(self.tracker.best_metric()), "epochs": float(self.tracker.n_steps)}
+
+
 class ComputedByHand(Collections):
     """Collections that the module itself computes, logs as numbers and resets."""
 
@@ -304,6 +321,7 @@ CASES = {
     "metrics computed in the module's own hooks": Setting(Template, epochs=2),
     "collections with compute groups and lists": Setting(Collections, epochs=2),
     "a collection whose groups depend on the data": Setting(Thresholds, data=agreeing_samples()),
+    "a tracker": Setting(Tracks, epochs=2),
     "collections computed by the module": Setting(ComputedByHand, epochs=2),
     "metrics under two names": Setting(Metrics, epochs=2),
     "logged in many hooks": Setting(Everywhere, epochs=2),

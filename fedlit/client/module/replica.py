@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torchmetrics import Metric, MetricCollection
 
@@ -48,6 +48,7 @@ class ModuleReplica:
         grouped = {id(metric) for group in groups for metric in group.modules()}
         metrics = [part for part in module.modules() if isinstance(part, Metric)]
         self._metrics = [(metric, id(metric) in grouped) for metric in metrics]
+        self._children = [(part, {name for name, _ in part.named_children()}) for part in parts.values()]
         self._snapshot = ModuleSnapshot(parts, [*module.parameters(), *module.buffers(), *metrics])
         self._requires_grad = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
         self._scratch = [
@@ -74,6 +75,9 @@ class ModuleReplica:
                 parameter.requires_grad_(requires_grad)
         for part, name, value in self._scratch:
             set_buffer(part, name, value.clone())
+        for part, names in self._children:
+            for name in [name for name, child in part.named_children() if name not in names and _is_metric(child)]:
+                delattr(part, name)  # a tracker makes a metric in each epoch
         for metric, is_grouped in self._metrics:
             if is_grouped or metric.update_count:  # a metric may share the state of another one in its group
                 metric.reset()
@@ -173,6 +177,10 @@ def unsupported_module(module: LightningModule) -> list[ConfigError]:
         hint = "create its layers in __init__ or configure_model, not in setup"
         return [ConfigError("model", name, "has no parameter to train", hint)]
     return []
+
+
+def _is_metric(part: nn.Module) -> bool:
+    return isinstance(part, Metric | MetricCollection)
 
 
 def _copy(tensor: Tensor) -> Tensor:
