@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from fedlit.cli.command_line import config_flags
 from fedlit.cli.sweep import jobs
@@ -62,7 +62,8 @@ class HydraJob:
     @property
     def overrides(self) -> list[str]:
         """The command-line overrides of the job, without keys of the sweep."""
-        overrides = list(self.settings.overrides.task)
+        task = self.settings.overrides.task  # its texts with ${...} are no interpolations
+        overrides: Any = OmegaConf.to_container(task, resolve=False) if OmegaConf.is_config(task) else task
         return jobs.job_overrides(overrides) if self.is_in_sweep else overrides
 
     @property

@@ -14,6 +14,7 @@ import pytest
 import torch
 from filelock import FileLock
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 import fedlit
 from fedlit.cli import hydra_job, train
@@ -192,3 +193,9 @@ def test_stop_signal_is_not_hidden_by_an_error_that_follows_it(tmp_path):
 
     with pytest.raises(Interrupted), train._finish_sweep(Sweep(tmp_path / "no-folder", "call", ())):
         stopped()
+
+
+def test_an_override_with_an_interpolation_is_kept_as_it_was_given():
+    texts = ["+width=0.25", "model.dropout=${width}"]
+    settings = OmegaConf.create({"mode": RunMode.RUN, "overrides": {"task": texts}})
+    assert HydraJob(SimpleNamespace(), settings).overrides == texts  # type: ignore[arg-type]
