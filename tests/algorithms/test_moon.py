@@ -107,6 +107,23 @@ def test_features_that_no_trained_parameter_changes_are_refused(layer):
         local.fit(start, ContrastiveTerm(0.7, 0.5, near, far, layer))
 
 
+class Thaws(Net):
+    """A module whose body is frozen in the first epoch."""
+
+    def on_train_epoch_start(self):
+        self.body.requires_grad_(self.current_epoch > 0)
+
+
+def test_features_may_be_frozen_for_some_epochs():
+    _, start, near, far, data = setting()
+    for steps in (1, 3):
+        thawing = LocalTrainer(
+            ModuleReplica(Thaws()), TrainerConfig({"accelerator": "cpu"}, steps=steps), data, 3, 0, 0
+        )
+        contrasted = thawing.fit(start, ContrastiveTerm(0.7, 0.5, near, far)).model
+        assert contrasted.equals(thawing.fit(start).model) == (steps == 1)
+
+
 def test_the_contrastive_loss_draws_no_random_numbers():
     local, start, near, far, _ = setting(dropout=0.5)
     with_0 = local.fit(start, ContrastiveTerm(0.0, 0.5, near, far)).model

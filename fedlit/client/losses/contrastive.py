@@ -43,6 +43,7 @@ def contrastive_loss(module: LightningModule, start: Model, term: ContrastiveTer
     near, far = (FrozenModel(module, model.fill_from(start), term.layer) for model in (term.towards, term.away))
     read_features, stop = capture_features(module, term.layer)  # after the copies, which would copy the hook too
     original = module.training_step
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
 
     @wraps(original)
     def training_step(*args: Any) -> Any:
@@ -50,7 +51,8 @@ def contrastive_loss(module: LightningModule, start: Model, term: ContrastiveTer
         if output is None:  # the module skips this batch
             return None
         features = read_features()
-        if not features.requires_grad:
+        are_frozen_for_now = not all(parameter.requires_grad for parameter in trained)  # by a callback, for example
+        if not (features.requires_grad or are_frozen_for_now):
             problem = "gives features that no trained parameter changes, so the contrastive loss has no effect"
             raise ConfigError("algorithm.layer", term.layer or "null", problem, "name a layer that is trained")
         with torch.no_grad(), torch.random.fork_rng([]):
