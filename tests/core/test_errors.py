@@ -50,7 +50,7 @@ TOGETHER = {
         (["executor=inlne"], "executor=inlne", "did you mean inline"),
         (["algorithm=null"], "algorithm=None", "leave it out to take the default"),
         (["sampler.fraction=0.1"], "sampler.fraction=0.1", "is not a key"),
-        (["trainer.devices=2"], "trainer.devices=2", "is not a key"),
+        (["trainer.devices=2"], "trainer.devices=2", "each client trains on one device"),
         (["~check"], "~check", "cannot be left out"),
         (["hydra.run.dir=/proc/nowhere"], "hydra.run.dir=/proc/nowhere", "cannot be written"),
     ],
@@ -66,14 +66,7 @@ TOGETHER = {
         (["schedule.clients_per_round=0"], "schedule.clients_per_round", "at least 1"),
         (["algorithm.weights=exmaples"], "algorithm.weights", "did you mean examples"),
         (["data.batch_size=0"], "data.batch_size", "at least 1"),
-        (["model.shape=[3,32,32]"], "model.shape", "does not fit digits"),
-        (["trainer.accelerator=tpuu"], "trainer.accelerator", "did you mean tpu"),
         (["executor.threads=0"], "executor.threads", "at least 1"),
-        (
-            ["+observers.mine={_target_:fedlit.experiment.observers.Terminall}"],
-            "observers.mine._target_",
-            "cannot be imported",
-        ),
         (["monitor.mode=up"], "monitor.mode", "max, min"),
         (["eval.clients=0"], "eval.clients", "at least 1"),
         (["seed=-1"], "seed", "at least 0"),
@@ -113,12 +106,6 @@ TOGETHER = {
     "values 5": [
         (["+partition.beta=3"], "partition.beta", "is not an argument of Dirichlet"),
         (["schedule.lr=cosin"], "schedule.lr", "did you mean cosine"),
-        (["model.optimizer.lr=-1"], "model.optimizer", "Invalid learning rate"),
-        (
-            ["trainer.callbacks={a:{_target_:lightning.pytorch.callbacks.EarlyStoping}}"],
-            "trainer.callbacks.a._target_",
-            "cannot be imported",
-        ),
     ],
     "values 6": [
         (["schedule.client_state=kept"], "schedule.client_state", "did you mean keep"),
@@ -134,11 +121,6 @@ TOGETHER = {
         (["+trainer.logger=true"], "trainer.logger", "the observers log rounds, not single fits"),
     ],
     "values 8": [
-        (
-            ["model=custom", "model._target_=torch.nn.Linear", "+model.in_features=1", "+model.out_features=1"],
-            "model._target_",
-            "must make a LightningModule",
-        ),
         (["trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches=0", "at least 1"),
     ],
     "values 9": [
@@ -192,17 +174,34 @@ TOGETHER = {
         ),
     ],
     "trial": [(["monitor.name=val/acuracy"], "monitor.name", "did you mean val/accuracy")],
-    "schedules": [
+    "values that need torch 2": [
+        (["model.optimizer.lr=-1"], "model.optimizer", "Invalid learning rate"),
         (
-            ["schedule.lr=step", "model.scheduler={name:OneCycleLR,max_lr:0.1,total_steps:9,interval:step}"],
-            "schedule.lr",
-            "OneCycleLR",
+            ["trainer.callbacks={a:{_target_:lightning.pytorch.callbacks.EarlyStoping}}"],
+            "trainer.callbacks.a._target_",
+            "cannot be imported",
+        ),
+    ],
+    "values that need torch 3": [
+        (
+            ["model=custom", "model._target_=torch.nn.Linear", "+model.in_features=1", "+model.out_features=1"],
+            "model._target_",
+            "must make a LightningModule",
+        ),
+    ],
+    "values that need torch 1": [
+        (["model.shape=[3,32,32]"], "model.shape", "does not fit digits"),
+        (["trainer.accelerator=tpuu"], "trainer.accelerator", "did you mean tpu"),
+        (
+            ["+observers.mine={_target_:fedlit.experiment.observers.Terminall}"],
+            "observers.mine._target_",
+            "cannot be imported",
         ),
     ],
 }
 """Rows of wrong overrides. Errors of one row are found at the same time, so that they are printed together."""
 
-BY_COMMAND = ("names", "no keys", "values 1", "values 5", "values 8", "data 3", "rules", "trial")
+BY_COMMAND = ("names", "no keys", "values 1", "values that need torch 1", "data 3", "rules", "trial")
 """Rows that run the command itself: one or two for each time at which errors are found."""
 
 
