@@ -132,7 +132,7 @@ def _read_command() -> Sweep | None:
     command = parse_command(arguments)
     if errors := command.errors if PRINT_FLAGS & flags else _check_command(arguments, command):
         raise ConfigErrors(errors)
-    sys.argv[1:1] = command.first
+    sys.argv[1:] = flags_first([*command.first, *arguments])
     return None if PRINT_FLAGS & flags else plan_sweep(sys.argv[1:], command.mode)
 
 

@@ -1,8 +1,11 @@
 """Overrides that Hydra cannot read, and keys that it cannot delete."""
 
+import sys
+
 import pytest
 from hydra import compose
 
+from fedlit.cli import train
 from fedlit.cli.command_line import config_loader, parse_command
 
 
@@ -37,3 +40,10 @@ def test_a_key_whose_value_is_null_can_be_deleted():
     assert not {"scheduler", "dropout"} & config.model.keys()
     assert "local_steps" not in config.schedule
     assert config.schedule.rounds == 20
+
+
+@pytest.mark.slow
+def test_the_command_line_of_a_deleted_null_has_its_flags_first(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["fedlit", "seed=1,2", "-m", "~model.scheduler"])
+    assert train._read_command() is not None
+    assert sys.argv[1:] == ["-m", "model.scheduler=0", "seed=1,2", "~model.scheduler"]
