@@ -120,3 +120,14 @@ def test_curves_of_a_search_have_the_best_trial_before_grey_ones(tmp_path):
     lines = figure.axes[0].get_lines()
     assert [line.get_color() for line in lines] == ["0.7", "0.7", figures.COLOURS[0]]
     assert np.allclose(lines[-1].get_ydata(), [0.1, 0.6])
+
+
+def test_dollar_signs_are_drawn_as_they_are(tmp_path):
+    for seed in (1, 2):
+        for value in ("a$x_{$", "b$y$"):
+            write_run(tmp_path / f"{seed}{value[0]}", [0.1, 0.2 * seed], seed=seed, new=value)
+    names = figures.save_figures(make_result([tmp_path]), tmp_path)
+    texts = "".join((tmp_path / name).read_text() for name in names if name.endswith(".svg"))
+    assert ">new=a$x_{$ (2 seeds)<" in texts
+    assert ">new=b$y$<" in texts
+    assert "difference from new=a$x_{$ (above" in texts

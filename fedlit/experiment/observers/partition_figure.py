@@ -64,7 +64,8 @@ def partition_figure(statistics: Mapping[str, Any], classes: Sequence[str]) -> F
         ticks = clients[:: -(-len(clients) // MAX_TICKS)]
         axes.set_xticks(ticks, [f"{number:,}" for number in numbers[ticks]])
     if has_labels:
-        figure.legend(loc="outside right center", title="class", fontsize=8)
+        for text in figure.legend(loc="outside right center", title="class", fontsize=8).get_texts():
+            text.set_parse_math(False)  # a class may have dollar signs
     return figure
 
 

@@ -88,7 +88,7 @@ def draw_curves(result: Mapping[str, Any]) -> Figure:
         _draw_line(left, one["rounds"], 1.0, limits, label, style)
         _draw_line(right, one["bytes"], size, limits, label, style)
     right.set_xlabel(f"traffic in both directions ({unit})")
-    left.set_ylabel(_escape(result["metric"]))
+    left.set_ylabel(result["metric"])
     left.set_ylim(*_padded(values if result["target"] is None else [*values, result["target"]]))
     for axes in (left, right):
         axes.set_xlim(left=0)
@@ -159,7 +159,7 @@ def _draw_line(
     """Draw a group's mean, and its interval or its few seeds."""
     x = [value / size for value in curve["x"]]
     marker = "o" if len(x) < 2 else None
-    axes.plot(x, curve["mean"], label=_escape(label), marker=marker, **style)
+    axes.plot(x, curve["mean"], label=label, marker=marker, **style)
     seeds = curve["seeds"].values()
     if len(seeds) >= MIN_BAND_SEEDS:
         low, high = ([min(max(value, limits[0]), limits[1]) for value in curve[end]] for end in ("low", "high"))
@@ -190,11 +190,11 @@ def draw_differences(result: Mapping[str, Any]) -> Figure:
             axes.errorbar(pairs["mean"], y + offset, xerr=pairs["half"], **style)
             style.pop("label", None)  # once in the legend
     axes.axvline(0, color="0.4", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [_escape(name) for name in names], fontsize=8)
+    axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(axis="x", alpha=0.3, linewidth=0.6)
     better = {"max": " (above 0 is better)", "min": " (below 0 is better)", None: ""}[result["mode"]]
-    axes.set_xlabel(_escape(_wrap(f"{result['metric']}, difference from {result['baseline']}{better}", 90)))
+    axes.set_xlabel(_wrap(f"{result['metric']}, difference from {result['baseline']}{better}", 90))
     more = f", the first {len(rows)} of {num_rows} groups" if len(rows) < num_rows else ""
     figure.suptitle(f"paired by seed: mean, {100 * result['level']:g} % interval, and each seed{more}", fontsize=10)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", fontsize=8, frameon=False, ncols=2)
@@ -203,8 +203,3 @@ def draw_differences(result: Mapping[str, Any]) -> Figure:
 
 def _wrap(text: str, width: int) -> str:
     return textwrap.fill(text, width, break_on_hyphens=False)
-
-
-def _escape(text: str) -> str:
-    """Escape text that matplotlib would draw as a formula."""
-    return text.replace("$", r"\$")

@@ -203,6 +203,13 @@ def test_figure_of_many_classes_has_the_20_largest_and_the_rest(classes):
     assert (texts[-1] == f"{classes - 20:,} others") == (classes > 20)
 
 
+def test_dollar_signs_in_names_of_classes_are_drawn_as_they_are(tmp_path):
+    population = Population.of(np.arange(6) % 2, 2)
+    figure = partition_figure(population.statistics(lambda index: np.arange(6)[index] % 2, 2), ["$x_{$", "b"])
+    figure.savefig(tmp_path / "figure.png")  # a formula would be an error
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["$x_{$", "b"]
+
+
 @pytest.mark.parametrize("clients", [150, 5000])
 def test_figure_of_many_clients_has_evenly_spaced_ones_with_their_numbers(clients):
     sizes = np.arange(1, clients + 1)
