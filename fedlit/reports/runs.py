@@ -5,17 +5,19 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.runs.folder import (
+    READ_ERRORS,
     FinishedRun,
     InvalidRun,
     has_run_files,
     is_finished,
     load_run,
+    read_command,
     read_failure,
     read_flat_config,
     read_records,
@@ -24,6 +26,8 @@ from fedlit.runs.layout import CHECKPOINTS, CONFIG, FAILURE, HYDRA_CONFIG, JOURN
 
 PRUNED = {CHECKPOINTS, TENSORBOARD}
 """Folders within a run's folder that the search does not enter."""
+SEED = "${seed}"
+"""Reference to the seed in an override, such as `model.init_from=weights/${seed}.safetensors`."""
 MAX_LISTED_RUNS = 10
 """Skipped runs with a line each in a message or on the terminal; report.md lists all of them."""
 
@@ -94,16 +98,31 @@ def read_run(folder: Path) -> FinishedRun | SkippedRun:
     config = run.flat_config
     if not isinstance(config.get("seed"), int) or not isinstance(config.get("monitor.name"), str):
         return SkippedRun(folder, "unreadable", f"{CONFIG} has no seed or no monitor.name", config)
-    return run
+    return replace(run, flat_config=_refer_to_seed(folder, config))
 
 
 def _unfinished_run(folder: Path) -> SkippedRun:
-    config = read_flat_config(folder, _config_file(folder))
+    config = _refer_to_seed(folder, read_flat_config(folder, _config_file(folder)))
     if (folder / FAILURE).is_file():
         return SkippedRun(folder, "failed", "; ".join(read_failure(folder)), config)
     done = len(read_records(folder)[0]) if (folder / JOURNAL).is_file() else 0
     rounds = config.get("schedule.rounds", "?")
     return SkippedRun(folder, "unfinished", f"{done} of {rounds} rounds are done", config)
+
+
+def _refer_to_seed(folder: Path, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a configuration with its overrides' references to the seed.
+
+    The runs of a group differ in such a value, but only by the seed.
+    """
+    try:
+        overrides = [str(text).lstrip("+").partition("=") for text in read_command(folder)["overrides"]]
+    except READ_ERRORS:  # without the command the values stay as they are
+        return config
+    texts = {key: text.replace("\\{", "{").replace("\\}", "}").strip("'\"") for key, _, text in overrides}
+    seed = str(config.get("seed"))
+    made = {key: text for key, text in texts.items() if SEED in text and key in config}
+    return {**config, **{key: text for key, text in made.items() if text.replace(SEED, seed) == str(config[key])}}
 
 
 def _config_file(folder: Path) -> str:

@@ -518,3 +518,20 @@ def test_single_group_named_as_baseline_is_the_baseline_of_all_groups(tmp_path):
     result = json.loads((tmp_path / "report.json").read_text())
     assert [one["best"]["mean"] for one in result["paired"]] == pytest.approx([0.04, 0.0])
     assert result["not_compared"] == []
+
+
+@pytest.mark.parametrize("text", ["start/${seed}.ckpt", "start/$\\{seed\\}.ckpt", "'start/${seed}.ckpt'"])
+def test_value_that_an_override_makes_from_the_seed_does_not_separate_groups(tmp_path, text):
+    for seed in (41, 42):
+        run = write_run(tmp_path / f"{seed}", seed=seed, new=f"start/{seed}.ckpt")
+        (run / "command.json").write_text(json.dumps({"overrides": [f"+new={text}", f"seed={seed}"], "flags": []}))
+    write_run(tmp_path / "other", seed=43, new="start/43.ckpt")  # without its command
+    settings = [group["settings"] for group in make_result([tmp_path])["groups"]]
+    assert settings == [{"new": "start/${seed}.ckpt"}, {"new": "start/43.ckpt"}]
+
+
+def test_reference_to_the_seed_that_is_not_the_value_is_ignored(tmp_path):
+    for seed in (41, 42):
+        run = write_run(tmp_path / f"{seed}", seed=seed, new=f"other/{seed}.ckpt")
+        (run / "command.json").write_text(json.dumps({"overrides": ["new=start/${seed}.ckpt"], "flags": []}))
+    assert len(make_result([tmp_path])["groups"]) == 2
