@@ -54,6 +54,14 @@ class Run:
         client_data = self.federation.worker.data
         return client_data.population.statistics(client_data.train.labels, len(self.data.classes))
 
+    @property
+    def monitored(self) -> str | None:
+        """Name of the monitored metric.
+
+        A configuration has it without a validation split too; a script has None then.
+        """
+        return (self.config.get("monitor") or {}).get("name") or self.federation.monitor.name
+
 
 def read_finished_rounds(federation: Federation, checkpoint: Checkpoint | None) -> tuple[RoundRecord, ...]:
     """Return the records of the finished rounds; the last has its model."""

@@ -1,15 +1,17 @@
 """A federation in a script: a module or a factory, plain datasets, observers, a short text."""
 
+import io
 import logging
 
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
+from rich.console import Console
 from torch.utils.data import DataLoader, TensorDataset
 
 from fedlit import Checkpoints, FedAvg, Federation, Iid, Loading, Monitor, Observer, Observers, Schedule
 from fedlit.core.errors import ConfigError
-from fedlit.experiment.observers import PartitionFigure
+from fedlit.experiment.observers import PartitionFigure, TensorBoard, Terminal
 
 
 def toy(count=60, seed=0):
@@ -119,6 +121,17 @@ def test_observers_see_the_run_and_one_that_fails_is_left_out(tmp_path):
     failed = {"Fails": "OSError: full"}
     assert notes.calls == [("start", NAMES, []), ("round", 1), ("round", 2), ("end", 2, 2, failed), ("close",)]
     assert (tmp_path / "run" / "partition.png").is_file()
+
+
+@pytest.mark.parametrize("validation", [0.0, 0.2])
+def test_observers_of_the_project_work_with_and_without_a_validation_set(tmp_path, validation):
+    notes, out = Notes(), io.StringIO()
+    observers = Observers([Terminal(Console(file=out, width=80)), TensorBoard(), notes], folder=tmp_path)
+    list(federate(rounds=1, observers=observers, loading=Loading(val_fraction=validation)).run())
+    assert notes.calls[-2] == ("end", 1, 1, {})
+    lines = [" ".join(line.split()) for line in out.getvalue().splitlines()]
+    assert lines[0].startswith(f"round 1/1 1 of 1 clients{' val_loss 0.' if validation else ' 0.'}")
+    assert any("test_loss" in line for line in lines)
 
 
 def test_observers_of_a_resumed_run_see_its_finished_rounds(tmp_path):

@@ -73,8 +73,8 @@ def hparam_values(config: Mapping[str, Any]) -> dict[str, Value]:
 
 def _shown_metrics(run: Run, metrics: Mapping[str, float]) -> dict[str, float]:
     """Return the metrics of evaluations, the monitored ones first, and of training."""
-    monitor = str((run.config.get("monitor") or {}).get("name"))
-    order = [monitor, counterpart(monitor, "test"), counterpart(monitor, "own")]
+    name = run.monitored
+    order = [name, counterpart(name, "test"), counterpart(name, "own")] if name else []
     shown = evaluation_metrics(metrics) | {name: value for name, value in metrics.items() if split_of(name) == "train"}
     return dict(sorted(shown.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
 

@@ -76,10 +76,10 @@ class Terminal(Observer):
 
     def _line(self, record: RoundRecord) -> str:
         """Return the round's clients and the newest value of the monitored metric."""
-        monitor = self._run.federation.monitor.name
-        if monitor is None:  # without a validation split the same metric of the test split is printed
-            monitor = counterpart(str(self._run.config["monitor"]["name"]), "test")
-        if monitor in record.metrics:
+        monitor = self._run.monitored
+        if monitor and self._run.federation.monitor.name is None:  # without a validation split: on the test split
+            monitor = counterpart(monitor, "test")
+        if monitor is not None and monitor in record.metrics:
             self._monitor_text = f"{monitor} {record.metrics[monitor]:.4f}"
         clients = f"{int(record.metrics['clients/trained'])} of {len(record.cohort)} clients"
         return f"{clients}  {self._monitor_text}" + ("  LOST" if record.lost else "")
@@ -116,9 +116,8 @@ def summary_table(run: Run, summary: Mapping[str, Any]) -> Table:
 
 def result_line(run: Run, summary: Mapping[str, Any]) -> str:
     """Return the monitored metric at the best round, and the time."""
-    best, monitor = summary["best"], run.federation.monitor.name
-    name = monitor or str(run.config["monitor"]["name"])
-    names = [*dict.fromkeys((name, counterpart(name, "test"), counterpart(name, "own")))]
+    best, monitor, name = summary["best"], run.federation.monitor.name, run.monitored
+    names = [*dict.fromkeys((name, counterpart(name, "test"), counterpart(name, "own")))] if name else []
     metrics = {name: best["metrics"][name] for name in names if name in best["metrics"]}
     lost = f", {summary['lost_rounds']} of {summary['rounds']} rounds lost" if summary["lost_rounds"] else ""
     place = f"{'best round' if monitor else 'last round'} {best['round']}"
