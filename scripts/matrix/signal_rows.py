@@ -38,7 +38,7 @@ def terminated(folder: Path) -> str:
     output = expect_exit(143, task).output
     (command,) = re.findall(r"^  (.*resume=.*)$", output, re.MULTILINE)
     environment, (*_, resume) = split(command)
-    expect(environment == {}, f"the printed command sets {environment}: a run of one's own needs no variable")
+    expect(environment == {}, f"the printed command sets {environment}: a run that this user made needs no variable")
     expect(committed_rounds(folder / "run") == [1, 2], "the checkpoints are not those of rounds 1 and 2")
     expect_exit(0, cli_command(resume))
     expect_same(read_run(folder / "run"), reference_cli_run())
