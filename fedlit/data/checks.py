@@ -94,9 +94,7 @@ def _label_errors(data: Data, split: str, samples: Samples) -> list[ConfigError]
     if data.classes and not 0 <= labels.min() <= labels.max() < len(data.classes):
         why += f", but training has classes 0 to {len(data.classes) - 1}"
         return [ConfigError("data", data.name, why, hint)]
-    is_small_range = (
-        int(labels.max()) - int(labels.min()) < MAX_SPARSE_CLASSES
-    )  # of wider ranges, a target of regression
-    if labels.ndim == 1 and not data.classes and labels.min() < 0 and is_small_range:
+    may_be_classes = int(labels.max()) - int(labels.min()) < MAX_SPARSE_CLASSES  # a wider range is one of regression
+    if labels.ndim == 1 and not data.classes and labels.min() < 0 and may_be_classes:
         return [ConfigError("data", data.name, why, hint)]
     return []

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from fedlit.core.errors import ConfigError, describe_exception
 from fedlit.data.datamodule import LoaderSettings, check_loader, read_loaders, without_trainer
@@ -190,7 +190,8 @@ class DatasetSamples:
 def _read_attribute(dataset: Any, names: Sequence[str]) -> np.ndarray | None:
     """Return the dataset's first attribute of these names; None without any.
 
-    For a Subset, the values are those of its samples. For a TensorDataset, the labels are its last tensor.
+    For a Subset, the values are those of its samples; for a ConcatDataset, those of its parts. For a TensorDataset, the labels
+    are its last tensor.
     """
     if isinstance(dataset, Subset):
         values = _read_attribute(dataset.dataset, names)
@@ -200,6 +201,10 @@ def _read_attribute(dataset: Any, names: Sequence[str]) -> np.ndarray | None:
     for name in names:
         if (values := getattr(dataset, name, None)) is not None:
             return _to_array(dataset, name, values)
+    if isinstance(dataset, ConcatDataset):
+        parts = [part for each in dataset.datasets if (part := _read_attribute(each, names)) is not None and part.ndim]
+        if len(parts) == len(dataset.datasets) and len({part.shape[1:] for part in parts}) == 1:
+            return np.concatenate(parts)
     return None
 
 

@@ -4,6 +4,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import (
+    ConcatDataset,
     DataLoader,
     Dataset,
     IterableDataset,
@@ -182,6 +183,15 @@ def test_labels_of_subsets_and_tensor_datasets_are_read():
         1,
     ]
     assert DatasetSamples.of(Numbers(4, targets=False), 0).labels() is None
+
+
+def test_labels_and_clients_of_joined_datasets_are_those_of_the_parts():
+    joined = DatasetSamples.of(ConcatDataset([Numbers(12), Subset(Numbers(30), [11, 25])]), 0)
+    assert joined.labels().tolist() == [i % 3 for i in (*range(12), 11, 25)]
+    assert joined.owner.tolist() == [0] * 10 + [1] * 3 + [2]
+    flat, column = (TensorDataset(torch.zeros(3, 2), torch.zeros(*shape)) for shape in ((3,), (3, 1)))
+    for parts in ([Numbers(4), Numbers(4, targets=False)], [flat, column]):
+        assert DatasetSamples.of(ConcatDataset(parts), 0).labels() is None
 
 
 def test_sets_for_regression_and_sets_without_labels_have_no_classes():
