@@ -10,6 +10,7 @@ import pickle
 
 import torch
 import yaml
+from PIL import Image
 
 SECRET_VARIABLE, SECRET = "FEDLIT_TEST_SECRET", "the-secret-of-the-user"
 VARIANTS = {}
@@ -17,6 +18,8 @@ VARIANTS = {}
 COMMANDS = ("evaluate", "replay", "resume", "report", "compare")
 BUILDING = ("evaluate", "replay", "resume")
 """Commands that make objects from a configuration."""
+PARTIAL = "fedlit.experiment.config.instantiate.partial"
+"""A name of ours that takes any argument."""
 
 
 def variant(*refused, fires=False):
@@ -135,6 +138,25 @@ def target_unpickles_with_our_own_readers(folder, canary):
         {"_target_": "fedlit.executors.transport.pickle.loads", "_args_": [read]},
         "algorithm._target_=fedlit.executors.transport.pickle.loads",
     )
+
+
+@variant("resume")
+def target_unpickles_while_a_hint_is_tried(folder, canary):
+    """A command that cannot be composed: its keys get hints, which are tried with the other values of the group."""
+    (folder / "message").write_bytes(bomb(canary))
+    path = f"{{_target_: fedlit.runs.parsing.Path, _args_: ['{folder / 'message'}']}}"
+    read = f"{{_target_: fedlit.runs.parsing.read_bytes, path: {path}}}"
+    load = f"{{_target_: fedlit.executors.transport.deserialize_worker, content: {read}}}"
+    add_overrides(folder, f"executor._target_={PARTIAL}", f"executor.zzqq={load}")
+
+
+@variant("resume")
+def images_are_cached_elsewhere_while_a_hint_is_tried(folder, canary):
+    for split in ("train", "test"):
+        (folder / "images" / split / "cat").mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(folder / "images" / split / "cat" / "1.png")
+    data = f"{{_target_: fedlit.data.image_folder, root: '{folder / 'images'}', size: 4, cache: '{canary.folder}'}}"
+    add_overrides(folder, f"executor._target_={PARTIAL}", f"executor.zzqq={data}")
 
 
 @variant(*BUILDING, fires=True)

@@ -17,6 +17,7 @@ from fedlit.executors.executor import Executor
 from fedlit.executors.resources import available_cores
 from fedlit.experiment.config.instantiate import call_checked, check_types, import_target, instantiate_checked
 from fedlit.experiment.config.trainer_values import check_trainer_values
+from fedlit.experiment.config.trust.allowlist import untrusted_targets
 from fedlit.server.checkpoint.checkpointer import Retention
 from fedlit.server.evaluation import Evaluations
 from fedlit.server.monitor import Monitor
@@ -55,10 +56,11 @@ class Settings:
 def setting_errors(config: Mapping[str, Any]) -> list[ConfigError]:
     """Errors in the settings, found without torch.
 
-    Groups that name classes of the user are left out: an import of them could import torch.
+    Groups with a name that is not of fedlit's public ones are left out: an import of the user's classes could import torch, and
+    the values may be of a command from elsewhere.
     """
     collector = ErrorCollector()
-    make_settings(config, collector, _names_only_ours)
+    make_settings(config, collector, _calls_public_names)
     return collector.errors()
 
 
@@ -116,8 +118,9 @@ def make_instance(node: Mapping[str, Any], base: type, name: str) -> Any:
     return require_instance(instantiate_checked(node), base, "_target_", node["_target_"], name)
 
 
-def _names_only_ours(node: Any) -> bool:
-    return all(str(target).startswith("fedlit.") for target in _targets(node))
+def _calls_public_names(node: Any) -> bool:
+    """Return True if a node calls public names of fedlit alone."""
+    return all(str(target).startswith("fedlit.") for target in _targets(node)) and not untrusted_targets({"": node})
 
 
 def _targets(node: Any) -> Iterator[Any]:
