@@ -48,7 +48,9 @@ class RoundReporter:
         command = {"overrides": list(overrides), "flags": list(flags)}
         write_atomic(folder / COMMAND, (json.dumps(command) + "\n").encode())
         if is_own and not remember_run(folder):
-            log.info("the run is not remembered as your own: the state folder cannot be written")
+            log.info(
+                "the run is not remembered as your own: the state folder cannot be written, or others can write to it"
+            )
 
     def start(self) -> None:
         """Start the observers."""

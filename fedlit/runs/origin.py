@@ -59,7 +59,9 @@ def find_link(folder: Path) -> Path | None:
 def _entry(folder: Path) -> Path:
     """The file whose existence says that this user made the run."""
     home = Path(os.environ.get("XDG_STATE_HOME", ""))
-    state = home if home.is_absolute() else Path("~/.local/state").expanduser()
+    state = home if home.is_absolute() else Path(os.path.expanduser("~"), ".local", "state")
+    if not state.is_absolute():
+        raise OSError("this user has no home folder")
     digests = [hashlib.sha256(read_bytes(folder / name)).hexdigest() for name in (CONFIG, COMMAND)]
     identity = " ".join([str(folder.stat().st_ino), *digests])
     return state / "fedlit" / "runs" / hashlib.sha256(identity.encode()).hexdigest()

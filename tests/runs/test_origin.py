@@ -36,6 +36,14 @@ def test_a_run_is_own_after_it_is_remembered_also_if_it_is_renamed(state, run, t
     assert is_own_run(run.rename(tmp_path / "renamed"))
 
 
+def test_without_a_home_folder_no_run_is_own(run, monkeypatch):
+    for name in ("HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)  # a user of a container, without an entry in /etc/passwd
+    assert not remember_run(run)
+    assert not is_own_run(run)
+
+
 def test_a_copied_run_is_not_own(state, run, tmp_path):
     remember_run(run)
     assert not is_own_run(shutil.copytree(run, tmp_path / "copy"))
