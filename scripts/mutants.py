@@ -114,7 +114,7 @@ def run_mutations(mutations):
         result = mutate_and_test([mutation], commands[package], limits[package])
         outcomes[result.test_outcome] += 1
         print(
-            f"{number}/{len(mutations)} {mutation.module_path}:{mutation.start_pos[0]} {result.test_outcome}",
+            f"{number}/{len(mutations)} {mutation.module_path}:{mutation.start_pos[0]} {result.test_outcome.value}",
             flush=True,
         )
         if result.test_outcome is not TestOutcome.KILLED:
@@ -139,7 +139,7 @@ def main():
             and package_of(path) in options.only
         ]
         outcomes = run_mutations(draw_mutations(files, options.mutations, options.seed))
-    print(", ".join(f"{count} {outcome}" for outcome, count in outcomes.items()))
+    print(", ".join(f"{count} {outcome.value}" for outcome, count in outcomes.items()))
     sys.exit(outcomes[TestOutcome.KILLED] != outcomes.total())
 
 
