@@ -4,7 +4,7 @@ from itertools import product
 import numpy as np
 import torch
 
-from fedlit.core.streams import Purpose, seeded, stream, torch_stream
+from fedlit.core.streams import Purpose, seeded, sequence, stream, torch_stream
 
 
 def test_a_stream_with_the_same_key_has_the_same_numbers():
@@ -69,6 +69,18 @@ def test_seeding_queues_no_calls_in_torch():
         with seeded(5, Purpose.MODEL):
             pass
     assert len(queued) - before <= (3 if torch.cuda.is_available() else 0)
+
+
+def test_a_stream_without_round_client_and_key_has_the_zeros():
+    for make in (sequence, stream, torch_stream):
+        assert state_of(make(3, Purpose.SPLIT)) == state_of(make(3, Purpose.SPLIT, 0, 0, 0))
+
+
+def state_of(source):
+    """What identifies a seed sequence or a generator."""
+    if isinstance(source, np.random.SeedSequence):
+        return (source.entropy, source.spawn_key)
+    return source.initial_seed() if isinstance(source, torch.Generator) else source.bit_generator.state
 
 
 def test_seeds_of_torch_have_64_bits():

@@ -1,6 +1,8 @@
+import pytest
 import torch
 
 from fedlit.core import tensors as t
+from fedlit.core.errors import ConfigError
 
 A = {"w": torch.tensor([1.0, 2.0]), "b": torch.tensor(3.0)}
 B = {"w": torch.tensor([10.0, 20.0]), "b": torch.tensor(30.0)}
@@ -27,3 +29,19 @@ def test_no_function_changes_its_arguments():
     t.axpy(2.0, A, B)
     same(A, [1.0, 2.0], 3.0)
     same(B, [10.0, 20.0], 30.0)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_integer_moves_by_at_most_what_float32_represents(sign):
+    old = torch.tensor([5, 7])
+    assert t.difference("count", old + sign * torch.tensor([2**24, 0]), old).tolist() == [sign * 2**24, 0]
+    with pytest.raises(ConfigError, match=r"cannot average count: an integer moved by more than 16,777,216"):
+        t.difference("count", old + sign * torch.tensor([2**24 + 1, 0]), old)
+
+
+def test_a_difference_is_0_where_nothing_changed_and_small_types_do_not_wrap_around():
+    infinite = torch.tensor([float("inf"), 1.0])
+    assert t.difference("mask", infinite, infinite).tolist() == [0.0, 0.0]
+    small = torch.tensor([-100, 100], dtype=torch.int8)
+    assert t.difference("small", -small, small).tolist() == [200, -200]
+    assert t.difference("flag", torch.tensor([True, False]), torch.tensor([False, True])).tolist() == [1, -1]
