@@ -54,6 +54,7 @@ CASES = {
     "dampening": ({"momentum": 0.9, "dampening": 0.3}, {}),
     "maximize": ({"momentum": 0.5, "maximize": True}, {}),
     "rates by step": ({"momentum": 0.9, "schedule": lambda step: 1 / (1 + step)}, {}),
+    "rates by step, in a tensor": ({"lr": torch.tensor(0.1), "schedule": lambda step: 1 / (1 + step)}, {}),
     "rates by epoch": ({"momentum": 0.9, "schedule": lambda epoch: 0.5**epoch, "interval": "epoch"}, {}),
     "rates by round": ({"momentum": 0.9}, {"lr_factor": lambda round: 0.5**round}),
     "groups": ({"momentum": 0.9, "groups": True}, {}),

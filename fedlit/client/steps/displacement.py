@@ -85,7 +85,9 @@ class DisplacementTracker:
         groups = self._steps.setdefault(optimizer, [])
         groups += [[] for _ in optimizer.param_groups[len(groups) :]]
         for steps, group in zip(groups, optimizer.param_groups, strict=True):
-            steps.append(SGDStep(**{key: group[key] for key in SGD_KEYS}, scale=scale))
+            settings = {key: group[key] for key in SGD_KEYS}
+            settings["lr"] = float(group["lr"])  # a scheduler changes a tensor in place
+            steps.append(SGDStep(**settings, scale=scale))
 
     def read(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, float]:
         """Return the displacement of each parameter under a gradient of 1.
