@@ -12,7 +12,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from fedlit import __version__
-from fedlit.core.errors import ConfigError, ConfigErrors, print_config_errors
+from fedlit.core.errors import ConfigError, ConfigErrors, print_errors
 from fedlit.core.text.escape import escape_tracebacks
 from fedlit.core.text.steps import show_steps, steps
 from fedlit.runs.folder import is_finished, read_summary, require_files, user_errors
@@ -38,7 +38,7 @@ def evaluate_command() -> None:
 
         print_evaluation(options.run, options.overrides, options.checkpoint, options.split, options.allow)
     except ConfigErrors as error:
-        print_config_errors(error.errors)
+        print_errors(error.errors, "; nothing was evaluated")
         sys.exit(2)
 
 
@@ -64,7 +64,7 @@ def replay_command() -> None:
 
         print_replay(options)
     except ConfigErrors as error:
-        print_config_errors(error.errors)
+        print_errors(error.errors, "; nothing was repeated")
         sys.exit(2)
 
 

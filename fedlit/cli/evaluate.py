@@ -12,7 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 from rich.table import Table
 
 from fedlit.algorithms import FedAvg
-from fedlit.core.errors import ConfigError, ConfigErrors, did_you_mean
+from fedlit.cli.overrides.suggestions import similar_keys
+from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.messages import EvalResult, ServerState, Shared
 from fedlit.core.text.console import PlainConsole
 from fedlit.experiment.config.build import build_run
@@ -149,12 +150,21 @@ def _override_errors(values: Mapping[str, Any], overrides: Sequence[str]) -> lis
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or key not in keys:
-            hint = did_you_mean(key, keys) or "write KEY=VALUE"
+            hint = _key_hint(values, key) if equals else "write KEY=VALUE"
             errors.append(ConfigError(key, value, "is not a key of the run's configuration", hint))
         elif key == "model.init_from":
             problem = "would change nothing: the weights are those of the run's own model"
             errors.append(ConfigError(key, value, problem, "leave it out"))
     return errors
+
+
+def _key_hint(values: Mapping[str, Any], key: str) -> str:
+    """Return the most similar keys, or the keys beside the unknown one."""
+    if names := similar_keys(key, _keys(values)):
+        return f"did you mean {' or '.join(names)}?"
+    parent = key.rpartition(".")[0]
+    beside = [name.rpartition(".")[2] for name in _keys(values) if name.rpartition(".")[0] == parent]
+    return f"{parent or 'it'} has the keys {', '.join(beside)}" if beside else ""
 
 
 def _keys(node: Any, path: str = "") -> list[str]:

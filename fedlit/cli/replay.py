@@ -207,13 +207,15 @@ def _table(run: Path, round: int, client: int, result: ReplayResult) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     start = f"the checkpoint of round {result.start}" if result.start else "the initial weights"
-    table.add_row("start", f"{start}; {result.recomputed} rounds computed again, digests equal to the run's")
+    count = f"{result.recomputed} round{'s' * (result.recomputed != 1)}"
+    table.add_row("start", f"{start}; {count} computed again, digests equal to the run's")
     if result.steps is not None:
         table.add_row("step budget", f"{result.steps} steps, for clock.deadline_s")
     table.add_row("outcome" if result.update else "did not train", outcome)
     for fit in result.fits:
         metrics = ", ".join(f"{name} {value:.6f}" for name, value in fit.metrics.items())
-        table.add_row("local fit", f"{fit.examples} examples, {fit.steps} steps; {metrics}")
+        work = f"{fit.examples} examples, {fit.steps} steps"
+        table.add_row("local fit", f"{work}; {metrics}" if metrics else work)
     if result.update is None:
         return table
     table.add_row("weight", f"{result.update.weight:g}")

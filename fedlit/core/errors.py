@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
 
-from fedlit.core.text.escape import print_lines, printable
+from fedlit.core.text.escape import print_lines, printable, short_path
 
 T = TypeVar("T")
 
@@ -179,10 +179,8 @@ def _line(filename: str, number: int | None, function: str, text: str) -> str:
 
     A file in the current folder is named relative to it.
     """
-    path = Path(filename)
-    file = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     place = f" in {function}" if function and function != "<module>" else ""
-    return f"at {file}:{number}{place}" + (f": {text}" if text else "")
+    return f"at {short_path(Path(filename))}:{number}{place}" + (f": {text}" if text else "")
 
 
 def did_you_mean(word: object, names: Iterable[str]) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from fedlit.core.errors import ConfigError, ConfigErrors, DiskFull
 from fedlit.core.files import LocalFilesystem
 from fedlit.core.text.console import PlainConsole
+from fedlit.core.text.escape import short_path
 from fedlit.core.text.steps import steps
 from fedlit.experiment.config.build import build_run
 from fedlit.experiment.lost_rounds import explain_lost_rounds
@@ -82,7 +83,7 @@ def run_experiment(
                 stop_request.raise_if_set()
                 reporter = RoundReporter(run, observers)
                 reporter.open_folder(overrides, flags)
-                steps.info("training in %s", folder)
+                steps.info("training in %s", short_path(folder))
                 with gc_frozen(), reporter:
                     reporter.start()
                     with explain_lost_rounds(reporter.tracker):

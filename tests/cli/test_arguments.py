@@ -88,7 +88,9 @@ def test_the_debugger_needs_a_terminal(folder, monkeypatch, capsys):
     with pytest.raises(SystemExit) as end:
         arguments.replay_command()
     assert end.value.code == 2
-    assert "needs a terminal" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert "needs a terminal" in printed
+    assert "fedlit: 1 error; nothing was repeated" in printed
 
 
 def test_fedlit_alone_prints_its_commands_and_the_version_is_its_own(monkeypatch, capsys):

@@ -102,6 +102,9 @@ def errors_of(*arguments):
 def test_errors_are_reported(folder, tmp_path):
     assert "has no config.yaml" in errors_of(tmp_path, [], "best", None, [])[0]
     assert "did you mean data.eval_batch_size?" in errors_of(folder, ["data.eval_batch_siz=7"], "best", None, [])[0]
+    (error,) = errors_of(folder, ["data.root=elsewhere"], "best", None, [])
+    assert "did you mean" not in error
+    assert "data has the keys _target_, mean, std, " in error
     other = finished_run(tmp_path / "other", "data.val_fraction=0")
     assert "val" in errors_of(other, [], "best", ["val"], [])[0]
 

@@ -64,11 +64,11 @@ def test_without_arguments_the_command_trains_on_digits_and_writes_all_files_of_
         "fedlit: importing torch and Lightning",
         "fedlit: loading the data",
         "fedlit: trying one step of training and an evaluation",
-        f"fedlit: training in {path}",
+        f"fedlit: training in {path.relative_to(tmp_path)}",
     ]
     assert [line.split()[1] for line in lines[:20]] == [f"{n}/20" for n in range(1, 21)]
     assert max(map(len, lines[20:-1])) <= 80
-    assert lines[-1] == f"tensorboard --logdir {path}"
+    assert lines[-1] == f"tensorboard --logdir {path.relative_to(tmp_path)}"
 
 
 def test_errors_are_printed_together_with_status_2_and_without_a_traceback(tmp_path, monkeypatch, capsys):

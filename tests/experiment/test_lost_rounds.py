@@ -75,5 +75,6 @@ def test_a_rate_at_which_every_round_is_lost_ends_with_status_1_and_the_usual_re
     assert "a lower learning rate (model.optimizer.lr) or gradient clipping" in end.stderr
     assert "resume" not in end.stderr
     (folder,) = tmp_path.glob("outputs/runs/*/*")
-    assert end.stdout.splitlines()[-1] == f"fedlit: training in {folder}"  # also without an observer
+    shown = f"fedlit: training in {folder.relative_to(tmp_path)}"
+    assert end.stdout.splitlines()[-1] == shown  # also without an observer
     assert not (folder / "summary.json").exists()

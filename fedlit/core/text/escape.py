@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TextIO
 
 FORMULA_SIGNS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"
@@ -53,6 +54,17 @@ def escape_tracebacks() -> None:
         print_lines("".join(traceback.format_exception(*error)).rstrip("\n"))
 
     sys.excepthook = print_traceback
+
+
+def short_path(path: Path) -> Path:
+    """Return a path below the current folder relative to it.
+
+    Any other path stays as it is, and so does one that a command would take for an option.
+    """
+    if not path.is_relative_to(Path.cwd()):
+        return path
+    relative = path.relative_to(Path.cwd())
+    return path if str(relative).startswith("-") else relative
 
 
 def shell_command(words: Sequence[object]) -> str:

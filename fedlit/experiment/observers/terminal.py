@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from fedlit.core.text.console import PlainConsole
-from fedlit.core.text.escape import shell_command
+from fedlit.core.text.escape import shell_command, short_path
 from fedlit.experiment.observers.observer import Observer
 from fedlit.experiment.run import Run
 from fedlit.experiment.summary import evaluation_metrics
@@ -67,7 +67,7 @@ class Terminal(Observer):
             self._console.print(f"{self._job}{result_line(self._run, summary)}", soft_wrap=True, markup=False)
             return
         self._console.print(summary_table(self._run, summary))
-        command = shell_command(["tensorboard", "--logdir", self._run.folder])
+        command = shell_command(["tensorboard", "--logdir", short_path(self._run.folder)])
         self._console.print(command, soft_wrap=True, markup=False, highlight=False)
 
     def close(self) -> None:
@@ -110,7 +110,7 @@ def summary_table(run: Run, summary: Mapping[str, Any]) -> Table:
     table.add_row("time", f"{summary['seconds']:.1f} s")
     down, up = (decimal(int(summary[key])) for key in ("down_bytes", "up_bytes"))
     table.add_row("sent", f"{down} to clients, {up} back")
-    table.add_row("folder", str(run.folder))
+    table.add_row("folder", str(short_path(run.folder)))
     return table
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from rich.filesize import decimal
 from rich.table import Table
 
+from fedlit.core.text.escape import short_path
 from fedlit.experiment.plan.client_states import MemoryEstimate
 from fedlit.experiment.run import Run
 
@@ -35,7 +36,7 @@ def plan_table(run: Run, figures: dict[str, Any]) -> Table:
         "client states": client_state_line(figures["client_states"]),
         "one batch": f"{figures['batch_s'] * 1000:.1f} ms; a fit {figures['fit_s'] * 1000:.1f} ms more",
         "the rest" if done else "the whole run": seconds,
-        "will write": f"{FILES} into {run.folder}",
+        "will write": f"{FILES} into {short_path(run.folder)}",
     }
     for name, text in rows.items():
         if text:
@@ -70,4 +71,5 @@ def format_duration(seconds: float) -> str:
     for unit, length in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} seconds"
+    text = f"{seconds:.0f}"
+    return f"{text} second{'s' * (text != '1')}"

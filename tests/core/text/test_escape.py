@@ -15,7 +15,14 @@ from rich.text import Text
 
 from fedlit.core.errors import ConfigError, print_config_errors
 from fedlit.core.text.console import PlainConsole
-from fedlit.core.text.escape import PrintableFormatter, escape_tracebacks, printable, shell_command, spreadsheet_cell
+from fedlit.core.text.escape import (
+    PrintableFormatter,
+    escape_tracebacks,
+    printable,
+    shell_command,
+    short_path,
+    spreadsheet_cell,
+)
 
 ESCAPES = [
     "\x1b[2J",
@@ -130,6 +137,13 @@ def test_a_command_can_be_pasted():
     assert [os.fsdecode(word) for word in output.stdout.split(b"\0")[:-1]] == WORDS
     assert printable(shell_command(WORDS)) == shell_command(WORDS)
     assert shell_command(["resume='a b,[x]'", Path("c d")]) == "resume=\"'a b,[x]'\" 'c d'"
+
+
+def test_a_path_below_the_current_folder_is_shown_relative_to_it(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    paths = {"here/runs/a": "runs/a", "here": ".", "there/a": f"{tmp_path}/there/a", "here/-x": f"{tmp_path}/here/-x"}
+    assert {name: str(short_path(tmp_path / name)) for name in paths} == paths
 
 
 @pytest.mark.parametrize(

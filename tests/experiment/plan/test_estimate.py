@@ -82,7 +82,9 @@ def test_plan_table_fits_a_terminal_and_lists_the_files():
         assert part in text
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(5, "5 seconds"), (120, "2.0 minutes"), (9000, "2.5 hours")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(1.3, "1 second"), (5, "5 seconds"), (120, "2.0 minutes"), (9000, "2.5 hours")]
+)
 def test_durations_are_in_a_readable_unit(seconds, text):
     assert format_duration(seconds) == text
 
