@@ -7,6 +7,7 @@ import torch
 from fedlit.core.messages import ServerState, Shared, StageState
 from fedlit.core.model import Model
 from fedlit.core.serialization import (
+    flatten_client_states,
     flatten_state,
     from_safetensors,
     named_paths,
@@ -16,6 +17,7 @@ from fedlit.core.serialization import (
     state_sha256,
     state_tree,
     to_safetensors,
+    unflatten_client_states,
     unflatten_state,
 )
 from fedlit.core.tensors import Layout
@@ -110,3 +112,23 @@ def test_a_state_without_a_stage_has_the_paths_of_its_parts_alone():
     ]
     with pytest.raises(ValueError, match="no global model"):
         unflatten_state({}, 0)
+
+
+def test_client_states_come_back_also_groups_without_tensors():
+    states = {3: {"mine": {"a": torch.ones(2), "b": torch.zeros(1)}, "empty": {}}, 12: {"mine": {"a": torch.tensor(4)}}}
+    back = unflatten_client_states(flatten_client_states(states))
+    assert {client: {group: set(tensors) for group, tensors in groups.items()} for client, groups in back.items()} == {
+        3: {"mine": {"a", "b"}, "empty": set()},
+        12: {"mine": {"a"}},
+    }
+    assert back[3]["mine"]["a"].equal(torch.ones(2))
+    assert back[12]["mine"]["a"].equal(torch.tensor(4))
+
+
+def test_the_span_of_a_group_is_its_part_of_the_vector():
+    groups = {"parameters": {"w": torch.ones(2, 3), "v": torch.ones(1)}, "buffers": {"m": torch.zeros(4)}}
+    layout = Layout.of(groups)
+    assert layout.span("parameters") == slice(0, 7)
+    assert layout.span("buffers") == slice(7, 11)
+    assert layout.span("other") == slice(0, 0)
+    assert layout.vector(groups)[layout.span("parameters")].sum() == 7
