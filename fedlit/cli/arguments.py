@@ -26,7 +26,7 @@ def evaluate_command() -> None:
     """
     parser = _make_parser("evaluate", "Evaluate a finished run's model again.")
     help_text = "changed values of the run's configuration, such as data.root=FOLDER"
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=help_text)
+    parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=help_text)
     help_text = "model of the best round or of the last (default: best)"
     parser.add_argument("--checkpoint", choices=[*CKPTS], default="best", help=help_text)
     parser.add_argument("--split", action="append", choices=["val", "test"], help="default: all splits of the run")

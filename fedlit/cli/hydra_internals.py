@@ -18,6 +18,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig
 
+from fedlit.core.errors import ConfigError, ConfigErrors
+
 MAIN_SOURCE = 1
 """Position after Hydra's own source of configurations, where Hydra puts the folder of `--config-dir`."""
 
@@ -26,8 +28,21 @@ def parse_arguments(arguments: Sequence[str]) -> Namespace:
     """Parse a command line as `hydra.main` does.
 
     Private in hydra-core 1.3.8 (omegaconf 2.3): `hydra._internal.utils.get_args_parser`.
+
+    Raises:
+        ConfigErrors: if an option does not exist.
     """
-    return get_args_parser().parse_intermixed_args(list(arguments))
+    parsed, unknown = get_args_parser().parse_known_intermixed_args(list(arguments))
+    options = [text for text in unknown if text.startswith("-")]
+    if options:
+        raise ConfigErrors([ConfigError(text, "", "is not an option", _option_hint(text)) for text in options])
+    return parsed
+
+
+def _option_hint(option: str) -> str:
+    key, equals, value = option.removeprefix("--").partition("=")
+    is_short = key.startswith("-")
+    return "--help lists the keys" if is_short else f"write {key}={value if equals else 'VALUE'}, without --"
 
 
 def active_config_loader() -> ConfigLoader:

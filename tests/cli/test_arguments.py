@@ -93,6 +93,13 @@ def test_the_debugger_needs_a_terminal(folder, monkeypatch, capsys):
     assert "fedlit: 1 error; nothing was repeated" in printed
 
 
+def test_a_command_without_a_run_names_the_run_alone(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["evaluate"])
+    with pytest.raises(SystemExit):
+        arguments.evaluate_command()
+    assert capsys.readouterr().err.endswith("error: the following arguments are required: run\n")
+
+
 def test_fedlit_alone_prints_its_commands_and_the_version_is_its_own(monkeypatch, capsys):
     runpy.run_module("fedlit", run_name="__main__")
     printed = capsys.readouterr().out

@@ -19,6 +19,7 @@ from fedlit.cli.hydra_internals import (
     load_option,
     parse_arguments,
 )
+from fedlit.core.errors import ConfigErrors
 
 ROOT = Path(fedlit.__file__).parent
 
@@ -45,6 +46,20 @@ def test_hydras_argument_parser_is_there():
         assert (parsed.multirun, parsed.config_dir, parsed.config_name) == (True, "folder", "other")
         parsed = parse_arguments([])
         assert (parsed.overrides, parsed.multirun, parsed.cfg, parsed.config_path) == ([], False, None, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hints"),
+    [
+        (["--seed", "3"], ["write seed=VALUE, without --"]),
+        (["-m", "--seed=3", "a=1", "--model.lr=2"], ["write seed=3, without --", "write model.lr=2, without --"]),
+        (["-x"], ["--help lists the keys"]),
+    ],
+)
+def test_an_option_that_does_not_exist_is_written_as_a_key(arguments, hints):
+    with pytest.raises(ConfigErrors) as error:
+        parse_arguments(arguments)
+    assert [problem.hint for problem in error.value.errors] == hints
 
 
 def test_the_active_loader_is_hydras_implementation():

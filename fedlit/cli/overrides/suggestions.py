@@ -129,6 +129,8 @@ def similar_keys(key: str, keys: Sequence[str], limit: int = 3) -> list[str]:
         similar = [known for known in keys if lasts[known] in close]
     if not similar and len(last) > 2:
         similar = [known for known in keys if known.startswith(f"{parent}.{last}_")]
+        ends = [known for known in keys if lasts[known].endswith(f"_{last}")]
+        similar = similar or (ends if len(ends) == 1 else [])
     ranked = sorted(similar, key=lambda known: _similarity(key, known), reverse=True)
     best = _similarity(key, ranked[0])[0] if ranked else 0
     equal = [known for known in ranked if _similarity(key, known)[0] == best]

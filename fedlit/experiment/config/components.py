@@ -127,7 +127,8 @@ def _check_fit(key: str, given: Any, known: Any, data: Data) -> None:
     if given is None and not known:
         has_labels = data.train.labels() is not None
         reason = "its labels are no classes" if has_labels else "it has no `targets` or `labels`"
-        hint = "number the labels from 0, or use a model of your own: model=custom model._target_=my_file.MyModule"
+        own = "a model of your own: model=custom model._target_=my_file.MyModule"
+        hint = f"give the data `targets`, whole numbers from 0, or use {own}"
         raise ConfigError(key, "null", f"needs classes, and {data.name} has none: {reason}", hint)
     is_changed_later = key == "shape" and data.datamodule is not None  # by its hooks of batches
     if given is not None and known and given != known and not is_changed_later:

@@ -7,6 +7,7 @@ from fedlit.cli.overrides.suggestions import similar_keys
 
 KEYS = [
     *("data", "data._target_", "data.batch_size", "data.eval_batch_size", "schedule", "schedule.rounds", "schedule.lr"),
+    "schedule.local_epochs",
     *("model", "model.norm", "model.dropout", "model.optimizer", "model.optimizer.lr", "model.optimizer.name"),
     *("algorithm", "algorithm.weights", "algorithm.lr", "monitor", "monitor.name", "seed"),
 ]
@@ -26,6 +27,8 @@ KEYS = [
         ("monitor.nme", ["monitor.name"]),
         ("data.batch", ["data.batch_size"]),
         ("optimizer.name", ["model.optimizer.name"]),
+        ("data.epochs", ["schedule.local_epochs"]),
+        ("size", []),  # there are several
         ("chanel.half._target_", []),
         ("foo", []),
     ],
