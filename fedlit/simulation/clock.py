@@ -193,9 +193,10 @@ class VirtualClock:
         if lost >= 0.5:
             quantiles = np.quantile([timing.needed_s for timing in timings], [0, 0.5, 1]).tolist()
             seconds = "a client's round takes min {:.4g}, median {:.4g}, max {:.4g} s".format(*quantiles)
+            count = max(1, round(lost))
             all_lost = late == num_timed == clients
-            result = "every round would be lost" if all_lost else f"about {lost:.0f} rounds would be lost"
-            problem = f"is too short for {late / num_timed:.0%} of the clients: {seconds}; {result}"
+            result = "every round" if all_lost else f"about {count} round{'s' * (count > 1)}"
+            problem = f"is too short for {late / num_timed:.0%} of the clients: {seconds}; {result} would be lost"
             yield ConfigError("clock.deadline_s", self.deadline_s, problem, "increase it", warning=not all_lost)
 
     def _timings(self, work: RoundWork) -> Iterator[ClientTiming]:

@@ -93,8 +93,7 @@ def summary_table(run: Run, summary: Mapping[str, Any]) -> Table:
     best, last, monitor = summary["best"], summary["last"], run.federation.monitor.name
     table.add_row(
         "trained",
-        f"{run.names.get('model', 'model')} ({summary['parameters']:,} parameters) on {run.data.name} by "
-        f"{run.names.get('algorithm', 'algorithm')}",
+        f"{_choice(run, 'model')} ({summary['parameters']:,} parameters) on {run.data.name} by {_choice(run, 'algorithm')}",
     )
     table.add_row("clients", f"{len(run.federation.registry):,}, {len(last['cohort']):,} in the last round's cohort")
     table.add_row(
@@ -112,6 +111,12 @@ def summary_table(run: Run, summary: Mapping[str, Any]) -> Table:
     table.add_row("sent", f"{down} to clients, {up} back")
     table.add_row("folder", str(short_path(run.folder)))
     return table
+
+
+def _choice(run: Run, group: str) -> str:
+    """Return the choice in a group, or the name of the user's own class."""
+    choice = run.names.get(group, group)
+    return str(run.config[group]["_target_"]).rpartition(".")[2] if choice == "custom" else choice
 
 
 def result_line(run: Run, summary: Mapping[str, Any]) -> str:

@@ -177,6 +177,16 @@ def test_table_has_sizes_in_powers_of_1000(tmp_path, count, text):
     assert f"{text} to clients, 763.8 kB back" in list(table.columns[1].cells)
 
 
+def test_table_names_the_users_own_classes(tmp_path):
+    fed = federation()
+    data = Data("squares", fed.worker.data.train, None, (1, 8, 8), ("a", "b", "c"))
+    best, last = {"round": 1, "metrics": {}}, {"cohort": [0], "metrics": {}}
+    summary = {"best": best, "last": last, "parameters": 1, "rounds": 1, "lost_rounds": 0, "seconds": 1.0}
+    config, names = {"model": {"_target_": "my_model.MyModule"}}, {"model": "custom", "algorithm": "fedavg"}
+    table = summary_table(Run(tmp_path, config, fed, data, names), {**summary, "down_bytes": 0, "up_bytes": 0})
+    assert next(iter(table.columns[1].cells)) == "MyModule (1 parameters) on squares by fedavg"
+
+
 @pytest.mark.parametrize("clients", [3, 2000])
 def test_figure_of_samples_without_classes_has_sizes(clients):
     population = Population.of(np.arange(4000) % clients, clients)
