@@ -114,7 +114,7 @@ def summary_table(run: Run, summary: Mapping[str, Any]) -> Table:
 
 
 def _choice(run: Run, group: str) -> str:
-    """Return the choice in a group, or the name of the user's own class."""
+    """Return the choice in a group, or the user's own class."""
     choice = run.names.get(group, group)
     return str(run.config[group]["_target_"]).rpartition(".")[2] if choice == "custom" else choice
 
