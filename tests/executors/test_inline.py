@@ -31,6 +31,7 @@ def test_no_python_frame_stands_between_the_loop_and_the_worker():
         (Inline(), False, None),
         (Processes(), True, None),
         (Processes(wall_timeout_s=3.0), True, 3.0),
+        (Processes(wall_timeout_s=0.01), True, 0.01),
         (Auto(wall_timeout_s=4.0), True, 4.0),
     ],
 )
