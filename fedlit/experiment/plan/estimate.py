@@ -79,11 +79,13 @@ class Draw:
 
     Args:
         clients: the drawn clients.
+        trained: those of them that train; with `schedule.over_select` the fastest by the clock.
         cohort: number of clients that the server waits for.
         asked: number of clients that are asked for their losses.
     """
 
     clients: Sequence[int]
+    trained: Sequence[int]
     cohort: int
     asked: int
 
@@ -96,7 +98,7 @@ class Draw:
 def _draw_cohorts(run: Run) -> list[Draw]:
     """Draw the cohorts of the first rounds, with losses of 0."""
     federation, draws = run.federation, []
-    schedule, sizes = federation.schedule, federation.registry.sizes
+    schedule, sizes, state = federation.schedule, federation.registry.sizes, federation.initial_state()
     for number in range(min(schedule.rounds, MAX_SAMPLED_ROUNDS)):
         asked: set[int] = set()
 
@@ -105,8 +107,12 @@ def _draw_cohorts(run: Run) -> list[Draw]:
             return np.zeros(len(clients))
 
         cohort = draw_cohort(federation.sampler, ClientPool(sizes, number, federation.seed, losses))
-        fastest = min(schedule.cohort_size(len(sizes)), len(cohort)) if schedule.over_select > 1 else len(cohort)
-        draws.append(Draw(cohort, fastest, len(asked)))
+        if schedule.over_select > 1 and federation.clock is not None:
+            fastest = min(schedule.cohort_size(len(sizes)), len(cohort))
+            trained = federation.clock.time_cohort(federation.round_work(cohort, state), fastest).clients
+            draws.append(Draw(cohort, trained, fastest, len(asked)))
+        else:
+            draws.append(Draw(cohort, cohort, len(cohort), len(asked)))
     return draws
 
 
@@ -121,7 +127,7 @@ def _estimate_seconds(run: Run, draws: Sequence[Draw], costs: RunCosts) -> float
     rounds = []
     for number in range(done, federation.schedule.rounds):
         draw = draws[number % len(draws)]
-        trained = [costs.fit.seconds(float(steps[client])) for client in draw.clients[: draw.cohort]]
+        trained = [costs.fit.seconds(float(steps[client])) for client in draw.trained]
         phases = [[costs.loss_s] * draw.asked, trained]
         if federation.schedule.is_evaluated(number):
             ids = federation.registry.clients_to_evaluate(draw.clients)

@@ -73,3 +73,14 @@ def test_the_estimate_adds_the_jobs_of_each_round(monkeypatch):
     assert evaluated == 2
     assert figures["evaluation_s"] == pytest.approx(evaluation)
     assert figures["seconds"] == pytest.approx(training + evaluated * evaluation + 3 * estimate.ROUND_S)
+
+
+@pytest.mark.slow
+def test_the_estimate_has_the_steps_of_the_clients_that_the_server_waits_for(monkeypatch):
+    """A cohort is sorted by size: the fastest clients are not its first ones."""
+    run = build("clock=lognormal", "schedule.over_select=1.5", "schedule.rounds=2", "executor=inline")
+    costs = measure.RunCosts(LinearCost(0.0, 1.0), {name: LinearCost(0.0, 0.0) for name in ("val", "test")})
+    original = measure.measure_costs
+    monkeypatch.setattr(estimate, "measure_costs", lambda run, asks: (costs, original(run, asks)[1]))
+    seconds = estimate_run(run)["seconds"] - 2 * estimate.ROUND_S
+    assert seconds == pytest.approx(sum(record.metrics["clients/steps"] for record in run.federation.run()))
