@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fedlit.algorithms.layers import last_layer
 from fedlit.client.lightning_internals import detached_trainer, share_trainer
-from fedlit.core.errors import ConfigError, did_you_mean
+from fedlit.core.errors import ConfigError, describe_exception, did_you_mean
 from fedlit.core.model import ContrastiveTerm, Model
 
 
@@ -125,9 +125,9 @@ def _copy_module(module: LightningModule) -> LightningModule:
         with detached_trainer(module):
             return copy.deepcopy(module, memo)
     except Exception as error:  # user code
-        problem = f"cannot be copied, and a contrastive loss compares it with copies: {type(error).__name__}: {error}"
+        problem = f"cannot be copied, and a contrastive loss compares it with copies: {describe_exception(error)}"
         hint = "keep what cannot be copied out of the module's attributes, or define __deepcopy__"
-        raise ConfigError("model", type(module).__name__, problem.splitlines()[0], hint) from error
+        raise ConfigError("model", type(module).__name__, problem, hint) from error
 
 
 def model_contrastive_loss(z: Tensor, near: Tensor, far: Tensor, temperature: float) -> Tensor:

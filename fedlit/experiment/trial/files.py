@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedlit.core.errors import ConfigError
+from fedlit.core.errors import ConfigError, describe_exception
 from fedlit.core.serialization import flatten_state, to_safetensors
 from fedlit.experiment.trial.causes import TRACEBACK_HINT, module_name
 from fedlit.experiment.weights import ckpt_bytes, safetensors_bytes
@@ -24,7 +24,7 @@ def try_files(federation: Federation) -> list[ConfigError]:
         file = "its state in a checkpoint"
         to_safetensors(flatten_state(federation.initial_state()))
     except Exception as error:  # hooks of the module, and objects that it keeps
-        problem = f"cannot be written as {file}: {type(error).__name__}: {error}".splitlines()[0]
+        problem = f"cannot be written as {file}: {describe_exception(error)}"
         hint = "on_save_checkpoint gets a checkpoint without optimizer states, and may add only what can be pickled"
         found = ConfigError("model", name, problem, f"{hint}; {TRACEBACK_HINT}")
         found.__cause__ = error
