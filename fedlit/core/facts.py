@@ -6,8 +6,34 @@ The parts of the federation need the facts to check themselves against each othe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The choice of cohorts: the facts for a privacy accountant.
+
+    Args:
+        kind: `poisson`: each client independently, with one probability. `fixed`: a fixed number of clients, uniformly without
+            replacement. `every`: every client in every round. `separated`: at least `separation` rounds lie between the
+            rounds of one client. `other`: anything else, so that nothing is known about the cohorts.
+        probability: probability that a client is in a cohort, in (0, 1]; None if it differs between clients or is unknown.
+        size: clients in a cohort, >= 1; None if it varies.
+        separation: smallest difference of the numbers of two rounds that have a client in common, >= 1.
+        by_loss: True if cohorts may depend on what clients return, such as their losses.
+    """
+
+    kind: Literal["poisson", "fixed", "every", "separated", "other"] = "other"
+    probability: float | None = None
+    size: int | None = None
+    separation: int | None = None
+    by_loss: bool = False
+
+
+UNKNOWN_SAMPLING = Sampling(by_loss=True)
+"""The sampling of which nothing is known; a cohort may depend on anything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +54,7 @@ class FederationFacts:
         over_select: factor by which more clients are sampled than a cohort has.
         quorum: updates that a round needs.
         max_cohort: size of the largest possible cohort; None for `cohort_size`.
+        sampling: how cohorts are chosen, with over-selection.
         module: class name of the LightningModule.
         manual_optimization: whether the module steps its optimizers itself.
     """
@@ -45,5 +72,6 @@ class FederationFacts:
     over_select: float = 1.0
     quorum: int = 1
     max_cohort: int | None = None
+    sampling: Sampling = UNKNOWN_SAMPLING
     module: str = ""
     manual_optimization: bool = False

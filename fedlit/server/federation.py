@@ -13,6 +13,7 @@ from fedlit.algorithms.algorithm import Algorithm, update_template
 from fedlit.client.steps.planned import planned_steps
 from fedlit.client.trainer import LocalTrainer, TrainerConfig
 from fedlit.client.worker import ClientWorker
+from fedlit.core.facts import Sampling
 from fedlit.core.messages import ServerState, Update
 from fedlit.core.model import Model
 from fedlit.core.serialization import shared_tree, state_nbytes
@@ -92,6 +93,15 @@ class FederationParts:
     def splits(self) -> tuple[str, ...]:
         """Splits that the server evaluates."""
         return self.registry.splits
+
+    @property
+    def sampling(self) -> Sampling:
+        """The choice of the clients that train.
+
+        Of an over-selected cohort only the fastest train.
+        """
+        sampling = self.sampler.sampling(len(self.registry))
+        return sampling if self.schedule.over_select == 1 else Sampling("other", by_loss=sampling.by_loss)
 
     def initial_state(self) -> ServerState:
         """The server state before round 1."""

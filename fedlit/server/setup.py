@@ -235,6 +235,7 @@ def federation_facts(federation: FederationParts, data: Data) -> FederationFacts
         over_select=schedule.over_select,
         quorum=schedule.quorum,
         max_cohort=federation.sampler.max_cohort(len(registry)),
+        sampling=federation.sampling,
         module=type(module).__name__,
         manual_optimization=not module.automatic_optimization,
     )

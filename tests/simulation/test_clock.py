@@ -17,6 +17,7 @@ from fedlit.client.steps.planned import planned_steps
 from fedlit.client.trainer import TrainerConfig
 from fedlit.client.worker import ClientWorker
 from fedlit.core.errors import ConfigError, ConfigErrors
+from fedlit.core.facts import Sampling
 from fedlit.core.messages import TrainJob
 from fedlit.data import Data, Iid, Population
 from fedlit.data.loading import Loading
@@ -142,6 +143,13 @@ def test_round_plan_is_the_same_again_and_with_every_algorithm_and_executor():
     for round in (0, 1, 5):
         later = replace(state, round=round)
         assert plan_round(fed, later) == plan_round(fed, later) == plan_round(other, later)
+
+
+def test_the_fastest_clients_are_no_uniform_sample():
+    fed, _ = make_federation(VirtualClock(**ALIKE), clients_per_round=2)
+    assert fed.sampling == Sampling("fixed", probability=2 / len(fed.registry), size=2)
+    over = replace(fed, schedule=replace(fed.schedule, over_select=1.5))
+    assert over.sampling == Sampling("other")
 
 
 def test_speeds_are_lognormal_and_keyed_by_client_and_both_bandwidths_share_a_factor():

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedlit.core.errors import raise_errors, require, require_at_least
+from fedlit.core.facts import Sampling
 from fedlit.server.sampling.sampler import ClientPool, Sampler
 
 ZONE_KEY = 2
@@ -58,6 +59,10 @@ class Available(Sampler):
     def metrics(self, pool: ClientPool) -> Mapping[str, float]:
         """The number of clients that are awake."""
         return {"clients/available": int(self.is_awake(pool).sum())}
+
+    def sampling(self, clients: int) -> Sampling:
+        """Cohorts that follow the clients' days."""
+        return Sampling("other")
 
     def is_awake(self, pool: ClientPool) -> np.ndarray:
         """True for each client that is awake in the round, shape (clients,)."""

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedlit.core.errors import ConfigError
-from fedlit.core.facts import FederationFacts
+from fedlit.core.facts import FederationFacts, Sampling
 from fedlit.server.sampling.sampler import ClientPool, Sampler
 from fedlit.server.sampling.samplers import check_cohort_size, draw_by_examples
 
@@ -62,6 +62,10 @@ class PowerOfChoice(Sampler):
             problem = "does not count the seconds in which candidates compute their losses"
             hint = "time/simulated_s is the time of training alone"
             yield ConfigError("clock", "", problem, hint, warning=True)
+
+    def sampling(self, clients: int) -> Sampling:
+        """Cohorts that depend on the clients' losses."""
+        return Sampling("other", by_loss=True)
 
     def _num_candidates(self, sizes: np.ndarray) -> int:
         return self.candidates or min(2 * self.size, int((sizes > 0).sum()))

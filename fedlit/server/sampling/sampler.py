@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fedlit.core.errors import ConfigError
-from fedlit.core.facts import FederationFacts
+from fedlit.core.facts import UNKNOWN_SAMPLING, FederationFacts, Sampling
 from fedlit.core.streams import Purpose, stream
 
 
@@ -83,6 +83,16 @@ class Sampler(ABC):
     def max_cohort(self, clients: int) -> int | None:
         """Size of the largest possible cohort; None, the default, is the schedule's."""
         return None
+
+    def sampling(self, clients: int) -> Sampling:
+        """Facts about the cohorts of a federation, for a privacy accountant.
+
+        By default nothing is known, and a run with differential privacy refuses the sampler.
+
+        Args:
+            clients: number of clients in the federation.
+        """
+        return UNKNOWN_SAMPLING
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedlit.core.errors import ConfigError
-from fedlit.core.facts import FederationFacts
+from fedlit.core.facts import FederationFacts, Sampling
 from fedlit.server.sampling.sampler import ClientPool, Sampler
 
 PASS_KEY = 1
@@ -37,6 +37,11 @@ class Uniform(Sampler):
     def __call__(self, pool: ClientPool, generator: np.random.Generator) -> np.ndarray:
         """Draw `size` distinct ids out of range(len(pool))."""
         return generator.choice(len(pool), self.size, replace=False)
+
+    def sampling(self, clients: int) -> Sampling:
+        """A fixed number of clients, or every client."""
+        kind = "fixed" if self.size < clients else "every"
+        return Sampling(kind, probability=self.size / clients, size=self.size)
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,10 @@ class Weighted(Sampler):
     def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
         """Yield an error if too few clients have examples."""
         yield from check_cohort_size(facts, self.size)
+
+    def sampling(self, clients: int) -> Sampling:
+        """A fixed number of clients, each with its own probability."""
+        return Sampling("other", size=self.size)
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,14 @@ class RoundRobin(Sampler):
             problem = "leaves out clients of the cohort, and they do not train before the next pass"
             hint = "over_select=1 waits for the whole cohort"
             yield ConfigError("schedule.over_select", facts.over_select, problem, hint, warning=True)
+
+    def sampling(self, clients: int) -> Sampling:
+        """A fixed number of clients in each round, or every client.
+
+        A client can be the last of one pass and the first of the next, so its rounds are not separated.
+        """
+        kind = "other" if self.size < clients else "every"
+        return Sampling(kind, probability=self.size / clients, size=self.size)
 
     def _order(self, pool: ClientPool, number: int) -> np.ndarray:
         """The clients in the order of a pass.
@@ -141,6 +158,10 @@ class Poisson(Sampler):
     def max_cohort(self, clients: int) -> int:
         """The number of all clients."""
         return clients
+
+    def sampling(self, clients: int) -> Sampling:
+        """Each client independently with probability q."""
+        return Sampling("poisson", probability=self._probability(clients))
 
     def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
         """Yield an error for over-selection, and a warning for too small cohorts."""

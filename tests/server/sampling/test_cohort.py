@@ -13,6 +13,7 @@ from fedlit.aggregation import MeanAggregator
 from fedlit.aggregation.aggregator import merge
 from fedlit.algorithms import FedAvg
 from fedlit.core.errors import ConfigError, FatalClientFailure, LostRounds
+from fedlit.core.facts import Sampling
 from fedlit.core.messages import LossJob
 from fedlit.core.serialization import shared_tree, state_nbytes
 from fedlit.executors import Inline
@@ -250,6 +251,7 @@ def test_a_function_sampler_has_the_defaults_of_a_sampler():
     assert (sampler.name, FunctionSampler(partial(last)).name, Uniform(3).name) == ("last", "partial", "Uniform")
     assert draw_cohort(sampler, pool) == (4,)
     assert (sampler.max_cohort(5), dict(sampler.metrics(pool)), sampler.weighted_by_examples) == (None, {}, False)
+    assert sampler.sampling(5) == Sampling("other", by_loss=True)  # a function may ask for losses
 
 
 @pytest.mark.parametrize("value", [None, 3, "uniform"])

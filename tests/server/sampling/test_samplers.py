@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedlit.core.errors import ConfigError
-from fedlit.core.facts import FederationFacts
+from fedlit.core.facts import FederationFacts, Sampling
 from fedlit.core.streams import Purpose, stream
 from fedlit.server.sampling import Available, Poisson, PowerOfChoice, RoundRobin, Uniform, Weighted
 from fedlit.server.sampling.sampler import ClientPool
@@ -273,3 +273,21 @@ def test_a_late_round_robin_cohort_costs_no_more_streams_than_an_early_one(monke
         cohort(RoundRobin(size), clients, 10_000)
         assert len(streams) <= 2 * size, (clients, size)
         streams.clear()
+
+
+SAMPLINGS = {
+    "uniform": (Uniform(3), Sampling("fixed", probability=0.3, size=3)),
+    "all clients": (Uniform(10), Sampling("every", probability=1.0, size=10)),
+    "poisson": (Poisson(3), Sampling("poisson", probability=0.3)),
+    "poisson with q": (Poisson(3, q=0.05), Sampling("poisson", probability=0.05)),
+    "weighted": (Weighted(3), Sampling("other", size=3)),
+    "round robin": (RoundRobin(3), Sampling("other", probability=0.3, size=3)),
+    "round robin of all": (RoundRobin(10), Sampling("every", probability=1.0, size=10)),
+    "available": (Available(3), Sampling("other")),
+    "power of choice": (PowerOfChoice(3), Sampling("other", by_loss=True)),
+}
+
+
+@pytest.mark.parametrize(("sampler", "sampling"), SAMPLINGS.values(), ids=SAMPLINGS)
+def test_a_sampler_states_how_it_chooses_cohorts(sampler, sampling):
+    assert sampler.sampling(10) == sampling
