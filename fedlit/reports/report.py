@@ -41,11 +41,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--baseline", metavar="KEY=VALUE", help="report differences from it, e.g. algorithm=fedavg")
     parser.add_argument("--metric", help="default: the counterpart of the monitored metric on the test set")
     parser.add_argument("--mode", choices=["max", "min"], help="max if larger values of --metric are better, or min")
+    parser.add_argument(
+        "--plot",
+        metavar="X:Y",
+        action="append",
+        default=[],
+        help="figure of the trade-off of two columns, e.g. comm/up_bytes:test/accuracy; can be given again",
+    )
     parser.add_argument("--version", action="version", version=f"fedlit {__version__}")
     options = parser.parse_intermixed_args(arguments)
     try:
         out = options.out or sweep_folder(options.path)
-        result = make_result(options.path, options.baseline, options.target, options.metric, options.mode)
+        result = make_result(options.path, options.baseline, options.target, options.metric, options.mode, options.plot)
         if out is not None:
             _save(result, out, shell_command(["python", "-m", "fedlit.report", *(arguments or sys.argv[1:])]))
     except ConfigErrors as error:

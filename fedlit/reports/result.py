@@ -11,13 +11,15 @@ import numpy as np
 
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.reports.grouping import Group, choose_baselines, group_runs
-from fedlit.reports.metrics import COSTS, SPREAD, Criterion, make_criterion, mean_curve, measure_run, skip_reason
+from fedlit.reports.measures.columns import COSTS, MESSAGES
+from fedlit.reports.measures.metrics import SPREAD, Criterion, make_criterion, mean_curve, measure_run, skip_reason
+from fedlit.reports.measures.statistics import LEVEL, Estimate, student_interval, unpaired
+from fedlit.reports.measures.trade_off import make_trade_off, parse_plots
 from fedlit.reports.runs import MAX_LISTED_RUNS, SkippedRun, find_runs, read_run
-from fedlit.reports.statistics import LEVEL, Estimate, student_interval, unpaired
 from fedlit.runs.folder import FinishedRun
 from fedlit.runs.layout import SUMMARY
 
-SCALARS = ("best", "last", "area", "rounds", "bytes", "wall_s", "simulated_s", "seconds")
+SCALARS = ("best", "last", "area", "rounds", "bytes", "wall_s", "simulated_s", "seconds", *MESSAGES)
 COMPARED = ("best", "last", "area")
 
 Measures = Mapping[int, Mapping[str, Any]]
@@ -30,6 +32,7 @@ def make_result(
     target: float | None = None,
     metric: str | None = None,
     mode: str | None = None,
+    plots: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the report of the runs at and below the paths.
 
@@ -39,16 +42,19 @@ def make_result(
         target: value of the metric, or None.
         metric: name of the metric; None for the monitored metric on the test set.
         mode: `max`, `min`, or None for the mode of the monitored metric.
+        plots: trade-offs of two columns, as `X:Y`.
 
     Returns:
         `metric`, `mode`, `level`, `target`, `baseline`; `runs`, a mapping for each; `groups`, with their estimates; `paired`,
         differences from the baseline; `search`, the ranking of a search's trials, or None; `left_out`, skipped runs with
-        reasons; `curves`.
+        reasons; `curves`; `trade_offs`, see `make_trade_off`.
 
     Raises:
-        ConfigErrors: if there is no finished run, or the target, metric or baseline is invalid.
+        ConfigErrors: if there is no finished run, or the target, metric, baseline or a trade-off is invalid.
     """
     groups, skipped, criterion = _load_groups(paths, metric, mode, target)
+    seeds = [group.runs for group in groups]
+    pairs_of_columns = parse_plots(plots, seeds)
     baseline_text, pairs = choose_baselines(groups, baseline)
     measures = [{seed: measure_run(run, criterion) for seed, run in group.runs.items()} for group in groups]
     return {
@@ -65,6 +71,7 @@ def make_result(
         "left_out": [{"folder": str(run.folder), "what": run.kind, "why": run.reason} for run in skipped],
         "runs": [row for one in zip(groups, measures, strict=True) for row in _run_rows(*one)],
         "curves": [{over: _band(group, criterion.metric, over) for over in ("rounds", "bytes")} for group in groups],
+        "trade_offs": [make_trade_off(x, y, seeds, criterion) for x, y in pairs_of_columns],
     }
 
 

@@ -6,6 +6,8 @@ CONFIG = "config.yaml"
 """The resolved configuration."""
 JOURNAL = "rounds.jsonl"
 """One record a round."""
+OTHER_RECORD_KEYS = frozenset({"round", "cohort", "lost", "failures", "state_sha256"})
+"""The keys of a record that are no metrics."""
 SUMMARY = "summary.json"
 """The summary of a finished run. A folder without it is of an unfinished run."""
 PARTITION = "partition.json"

@@ -20,6 +20,8 @@ FRACTION = re.compile(
 """Words in the names of metrics between 0 and 1."""
 NOT_NEGATIVE = re.compile(r"loss|nll|entropy|mse|rmse|mae|mape|error|perplexity|variance|std")
 """Words in the names of metrics that are never negative."""
+UNEVENNESS = re.compile(r"std|variance|gini")
+"""Words in the names of metrics that measure how uneven values are."""
 
 
 def split_of(name: str) -> str | None:
@@ -132,7 +134,7 @@ def bounds(name: str, values: Collection[float]) -> tuple[float, float]:
     Returns:
         The bounds; -inf and inf where none is known.
     """
-    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+\d*|[A-Z]+\d*(?![a-z])", bare_name(name))]
+    words = _words(name)
     known: list[tuple[float, float]] = []
     if any(map(FRACTION.fullmatch, words)):
         known = [(0.0, 1.0), (0.0, 100.0)]
@@ -140,3 +142,21 @@ def bounds(name: str, values: Collection[float]) -> tuple[float, float]:
         known = [(0.0, math.inf)]
     fitting = (pair for pair in known if not values or (pair[0] <= min(values) and max(values) <= pair[1]))
     return next(fitting, (-math.inf, math.inf))
+
+
+def preferred_mode(name: str) -> str | None:
+    """Return `max` or `min`, whichever is better; None if unknown.
+
+    The words of the name tell. Of an accuracy larger values are better, of a loss smaller ones, and of a standard deviation
+    over clients smaller ones.
+    """
+    words = _words(name)
+    if any(map(UNEVENNESS.fullmatch, words)):
+        return "min"
+    is_fraction, is_loss = (any(map(pattern.fullmatch, words)) for pattern in (FRACTION, NOT_NEGATIVE))
+    return None if is_fraction == is_loss else "max" if is_fraction else "min"
+
+
+def _words(name: str) -> list[str]:
+    """The words of a metric's name in small letters, without its split."""
+    return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+\d*|[A-Z]+\d*(?![a-z])", bare_name(name))]

@@ -8,6 +8,7 @@ from typing import Any
 
 from fedlit.core.messages import ClientFailure
 from fedlit.core.model import Model
+from fedlit.runs.layout import OTHER_RECORD_KEYS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +44,10 @@ class RoundRecord:
     @classmethod
     def from_dict(cls, record: Mapping[str, Any], model: Model | None = None) -> RoundRecord:
         """Rebuild the record that `to_dict` gave; null becomes NaN."""
-        named = {"round", "cohort", "lost", "failures", "state_sha256"}
         metrics = {
-            name: float("nan") if value is None else value for name, value in record.items() if name not in named
+            name: float("nan") if value is None else value
+            for name, value in record.items()
+            if name not in OTHER_RECORD_KEYS
         }
         return cls(
             number=record["round"],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedlit.reports.statistics import Estimate, area_under_curve, student_interval, unpaired, welch_interval
+from fedlit.reports.measures.statistics import Estimate, area_under_curve, student_interval, unpaired, welch_interval
 
 
 @pytest.fixture

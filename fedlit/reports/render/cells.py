@@ -9,6 +9,9 @@ from typing import Any
 ReportValues = Mapping[str, Any]
 """The report as JSON values, or a part of it."""
 
+ROUNDING = 1e-12
+"""Half the width of an interval, relative to its mean, that comes from the rounding of equal numbers alone."""
+
 
 def format_cell(estimate: ReportValues | None, with_ends: bool, signed: bool = False, unit: str = "") -> str:
     """Return the text of a mean with its interval.
@@ -23,6 +26,7 @@ def format_cell(estimate: ReportValues | None, with_ends: bool, signed: bool = F
         return "-"
     size, unit = scale_unit(estimate["mean"], unit)
     mean, half, unit = estimate["mean"] / size, estimate["half"], f" {unit}" if unit else ""
+    half = 0.0 if half is not None and half < ROUNDING * abs(estimate["mean"]) else half
     places = _places(half / size, 2) if half else 0 if mean == int(mean) else _places(abs(mean), 4)
     form = f",.{places}f"
     text = f"{mean:{'+' if signed else ''}{form}}"

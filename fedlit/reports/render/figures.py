@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,34 +14,22 @@ from matplotlib.figure import Figure
 
 from fedlit.core.files import write_atomic
 from fedlit.reports.render.cells import pluralize, scale_unit
+from fedlit.reports.render.style import COLOURS, FORMATS, LINES, STYLE, wrap
+from fedlit.reports.render.trade_off_figure import draw_trade_off, trade_off_names
 from fedlit.runs.metric_names import bounds
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Colours that colour-blind readers can distinguish, without the faint yellow.
-
-Source: Okabe and Ito, https://jfly.uni-koeln.de/color/
-"""
-LINES = ("-", "--", ":", "-.")
 MIN_BAND_SEEDS = 5
 """Seeds from which on an interval is drawn as a band; of fewer seeds, each is a thin line."""
 MAX_CURVES = 20
 """Groups in the figure of curves: more cannot be told apart."""
 MAX_DIFFERENCES = 30
 """Groups in the figure of differences."""
-STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "fedlit",
-    "svg.fonttype": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "text.parse_math": False,  # a value may have dollar signs
-}
-"""Settings with which the same report gives identical files."""
-FORMATS: dict[str, Any] = {"png": {"dpi": 150, "metadata": {"Software": None}}, "svg": {"metadata": {"Date": None}}}
-"""Arguments of savefig for each format."""
 
 
 def save_figures(result: Mapping[str, Any], out: Path) -> list[str]:
-    """Write curves.png and curves.svg and, if there are pairs, differences.png and differences.svg.
+    """Write each figure as PNG and as SVG.
+
+    The figures are curves, differences if there are pairs, and the trade-offs.
 
     Args:
         result: the report.
@@ -55,6 +42,8 @@ def save_figures(result: Mapping[str, Any], out: Path) -> list[str]:
         figures = {"curves": draw_curves(result)}
         if any(one["last"] for one in result["paired"]):
             figures["differences"] = draw_differences(result)
+        for name, trade_off in zip(trade_off_names(result), result["trade_offs"], strict=True):
+            figures[name] = draw_trade_off(result, trade_off)
         for name, figure in figures.items():
             for kind, options in FORMATS.items():
                 content = io.BytesIO()
@@ -74,7 +63,7 @@ def draw_curves(result: Mapping[str, Any]) -> Figure:
     labels = [f"{one['group']} ({pluralize(one['n'], 'seed')})" for one in groups]
     if num_grey:  # these are drawn first, and have one line in the legend
         labels = [f"{pluralize(num_grey, 'other trial')}", *["_"] * (num_grey - 1), f"best trial: {labels[-1]}"]
-    labels = [_wrap(label, 110) for label in labels]
+    labels = [wrap(label, 110) for label in labels]
     figure, left, right = _make_axes(sum(label.count("\n") + 1 for label in labels if label != "_"))
     max_bytes = max((one["bytes"]["x"][-1] for one in curves if one["bytes"]["x"]), default=0.0)
     size, unit = scale_unit(max_bytes, "B")
@@ -88,7 +77,7 @@ def draw_curves(result: Mapping[str, Any]) -> Figure:
         _draw_line(left, one["rounds"], 1.0, limits, label, style)
         _draw_line(right, one["bytes"], size, limits, label, style)
     right.set_xlabel(f"traffic in both directions ({unit})")
-    left.set_ylabel(result["metric"])
+    left.set_ylabel(wrap(result["metric"], 60))
     left.set_ylim(*_padded(values if result["target"] is None else [*values, result["target"]]))
     for axes in (left, right):
         axes.set_xlim(left=0)
@@ -176,7 +165,7 @@ def draw_differences(result: Mapping[str, Any]) -> Figure:
     """
     rows = [one for one in result["paired"] if one["best"] or one["last"]]
     rows, num_rows = rows[:MAX_DIFFERENCES], len(rows)
-    names = [f"{_wrap(one['group'], 40)}\n{pluralize(one['n'], 'pair')}" for one in rows]
+    names = [f"{wrap(one['group'], 40)}\n{pluralize(one['n'], 'pair')}" for one in rows]
     figure = Figure(
         figsize=(9, 1.6 + sum(max(0.42, 0.14 * (name.count("\n") + 1)) for name in names)), layout="constrained"
     )
@@ -194,12 +183,8 @@ def draw_differences(result: Mapping[str, Any]) -> Figure:
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(axis="x", alpha=0.3, linewidth=0.6)
     better = {"max": " (above 0 is better)", "min": " (below 0 is better)", None: ""}[result["mode"]]
-    axes.set_xlabel(_wrap(f"{result['metric']}, difference from {result['baseline']}{better}", 90))
+    axes.set_xlabel(wrap(f"{result['metric']}, difference from {result['baseline']}{better}", 90))
     more = f", the first {len(rows)} of {num_rows} groups" if len(rows) < num_rows else ""
     figure.suptitle(f"paired by seed: mean, {100 * result['level']:g} % interval, and each seed{more}", fontsize=10)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", fontsize=8, frameon=False, ncols=2)
     return figure
-
-
-def _wrap(text: str, width: int) -> str:
-    return textwrap.fill(text, width, break_on_hyphens=False)

@@ -57,6 +57,8 @@ def make_tables(result: ReportValues, with_ends: bool) -> Iterator[ReportTable]:
     if result["target"] is not None:
         yield _target_table(result, groups, with_ends)
     yield _cost_table(groups, with_ends)
+    if any(group["ratio"] or group["epsilon"] for group in groups):
+        yield _message_table(groups, with_ends)
     if any(group["spread"] for group in groups):
         yield _spread_table(groups, with_ends)
     if any(group["failures"] or group["lost_rounds"] or group["failed_jobs"] for group in groups):
@@ -153,6 +155,23 @@ def _cost_table(groups: Sequence[ReportValues], with_ends: bool) -> ReportTable:
     ]
     notes = ["area: mean height of the curve over rounds. wall: time in rounds, without start and imports."]
     return ReportTable("whole runs", ["group", *(HEADINGS[name] for name in names)], rows, notes)
+
+
+def _message_table(groups: Sequence[ReportValues], with_ends: bool) -> ReportTable:
+    columns = {"up_bytes": "up", "down_bytes": "down", "ratio": "ratio", "epsilon": "epsilon", "clipped": "clipped"}
+    names = [name for name in columns if any(group[name] for group in groups)]
+    rows = [
+        [group["group"], *(format_cell(group[name], with_ends, unit="B" if "bytes" in name else "") for name in names)]
+        for group in groups
+    ]
+    notes = {
+        "up_bytes": "up, down: bytes of a whole run.",
+        "ratio": "ratio: bytes of all updates before compression, divided by up.",
+        "epsilon": "epsilon: spent by all rounds.",
+        "clipped": "clipped: fraction of the updates, mean over rounds.",
+    }
+    headings = ["group", *(columns[name] for name in names)]
+    return ReportTable("what leaves the clients", headings, rows, [notes[name] for name in names if name in notes])
 
 
 def _spread_table(groups: Sequence[ReportValues], with_ends: bool) -> ReportTable:

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from fedlit.core.errors import ConfigError, ConfigErrors, did_you_mean
-from fedlit.reports.statistics import area_under_curve
-from fedlit.runs.folder import FinishedRun, to_float
+from fedlit.reports.measures.columns import MESSAGES, column_value, cumulative_costs, finite_or_none
+from fedlit.reports.measures.statistics import area_under_curve
+from fedlit.runs.folder import FinishedRun
 from fedlit.runs.metric_names import counterpart, is_evaluation, split_of
 
 SPREAD = ("std", "lowest_tenth", "highest_tenth", "gini")
-COSTS = ("rounds", "bytes", "wall_s", "simulated_s")
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,9 @@ def measure_run(run: FinishedRun, criterion: Criterion) -> dict[str, Any]:
 
     Returns:
         `best_round`, `objective` (the monitored metric at the best round), `best`, `last_round`, `last`, `area`, `rounds`,
-        `bytes`, `wall_s`, `simulated_s`, `seconds`, `spread` (at the best round), `failures` (by outcome), `lost_rounds` and,
-        if there is a target, `target`: `rounds`, `bytes`, `wall_s`, `simulated_s` until the target was first reached, or None.
+        `bytes`, `wall_s`, `simulated_s`, `seconds`, the keys of `MESSAGES`, `spread` (at the best round), `failures` (by
+        outcome), `lost_rounds` and, if there is a target, `target`: `rounds`, `bytes`, `wall_s`, `simulated_s` until the target
+        was first reached, or None.
     """
     best, last = run.summary["best"], run.summary["last"]
     curve = np.array(run.metric_values(criterion.metric))
@@ -133,6 +134,7 @@ def measure_run(run: FinishedRun, criterion: Criterion) -> dict[str, Any]:
         "area": area_under_curve(finite + 1.0, curve[finite]) if len(finite) else None,
         **{name: finite_or_none(values[-1]) for name, values in costs.items()},
         "seconds": finite_or_none(run.summary.get("seconds")),
+        **{name: column_value(run, column) for name, column in MESSAGES.items()},
         "spread": _spread_over_clients(best["metrics"], criterion.metric),
         "failures": dict(sorted(outcomes.items())),
         "lost_rounds": sum(record.get("lost") is not None for record in run.records),
@@ -151,21 +153,6 @@ def _spread_over_clients(metrics: Mapping[str, Any], metric: str) -> dict[str, f
         return None
     spread = {part: finite_or_none(metrics.get(f"{counterpart(metric, 'own')}_{part}")) for part in SPREAD}
     return spread if spread["std"] is not None else None
-
-
-def cumulative_costs(run: FinishedRun) -> dict[str, np.ndarray]:
-    """Return the costs up to each round, arrays of shape (rounds,).
-
-    Returns:
-        `rounds`, `bytes` in both directions, `wall_s` in rounds, `simulated_s`.
-    """
-    traffic = np.array(run.metric_values("comm/up_bytes")) + np.array(run.metric_values("comm/down_bytes"))
-    return {
-        "rounds": np.arange(1.0, len(run.records) + 1),
-        "bytes": np.cumsum(traffic),
-        "wall_s": np.cumsum(run.metric_values("time/round_s")),
-        "simulated_s": np.cumsum(run.metric_values("time/simulated_s")),
-    }
 
 
 def mean_curve(runs: Mapping[int, FinishedRun], metric: str, over: str) -> dict[str, list[float]]:
@@ -190,8 +177,3 @@ def mean_curve(runs: Mapping[int, FinishedRun], metric: str, over: str) -> dict[
     points = points[(low <= points) & (points <= high)]
     curves = {f"seed {seed}": np.interp(points, x, y).tolist() for seed, (x, y) in lines.items()}
     return {"x": points.tolist(), **curves}
-
-
-def finite_or_none(value: Any) -> float | None:
-    """Return a finite number as a float, and None for other values."""
-    return None if math.isnan(to_float(value)) else to_float(value)

@@ -1,0 +1,1 @@
+"""Measurements of finished runs, and statistics over their seeds."""
