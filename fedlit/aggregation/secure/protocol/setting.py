@@ -1,0 +1,54 @@
+"""The figures of one run of the protocol, which all parties know."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedlit.aggregation.secure.protocol.graph import Thresholds
+from fedlit.aggregation.secure.protocol.primitives import KEY_BYTES, NONCE_BYTES, TAG_BYTES
+from fedlit.aggregation.secure.protocol.shamir import SHARE_BYTES
+from fedlit.aggregation.secure.protocol.wire import ID
+
+SEALED_BYTES = 2 * SHARE_BYTES + TAG_BYTES
+"""Length of a sealed pair of shares."""
+
+KEYS_BYTES = 2 * KEY_BYTES
+"""Length of the two public keys of a client."""
+
+ALIVE, LOST = b"\1", b"\0"
+"""Flags of a client in the request for shares: its masked vector arrived, or did not."""
+
+
+@dataclass(frozen=True)
+class ProtocolSetting:
+    """The figures of one group in one round.
+
+    Args:
+        round: the round, counted from 0.
+        group: number of the group in the round, counted from 0.
+        length: d, numbers in a masked vector.
+        ring_bits: 32 or 64; sums are modulo 2^ring_bits.
+        thresholds: clients that the group needs.
+    """
+
+    round: int
+    group: int
+    length: int
+    ring_bits: int
+    thresholds: Thresholds
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of a masked vector."""
+        return np.dtype(f"<u{self.ring_bits // 8}")
+
+    def info(self, purpose: str, *clients: int) -> bytes:
+        """Bytes that bind a key to purpose, round, group and clients."""
+        return f"fedlit/secagg/{purpose}/{self.round}/{self.group}/{'/'.join(map(str, clients))}".encode()
+
+
+def shares_nonce(sender: int, receiver: int) -> bytes:
+    """The nonce of sealed shares; a key seals once in each direction."""
+    return (ID.pack(sender) + ID.pack(receiver)).ljust(NONCE_BYTES, b"\0")
