@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedlit.aggregation import Aggregator as Aggregator
     from fedlit.aggregation import Channel as Channel
+    from fedlit.aggregation import Clip as Clip
+    from fedlit.aggregation import Codec as Codec
     from fedlit.aggregation import Order as Order
-    from fedlit.aggregation import Packing as Packing
     from fedlit.aggregation import Stage as Stage
+    from fedlit.aggregation import SumTicket as SumTicket
     from fedlit.aggregation import Ticket as Ticket
     from fedlit.algorithms import FedAvg as FedAvg
     from fedlit.algorithms.algorithm import Algorithm as Algorithm
@@ -59,6 +61,8 @@ _MODULES = {
     "Channel": "aggregation",
     "Checkpoints": "server.checkpoint.disk",
     "ClientPool": "server.sampling.sampler",
+    "Clip": "aggregation",
+    "Codec": "aggregation",
     "ContrastiveTerm": "core.model",
     "Data": "data",
     "Dirichlet": "data",
@@ -77,7 +81,6 @@ _MODULES = {
     "Observer": "experiment.observers.observer",
     "Observers": "experiment.observers.script",
     "Order": "aggregation",
-    "Packing": "aggregation",
     "Partitioner": "data.protocols",
     "Retention": "server.checkpoint.checkpointer",
     "RoundRecord": "runs.record",
@@ -87,6 +90,7 @@ _MODULES = {
     "Shared": "core.messages",
     "Stage": "aggregation",
     "StageState": "core.messages",
+    "SumTicket": "aggregation",
     "TensorSamples": "data",
     "Ticket": "aggregation",
     "TrainerConfig": "client.trainer",

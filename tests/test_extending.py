@@ -18,7 +18,7 @@ from fedlit import Order, Stage, StageState
 class Count(Stage):
     """Counts rounds on the server, and its own messages on each client."""
 
-    order = Order.CLIP
+    order = Order.PROTECT
 
     def init(self, layout):
         return StageState(shared={"size": torch.tensor(layout.size)}, private={"rounds": torch.tensor(0)})
@@ -27,7 +27,7 @@ class Count(Stage):
         assert len(vector) == int(ticket.shared["size"])
         return vector, {"messages": ticket.own.get("messages", torch.tensor(0)) + 1}
 
-    def open(self, total, cohort, state):
+    def open(self, total, ticket, state):
         return total, StageState(state.shared, {"rounds": state.private["rounds"] + 1})
 '''
 SMALL = [

@@ -126,6 +126,8 @@ def _merge_pair(aggregator: Aggregator, left: PartialAggregate, right: PartialAg
         steps=left.steps + right.steps,
         client_states={**left.client_states, **right.client_states},
         sum_of_squares=left.sum_of_squares + right.sum_of_squares,
+        clipped=left.clipped + right.clipped,
+        plain_bytes=left.plain_bytes + right.plain_bytes,
     )
 
 
@@ -158,6 +160,8 @@ class ReductionTree:
         self.up_bytes = up_bytes
         self.steps = 0
         self.sum_of_squares = 0.0
+        self.clipped = 0
+        self.plain_bytes = 0
 
     def add(self, partial: PartialAggregate) -> None:
         """Add the next partial aggregate.
@@ -182,6 +186,8 @@ class ReductionTree:
         self.up_bytes += partial.up_bytes
         self.steps += partial.steps
         self.sum_of_squares += partial.sum_of_squares
+        self.clipped += partial.clipped
+        self.plain_bytes += partial.plain_bytes
         self._sums = add_weighted(self._sums, partial.metrics)
 
     def root(self) -> tuple[Tensor | None, float]:
@@ -197,17 +203,20 @@ class ReductionTree:
             self._tree.append((max(height, left_height) + 1, merged, left_weight + weight))
         return self._tree[0][1:] if self._tree else (None, 0.0)
 
-    def finish(self, opened: Tensor, weight: float, population: int | None = None) -> Aggregate:
+    def finish(
+        self, layout: Layout, opened: Tensor, weight: float, population: int, clients: float | None = None
+    ) -> Aggregate:
         """The aggregate of the opened sum.
 
         Args:
+            layout: layout of the updates.
             opened: the root's sum after the channel opened it.
-            weight: the root's weight, > 0.
-            population: number of clients in the federation; None for the number of members.
+            weight: the root's weight, or a fixed divisor, > 0.
+            population: number of clients in the federation.
+            clients: expected number of updates where the divisor is fixed; None for the number of members.
         """
-        assert self.layout is not None
-        groups, clients = self.layout.groups(self._aggregator.finish(opened, weight)), len(self.members)
-        return Aggregate(groups, weight, clients, population or clients)
+        groups = layout.groups(self._aggregator.finish(opened, weight))
+        return Aggregate(groups, weight, len(self.members) if clients is None else clients, population)
 
     def metrics(self) -> dict[str, float]:
         """Metrics that the clients' modules logged, averaged by examples."""

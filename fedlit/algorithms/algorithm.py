@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from fedlit.core.errors import ConfigError, raise_errors, require
-from fedlit.core.facts import FederationFacts
+from fedlit.core.facts import FederationFacts, Weighting
 from fedlit.core.messages import Aggregate, ServerState, Shared, Update
 from fedlit.core.model import ContrastiveTerm, FitResult, GradientTerm, Model
 from fedlit.core.tensors import Groups, Tensors, zeros_like
@@ -100,6 +100,14 @@ class Algorithm(ABC):
     def pooled(self) -> bool:
         """True if one client trains on all examples; by default False."""
         return False
+
+    @property
+    def weighting(self) -> Weighting:
+        """The kind of the clients' weights; by default `unknown`.
+
+        `equal`: a client that took a step has weight 1, any other has weight 0.
+        """
+        return "unknown"
 
     def check(self, facts: FederationFacts) -> Iterable[ConfigError]:
         """Errors and warnings about the rest of the federation; none by default."""

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from fedlit.algorithms.algorithm import Algorithm, Local
 from fedlit.algorithms.server_optimizers import ServerOptimizer
 from fedlit.core.errors import ConfigError, ConfigErrors, raise_errors, require, require_choice, require_positive
+from fedlit.core.facts import Weighting
 from fedlit.core.messages import Aggregate, ServerState, Shared, Update
 from fedlit.core.model import FitResult, GradientTerm, Model
 from fedlit.core.tensors import Groups
@@ -54,6 +55,11 @@ class FedAvg(Algorithm):
             else require(self.lr == 1, "lr", self.lr, unused, "set algorithm.optimizer.lr instead"),
             require(0 <= mu < float("inf"), "proximal", mu, "must be a number of at least 0", usual),
         ]
+
+    @property
+    def weighting(self) -> Weighting:
+        """`equal` with `weights=uniform`."""
+        return "equal" if self.weights == "uniform" else "examples"
 
     def init(self, model: Model) -> ServerState:
         """Start from the initial model."""

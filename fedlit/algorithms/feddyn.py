@@ -13,6 +13,7 @@ from typing import Literal
 from fedlit.algorithms.algorithm import Algorithm, Local
 from fedlit.algorithms.fedavg import FedAvg, fedavg_argument_errors
 from fedlit.core.errors import raise_errors, require_positive
+from fedlit.core.facts import Weighting
 from fedlit.core.messages import Aggregate, ServerState, Shared, Update
 from fedlit.core.model import GradientTerm, Model
 from fedlit.core.tensors import Groups, axpy, float64_zeros, norm, scale, zeros_like
@@ -40,6 +41,11 @@ class FedDyn(Algorithm):
     @property
     def _average(self) -> FedAvg:
         return FedAvg("uniform", buffers=self.buffers)
+
+    @property
+    def weighting(self) -> Weighting:
+        """`equal`: see Algorithm 1."""
+        return "equal"
 
     def init(self, model: Model) -> ServerState:
         """Start from the initial model and h = 0."""

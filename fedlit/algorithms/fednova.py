@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from fedlit.algorithms.algorithm import Local
 from fedlit.algorithms.fedavg import FedAvg
+from fedlit.core.facts import Weighting
 from fedlit.core.messages import Aggregate, ServerState, Shared, Update
 from fedlit.core.tensors import Groups, scalar
 
@@ -27,6 +28,11 @@ class FedNova(FedAvg):
     The arguments are those of `FedAvg`. The paper's server momentum is `optimizer=Momentum(momentum=...)`. Drift in the
     record is that of the normalised updates (y_i - x) / S_i.
     """
+
+    @property
+    def weighting(self) -> Weighting:
+        """`steps`: an update is divided by how far the client could move."""
+        return "steps"
 
     def client(self, local: Local, shared: Shared, client_state: Groups) -> Update:
         """Send the difference divided by S_i, and S_i, for each parameter."""

@@ -12,6 +12,7 @@ from typing import Literal
 from fedlit.algorithms.algorithm import Algorithm, Local
 from fedlit.algorithms.fedavg import FedAvg, fedavg_argument_errors
 from fedlit.core.errors import raise_errors, require, require_positive
+from fedlit.core.facts import Weighting
 from fedlit.core.messages import Aggregate, ServerState, Shared, Update
 from fedlit.core.model import Model
 from fedlit.core.tensors import Groups, norm, scalar, scale
@@ -51,6 +52,11 @@ class QFedAvg(Algorithm):
     @property
     def _average(self) -> FedAvg:
         return FedAvg("uniform", buffers=self.buffers)
+
+    @property
+    def weighting(self) -> Weighting:
+        """`losses`: a client with a high loss counts more."""
+        return "losses"
 
     def init(self, model: Model) -> ServerState:
         """Start from the initial model."""

@@ -14,6 +14,7 @@ from fedlit.algorithms.algorithm import Algorithm, Local
 from fedlit.algorithms.fedavg import FedAvg, fedavg_argument_errors
 from fedlit.algorithms.server_optimizers import ServerOptimizer
 from fedlit.core.errors import raise_errors, require
+from fedlit.core.facts import Weighting
 from fedlit.core.messages import Aggregate, ServerState, Shared, Update
 from fedlit.core.model import FitResult, GradientTerm, Model
 from fedlit.core.tensors import Groups, Tensors, apply_step, norm, sub, zeros_like
@@ -51,6 +52,11 @@ class Scaffold(Algorithm):
     def average(self) -> FedAvg:
         """The uniform average of the paper."""
         return FedAvg("uniform", self.lr, self.optimizer, self.buffers)
+
+    @property
+    def weighting(self) -> Weighting:
+        """`equal`: see Algorithm 1."""
+        return "equal"
 
     def init(self, model: Model) -> ServerState:
         """Start from the initial model and control variates of 0."""

@@ -11,8 +11,9 @@ import torch
 from lightning.pytorch import Callback
 
 from fedlit.aggregation import Aggregator, Channel, MeanAggregator
-from fedlit.aggregation.aggregator import merge, sum_metrics
+from fedlit.aggregation.aggregator import merge
 from fedlit.aggregation.channel import channel_states, pack_channel_states
+from fedlit.aggregation.chunk import ChunkSum
 from fedlit.aggregation.validation import invalid_values, layout_mismatch
 from fedlit.algorithms.algorithm import Algorithm, update_template
 from fedlit.client.evaluation import evaluate_split
@@ -37,7 +38,7 @@ from fedlit.core.messages import (
     Update,
 )
 from fedlit.core.model import Model
-from fedlit.core.tensors import Groups, Layout, Tensors
+from fedlit.core.tensors import Groups, Layout
 from fedlit.data.client_data import ClientData
 from fedlit.simulation.faults import FailurePolicy
 
@@ -89,41 +90,34 @@ class ClientWorker:
     @trainer_scope()  # once for all clients of the job
     def _train(self, job: TrainJob, state: ServerState) -> PartialAggregate:
         """Train clients one by one; add updates left to right in float64."""
-        layout, fits = Layout.of(self.update_template(state)), []
-        parameters = layout.span("parameters")
-        total, weights, square, up_bytes, failures = None, 0.0, 0.0, 0, []
-        client_states: dict[int, Groups] = {}
+        layout = Layout.of(self.update_template(state))
+        chunk = ChunkSum(self.aggregator, self.channel, layout)
         for client in job.clients:
             reply = self._train_client(job, client, state)
-            if isinstance(reply, ClientFailure):
-                failures.append(self._raise_if_fatal(reply))
-                continue
-            update, local = reply
-            message, own = self._encode(layout, update, local, state)
-            up_bytes += len(message) if layout.size else 0  # an update without tensors is not sent
-            vector, weight = self.channel.decode(layout, message)
-            if problem := invalid_values(vector, weight, self.faults.max_norm):
-                failures.append(self._raise_if_fatal(ClientFailure(client, "not_finite", problem)))
-                continue
-            exact = vector.double()
-            square += weight * float(exact[parameters].dot(exact[parameters]))
-            total = self.aggregator.add(total, exact, weight)
-            weights += weight
-            client_states[client] = {**update.client_state, **local.optimizer_state, **pack_channel_states(own)}
-            fits += local.results
-        return PartialAggregate(
-            index=job.index,
-            layout=layout if client_states else None,
-            total=total,
-            weight=weights,
-            members=tuple(client_states),
-            failures=tuple(failures),
-            metrics=sum_metrics(fits),
-            up_bytes=up_bytes,
-            steps=sum(fit.steps for fit in fits),
-            client_states=client_states,
-            sum_of_squares=square,
+            failure = reply if isinstance(reply, ClientFailure) else self._send(chunk, *reply, state)
+            if failure is not None:
+                chunk.failures.append(self._raise_if_fatal(failure))
+        return chunk.partial(job.index)
+
+    def _send(self, chunk: ChunkSum, update: Update, local: LocalTrainer, state: ServerState) -> ClientFailure | None:
+        """Encode one client's update, and add the message to the sum."""
+        vector = chunk.layout.vector(update.groups)
+        if problem := invalid_values(vector, update.weight, self.faults.max_norm):
+            chunk.count_bytes(self.channel.nbytes(chunk.layout))
+            return ClientFailure(local.client, "not_finite", problem)
+        encoded, own = self.channel.encode(
+            chunk.layout,
+            vector,
+            update.weight,
+            round=local.round,
+            client=local.client,
+            seed=self.data.seed,
+            states=state.channel,
+            own=channel_states(local.client_state),
         )
+        client_state = {**update.client_state, **local.optimizer_state, **pack_channel_states(own)}
+        problem = chunk.add(encoded, local.client, client_state, local.results)
+        return ClientFailure(local.client, "not_finite", problem) if problem else None
 
     @__call__.register
     def _measure_loss(self, job: LossJob, state: ServerState) -> LossResult:
@@ -144,21 +138,6 @@ class ClientWorker:
         model = self._model_to_evaluate(job, state)
         metrics = evaluate_split(self.replica, self.trainer_config, model, batches, job.split, self.data)
         return EvalResult(job.split, metrics, job.client)
-
-    def _encode(
-        self, layout: Layout, update: Update, local: LocalTrainer, state: ServerState
-    ) -> tuple[bytearray, dict[str, Tensors]]:
-        """Encode one client's update: see `Channel.encode`."""
-        return self.channel.encode(
-            layout,
-            update.groups,
-            update.weight,
-            round=local.round,
-            client=local.client,
-            seed=self.data.seed,
-            states=state.channel,
-            own=channel_states(local.client_state),
-        )
 
     def merge(self, parts: Sequence[PartialAggregate]) -> PartialAggregate:
         """Merge parts as if one worker added all clients left to right."""

@@ -5,10 +5,13 @@ The parts of the federation need the facts to check themselves against each othe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+
+Weighting = Literal["equal", "examples", "losses", "steps", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class FederationFacts:
         quorum: updates that a round needs.
         max_cohort: size of the largest possible cohort; None for `cohort_size`.
         sampling: how cohorts are chosen, with over-selection.
+        algorithm: class name of the algorithm.
+        weighting: the kind of the clients' weights: see `Algorithm.weighting`.
+        update_numbers: numbers in each group of an update, such as parameters and buffers; empty for a channel without stages.
+        integer_buffers: names of the integer buffers in an update; empty for a channel without stages.
+        keeps_messages: whether the aggregator keeps every update of a round.
         module: class name of the LightningModule.
         manual_optimization: whether the module steps its optimizers itself.
     """
@@ -73,5 +81,10 @@ class FederationFacts:
     quorum: int = 1
     max_cohort: int | None = None
     sampling: Sampling = UNKNOWN_SAMPLING
+    algorithm: str = ""
+    weighting: Weighting = "unknown"
+    update_numbers: Mapping[str, int] = field(default_factory=dict)
+    integer_buffers: tuple[str, ...] = ()
+    keeps_messages: bool = False
     module: str = ""
     manual_optimization: bool = False

@@ -167,6 +167,8 @@ class PartialAggregate:
         steps: optimizer steps of all members.
         client_states: new state of the members.
         sum_of_squares: sum of weight * ||parameters of the update||^2.
+        clipped: number of members whose update a clip made shorter.
+        plain_bytes: length of the same updates as float32 numbers, in bytes.
     """
 
     index: int
@@ -180,6 +182,8 @@ class PartialAggregate:
     steps: int = 0
     client_states: Mapping[int, Groups] = field(default_factory=dict)
     sum_of_squares: float = 0.0
+    clipped: int = 0
+    plain_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -217,13 +221,13 @@ class Aggregate:
     Args:
         groups: the mean, float64.
         weight: sum of the weights.
-        clients: |S|, number of updates in the mean.
+        clients: |S|, number of updates in the mean; the expected number where the divisor is fixed (see `Stage.denominator`).
         population: N, number of clients in the federation.
     """
 
     groups: Groups
     weight: float
-    clients: int
+    clients: float
     population: int
 
     def __getitem__(self, group: str) -> Tensors:

@@ -1,7 +1,7 @@
 """Named paths, digests and safetensors bytes of server states, client states, models.
 
 A state's path, dtype and shape stand in a header line before its numbers, which are little-endian in their own dtype.
-Only this module and `aggregation.packing` know how named tensors become bytes.
+Only this module and codecs know how named tensors become bytes.
 """
 
 from __future__ import annotations

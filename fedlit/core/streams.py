@@ -38,6 +38,9 @@ class Purpose(IntEnum):
     FAULTS = 9
     CLOCK = 10
     CHANNEL = 11
+    SUM_NOISE = 12
+    COMMON = 13
+    BROADCAST = 14
 
 
 def sequence(seed: int, purpose: Purpose, round: int = 0, client: int = 0, key: int = 0) -> np.random.SeedSequence:

@@ -63,6 +63,9 @@ TABLE: Mapping[str, KeyRow] = {
     "trainer.accelerator": KeyRow(can_change=True),
     "executor": _group(can_change=True, separates_groups=False),
     "executor.threads": KeyRow(),  # results depend on the number of torch threads
+    "compression": _group(is_optional=True, in_fingerprint=True),
+    "privacy": _group(is_optional=True, in_fingerprint=True),
+    "encryption": _group(is_optional=True, in_fingerprint=True),
     "clock": _group(in_fingerprint=True),
     "faults": _group(),
     "faults.max_lost_rounds": KeyRow(can_change=True),

@@ -1,6 +1,10 @@
-"""Checks of the parts of a federation against each other."""
+"""Facts about a federation, and checks of its parts against each other."""
 
 from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
 
 from fedlit.core.errors import ConfigError
 from fedlit.core.facts import FederationFacts
@@ -29,3 +33,39 @@ def check_compatibility(federation: FederationParts, facts: FederationFacts) -> 
         hint = "take fewer clients, or partition.min_samples=1"
         errors.append(ConfigError("partition", "", problem, hint, warning=True))
     return errors
+
+
+def federation_facts(
+    federation: FederationParts, classes: tuple[str, ...], labels: np.ndarray | None, module: Any
+) -> FederationFacts:
+    """The facts that the parts of a federation need about each other."""
+    registry = federation.registry
+    are_classes = labels is not None and bool(classes) and labels.ndim == 1 and labels.dtype.kind in "iu"
+    counts = np.bincount(labels, minlength=len(classes)) if are_classes and labels is not None else None
+    schedule = federation.schedule
+    update = federation.update_template() if federation.channel.stages else {}
+    return FederationFacts(
+        sizes=registry.sizes,
+        cohort_size=schedule.cohort_size(len(registry)),
+        splits=registry.splits,
+        has_client_tests=registry.num_client_tests > 0,
+        classes=classes,
+        val_counts=counts,
+        has_clock=federation.clock is not None,
+        rounds=schedule.rounds,
+        has_worker_processes=federation.executor.has_worker_processes,
+        timeout_s=federation.executor.timeout_s,
+        over_select=schedule.over_select,
+        quorum=schedule.quorum,
+        max_cohort=federation.sampler.max_cohort(len(registry)),
+        sampling=federation.sampling,
+        algorithm=type(federation.algorithm).__name__,
+        weighting=federation.algorithm.weighting,
+        update_numbers={group: sum(t.numel() for t in tensors.values()) for group, tensors in update.items()},
+        integer_buffers=tuple(
+            name for tensors in update.values() for name, tensor in tensors.items() if not tensor.is_floating_point()
+        ),
+        keeps_messages=federation.aggregator.keeps_messages,
+        module=type(module).__name__,
+        manual_optimization=not module.automatic_optimization,
+    )

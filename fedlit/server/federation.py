@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from fedlit.aggregation import Aggregator, Channel, MeanAggregator
+from fedlit.aggregation.channel.downlink import broadcast, broadcast_nbytes
 from fedlit.algorithms.algorithm import Algorithm, update_template
 from fedlit.client.steps.planned import planned_steps
 from fedlit.client.trainer import LocalTrainer, TrainerConfig
@@ -16,7 +17,6 @@ from fedlit.client.worker import ClientWorker
 from fedlit.core.facts import Sampling
 from fedlit.core.messages import ServerState, Update
 from fedlit.core.model import Model
-from fedlit.core.serialization import shared_tree, state_nbytes
 from fedlit.core.tensors import Groups, Layout
 from fedlit.data.loading import Loading
 from fedlit.data.registry import ClientRegistry
@@ -110,9 +110,18 @@ class FederationParts:
             return state
         return replace(state, channel=self.channel.init(self.update_layout(state)))
 
+    def update_template(self, state: ServerState | None = None) -> Groups:
+        """Names, shapes and dtypes of an update after a state.
+
+        Args:
+            state: the server state; None for the one before round 1.
+        """
+        shared = self.algorithm.init(self.initial).shared if state is None else state.shared
+        return update_template(self.algorithm, shared)
+
     def update_layout(self, state: ServerState) -> Layout:
         """The layout of an update in the round after a state."""
-        return Layout.of(update_template(self.algorithm, state.shared))
+        return Layout.of(self.update_template(state))
 
     def up_nbytes(self, state: ServerState) -> int:
         """Bytes that one client sends in the round after a state."""
@@ -120,7 +129,11 @@ class FederationParts:
 
     def down_nbytes(self, state: ServerState) -> int:
         """Bytes that one client receives in the round after a state."""
-        return state_nbytes(shared_tree(state))
+        return broadcast_nbytes(self.channel.down, state)
+
+    def broadcast(self, state: ServerState) -> ServerState:
+        """The state as the clients of the next round receive it."""
+        return broadcast(self.channel.down, state, self.seed)
 
     def planned_steps(self, sizes: np.ndarray) -> np.ndarray:
         """Planned optimizer steps of clients with these numbers of examples, shape (n,)."""

@@ -18,6 +18,7 @@ def fingerprint(federation: FederationParts) -> dict[str, Any]:
     schedule, whose rates depend on it. It does not see the model's code.
     """
     registry, schedule, loading = federation.registry, federation.schedule, federation.loading
+    channel = federation.channel
     state, clients = federation.initial_state(), len(registry)
     shared = sum(tensor.numel() for _, tensor in named_paths(shared_tree(state)))
     values = {
@@ -29,10 +30,12 @@ def fingerprint(federation: FederationParts) -> dict[str, Any]:
         **{f"schedule.{name}": getattr(schedule, name) for name in fingerprint_keys("schedule")},
         **dict(_plain("algorithm", federation.algorithm)),
         **dict(_plain("clock", federation.clock)),
-        **dict(_plain("channel.packing", federation.channel.packing)),
+        **dict(_plain("channel.codec", channel.codec)),
+        **({"channel.error_feedback": True} if channel.error_feedback else {}),
+        **(dict(_plain("channel.down", channel.down)) if channel.down else {}),
         **dict(_plain("aggregator", federation.aggregator)),
     }
-    for stage in federation.channel.stages:
+    for stage in channel.stages:
         values |= dict(_plain(f"channel.{stage.name}", stage))
     return values | ({"schedule.rounds": schedule.rounds} if schedule.lr == "cosine" else {})
 

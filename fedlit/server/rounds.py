@@ -9,11 +9,14 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+import torch
+from torch import Tensor
+
 from fedlit.aggregation.aggregator import ReductionTree, make_train_jobs
+from fedlit.aggregation.chunk import drift
 from fedlit.core.errors import ConfigError
-from fedlit.core.messages import Aggregate, EvalResult, PartialAggregate, Result, ServerState
+from fedlit.core.messages import Aggregate, EvalResult, PartialAggregate, Result, ServerState, StageState
 from fedlit.core.serialization import state_sha256, state_tree
-from fedlit.core.tensors import norm
 from fedlit.executors.executor import Execute
 from fedlit.runs.metric_names import join_metrics, names_on_split
 from fedlit.runs.record import RoundRecord
@@ -65,8 +68,9 @@ def run_rounds(federation: FederationParts, start: Checkpoint | None = None) -> 
             while state.round < schedule.rounds and not federation.monitor.has_reached(last, schedule.stop_at):
                 faults.raise_if_too_many_lost(lost)
                 seconds = [time.perf_counter()]
-                plan = select(federation, state, execute)
-                outcome = aggregate(federation, plan, state, train(plan, state, clients, execute))
+                sent = federation.broadcast(state)
+                plan = select(federation, sent, execute)
+                outcome = aggregate(federation, plan, state, train(plan, sent, clients, execute))
                 if outcome.lost is None:
                     clients.update(state.round + 1, outcome.tree.client_states)
                 state = outcome.state
@@ -130,32 +134,49 @@ def aggregate(
         tree.add(partial)
     total, weight = tree.root()
     lost = _reason_if_lost(federation, plan, tree, weight)
-    if lost is not None or total is None:
+    if lost is not None:
         return RoundOutcome(state=replace(state, round=state.round + 1), tree=tree, lost=lost)
-    opened, channel = federation.channel.open(total, len(tree.members), state.channel)
-    mean = tree.finish(opened, weight, len(federation.registry))
+    mean, channel = open_sum(federation, state, tree, total, weight)
     new_state = replace(federation.algorithm.server(state, mean), round=state.round + 1, channel=channel)
-    return RoundOutcome(state=new_state, tree=tree, lost=None, metrics=drift(tree, mean))
+    metrics = drift(tree.sum_of_squares, mean) if federation.channel.keeps_geometry else {}
+    return RoundOutcome(state=new_state, tree=tree, lost=None, metrics=metrics)
+
+
+def open_sum(
+    federation: FederationParts, state: ServerState, tree: ReductionTree, total: Tensor | None, weight: float
+) -> tuple[Aggregate, dict[str, StageState]]:
+    """Let the channel open a round's sum.
+
+    Returns:
+        The aggregate, and each stage's new part of the server state.
+    """
+    channel, layout = federation.channel, tree.layout or federation.update_layout(state)
+    if total is None:
+        total = torch.zeros(channel.encoded_layout(layout).size, dtype=torch.float64)
+    opened, states = channel.open(
+        layout,
+        total,
+        round=state.round,
+        seed=federation.seed,
+        updates=len(tree.members),
+        clipped=tree.clipped,
+        weight=weight,
+        states=state.channel,
+    )
+    divisor = channel.denominator
+    mean = tree.finish(layout, opened, weight if divisor is None else divisor, len(federation.registry), divisor)
+    return mean, states
 
 
 def _reason_if_lost(federation: FederationParts, plan: RoundPlan, tree: ReductionTree, weight: float) -> str | None:
     quorum = federation.schedule.quorum
+    if federation.channel.releases_empty:
+        return None
     if not plan.cohort:
         return "no client was sampled"
     if len(tree.members) < quorum:
         return f"{len(tree.members)} updates arrived, and schedule.quorum={quorum}"
     return None if weight > 0 else "the weights of all updates are 0"
-
-
-def drift(tree: ReductionTree, mean: Aggregate) -> dict[str, float]:
-    """Distance of the updates from their mean, and the mean's norm.
-
-    Both are of the parameters. The distance is the root of the weighted mean of squared distances. It follows from sums alone,
-    so no update is kept.
-    """
-    length = norm(mean["parameters"])
-    distance = max(0.0, tree.sum_of_squares / mean.weight - length**2) ** 0.5
-    return {"drift/mean_distance": distance, "drift/update_norm": length}
 
 
 def evaluate(
@@ -193,8 +214,9 @@ def record(
         seconds: readings of a clock: at the beginning, after training, after evaluation.
     """
     state, tree = outcome.state, outcome.tree
-    training = tree.metrics()
+    training = {} if federation.channel.hides_clients else tree.metrics()
     names = names_on_split(training, "train")
+    sent_bytes = tree.up_bytes - plan.up_bytes
     measurements = {
         "time/train_s": seconds[1] - seconds[0],
         "time/round_s": seconds[2] - seconds[0],
@@ -203,10 +225,17 @@ def record(
         "clients/failed": len(tree.failures),
         "clients/steps": tree.steps,
         "comm/up_bytes": tree.up_bytes,
+        **({"comm/ratio": tree.plain_bytes / sent_bytes} if sent_bytes else {}),
     }
     training = {names[name]: value for name, value in training.items()}
     metrics = join_metrics(
-        training, federation.algorithm.metrics(state), outcome.metrics, scores, plan.metrics, measurements
+        training,
+        federation.algorithm.metrics(state),
+        outcome.metrics,
+        federation.channel.metrics(state.channel),
+        scores,
+        plan.metrics,
+        measurements,
     )
     return RoundRecord(
         number=state.round,

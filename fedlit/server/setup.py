@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from fedlit.aggregation import Aggregator, Channel, MeanAggregator
 from fedlit.algorithms.algorithm import Algorithm, as_algorithm
 from fedlit.client.module.factory import ModuleSource, make_module
@@ -29,7 +27,7 @@ from fedlit.executors import Inline
 from fedlit.executors.executor import Executor
 from fedlit.runs.record import RoundRecord
 from fedlit.server.checkpoint.checkpointer import Checkpoint, Checkpointer, NoCheckpoints
-from fedlit.server.checks import check_compatibility
+from fedlit.server.checks import check_compatibility, federation_facts
 from fedlit.server.evaluation import Evaluations
 from fedlit.server.federation import FederationParts, RunObservers
 from fedlit.server.monitor import Monitor
@@ -135,7 +133,22 @@ class Federation(FederationParts):
             checkpointer=checkpointer or NoCheckpoints(),
             clock=clock,
             **_make_observed(observers, data),
-        ).raise_if_incompatible(data, log_warnings)
+        ).bound(data, log_warnings)
+
+    def bound(self, data: Data, log_warnings: bool = False) -> Federation:
+        """This federation with a channel that knows it.
+
+        It logs warnings if wanted.
+
+        Raises:
+            ConfigErrors: if its parts do not go together.
+        """
+        federation = self.raise_if_incompatible(data, log_warnings)
+        try:
+            channel = federation.channel.bind(federation.facts(data))
+        except ConfigError as error:
+            raise ConfigErrors([error]) from error
+        return federation.with_worker(replace(federation.worker, channel=channel))
 
     def raise_if_incompatible(self, data: Data, log_warnings: bool = False) -> Federation:
         """Return this federation, and log warnings if wanted.
@@ -169,9 +182,14 @@ class Federation(FederationParts):
         """The same federation around another worker."""
         return replace(self, **_server_half(worker))
 
+    def facts(self, data: Data) -> FederationFacts:
+        """The facts that the parts need about each other."""
+        labels = None if data.val is None else data.val.labels()
+        return federation_facts(self, data.classes, labels, self.worker.replica.module)
+
     def check(self, data: Data) -> list[ConfigError]:
         """The errors and warnings of all parts about each other."""
-        return check_compatibility(self, federation_facts(self, data))
+        return check_compatibility(self, self.facts(data))
 
     def run(self, start: Checkpoint | None = None) -> Iterator[RoundRecord]:
         """Yield the record of each round: see `fedlit.server.rounds.run_rounds`."""
@@ -213,32 +231,6 @@ def _server_half(worker: ClientWorker) -> dict[str, Any]:
         "channel": worker.channel,
         "aggregator": worker.aggregator,
     }
-
-
-def federation_facts(federation: FederationParts, data: Data) -> FederationFacts:
-    """The facts that the parts of a federation need about each other."""
-    labels, registry = None if data.val is None else data.val.labels(), federation.registry
-    are_classes = labels is not None and bool(data.classes) and labels.ndim == 1 and labels.dtype.kind in "iu"
-    counts = np.bincount(labels, minlength=len(data.classes)) if are_classes and labels is not None else None
-    schedule, module = federation.schedule, federation.worker.replica.module
-    return FederationFacts(
-        sizes=registry.sizes,
-        cohort_size=schedule.cohort_size(len(registry)),
-        splits=registry.splits,
-        has_client_tests=registry.num_client_tests > 0,
-        classes=data.classes,
-        val_counts=counts,
-        has_clock=federation.clock is not None,
-        rounds=schedule.rounds,
-        has_worker_processes=federation.executor.has_worker_processes,
-        timeout_s=federation.executor.timeout_s,
-        over_select=schedule.over_select,
-        quorum=schedule.quorum,
-        max_cohort=federation.sampler.max_cohort(len(registry)),
-        sampling=federation.sampling,
-        module=type(module).__name__,
-        manual_optimization=not module.automatic_optimization,
-    )
 
 
 def _bind(algorithm: Algorithm, replica: ModuleReplica) -> Algorithm:

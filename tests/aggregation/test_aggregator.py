@@ -31,7 +31,9 @@ def reduce_partials(*partials):
     for part in partials:
         tree.add(part)
     total, weight = tree.root()
-    return tree, tree.finish(total, weight) if total is not None and weight > 0 else None
+    return tree, tree.finish(
+        tree.layout, total, weight, len(tree.members)
+    ) if total is not None and weight > 0 else None
 
 
 def test_jobs_are_single_clients_up_to_64_and_equal_parts_above():

@@ -1,9 +1,9 @@
-"""The channel: messages, the order of stages, client states of stages, and packing."""
+"""The channel: messages, the order of stages, client states of stages, codecs, clips, and error feedback."""
 
 import pytest
 import torch
 
-from fedlit.aggregation import Channel, Order, Packing, Stage
+from fedlit.aggregation import Channel, Clip, Codec, Order, Stage
 from fedlit.aggregation.channel import channel_states, pack_channel_states
 from fedlit.core.errors import ConfigError
 from fedlit.core.messages import StageState
@@ -29,8 +29,8 @@ class Shift(Stage):
         count = ticket.own.get("count", torch.tensor(0)) + 1
         return vector + ticket.shared["by"], {"count": count}
 
-    def open(self, total, cohort, state):
-        return total - cohort, StageState(state.shared, {"rounds": state.private["rounds"] + 1})
+    def open(self, total, ticket, state):
+        return total - ticket.updates, StageState(state.shared, {"rounds": state.private["rounds"] + 1})
 
 
 class Halve(Stage):
@@ -39,51 +39,68 @@ class Halve(Stage):
     def encode(self, vector, ticket):
         return vector / 2, {}
 
-    def open(self, total, cohort, state):
+    def open(self, total, ticket, state):
         return total * 2, state
 
 
-class Sign(Stage):
-    order = Order.PROJECT
-    linear = False
-
-    def encode(self, vector, ticket):
-        return vector.sign(), {}
-
-    def decode(self, vector):
-        return vector * 10
-
-
-class Half(Packing):
-    def pack(self, vector):
+class Half(Codec):
+    def pack(self, vector, ticket):
         return vector.half().numpy().tobytes()
 
-    def unpack(self, content, size):
-        return torch.frombuffer(content, dtype=torch.float16, count=size).float()
+    def unpack(self, content, layout):
+        return torch.frombuffer(content, dtype=torch.float16, count=layout.size).float()
 
-    def nbytes(self, size):
-        return 2 * size
+    def nbytes(self, layout):
+        return 2 * layout.size
 
 
-def encode(channel, weight=2.5, states=None, own=None):
+class Whole(Half):
+    """Loses the part behind the point."""
+
+    def pack(self, vector, ticket):
+        return super().pack(vector.trunc(), ticket)
+
+
+class ToNorm(Clip):
+    """Clips to a norm."""
+
+    def __init__(self, norm, name="tonorm"):
+        self._norm, self._name = norm, name
+
+    @property
+    def name(self):
+        return self._name
+
+    def factor(self, vector, ticket):
+        return min(1.0, self._norm / float(vector.double().norm()))
+
+
+def opened(channel, total, states=None, **facts):
+    facts = {"round": 3, "seed": 1, "updates": 3, "clipped": 0, "weight": 3.0, **facts}
+    return channel.open(LAYOUT, total, **facts, states=channel.init(LAYOUT) if states is None else states)
+
+
+def encode(channel, weight=2.5, states=None, own=None, groups=None):
     states = channel.init(LAYOUT) if states is None else states
-    return channel.encode(LAYOUT, GROUPS, weight, **FACTS, states=states, own=own or {})
+    vector = LAYOUT.vector(GROUPS if groups is None else groups)
+    return channel.encode(LAYOUT, vector, weight, **FACTS, states=states, own=own or {})
 
 
 def test_without_a_stage_a_message_holds_the_weight_and_four_bytes_a_number():
     message, own = encode(Channel())
-    vector, weight = Channel().decode(LAYOUT, message)
+    decoded = Channel().decode(LAYOUT, message)
+    vector, weight = decoded.vector, decoded.weight
     assert len(message) == Channel().nbytes(LAYOUT) == 8 + 4 * 6
     assert (weight, own) == (2.5, {})
     assert vector.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
-    assert vector.dtype == torch.float32
+    assert vector.dtype == torch.float64
 
 
 def test_an_update_without_tensors_is_not_sent():
     assert Channel().nbytes(Layout(())) == 0
-    message, _ = Channel().encode(Layout(()), {}, 1.0, **FACTS, states={}, own={})
-    vector, weight = Channel().decode(Layout(()), message)
-    assert (len(vector), weight) == (0, 1.0)
+    message, _ = Channel().encode(Layout(()), torch.zeros(0), 1.0, **FACTS, states={}, own={})
+    decoded = Channel().decode(Layout(()), message)
+    assert (len(decoded.vector), decoded.weight) == (0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -95,12 +112,12 @@ def test_an_update_without_tensors_is_not_sent():
 )
 def test_another_name_or_shape_is_refused_with_the_name(groups):
     with pytest.raises(ValueError, match=r"parameters/w|buffers/n"):
-        Channel().encode(LAYOUT, groups, 1.0, **FACTS, states={}, own={})
+        LAYOUT.vector(groups)
 
 
 def test_the_order_of_names_does_not_matter():
     other = {group: dict(reversed(tensors.items())) for group, tensors in reversed(GROUPS.items())}
-    messages = [Channel().encode(LAYOUT, groups, 1.0, **FACTS, states={}, own={})[0] for groups in (GROUPS, other)]
+    messages = [encode(Channel(), groups=groups)[0] for groups in (GROUPS, other)]
     assert messages[0] == messages[1]
 
 
@@ -108,9 +125,9 @@ def test_stages_are_sorted_and_open_in_reverse():
     channel = Channel.of([Shift(), Halve()])
     assert [stage.name for stage in channel.stages] == ["halve", "shift"]
     message, own = encode(channel)
-    vector, _ = channel.decode(LAYOUT, message)
+    vector = channel.decode(LAYOUT, message).vector
     assert vector.tolist() == [1.5, 2.0, 2.5, 3.0, 3.5, 4.0]
-    total, states = channel.open(3 * vector.double(), 3, channel.init(LAYOUT))
+    total, states = opened(channel, 3 * vector)
     assert total.tolist() == [3.0, 6.0, 9.0, 12.0, 15.0, 18.0]
     assert (int(own["shift"]["count"]), int(states["shift"].private["rounds"])) == (1, 1)
 
@@ -124,17 +141,56 @@ def test_a_client_receives_its_own_tensors_in_the_next_round():
     assert pack_channel_states({"halve": {}}) == {}
 
 
-def test_a_stage_that_is_not_linear_is_decoded_message_by_message():
-    channel = Channel.of([Sign()])
-    vector, _ = channel.decode(LAYOUT, encode(channel)[0])
-    assert vector.tolist() == [10.0] * 6
-
-
-def test_another_packing_decides_the_bytes():
-    channel = Channel.of([Half(), Shift()])
-    message, _ = encode(channel)
+def test_another_codec_decides_the_bytes():
+    channel = Channel.of([Half()])
+    message, own = encode(channel)
     assert len(message) == channel.nbytes(LAYOUT) == 8 + 2 * 6
-    assert channel.decode(LAYOUT, message)[0].tolist() == [2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+    assert channel.decode(LAYOUT, message).vector.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    assert pack_channel_states(own) == {}
+
+
+def test_with_error_feedback_sent_and_residual_are_the_sum_of_the_updates():
+    channel, own, sent = Channel.of([Whole()], error_feedback=True), {}, torch.zeros(6, dtype=torch.float64)
+    groups = {group: {name: t + 0.375 for name, t in tensors.items()} for group, tensors in GROUPS.items()}
+    for _ in range(5):
+        message, own = encode(channel, own=channel_states(pack_channel_states(own)), groups=groups)
+        sent += channel.decode(LAYOUT, message).vector
+    residual = own["whole"]["residual"]
+    assert (sent + residual).tolist() == (5 * LAYOUT.vector(groups).double()).tolist()
+    assert residual.tolist() == [0.875] * 6  # 5 * 0.375 - 1
+
+
+def test_without_error_feedback_a_client_keeps_nothing():
+    assert pack_channel_states(encode(Channel.of([Whole()]))[1]) == {}
+
+
+def test_a_clip_acts_on_what_the_codec_sends_and_costs_eight_bytes():
+    channel = Channel.of([ToNorm(2.0), Whole()])
+    big = {"parameters": {"w": torch.full((2, 2), 3.9), "b": torch.tensor(3.9)}, "buffers": {"n": torch.tensor(3.9)}}
+    message, _ = encode(channel, groups=big)
+    decoded = channel.decode(LAYOUT, message)
+    assert len(message) == channel.nbytes(LAYOUT) == 8 + 8 + 2 * 6
+    assert decoded.clipped
+    assert float(decoded.vector.norm()) == pytest.approx(2.0, abs=1e-15)
+    assert decoded.vector.tolist() == pytest.approx([2 / 6**0.5] * 6, abs=1e-15)
+    small, _ = encode(Channel.of([ToNorm(20.0)]))
+    assert not Channel.of([ToNorm(20.0)]).decode(LAYOUT, small).clipped
+
+
+def test_two_clips_act_one_after_the_other():
+    channel = Channel.of([ToNorm(4.0, "a"), ToNorm(1.0, "b")])
+    decoded = channel.decode(LAYOUT, encode(channel)[0])
+    assert float(decoded.vector.norm()) == pytest.approx(1.0, abs=1e-7)
+
+
+def test_before_a_protection_the_client_clips_the_numbers_themselves():
+    channel = Channel.of([Shift(), ToNorm(2.0)])
+    message, _ = encode(channel)
+    decoded = channel.decode(LAYOUT, message)
+    assert len(message) == channel.nbytes(LAYOUT) == 8 + 4 * 6
+    assert float((decoded.vector - 1).norm()) == pytest.approx(2.0, abs=1e-6)
+    assert not channel.keeps_geometry
+    assert Channel.of([ToNorm(2.0)]).keeps_geometry
 
 
 def test_random_numbers_of_a_stage_do_not_depend_on_other_stages():
@@ -163,13 +219,25 @@ def test_random_numbers_of_a_stage_do_not_depend_on_other_stages():
     ("stages", "problem"),
     [
         ([Shift(), Shift()], "names two stages"),
-        ([Half(), Half()], "both pack an update"),
+        ([Half(), Half()], "both make the bytes"),
+        ([Half(), Shift()], "loses digits"),
         ([object()], "is not a stage"),
         ([type("Unordered", (Stage,), {"encode": Shift.encode})()], "has no `order`"),
-        ([type("Undecoded", (Shift,), {"linear": True, "decode": lambda self, vector: vector})()], "has a `decode`"),
-        ([type("Four", (Shift,), {"exchanges": 4})()], "needs 4 exchanges"),
+        ([type("Longer", (Shift,), {"order": Order.CLIP})()], "is no Clip"),
     ],
 )
 def test_an_invalid_channel_is_refused(stages, problem):
     with pytest.raises(ConfigError, match=problem):
         Channel.of(stages)
+
+
+def test_a_codec_of_updates_alone_is_refused_for_the_downlink():
+    with pytest.raises(ConfigError, match="suits updates"):
+        Channel.of(down=Half())
+
+
+def test_the_channel_has_the_divisor_and_the_promises_of_its_stages():
+    flags = {"denominator": 3.5, "releases_empty": True, "hides_clients": True}
+    noisy = type("Noisy", (Halve,), {name: property(lambda self, value=value: value) for name, value in flags.items()})
+    for channel, expected in ((Channel(), (None, False, False)), (Channel.of([noisy()]), (3.5, True, True))):
+        assert (channel.denominator, channel.releases_empty, channel.hides_clients) == expected

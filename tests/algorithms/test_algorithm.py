@@ -12,7 +12,7 @@ from test_personalization import facts
 
 import fedlit
 import fedlit.algorithms
-from fedlit.aggregation import Aggregator, Packing, Stage
+from fedlit.aggregation import Aggregator, Codec, Stage
 from fedlit.algorithms import (
     FedRep,
     PersonalLayers,
@@ -31,7 +31,7 @@ from fedlit.server.checkpoint.checkpointer import Checkpointer
 from fedlit.server.sampling.sampler import Sampler
 from fedlit.simulation.client_faults import Fault
 
-JOINTS = (Algorithm, Aggregator, Stage, Packing, Partitioner, Executor, Observer, Checkpointer, Sampler, Fault)
+JOINTS = (Algorithm, Aggregator, Stage, Codec, Partitioner, Executor, Observer, Checkpointer, Sampler, Fault)
 
 
 def public(joint):
@@ -52,13 +52,14 @@ def test_the_abstract_methods_are_init_client_server_and_model():
 
 def test_the_default_methods_are_those_that_the_design_names():
     defaults = public(Algorithm) - Algorithm.__abstractmethods__
-    assert defaults == {"check", "bind", "personal_model", "metrics", "personalized", "pooled"}
+    assert defaults == {"check", "bind", "personal_model", "metrics", "personalized", "pooled", "weighting"}
     algorithm = fake(calls := [])
     assert list(Algorithm.check(algorithm, facts())) == []
     assert Algorithm.bind(algorithm, torch.nn.Linear(1, 1), MODEL) is algorithm
     assert Algorithm.metrics(algorithm, ServerState(0, Shared(MODEL))) == {}
     assert not Algorithm.personalized.fget(algorithm)
     assert not Algorithm.pooled.fget(algorithm)
+    assert Algorithm.weighting.fget(algorithm) == "unknown"
     assert Algorithm.personal_model(algorithm, NoExamples(), Shared(MODEL), {}) is MODEL
     assert calls == ["model"]
 
@@ -145,6 +146,11 @@ def fake(calls):
             calls.append("pooled")
             return False
 
+        @property
+        def weighting(self):
+            calls.append("weighting")
+            return "equal"
+
     return Fake()
 
 
@@ -155,6 +161,7 @@ CALLS = {
     "server": lambda wrapper: wrapper.server(STATE, Aggregate({}, 1.0, 1, 1)),
     "model": lambda wrapper: wrapper.model(STATE.shared),
     "check": lambda wrapper: [error.key for error in wrapper.check(facts())] == ["key"] or pytest.fail("lost an error"),
+    "weighting": lambda wrapper: wrapper.weighting == "equal" or pytest.fail("lost the weighting"),
     "bind": lambda wrapper: wrapper.bind(torch.nn.Linear(1, 1), MODEL),
     "personal_model": lambda wrapper: wrapper.personal_model(NoExamples(), STATE.shared, {}),
     "metrics": lambda wrapper: wrapper.metrics(STATE)["inner/metric"],

@@ -37,6 +37,9 @@ def test_the_numbers_of_a_purpose_never_change():
         "FAULTS",
         "CLOCK",
         "CHANNEL",
+        "SUM_NOISE",
+        "COMMON",
+        "BROADCAST",
     ]
     assert stream(42, Purpose.COHORT, 1).integers(1000, size=3).tolist() == [225, 284, 124]
 

@@ -169,9 +169,9 @@ class Counting(Stage):
         messages = ticket.own.get("messages", torch.tensor(0)) + 1
         return vector, {"messages": messages, "rounds": ticket.shared["rounds"].clone()}
 
-    def open(self, total, cohort, state):
+    def open(self, total, ticket, state):
         shared = {"rounds": state.shared["rounds"] + 1}
-        return total, StageState(shared, {"updates": state.private["updates"] + cohort})
+        return total, StageState(shared, {"updates": state.private["updates"] + ticket.updates})
 
 
 def by_row(samples, generator):
@@ -288,11 +288,11 @@ class OtherMean(MeanAggregator):
     """The same rule under another name."""
 
 
-def test_the_fingerprint_holds_the_stages_the_packing_and_the_aggregator():
+def test_the_fingerprint_holds_the_stages_the_codec_and_the_aggregator():
     fed = make_federation(Counting())
     plain, staged = fingerprint(make_federation()), fingerprint(fed)
-    assert {key: staged[key] for key in ("channel.counting", "channel.packing", "aggregator")} == {
-        "channel.counting": "Counting", "channel.packing": "Float32Packing", "aggregator": "MeanAggregator"
+    assert {key: staged[key] for key in ("channel.counting", "channel.codec", "aggregator")} == {
+        "channel.counting": "Counting", "channel.codec": "Float32", "aggregator": "MeanAggregator"
     }  # fmt: skip
     assert "channel.counting" not in plain
     other = fed.with_worker(replace(fed.worker, aggregator=OtherMean()))

@@ -25,7 +25,7 @@ from fedlit.executors import Processes
 from fedlit.server.rounds import select
 from fedlit.server.sampling import Uniform
 from fedlit.server.schedule import Schedule
-from fedlit.server.setup import Federation, federation_facts
+from fedlit.server.setup import Federation
 from fedlit.simulation.clock import VirtualClock, evenly_spaced_clients, prob_below_quorum
 
 SIZES = (60, 40, 20, 0)  # six, four, two steps of ten samples, and none
@@ -365,7 +365,7 @@ def test_impossible_clocks_are_refused_without_a_configuration_too(tmp_path):
     with pytest.raises(ConfigErrors, match=r"clock\.late=cut: cannot cut ManualOptimization"):
         Federation.of(*parts, clock=cut, **options)
     fed = Federation.of(*parts, clock=replace(cut, late="drop"), **options)
-    (error,) = cut.check(federation_facts(fed, data))
+    (error,) = cut.check(fed.facts(data))
     assert (error.key, error.value, error.warning) == ("clock.late", "cut", False)
 
 

@@ -21,7 +21,7 @@ from fedlit.algorithms.personalization.client_state import (
     save_model,
 )
 from fedlit.core.errors import ConfigError, ConfigErrors, raise_errors, require, require_choice
-from fedlit.core.facts import FederationFacts
+from fedlit.core.facts import FederationFacts, Weighting
 from fedlit.core.messages import Aggregate, ServerState, Shared, Update
 from fedlit.core.model import ContrastiveTerm, FitResult, GradientTerm, Model
 from fedlit.core.tensors import Groups, Tensors
@@ -80,6 +80,11 @@ class PersonalLayers(Algorithm):
     def pooled(self) -> bool:
         """The inner algorithm's value: False, since a pooled one is refused."""
         return self.inner.pooled
+
+    @property
+    def weighting(self) -> Weighting:
+        """The inner algorithm's value."""
+        return self.inner.weighting
 
     def bind(self, module: nn.Module, model: Model) -> PersonalLayers:
         """Find the personal names, and bind the inner algorithm to the rest.

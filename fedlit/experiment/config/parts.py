@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedlit.aggregation import Channel
+from fedlit.aggregation import Channel, Codec, Stage
 from fedlit.client.trainer import TrainerConfig
-from fedlit.core.errors import ErrorCollector
+from fedlit.core.errors import ErrorCollector, raise_errors, require
 from fedlit.experiment.config.components import make_callbacks
 from fedlit.experiment.config.instantiate import instantiate_checked
 from fedlit.experiment.config.settings import Settings, make_instance
@@ -41,7 +41,7 @@ def make_components(config: Mapping[str, Any], settings: Settings, collector: Er
             parts.trainer_config = make_trainer_config(
                 settings.trainer_values, callbacks, settings.schedule or Schedule()
             )
-    _make_channel(config.get("channel") or {}, parts, collector)
+    _make_channel(config, parts, collector)
     for name, node in config["observers"].items():
         with collector.collect(f"observers.{name}"):
             if node is not None:
@@ -49,10 +49,26 @@ def make_components(config: Mapping[str, Any], settings: Settings, collector: Er
     return parts
 
 
-def _make_channel(nodes: Mapping[str, Any], parts: Components, collector: ErrorCollector) -> None:
-    stages = []
-    for name, node in nodes.items():
-        with collector.collect(f"channel.{name}"):
-            stages += [] if node is None else [instantiate_checked(node)]
+def _make_channel(config: Mapping[str, Any], parts: Components, collector: ErrorCollector) -> None:
+    """Make the channel of compression, privacy, encryption and single stages."""
+    compression = dict(config.get("compression") or {})
+    feedback, down = compression.pop("error_feedback", False), compression.pop("down", None)
+    nodes = {"compression": compression, **{key: config.get(key) for key in ("privacy", "encryption")}}
+    nodes |= {f"channel.{name}": node for name, node in (config.get("channel") or {}).items()}
+    stages = [stage for key, node in nodes.items() for stage in _make_stage(key, node, collector)]
+    codec = next(iter(_make_stage("compression.down", down, collector)), None)
+    with collector.collect("compression"):
+        raise_errors(require(isinstance(feedback, bool), "error_feedback", feedback, "must be true or false"))
     with collector.collect(""):
-        parts.channel = Channel.of(stages)
+        parts.channel = Channel.of(stages, error_feedback=feedback is True, down=codec)
+
+
+def _make_stage(key: str, node: Mapping[str, Any] | None, collector: ErrorCollector) -> Iterator[Any]:
+    """Yield a node's stage or codec, if there is one."""
+    with collector.collect(key):
+        if node:
+            stage = instantiate_checked(node)
+            is_stage = isinstance(stage, Stage | Codec)
+            hint = "give a subclass of fedlit.Stage or fedlit.Codec"
+            raise_errors(require(is_stage, "_target_", node["_target_"], "is not a stage of the channel", hint))
+            yield stage

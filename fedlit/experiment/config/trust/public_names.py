@@ -28,6 +28,7 @@ FEDLIT_NAMES = (
         QFedAvg Scaffold Yogi
         """,
     ),
+    *_names("fedlit.aggregation", "Float32"),
     *_names("fedlit.data", "Classes Dirichlet DirichletClient Iid Natural Noise Quantity Shards"),
     *_names("fedlit.data", "digits heart_disease image_folder shakespeare synthetic torchvision_images"),
     *_names("fedlit.executors", "Auto Inline Processes"),

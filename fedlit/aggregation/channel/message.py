@@ -1,0 +1,52 @@
+"""A client's message, and the client states of stages."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fedlit.core.tensors import Groups, Tensors
+
+CHANNEL_PREFIX = "channel/"
+"""Prefix of the groups in a client state that belong to the channel's stages."""
+
+RESIDUAL = "residual"
+"""Name of the part of an update that a lossy codec did not send, among the codec's tensors in a client state."""
+
+NUMBER = struct.Struct("<d")
+"""A number in the header of a message, a float64: the client's weight, and the factor of the clips."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """A decoded message.
+
+    Args:
+        vector: the vector that is added to the sum, float64 of shape (d,).
+        weight: weight of the client.
+        clipped: whether a clip made the vector shorter.
+    """
+
+    vector: Tensor
+    weight: float
+    clipped: bool = False
+
+
+def channel_states(client_state: Groups) -> dict[str, Tensors]:
+    """Each stage's tensors in a client state, by the stage's name."""
+    return {
+        group.removeprefix(CHANNEL_PREFIX): tensors
+        for group, tensors in client_state.items()
+        if group.startswith(CHANNEL_PREFIX)
+    }
+
+
+def pack_channel_states(own: Mapping[str, Tensors]) -> dict[str, Tensors]:
+    """Each stage's tensors as groups of a client state.
+
+    A stage without tensors has no group.
+    """
+    return {f"{CHANNEL_PREFIX}{stage}": tensors for stage, tensors in own.items() if tensors}

@@ -1,0 +1,56 @@
+"""The order of a channel's stages, and which of them go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from fedlit.aggregation.channel.codec import Codec
+from fedlit.aggregation.channel.stage import Clip, Order, Stage
+from fedlit.core.errors import ConfigError
+
+
+def sort_stages(stages: Iterable[Any]) -> tuple[list[Stage], list[Codec]]:
+    """Sort stages by their order.
+
+    Returns:
+        The stages, and the codecs among them: at most one.
+
+    Raises:
+        ConfigError: if a stage is of another type or has no order, or if there are two codecs.
+    """
+    stages = list(stages)
+    codecs = [stage for stage in stages if isinstance(stage, Codec)]
+    others = [stage for stage in stages if not isinstance(stage, Codec)]
+    for stage in others:
+        if not isinstance(stage, Stage):
+            hint = "subclass fedlit.Stage or fedlit.Codec"
+            raise ConfigError("channel", type(stage).__name__, "is not a stage of the channel", hint)
+        if not hasattr(stage, "order"):
+            hint = "set order = Order.PROJECT, Order.CLIP or Order.PROTECT in the class"
+            raise ConfigError("channel", type(stage).__name__, "has no `order` among the stages", hint)
+    if len(codecs) > 1:
+        named = " and ".join(type(codec).__name__ for codec in codecs)
+        raise ConfigError("channel", named, "both make the bytes of an update", "leave one of them out")
+    return sorted(others, key=lambda stage: stage.order), codecs
+
+
+def raise_if_invalid(stages: Sequence[Stage], codec: Codec, down: Codec | None) -> None:
+    """Check stages, and the codecs of both directions, against each other.
+
+    Raises:
+        ConfigError: if two of them have one name, or do not go together.
+    """
+    names = [codec.name, *(stage.name for stage in stages)]
+    for stage in stages:
+        if names.count(stage.name) > 1:
+            raise ConfigError("channel", stage.name, "names two stages", "give one of them another `name`")
+        if stage.order == Order.CLIP and not isinstance(stage, Clip):
+            problem = "has order CLIP and is no Clip, so it could do more than shorten a vector"
+            raise ConfigError("channel", stage.name, problem, "subclass fedlit.Clip")
+        if stage.order == Order.PROTECT and not codec.lossless:
+            problem = f"loses digits, and {stage.name} needs each of them: noise and masks have no small format"
+            raise ConfigError("compression", codec.name, problem, "compression=none")
+    if down is not None and not down.packs_weights:
+        problem = "suits updates, and the server sends weights, in which a small number is not a small change"
+        raise ConfigError("compression.down", down.name, problem, "compression/down=none")

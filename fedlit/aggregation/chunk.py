@@ -1,0 +1,110 @@
+"""The sum over one job's clients, and the drift."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from fedlit.aggregation.aggregator import Aggregator, sum_metrics
+from fedlit.aggregation.channel import Channel
+from fedlit.aggregation.validation import invalid_values
+from fedlit.core.messages import Aggregate, ClientFailure, PartialAggregate
+from fedlit.core.model import FitResult
+from fedlit.core.tensors import Groups, Layout, norm
+
+UNCHANGED = Channel()
+"""The channel without any stage or codec."""
+
+
+@dataclass
+class ChunkSum:
+    """The growing sum over one job's clients, in float64.
+
+    Args:
+        aggregator: adds the updates.
+        channel: decodes the messages.
+        layout: layout of the updates.
+    """
+
+    aggregator: Aggregator
+    channel: Channel
+    layout: Layout
+    failures: list[ClientFailure] = field(default_factory=list)
+    _total: Tensor | None = None
+    _weight: float = 0.0
+    _square: float = 0.0
+    _clipped: int = 0
+    _up_bytes: int = 0
+    _plain_bytes: int = 0
+    _fits: list[FitResult] = field(default_factory=list)
+    _client_states: dict[int, Groups] = field(default_factory=dict)
+
+    def count_bytes(self, nbytes: int) -> None:
+        """Count a message; an update without tensors is not sent."""
+        if self.layout.size:
+            self._up_bytes += nbytes
+            self._plain_bytes += UNCHANGED.nbytes(self.layout)
+
+    def add(self, encoded: bytearray, client: int, client_state: Groups, fits: Sequence[FitResult]) -> str:
+        """Decode one client's message, and add it if it is valid.
+
+        Args:
+            encoded: the message.
+            client: id of the client.
+            client_state: the client's new state.
+            fits: results of the client's fits.
+
+        Returns:
+            The reason why the message is invalid; an empty string if it is in the sum.
+        """
+        self.count_bytes(len(encoded))
+        message = self.channel.decode(self.layout, encoded)
+        vector, weight = message.vector, message.weight
+        if problem := invalid_values(vector, weight):
+            return problem
+        if self.channel.denominator is not None and weight not in (0.0, 1.0):
+            raise ValueError(f"client {client} has weight {weight}, and a fixed divisor takes weights of 0 and 1 alone")
+        if self.channel.keeps_geometry:
+            parameters = vector[self.layout.span("parameters")]
+            self._square += weight * float(parameters.dot(parameters))
+        self._total = self.aggregator.add(self._total, vector, weight)
+        self._weight += weight
+        self._clipped += message.clipped
+        self._client_states[client] = client_state
+        self._fits += fits
+        return ""
+
+    def partial(self, index: int) -> PartialAggregate:
+        """The partial aggregate of a job with this index."""
+        return PartialAggregate(
+            index=index,
+            layout=self.layout if self._client_states else None,
+            total=self._total,
+            weight=self._weight,
+            members=tuple(self._client_states),
+            failures=tuple(self.failures),
+            metrics=sum_metrics(self._fits),
+            up_bytes=self._up_bytes,
+            steps=sum(fit.steps for fit in self._fits),
+            client_states=self._client_states,
+            sum_of_squares=self._square,
+            clipped=self._clipped,
+            plain_bytes=self._plain_bytes,
+        )
+
+
+def drift(sum_of_squares: float, mean: Aggregate) -> dict[str, float]:
+    """Distance of the updates from their mean, and the mean's norm.
+
+    Both are of the parameters. The distance is the root of the weighted mean of squared distances. It follows from sums alone,
+    so no update is kept.
+
+    Args:
+        sum_of_squares: sum of weight * ||parameters of the update||^2.
+        mean: the mean of the updates.
+    """
+    length = norm(mean["parameters"])
+    distance = max(0.0, sum_of_squares / mean.weight - length**2) ** 0.5
+    return {"drift/mean_distance": distance, "drift/update_norm": length}
