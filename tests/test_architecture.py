@@ -36,6 +36,8 @@ LIGHTNING = (
     "experiment/trial",
 )
 HYDRA = ("cli", "experiment/config")
+EXTRAS = {"dp_accounting": "aggregation/privacy/accounting/library.py"}
+"""Optional libraries, and the file that imports each."""
 
 
 def name(path):
@@ -127,6 +129,12 @@ def test_lightning_and_hydra_stay_where_they_belong(path):
     libraries = {module.split(".")[0] for module in imports(path)}
     assert "lightning" not in libraries or name(path).startswith(LIGHTNING)
     assert not libraries & {"hydra", "omegaconf"} or name(path).startswith(HYDRA)
+
+
+@pytest.mark.parametrize(("library", "file"), EXTRAS.items())
+def test_a_library_of_an_extra_is_imported_in_one_file(library, file):
+    users = [name(path) for path in FILES if library in {module.split(".")[0] for module in imports(path)}]
+    assert users == [file]
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)

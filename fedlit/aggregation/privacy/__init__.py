@@ -1,0 +1,1 @@
+"""Differential privacy: mechanisms of the channel, and their accountants."""
