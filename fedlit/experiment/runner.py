@@ -30,7 +30,7 @@ from fedlit.runs.layout import CHECKPOINTS, JOURNAL, SUMMARY
 from fedlit.runs.sweep_job import SweepJob
 from fedlit.server.checkpoint.checkpointer import Checkpoint
 from fedlit.server.checkpoint.disk import DiskCheckpointer
-from fedlit.server.fingerprint import fingerprint
+from fedlit.server.checks.fingerprint import fingerprint
 
 log = logging.getLogger("fedlit")
 

@@ -6,44 +6,24 @@ The steps are `select`, `train`, `aggregate`, `evaluate` and `record`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
-import torch
-from torch import Tensor
-
-from fedlit.aggregation.aggregator import ReductionTree, make_train_jobs
-from fedlit.aggregation.chunk import drift
+from fedlit.aggregation.aggregator import make_train_jobs
 from fedlit.core.errors import ConfigError
-from fedlit.core.messages import Aggregate, EvalResult, PartialAggregate, Result, ServerState, StageState
+from fedlit.core.messages import EvalResult, Result, ServerState
 from fedlit.core.serialization import state_sha256, state_tree
 from fedlit.executors.executor import Execute
 from fedlit.runs.metric_names import join_metrics, names_on_split
 from fedlit.runs.record import RoundRecord
 from fedlit.server.checkpoint.checkpointer import Checkpoint
+from fedlit.server.checks.fingerprint import fingerprint
 from fedlit.server.client_store import ClientStateStore
 from fedlit.server.evaluation import combine_results
 from fedlit.server.federation import FederationParts
-from fedlit.server.fingerprint import fingerprint
+from fedlit.server.outcome import RoundOutcome, aggregate
 from fedlit.server.sampling.cohort import LossOracle, RoundPlan, draw_cohort
 from fedlit.server.sampling.sampler import ClientPool
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoundOutcome:
-    """The outcome of a round's training.
-
-    Args:
-        state: the server state after the round.
-        tree: the sum of the updates, with its members and failures.
-        lost: reason of a lost round, in which the model stays the same; None otherwise.
-        metrics: figures of the sum for the round's record.
-    """
-
-    state: ServerState
-    tree: ReductionTree
-    lost: str | None
-    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 def run_rounds(federation: FederationParts, start: Checkpoint | None = None) -> Iterator[RoundRecord]:
@@ -122,61 +102,6 @@ def select(federation: FederationParts, state: ServerState, execute: Execute) ->
 def train(plan: RoundPlan, state: ServerState, clients: ClientStateStore, execute: Execute) -> Iterator[Result]:
     """Train the plan's clients; yield partial aggregates in order."""
     return execute(make_train_jobs(state.round, plan.clients, clients.read(plan.clients), plan.budgets), state)
-
-
-def aggregate(
-    federation: FederationParts, plan: RoundPlan, state: ServerState, partials: Iterable[Result]
-) -> RoundOutcome:
-    """Add the partial aggregates, then step or lose the round."""
-    tree = ReductionTree(federation.aggregator, plan.failures, plan.up_bytes)
-    for partial in partials:
-        assert isinstance(partial, PartialAggregate)
-        tree.add(partial)
-    total, weight = tree.root()
-    lost = _reason_if_lost(federation, plan, tree, weight)
-    if lost is not None:
-        return RoundOutcome(state=replace(state, round=state.round + 1), tree=tree, lost=lost)
-    mean, channel = open_sum(federation, state, tree, total, weight)
-    new_state = replace(federation.algorithm.server(state, mean), round=state.round + 1, channel=channel)
-    metrics = drift(tree.sum_of_squares, mean) if federation.channel.keeps_geometry else {}
-    return RoundOutcome(state=new_state, tree=tree, lost=None, metrics=metrics)
-
-
-def open_sum(
-    federation: FederationParts, state: ServerState, tree: ReductionTree, total: Tensor | None, weight: float
-) -> tuple[Aggregate, dict[str, StageState]]:
-    """Let the channel open a round's sum.
-
-    Returns:
-        The aggregate, and each stage's new part of the server state.
-    """
-    channel, layout = federation.channel, tree.layout or federation.update_layout(state)
-    if total is None:
-        total = torch.zeros(channel.encoded_layout(layout).size, dtype=torch.float64)
-    opened, states = channel.open(
-        layout,
-        total,
-        round=state.round,
-        seed=federation.seed,
-        updates=len(tree.members),
-        clipped=tree.clipped,
-        weight=weight,
-        states=state.channel,
-    )
-    divisor = channel.denominator
-    mean = tree.finish(layout, opened, weight if divisor is None else divisor, len(federation.registry), divisor)
-    return mean, states
-
-
-def _reason_if_lost(federation: FederationParts, plan: RoundPlan, tree: ReductionTree, weight: float) -> str | None:
-    quorum = federation.schedule.quorum
-    if federation.channel.releases_empty:
-        return None
-    if not plan.cohort:
-        return "no client was sampled"
-    if len(tree.members) < quorum:
-        return f"{len(tree.members)} updates arrived, and schedule.quorum={quorum}"
-    return None if weight > 0 else "the weights of all updates are 0"
 
 
 def evaluate(

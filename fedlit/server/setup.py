@@ -27,7 +27,7 @@ from fedlit.executors import Inline
 from fedlit.executors.executor import Executor
 from fedlit.runs.record import RoundRecord
 from fedlit.server.checkpoint.checkpointer import Checkpoint, Checkpointer, NoCheckpoints
-from fedlit.server.checks import check_compatibility, federation_facts
+from fedlit.server.checks.compatibility import check_compatibility, federation_facts
 from fedlit.server.evaluation import Evaluations
 from fedlit.server.federation import FederationParts, RunObservers
 from fedlit.server.monitor import Monitor

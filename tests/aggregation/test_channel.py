@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fedlit.aggregation import Channel, Clip, Codec, Order, Stage
+from fedlit.aggregation import Channel, Clip, Codec, Order, Stage, SumTicket
 from fedlit.aggregation.channel import channel_states, pack_channel_states
 from fedlit.core.errors import ConfigError
 from fedlit.core.messages import StageState
@@ -76,8 +76,8 @@ class ToNorm(Clip):
 
 
 def opened(channel, total, states=None, **facts):
-    facts = {"round": 3, "seed": 1, "updates": 3, "clipped": 0, "weight": 3.0, **facts}
-    return channel.open(LAYOUT, total, **facts, states=channel.init(LAYOUT) if states is None else states)
+    facts = {"round": 3, "seed": 1, "clients": (0, 1, 2), "updates": 3, "clipped": 0, "weight": 3.0, **facts}
+    return channel.open(LAYOUT, total, SumTicket(**facts), channel.init(LAYOUT) if states is None else states)
 
 
 def encode(channel, weight=2.5, states=None, own=None, groups=None):

@@ -11,7 +11,7 @@ from fedlit.algorithms.server_optimizers import Momentum
 from fedlit.client.trainer import TrainerConfig
 from fedlit.data import TensorSamples
 from fedlit.experiment.digests import PairingDigests
-from fedlit.server.fingerprint import fingerprint
+from fedlit.server.checks.fingerprint import fingerprint
 from fedlit.simulation.client_faults import Drop
 from fedlit.simulation.clock import VirtualClock
 from fedlit.simulation.faults import FailurePolicy, FaultPlan

@@ -18,8 +18,8 @@ from fedlit.data import Data, Population
 from fedlit.data.loading import Loading
 from fedlit.executors import Inline, Processes
 from fedlit.server.checkpoint.disk import DiskCheckpointer
+from fedlit.server.checks.fingerprint import fingerprint
 from fedlit.server.client_store import ClientStateStore
-from fedlit.server.fingerprint import fingerprint
 from fedlit.server.rounds import aggregate, evaluate, record, select, train
 from fedlit.server.sampling import PowerOfChoice
 from fedlit.server.sampling.cohort import RoundPlan
@@ -163,15 +163,20 @@ class Counting(Stage):
     order = Order.PROTECT
 
     def init(self, layout):
-        return StageState({"rounds": torch.tensor(0)}, {"updates": torch.tensor(0)})
+        return StageState({"rounds": torch.tensor(0)}, {"updates": torch.tensor(0), "lost": torch.tensor(0)})
 
     def encode(self, vector, ticket):
         messages = ticket.own.get("messages", torch.tensor(0)) + 1
         return vector, {"messages": messages, "rounds": ticket.shared["rounds"].clone()}
 
+    def lose(self, ticket, state):
+        assert set(ticket.clients) == {0, 1, 2, 3}
+        return StageState(state.shared, {**state.private, "lost": state.private["lost"] + 1})
+
     def open(self, total, ticket, state):
         shared = {"rounds": state.shared["rounds"] + 1}
-        return total, StageState(shared, {"updates": state.private["updates"] + ticket.updates})
+        updates = {"updates": state.private["updates"] + ticket.updates}
+        return total, StageState(shared, {**state.private, **updates})
 
 
 def by_row(samples, generator):
@@ -250,6 +255,7 @@ def test_a_stage_that_only_counts_changes_no_result(tmp_path, executor, plain_re
         records.append(one)
         numbers.append(counts(tmp_path))
     assert numbers == COUNTS
+    assert int(DiskCheckpointer(tmp_path).peek({}).state.channel["counting"].private["lost"]) == 1
     assert model_digests(records) == model_digests(plain_records)
     assert [one.lost for one in records] == [None, None, "2 updates arrived, and schedule.quorum=3", None, None]
     assert [(f.client, f.outcome) for f in records[1].failures] == [(1, "not_finite")]

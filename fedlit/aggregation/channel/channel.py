@@ -195,38 +195,28 @@ class Channel:
         return Message(exact if factor == 1 else exact.mul_(factor), weight, clipped=factor < 1)
 
     def open(
-        self,
-        layout: Layout,
-        total: Tensor,
-        *,
-        round: int,
-        seed: int,
-        updates: int,
-        clipped: int,
-        weight: float,
-        states: Mapping[str, StageState],
+        self, layout: Layout, total: Tensor, ticket: SumTicket, states: Mapping[str, StageState]
     ) -> tuple[Tensor, dict[str, StageState]]:
         """Let each stage act once on the sum, last stage first.
 
         Args:
             layout: layout of the updates.
             total: sum of weight * encoded vector, float64.
-            round: the round, counted from 0.
-            seed: the experiment's seed.
-            updates: number of updates in the sum.
-            clipped: number of them that a clip made shorter.
-            weight: sum of the weights.
+            ticket: facts about the sum; each stage gets its own name and layout.
             states: each stage's part of the server state.
 
         Returns:
             The opened sum, float64 of shape (d,), and each stage's new part of the server state.
         """
-        new_states, layouts = dict(states), self._layouts(layout)
-        facts = {"round": round, "seed": seed, "updates": updates, "clipped": clipped, "weight": weight}
-        for stage, its in zip(reversed(self.stages), reversed(layouts[1:]), strict=True):
-            ticket = SumTicket(**facts, stage=stage.name, layout=its)
-            total, new_states[stage.name] = stage.open(total, ticket, states[stage.name])
+        new_states = dict(states)
+        for stage, its in zip(reversed(self.stages), reversed(self._layouts(layout)), strict=False):
+            own = replace(ticket, stage=stage.name, layout=its)
+            total, new_states[stage.name] = stage.open(total, own, states[stage.name])
         return total, new_states
+
+    def lose(self, ticket: SumTicket, states: Mapping[str, StageState]) -> dict[str, StageState]:
+        """Each stage's part of the server state after a lost round."""
+        return {stage.name: stage.lose(replace(ticket, stage=stage.name), states[stage.name]) for stage in self.stages}
 
     def encoded_layout(self, layout: Layout) -> Layout:
         """Layout of the vector that the codec packs."""

@@ -77,6 +77,7 @@ class SumTicket:
     Args:
         round: the round, counted from 0.
         seed: the experiment's seed.
+        clients: ids of the clients that were asked to train, also of those that failed.
         updates: number of updates in the sum.
         clipped: number of them that a clip made shorter.
         weight: sum of the weights.
@@ -86,11 +87,12 @@ class SumTicket:
 
     round: int
     seed: int
+    clients: tuple[int, ...]
     updates: int
     clipped: int
     weight: float
-    stage: str
-    layout: Layout
+    stage: str = ""
+    layout: Layout = field(default_factory=lambda: Layout(()))
 
     @cached_property
     def common_generator(self) -> np.random.Generator:
@@ -192,6 +194,13 @@ class Stage(ABC):
             The opened sum, and the new part of the server state.
         """
         return total, state
+
+    def lose(self, ticket: SumTicket, state: StageState) -> StageState:
+        """The stage's part of the server state after a lost round.
+
+        The sum of a lost round is not opened. By default the part stays the same.
+        """
+        return state
 
     def encoded_layout(self, layout: Layout) -> Layout:
         """Layout of an encoded vector; by default that of the vector."""

@@ -14,7 +14,7 @@ from fedlit.experiment.run import Run, read_finished_rounds
 from fedlit.experiment.summary import RunTracker
 from fedlit.runs.record import RoundRecord
 from fedlit.server.checkpoint.checkpointer import Checkpoint
-from fedlit.server.fingerprint import fingerprint
+from fedlit.server.checks.fingerprint import fingerprint
 from fedlit.server.rounds import run_rounds
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Checks of a federation: its parts against each other and its checkpoints."""

@@ -1,0 +1,94 @@
+"""The outcome of a round's training: an opened sum, or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from fedlit.aggregation import SumTicket
+from fedlit.aggregation.aggregator import ReductionTree
+from fedlit.aggregation.chunk import drift
+from fedlit.core.messages import Aggregate, PartialAggregate, Result, ServerState, StageState
+from fedlit.server.federation import FederationParts
+from fedlit.server.sampling.cohort import RoundPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundOutcome:
+    """The outcome of a round's training.
+
+    Args:
+        state: the server state after the round.
+        tree: the sum of the updates, with its members and failures.
+        lost: reason of a lost round, in which the model stays the same; None otherwise.
+        metrics: figures of the sum for the round's record.
+    """
+
+    state: ServerState
+    tree: ReductionTree
+    lost: str | None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def aggregate(
+    federation: FederationParts, plan: RoundPlan, state: ServerState, partials: Iterable[Result]
+) -> RoundOutcome:
+    """Add the partial aggregates, then step or lose the round."""
+    tree = ReductionTree(federation.aggregator, plan.failures, plan.up_bytes)
+    for partial in partials:
+        assert isinstance(partial, PartialAggregate)
+        tree.add(partial)
+    total, weight = tree.root()
+    lost, ticket = _reason_if_lost(federation, plan, tree, weight), sum_ticket(federation, plan, state, tree, weight)
+    if lost is not None:
+        channel = federation.channel.lose(ticket, state.channel)
+        return RoundOutcome(state=replace(state, round=state.round + 1, channel=channel), tree=tree, lost=lost)
+    mean, channel = open_sum(federation, state, tree, total, ticket)
+    new_state = replace(federation.algorithm.server(state, mean), round=state.round + 1, channel=channel)
+    metrics = drift(tree.sum_of_squares, mean) if federation.channel.keeps_geometry else {}
+    return RoundOutcome(state=new_state, tree=tree, lost=None, metrics=metrics)
+
+
+def sum_ticket(
+    federation: FederationParts, plan: RoundPlan, state: ServerState, tree: ReductionTree, weight: float
+) -> SumTicket:
+    """The facts about a round's sum that the channel's stages receive."""
+    return SumTicket(
+        round=state.round,
+        seed=federation.seed,
+        clients=tuple(plan.clients),
+        updates=len(tree.members),
+        clipped=tree.clipped,
+        weight=weight,
+    )
+
+
+def open_sum(
+    federation: FederationParts, state: ServerState, tree: ReductionTree, total: Tensor | None, ticket: SumTicket
+) -> tuple[Aggregate, dict[str, StageState]]:
+    """Let the channel open a round's sum.
+
+    Returns:
+        The aggregate, and each stage's new part of the server state.
+    """
+    channel, layout = federation.channel, tree.layout or federation.update_layout(state)
+    if total is None:
+        total = torch.zeros(channel.encoded_layout(layout).size, dtype=torch.float64)
+    opened, states = channel.open(layout, total, ticket, state.channel)
+    divisor = channel.denominator
+    weight = ticket.weight if divisor is None else divisor
+    return tree.finish(layout, opened, weight, len(federation.registry), divisor), states
+
+
+def _reason_if_lost(federation: FederationParts, plan: RoundPlan, tree: ReductionTree, weight: float) -> str | None:
+    quorum = federation.schedule.quorum
+    if federation.channel.releases_empty:
+        return None
+    if not plan.cohort:
+        return "no client was sampled"
+    if len(tree.members) < quorum:
+        return f"{len(tree.members)} updates arrived, and schedule.quorum={quorum}"
+    return None if weight > 0 else "the weights of all updates are 0"
