@@ -4,6 +4,7 @@ Each function of `VARIANTS` edits a copy of the run. A harm is visible in the ca
 neighbours must stay; and in a secret environment variable, which no command may print.
 """
 
+import hashlib
 import json
 import os
 import pickle
@@ -388,8 +389,18 @@ def manifest_names_a_file_elsewhere(folder, canary):
     for path in folder.glob("checkpoints/*/manifest.json"):
         manifest = json.loads(path.read_text())
         manifest["files"][f"../../../{canary.folder.name}/canary"] = {"size": 5, "sha256": "0"}
-        manifest["memories"] = {f"../../{canary.folder.name}": {}}
         path.write_text(json.dumps(manifest))
+
+
+@variant()
+def ledger_names_a_file_elsewhere(folder, canary):
+    for path in folder.glob("checkpoints/*/round.json"):
+        note = json.loads(path.read_text())
+        line = {"round": f"../../{canary.folder.name}", "size": 5, "sha256": "0", "clients": [0], "removed": []}
+        line = json.dumps(line) + "\n"
+        note["clients"] = {"offset": 0, "line": line, "sha256": hashlib.sha256(line.encode()).hexdigest()}
+        path.write_text(json.dumps(note))
+        resign(path)
 
 
 def resign(path):

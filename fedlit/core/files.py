@@ -21,7 +21,7 @@ class Filesystem(Protocol):
 
     def mkdir(self, path: Path) -> None: ...
 
-    def write(self, path: Path, content: bytes) -> None: ...
+    def write(self, path: Path, content: bytes | bytearray) -> None: ...
 
     def append(self, path: Path, content: bytes) -> None: ...
 
@@ -39,7 +39,7 @@ class LocalFilesystem:
         """Make a folder."""
         path.mkdir()
 
-    def write(self, path: Path, content: bytes) -> None:
+    def write(self, path: Path, content: bytes | bytearray) -> None:
         """Write or replace a file; a link is an OSError."""
         with open_file(path, os.O_TRUNC) as file:
             file.write(content)

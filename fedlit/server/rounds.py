@@ -52,7 +52,7 @@ def run_rounds(federation: FederationParts, start: Checkpoint | None = None) -> 
                 plan = select(federation, sent, execute)
                 outcome = aggregate(federation, plan, state, train(plan, sent, clients, execute))
                 if outcome.lost is None:
-                    clients.update(state.round + 1, outcome.tree.client_states)
+                    clients.update(outcome.tree.client_states)
                 state = outcome.state
                 seconds.append(time.perf_counter())
                 scores = evaluate(federation, plan, state, clients, execute)

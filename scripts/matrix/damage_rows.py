@@ -12,7 +12,8 @@ from typing import Any
 from fedlit.core.errors import ConfigError
 from fedlit.runs.layout import CHECKPOINTS, JOURNAL
 from fedlit.server.checkpoint.folders import round_dir
-from fedlit.server.checkpoint.format import CLIENT_STATES, MANIFEST, ROUND, STATE, file_digest
+from fedlit.server.checkpoint.format import MANIFEST, ROUND, STATE, file_digest
+from fedlit.server.checkpoint.segments import CLIENT_STATES, LEDGER
 from matrix.checkpoint_rows import flip, reference_run, run_until
 from matrix.lab import Broken, Rows, expect, expect_same, run
 
@@ -59,16 +60,17 @@ def all_bad(folder: Path) -> str:
     return ""
 
 
-@ROWS("rounds.jsonl longer or torn", "repaired, same bits")
+@ROWS("rounds.jsonl or clients.jsonl longer or torn", "repaired, same bits")
 def journal(folder: Path) -> str:
-    for name, damage in {
-        "longer": lambda path: path.write_bytes(path.read_bytes() + b'{"round": 3}\n{"rou'),
-        "torn": lambda path: os.truncate(path, path.stat().st_size - 9),
-    }.items():
-        here = run_until(folder / name, 2)
-        damage(here / JOURNAL)
-        expect_same(run(here), reference_run(), name)
-    return ""
+    for file in (JOURNAL, f"{CHECKPOINTS}/{LEDGER}"):
+        for name, damage in {
+            "longer": lambda path: path.write_bytes(path.read_bytes() + b'{"round": 3}\n{"rou'),
+            "torn": lambda path: os.truncate(path, path.stat().st_size - 9),
+        }.items():
+            here = run_until(folder / f"{name}-{Path(file).name}", 2)
+            damage(here / file)
+            expect_same(run(here), reference_run(), f"{file} {name}")
+    return "each of 2 files"
 
 
 class _Malicious:

@@ -23,8 +23,8 @@ class Recording(LocalFilesystem):
         self.steps.append(("mkdir", (path,)))
         super().mkdir(path)
 
-    def write(self, path: Path, content: bytes) -> None:
-        self.steps.append(("write", (path, content)))
+    def write(self, path: Path, content: bytes | bytearray) -> None:
+        self.steps.append(("write", (path, bytes(content))))
         super().write(path, content)
 
     def append(self, path: Path, content: bytes) -> None:
@@ -67,7 +67,7 @@ class Killing(Recording):
         self._is_due()
         super().mkdir(path)
 
-    def write(self, path: Path, content: bytes) -> None:
+    def write(self, path: Path, content: bytes | bytearray) -> None:
         if self._is_due(half=True):
             path.write_bytes(content[: len(content) // 2])
             os.kill(os.getpid(), signal.SIGKILL)

@@ -27,7 +27,8 @@ from fedlit.executors.executor import Executor
 from fedlit.runs.layout import CHECKPOINTS, JOURNAL
 from fedlit.server.checkpoint.checkpointer import Retention
 from fedlit.server.checkpoint.disk import DiskCheckpointer
-from fedlit.server.checkpoint.format import CLIENT_STATES, STATE, read_checkpoint
+from fedlit.server.checkpoint.format import STATE, read_checkpoint
+from fedlit.server.checkpoint.segments import CLIENT_STATES, LEDGER
 from fedlit.simulation.faults import FailurePolicy
 
 due: list[int] = []
@@ -188,7 +189,8 @@ def read_run(folder: Path) -> dict[str, Any]:
         "files": {
             str(path.relative_to(checkpoints)): path.read_bytes()
             for path in sorted(checkpoints.rglob("*"))
-            if path.name in (STATE, CLIENT_STATES) and not path.relative_to(checkpoints).parts[0].startswith("bad-")
+            if path.name in (STATE, CLIENT_STATES, LEDGER)
+            and not path.relative_to(checkpoints).parts[0].startswith("bad-")
         },
     }
 

@@ -45,7 +45,7 @@ def run_steps(fed):
         plan = select(fed, state, execute)
         outcome = aggregate(fed, plan, state, train(plan, state, clients, execute))
         if outcome.lost is None:
-            clients.update(state.round + 1, outcome.tree.client_states)
+            clients.update(outcome.tree.client_states)
         state = outcome.state
         scores = evaluate(fed, plan, state, clients, execute)
         yield record(fed, plan, outcome, scores, [0.0, 0.0, 0.0])
@@ -94,7 +94,7 @@ def test_select_plans_the_cohort_and_the_bytes_that_it_receives():
 def test_train_yields_the_partial_aggregates_in_the_order_of_the_plan():
     fed = quadratics(ROWS)
     plan, state = RoundPlan(cohort=(3, 1, 0), clients=(3, 0), budgets={0: 1}), fed.initial_state()
-    clients = ClientStateStore({0: {"mine": {"n": torch.ones(1)}}}, {0: 1})
+    clients = ClientStateStore({0: {"mine": {"n": torch.ones(1)}}})
     jobs = []
     partials = list(
         train(plan, state, clients, lambda batch, state: jobs.extend(batch) or execute_here(fed)(jobs, state))

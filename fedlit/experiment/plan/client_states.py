@@ -23,7 +23,8 @@ class MemoryEstimate:
 
     Args:
         client: state of one client.
-        ram: states of all clients that can take part, and one round's states once more while they are written.
+        ram: states in memory at the same time. Of a round's cohort these are the states before and after it, and the latter
+            once more while they are written. An evaluation of clients' own models reads the states of those clients.
         disk: states in the kept checkpoints, and in one that is being written.
     """
 
@@ -43,7 +44,15 @@ def estimate_client_state(run: Run, client: int) -> MemoryEstimate:
     participants = min(clients, cohort * rounds)
     extra = 0 if every is None else rounds // every
     files = min(rounds, (1 + participants - cohort) * (1 + extra) + run.retention.keep)
-    return MemoryEstimate(client, client * (participants + cohort), client * cohort * files)
+    evaluated = _clients_to_evaluate(run, cohort) if run.federation.algorithm.personalized else 0
+    in_memory = max(3 * cohort, cohort + min(evaluated, participants))
+    return MemoryEstimate(client, client * in_memory, client * cohort * files)
+
+
+def _clients_to_evaluate(run: Run, cohort: int) -> int:
+    """Number of clients whose own test sets are evaluated at once."""
+    chosen, most = run.federation.evaluations.clients, run.federation.registry.num_client_tests
+    return min(most, {"cohort": cohort, "all": most}[chosen] if isinstance(chosen, str) else chosen)
 
 
 def client_state_nbytes(run: Run) -> int:

@@ -34,7 +34,7 @@ def commit_next(folder, filesystem):
     checkpoint = DiskCheckpointer(folder, RETENTION, Unsynced()).load()
     number, store = checkpoint.state.round + 1, checkpoint.client_states
     checkpointer = DiskCheckpointer(folder, RETENTION, filesystem)
-    store.update(number, {client: client_state(number) for client in CHANGED[number]})
+    store.update({client: client_state(number) for client in CHANGED[number]})
     checkpointer.commit(state(number), store, record(number))
 
 

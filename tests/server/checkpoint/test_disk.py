@@ -25,7 +25,8 @@ from fedlit.runs.record import RoundRecord
 from fedlit.server.checkpoint.checkpointer import Retention
 from fedlit.server.checkpoint.disk import DiskCheckpointer
 from fedlit.server.checkpoint.folders import round_dir
-from fedlit.server.checkpoint.format import CLIENT_STATES, MANIFEST, ROUND, STATE, file_digest
+from fedlit.server.checkpoint.format import MANIFEST, ROUND, STATE, file_digest
+from fedlit.server.checkpoint.segments import CLIENT_STATES, LEDGER
 from fedlit.server.client_store import ClientStateStore
 from fedlit.simulation.server_crash import ServerCrash
 
@@ -71,13 +72,14 @@ def commit_rounds(folder, rounds, retention=None, filesystem=None, changed=lambd
     start = checkpointer.load()
     store, before = (start.client_states, start.state.round) if start else (ClientStateStore(), 0)
     for number in range(before + 1, rounds + 1):
-        store.update(number, {client: client_state(number) for client in changed(number)})
+        store.update({client: client_state(number) for client in changed(number)})
         checkpointer.commit(state(number), store, record(number))
     return checkpointer
 
 
 def names(folder):
-    return sorted(path.name for path in (folder / CHECKPOINTS).iterdir())
+    """The folders of checkpoints; the ledger beside them is left out."""
+    return sorted(path.name for path in (folder / CHECKPOINTS).iterdir() if path.name != LEDGER)
 
 
 class RecordingFilesystem(LocalFilesystem):
@@ -179,9 +181,110 @@ def test_client_states_that_no_client_has_are_removed(tmp_path):
     assert names(tmp_path) == ["memories-000004", "round-000005", "round-000006"]
 
 
-def test_only_digests_of_needed_client_states_are_held(tmp_path):
-    checkpointer = commit_rounds(tmp_path, 9, changed=lambda number: [1] if number in (1, 5) else [2])
-    assert sorted(checkpointer._digests) == [5, 9]
+@pytest.mark.parametrize(("every", "unused"), [(None, {8: 9}), (2, {}), (3, {8: 9})])
+def test_a_long_run_remembers_only_segments_that_it_may_have_to_remove(tmp_path, every, unused):
+    """With every=2 the checkpoint of round 8 is never removed, and neither is its segment."""
+    retention = Retention(every=every)
+    checkpointer = commit_rounds(tmp_path, 9, retention, changed=lambda number: [1] if number in (1, 5) else [2])
+    ledger, folders = checkpointer._stored
+    assert sorted(ledger.segments) == [5, 9]
+    assert ledger.unused == unused
+    assert folders._rounds == sorted(retention.select_rounds([*range(1, 10)]))
+
+
+def test_states_that_are_stored_are_not_in_memory(tmp_path):
+    store, checkpointer = ClientStateStore(), DiskCheckpointer(tmp_path)
+    for number in (1, 2):
+        store.update({number: client_state(number), 5: client_state(number)})
+        assert sorted(store.changed) == [number, 5]
+        checkpointer.commit(state(number), store, record(number))
+        assert not store.changed
+    assert len(store) == 3
+    read = store.read([5, 7, 1])
+    assert [(client, float(groups["momentum"]["w"][0])) for client, groups in read.items()] == [(5, 2.0), (1, 1.0)]
+
+
+def test_a_removed_state_stays_removed(tmp_path):
+    store, checkpointer = ClientStateStore(), DiskCheckpointer(tmp_path)
+    for number, changed in enumerate(({1: client_state(1), 2: client_state(2)}, {1: {}, 3: {}}, {}), 1):
+        store.update(changed)
+        checkpointer.commit(state(number), store, record(number))
+        assert (len(store), 1 in store) == ((2, True) if number == 1 else (1, False))
+    for client_states in (store, DiskCheckpointer(tmp_path).load().client_states):
+        assert client_states.last_update == {2: 1}
+        assert sorted(client_states.read([1, 2, 3])) == [2]
+    store.update({1: client_state(4)})
+    assert (len(store), sorted(store.read([1, 2]))) == (2, [1, 2])
+    store.update({2: {}})
+    checkpointer.commit(state(4), store, record(4))
+    assert DiskCheckpointer(tmp_path).load().client_states.last_update == {1: 4}
+    assert names(tmp_path) == ["memories-000001", "round-000003", "round-000004"]  # round 3 needs client 2's state
+
+
+def test_a_run_without_client_states_has_no_ledger(tmp_path):
+    store = ClientStateStore()
+    store.update({1: {}})
+    DiskCheckpointer(tmp_path).commit(state(1), store, record(1))
+    assert [path.name for path in (tmp_path / CHECKPOINTS).iterdir()] == ["round-000001"]
+    assert len(DiskCheckpointer(tmp_path).load().client_states) == 0
+
+
+def list_folders(monkeypatch):
+    """Return the names of the folders whose content will be listed, in a list that fills itself."""
+    listed, iterdir = [], Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda path: listed.append(path.name) or iterdir(path))
+    return listed
+
+
+def test_a_commit_does_not_touch_what_the_round_did_not_change(tmp_path, monkeypatch):
+    """The files of a round with many client states on the disk are as long as those of one with few, and none is listed."""
+    lengths = {}
+    for clients in (10, 5000):
+        folder = tmp_path / f"{clients}"
+        folder.mkdir()
+        checkpointer = commit_rounds(folder, 3, changed=lambda number, n=clients: range(n) if number == 1 else [number])
+        checkpoint = checkpointer.load()
+        checkpointer.commit(state(4), checkpoint.client_states, record(4))
+        listed = list_folders(monkeypatch)
+        monkeypatch.setattr(Path, "glob", None)
+        checkpoint.client_states.update({7: client_state(5)})
+        checkpointer.commit(state(5), checkpoint.client_states, record(5))
+        monkeypatch.undo()
+        assert listed == ["memories-000003"]  # whose other files go
+        lengths[clients] = {path.name: path.stat().st_size for path in round_dir(folder, 5).iterdir()}
+        note = json.loads((round_dir(folder, 5) / ROUND).read_bytes())
+        lengths[clients][ROUND] -= len(str(note["clients"]["offset"]))
+    assert lengths[10].keys() == {STATE, ROUND, MANIFEST, CLIENT_STATES}
+    assert lengths[10] == lengths[5000]
+
+
+def test_a_damaged_ledger_is_refused_and_a_longer_or_torn_one_is_repaired(tmp_path):
+    commit_rounds(tmp_path, 3)
+    ledger = tmp_path / CHECKPOINTS / LEDGER
+    whole = ledger.read_bytes()
+    for damaged in (whole[:-5], whole + b"more", b"".join(whole.splitlines(keepends=True)[:2])):
+        ledger.write_bytes(damaged)
+        DiskCheckpointer(tmp_path).load()
+        assert ledger.read_bytes() == whole
+    for damaged in (b"", whole.replace(b'"clients": [1]', b'"clients": [7]')):
+        ledger.write_bytes(damaged)
+        with pytest.raises(ConfigError, match=r"clients\.jsonl is not as it was when the round was recorded"):
+            DiskCheckpointer(tmp_path).load()
+
+
+def test_a_checkpoint_with_the_client_states_of_another_run_is_damaged(tmp_path, caplog):
+    """Each of its files agrees with the manifest."""
+    for name, changed in (("run", [1]), ("other", [2])):
+        (tmp_path / name).mkdir()
+        commit_rounds(tmp_path / name, 2, changed=lambda number, changed=changed: changed)
+    for name in (CLIENT_STATES, MANIFEST):
+        content = (round_dir(tmp_path / "other", 2) / name).read_bytes()
+        (round_dir(tmp_path / "run", 2) / name).write_bytes(content)
+    manifest = json.loads((round_dir(tmp_path / "run", 2) / MANIFEST).read_bytes())
+    manifest["files"][ROUND] = file_digest((round_dir(tmp_path / "run", 2) / ROUND).read_bytes())
+    (round_dir(tmp_path / "run", 2) / MANIFEST).write_text(json.dumps(manifest))
+    assert DiskCheckpointer(tmp_path / "run").load().state.round == 1
+    assert "memories.safetensors differs from the ledger" in caplog.text
 
 
 def test_a_finished_run_keeps_its_last_round_and_those_of_every(tmp_path):
@@ -208,10 +311,13 @@ def test_files_and_folders_are_synced_before_the_round_counts(tmp_path):
         "append rounds.jsonl",
         "sync rounds.jsonl",
         f"sync {tmp_path.name}",  # the first time, for the name of rounds.jsonl
+        f"append {LEDGER}",
+        f"sync {LEDGER}",
+        "sync checkpoints",  # the first time
     ]
     filesystem.steps.clear()
     commit_rounds(tmp_path, 2, filesystem=filesystem)
-    assert filesystem.steps[-1] == "sync rounds.jsonl"
+    assert filesystem.steps[-3:] == ["sync rounds.jsonl", f"append {LEDGER}", f"sync {LEDGER}"]
 
 
 def test_rounds_jsonl_is_repaired_on_resume(tmp_path):
@@ -298,7 +404,7 @@ def test_another_schema_is_refused_with_its_number(tmp_path):
     commit_rounds(tmp_path, 1)
     manifest = json.loads((round_dir(tmp_path, 1) / MANIFEST).read_bytes())
     (round_dir(tmp_path, 1) / MANIFEST).write_text(json.dumps({**manifest, "schema": 1}))
-    with pytest.raises(ConfigError, match="has schema 1, and this fedlit reads schema 2"):
+    with pytest.raises(ConfigError, match="has schema 1, and this fedlit reads schema 3"):
         DiskCheckpointer(tmp_path).load()
 
 
