@@ -451,7 +451,7 @@ def journal_and_checkpoints_are_links(folder, canary):
 
 @variant("resume")
 def report_files_are_links(folder, canary):
-    for name in ("report.csv", "report.md", "report.json", "curves.png", "curves.svg"):
+    for name in ("report.csv", "report.html", "report.md", "report.json", "curves.png", "curves.svg"):
         link(folder, name, canary.file)
         link(folder, f"{name}.tmp", canary.file)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedlit.cli import train
+from fedlit.reports.page.page import SCRIPTS
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,6 +50,10 @@ def test_the_wheel_contains_the_configuration_and_the_data_files(site):
     }
     assert list(site.glob("fedlit-*.dist-info/licenses/LICENSE"))
     assert len(list((site / "fedlit" / "data" / "sources" / "files").rglob("*.data"))) == 4
+    page = Path("fedlit") / "reports" / "page" / "files"
+    names = sorted(path.name for path in (ROOT / page).iterdir())
+    assert sorted(path.name for path in (site / page).iterdir()) == names
+    assert {"page.css", *SCRIPTS} == {*names}
 
 
 def test_training_from_another_folder_with_the_users_own_groups_and_locale_is_bit_identical(

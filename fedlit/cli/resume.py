@@ -18,12 +18,12 @@ from hydra.errors import HydraException
 
 from fedlit.cli.command_line import PRIMARY, config_loader, parse_command
 from fedlit.cli.hydra_internals import parse_arguments
-from fedlit.cli.overrides.texts import quote, quote_if_needed, unquote
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.text.escape import shell_command
 from fedlit.experiment.config.optimizer import run_values
 from fedlit.experiment.config.trust.allowlist import ALLOW_VARIABLE, untrusted_targets
 from fedlit.experiment.config.trust.foreign_command import foreign_command_errors
+from fedlit.runs.commands import quote, quote_if_needed, unquote
 from fedlit.runs.folder import InvalidRun, is_finished, read_command, read_config
 from fedlit.runs.keys import changed_values, row_of
 from fedlit.runs.layout import COMMAND, CONFIG, JOURNAL, LOCK

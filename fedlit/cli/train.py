@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from fedlit import STARTED, __version__
 from fedlit.cli.command_line import ParsedCommand, config_dir, early_errors, flags_first, parse_command
 from fedlit.cli.hydra_job import HydraJob, exit_status, explain_interrupt, report_errors
-from fedlit.cli.overrides.texts import expand_home, unquote
+from fedlit.cli.overrides.texts import expand_home
 from fedlit.cli.sweep import jobs
 from fedlit.cli.sweep.gpus import reserve_gpu
 from fedlit.cli.sweep.plan import Sweep, plan_sweep
@@ -30,6 +30,7 @@ from fedlit.core.text.escape import escape_tracebacks, print_lines
 from fedlit.core.text.steps import show_steps, steps
 from fedlit.experiment.performance import gc_paused
 from fedlit.experiment.signals import Interrupted, StopRequest, handle_signals
+from fedlit.runs.commands import unquote
 
 HELP_FLAGS = {"--help", "-h"}
 NO_RUN_FLAGS = HELP_FLAGS | {"--hydra-help", "--version", "--info", "-i", "--shell-completion", "-sc"}

@@ -140,8 +140,9 @@ def _parse_baseline(text: str, groups: Sequence[Group]) -> dict[str, str]:
     Raises:
         ConfigErrors: if no group has one of the pairs.
     """
-    wanted = {key: value for key, _, value in (part.partition("=") for part in text.replace(",", " ").split())}
     choices = sorted({f"{key}={value}" for group in groups for key, value in group.settings.items()})
+    parts = [text] if text in choices else text.replace(",", " ").split()  # one value may have spaces and commas
+    wanted = {key: value for key, _, value in (part.partition("=") for part in parts)}
     for key, value in wanted.items() or [("", "")]:
         if not any(_is_equal(group.settings.get(key), value) for group in groups):
             problem = f"must be one of {', '.join(choices)}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,11 @@ from fedlit.core.errors import ConfigError, ConfigErrors, print_errors
 from fedlit.core.files import to_json, write_atomic
 from fedlit.core.text.console import PlainConsole
 from fedlit.core.text.escape import escape_tracebacks, shell_command
+from fedlit.reports.page.page import to_page
 from fedlit.reports.render.markdown import to_markdown
 from fedlit.reports.render.tables import runs_to_csv
 from fedlit.reports.render.terminal import print_report
-from fedlit.reports.result import make_result
+from fedlit.reports.result import Report, make_report
 from fedlit.reports.runs import find_runs
 from fedlit.runs.folder import is_run
 from fedlit.runs.layout import MULTIRUN
@@ -52,13 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_intermixed_args(arguments)
     try:
         out = options.out or sweep_folder(options.path)
-        result = make_result(options.path, options.baseline, options.target, options.metric, options.mode, options.plot)
+        report = make_report(options.path, options.baseline, options.target, options.metric, options.mode, options.plot)
         if out is not None:
-            _save(result, out, shell_command(["python", "-m", "fedlit.report", *(arguments or sys.argv[1:])]))
+            _save(report, out, shell_command(["python", "-m", "fedlit.report", *(arguments or sys.argv[1:])]))
     except ConfigErrors as error:
         print_errors(error.errors, "; nothing was reported")
         sys.exit(2)
-    print_report(result, out, PlainConsole())
+    print_report(report.values, out, PlainConsole())
 
 
 def write_report(
@@ -78,9 +79,9 @@ def write_report(
     Raises:
         ConfigErrors: if there is no finished run, the baseline or target is invalid, or `out` is not writable.
     """
-    result = make_result(paths, baseline, target)
-    _save(result, out, "")
-    return result
+    report = make_report(paths, baseline, target)
+    _save(report, out, "")
+    return dict(report.values)
 
 
 def sweep_folder(paths: Sequence[Path]) -> Path | None:
@@ -102,15 +103,17 @@ def sweep_folder(paths: Sequence[Path]) -> Path | None:
     return sweep if runs == all_runs else None
 
 
-def _save(result: Mapping[str, Any], out: Path, command: str) -> None:
+def _save(report: Report, out: Path, command: str) -> None:
     from fedlit.reports.render.figures import save_figures  # matplotlib takes half a second: errors are printed before
 
+    result = report.values
     try:
         out.mkdir(parents=True, exist_ok=True)
         pictures = [name for name in save_figures(result, out) if name.endswith(".png")]
         write_atomic(out / "report.csv", runs_to_csv(result).encode())
         write_atomic(out / "report.json", (to_json(result, indent=2) + "\n").encode())
         write_atomic(out / "report.md", to_markdown(result, command, pictures).encode())
+        write_atomic(out / "report.html", to_page(report, command).encode())
     except OSError as error:
         problem = f"is not writable: {os.strerror(error.errno) if error.errno else error}"
         raise ConfigErrors([ConfigError("--out", out, problem, "choose another folder with --out FOLDER")]) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,23 @@ COMPARED = ("best", "last", "area")
 
 Measures = Mapping[int, Mapping[str, Any]]
 """The measurements of a group's runs, by seed."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report and the runs that it is made from.
+
+    Args:
+        values: the report as JSON values, see `make_result`.
+        groups: groups of runs, in the order of the report's groups.
+        skipped: runs that are not in the report.
+        baselines: index of a group's baseline, by the index of the group.
+    """
+
+    values: Mapping[str, Any]
+    groups: Sequence[Group]
+    skipped: Sequence[SkippedRun]
+    baselines: Mapping[int, int]
 
 
 def make_result(
@@ -52,12 +70,24 @@ def make_result(
     Raises:
         ConfigErrors: if there is no finished run, or the target, metric, baseline or a trade-off is invalid.
     """
+    return dict(make_report(paths, baseline, target, metric, mode, plots).values)
+
+
+def make_report(
+    paths: Sequence[Path | str],
+    baseline: str | None = None,
+    target: float | None = None,
+    metric: str | None = None,
+    mode: str | None = None,
+    plots: Sequence[str] = (),
+) -> Report:
+    """Return the report with its runs. For arguments and errors see `make_result`."""
     groups, skipped, criterion = _load_groups(paths, metric, mode, target)
     seeds = [group.runs for group in groups]
     pairs_of_columns = parse_plots(plots, seeds)
     baseline_text, pairs = choose_baselines(groups, baseline)
     measures = [{seed: measure_run(run, criterion) for seed, run in group.runs.items()} for group in groups]
-    return {
+    values = {
         "metric": criterion.metric,
         "mode": criterion.mode,
         "level": LEVEL,
@@ -73,6 +103,7 @@ def make_result(
         "curves": [{over: _band(group, criterion.metric, over) for over in ("rounds", "bytes")} for group in groups],
         "trade_offs": [make_trade_off(x, y, seeds, criterion) for x, y in pairs_of_columns],
     }
+    return Report(values, groups, skipped, pairs)
 
 
 def _load_groups(

@@ -7,9 +7,9 @@ import pytest
 
 from fedlit.cli import train
 from fedlit.cli.arguments import evaluate_command, replay_command
-from fedlit.cli.overrides.texts import quote
 from fedlit.cli.resume import resume_command
 from fedlit.reports import compare, report
+from fedlit.runs.commands import quote
 
 pytestmark = pytest.mark.slow  # whole runs
 

@@ -19,7 +19,6 @@ from filelock import FileLock
 from fedlit.cli import command_line, resume, train
 from fedlit.cli.command_line import config_dir
 from fedlit.cli.hydra_job import HydraJob
-from fedlit.cli.overrides.texts import quote, unquote
 from fedlit.cli.resume import resume_arguments, resume_command
 from fedlit.cli.sweep.jobs import remove_untrained
 from fedlit.core.errors import ConfigError, ConfigErrors
@@ -30,6 +29,7 @@ from fedlit.experiment.config.plain import to_plain
 from fedlit.experiment.observers import Observer
 from fedlit.experiment.performance import gc_frozen, gc_paused
 from fedlit.experiment.runner import run_experiment
+from fedlit.runs.commands import quote, unquote
 from fedlit.runs.keys import row_of
 from fedlit.runs.record import RoundRecord
 from fedlit.server.checkpoint.checkpointer import Retention

@@ -233,6 +233,14 @@ def test_first_value_is_the_default_baseline(tmp_path):
     assert any("--baseline" in note for table in make_tables(result, True) for note in table.notes)
 
 
+@pytest.mark.parametrize("baseline", [None, "new=a b, c=d"])
+def test_value_of_a_baseline_can_have_spaces_and_commas(tmp_path, baseline):
+    for value in ("a b, c=d", "e"):
+        write_run(tmp_path / value[0], new=value)
+    result = make_result([tmp_path], baseline)
+    assert [(one["group"], one["baseline"]) for one in result["paired"]] == [("new=e", "new=a b, c=d")]
+
+
 def test_skipped_runs_are_reported_with_the_reason(tmp_path):
     write_run(tmp_path / "good")
     write_run(tmp_path / "again")

@@ -11,8 +11,8 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from fedlit.cli.overrides.texts import quote
 from fedlit.core.errors import ConfigError
+from fedlit.runs.commands import quote
 
 
 def read_overrides(loader: ConfigLoader, texts: Sequence[str]) -> tuple[list[Override], list[ConfigError]]:

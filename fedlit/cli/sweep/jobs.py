@@ -17,14 +17,14 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from fedlit.cli.overrides.texts import quote_if_needed
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.files import flatten, write_atomic
 from fedlit.core.text.console import PlainConsole
 from fedlit.core.text.escape import print_lines, shell_command
+from fedlit.runs.commands import train_command
 from fedlit.runs.folder import is_finished, read_config, read_failure, read_job
 from fedlit.runs.keys import job_keys
-from fedlit.runs.layout import COMMAND, CONFIG, FAILURE, HYDRA, INDEX, JOB, LOCK, LOG
+from fedlit.runs.layout import CONFIG, FAILURE, HYDRA, INDEX, JOB, LOCK, LOG
 
 CALL = "FEDLIT_CALL"
 """Environment variable of a job: the id of the sweep command that started it."""
@@ -163,10 +163,7 @@ class JobStatus:
 
     def command(self, flags: Sequence[str]) -> str:
         """The command that runs the job alone, in its folder."""
-        words = [*flags, *self.overrides, f"hydra.run.dir={quote_if_needed(self.folder)}"]
-        if (self.folder / COMMAND).is_file():
-            words = [*flags, f"resume={quote_if_needed(self.folder)}"]
-        return shell_command(["python", "-m", "fedlit.train", *words])
+        return train_command(self.folder, self.overrides, flags)
 
 
 def finish_sweep(sweep: Path, call: str, flags: Sequence[str]) -> bool:

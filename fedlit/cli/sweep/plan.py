@@ -28,10 +28,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fedlit.cli.command_line import PRIMARY, SWEEP_EXTRA, compose_error, config_loader
 from fedlit.cli.hydra_internals import parse_arguments
-from fedlit.cli.overrides.texts import first_value, quote, value_text
+from fedlit.cli.overrides.texts import first_value, value_text
 from fedlit.cli.sweep.checks import combination_errors, names_job, search_errors, value_errors
 from fedlit.cli.sweep.jobs import CALL, CORES, SWEPT, TOTAL
 from fedlit.core.errors import ConfigError, ConfigErrors, did_you_mean
+from fedlit.runs.commands import quote
 
 PLUGIN_GROUPS = ("hydra/launcher", "hydra/sweeper")
 

@@ -34,7 +34,7 @@ def student_interval(values: np.ndarray) -> tuple[Array, Array]:
     mean = values.mean(-1)
     if count < 2:
         return mean, np.full_like(mean, np.nan)
-    return mean, _quantile(count - 1) * values.std(-1, ddof=1) / math.sqrt(count)
+    return mean, student_quantile(count - 1) * values.std(-1, ddof=1) / math.sqrt(count)
 
 
 def welch_interval(a: np.ndarray, b: np.ndarray) -> tuple[Array, Array]:
@@ -61,7 +61,7 @@ def welch_interval(a: np.ndarray, b: np.ndarray) -> tuple[Array, Array]:
         freedom = variance**2 / sum(
             part**2 / (values.shape[-1] - 1) for part, values in zip(parts, (a, b), strict=True)
         )
-        half = _quantile(freedom) * np.sqrt(variance)
+        half = student_quantile(freedom) * np.sqrt(variance)
     return difference, np.where(variance > 0, half, 0.0)
 
 
@@ -77,7 +77,12 @@ def area_under_curve(x: np.ndarray, y: np.ndarray) -> float:
     return float(np.sum((y[1:] + y[:-1]) / 2 * np.diff(x)) / (x[-1] - x[0])) if len(x) > 1 else float(y[0])
 
 
-def _quantile(freedom: Array | int) -> Array:
+def student_quantile(freedom: Array | int) -> Array:
+    """Return the half width of an interval in standard errors.
+
+    Args:
+        freedom: degrees of freedom.
+    """
     return stdtrit(freedom, (1 + LEVEL) / 2)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -78,6 +79,18 @@ def scale_unit(value: float, unit: str) -> tuple[float, str]:
         if abs(value) >= size:
             return size, name
     return 1.0, "B"
+
+
+def cell_number(text: str) -> float | None:
+    """Return the number at the beginning of a cell, or None.
+
+    A number of bytes is scaled to B."""
+    match = re.match(r"([+-]?[\d,]+(?:\.\d+)?)(?![\w.=])", text)
+    if match is None:
+        return None
+    unit = re.search(r" (TB|GB|MB|kB)$", text)
+    size = {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3}[unit[1]] if unit else 1.0
+    return float(match[1].replace(",", "")) * size
 
 
 def join_values(values: Sequence[Any]) -> str:

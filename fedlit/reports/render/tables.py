@@ -31,12 +31,14 @@ class ReportTable:
         columns: column names; the first column has text, the others have numbers.
         rows: text of the cells.
         notes: remarks below the table.
+        part: part of the report: `results`, `costs`, `spread` or `failures`.
     """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
+    part: str = "results"
 
 
 def make_tables(result: ReportValues, with_ends: bool) -> Iterator[ReportTable]:
@@ -154,7 +156,7 @@ def _cost_table(groups: Sequence[ReportValues], with_ends: bool) -> ReportTable:
         for group in groups
     ]
     notes = ["area: mean height of the curve over rounds. wall: time in rounds, without start and imports."]
-    return ReportTable("whole runs", ["group", *(HEADINGS[name] for name in names)], rows, notes)
+    return ReportTable("whole runs", ["group", *(HEADINGS[name] for name in names)], rows, notes, "costs")
 
 
 def _message_table(groups: Sequence[ReportValues], with_ends: bool) -> ReportTable:
@@ -171,7 +173,8 @@ def _message_table(groups: Sequence[ReportValues], with_ends: bool) -> ReportTab
         "clipped": "clipped: fraction of the updates, mean over rounds.",
     }
     headings = ["group", *(columns[name] for name in names)]
-    return ReportTable("what leaves the clients", headings, rows, [notes[name] for name in names if name in notes])
+    shown_notes = [notes[name] for name in names if name in notes]
+    return ReportTable("what leaves the clients", headings, rows, shown_notes, "costs")
 
 
 def _spread_table(groups: Sequence[ReportValues], with_ends: bool) -> ReportTable:
@@ -182,7 +185,7 @@ def _spread_table(groups: Sequence[ReportValues], with_ends: bool) -> ReportTabl
         if group["spread"]
     ]
     notes = ["On the clients' own test sets, at the best round. eval.clients chooses the clients."]
-    return ReportTable("spread over clients", ["group", *names.values()], rows, notes)
+    return ReportTable("spread over clients", ["group", *names.values()], rows, notes, "spread")
 
 
 def _failure_table(groups: Sequence[ReportValues]) -> ReportTable:
@@ -190,7 +193,8 @@ def _failure_table(groups: Sequence[ReportValues]) -> ReportTable:
     for group in groups:
         outcomes = ", ".join(f"{count} {name}" for name, count in group["failures"].items()) or "none"
         rows.append([group["group"], outcomes, str(group["lost_rounds"]), str(len(group["failed_jobs"]))])
-    return ReportTable("failures, over all seeds", ["group", "client failures", "lost rounds", "failed jobs"], rows)
+    columns = ["group", "client failures", "lost rounds", "failed jobs"]
+    return ReportTable("failures, over all seeds", columns, rows, part="failures")
 
 
 def headline(result: ReportValues) -> str:

@@ -42,7 +42,7 @@ def print_report(result: Mapping[str, Any], out: Path | None, console: Console) 
             print_line(f"  {run['folder']}: {run['what']}: {run['why']}")
         if len(skipped) > MAX_LISTED_RUNS:
             print_line(f"  and {len(skipped) - MAX_LISTED_RUNS} more, listed in report.md")
-    files = f"{out}: report.md, report.csv, report.json, figures"
+    files = f"{out}: report.html, report.md, report.csv, report.json, figures"
     console.print(Text(files if out else "no files were written: add --out FOLDER to write them"), soft_wrap=True)
 
 
