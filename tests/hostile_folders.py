@@ -115,7 +115,7 @@ def target_is_exec(folder, canary):
 
 @variant(*BUILDING, fires=True)
 def target_is_anothers_module_inside_ours(folder, canary):
-    node = {"_target_": "fedlit.executors.worker_pool.subprocess.getoutput", "cmd": canary.command}
+    node = {"_target_": "fedlit.executors.pool.worker_pool.subprocess.getoutput", "cmd": canary.command}
     both(folder, "data", node, f"data._target_={node['_target_']}")
 
 
@@ -124,7 +124,7 @@ def target_unpickles_a_message_between_our_processes(folder, canary):
     (folder / "message").write_bytes(bomb(canary))
     path = {"_target_": "pathlib.Path", "_args_": [str(folder / "message")]}
     read = {"_target_": "pathlib.Path.read_bytes", "_args_": [path]}
-    node = {"_target_": "fedlit.executors.transport.deserialize_worker", "content": read}
+    node = {"_target_": "fedlit.executors.pool.transport.deserialize_worker", "content": read}
     both(folder, "data", node, f"data._target_={node['_target_']}")
 
 
@@ -136,8 +136,8 @@ def target_unpickles_with_our_own_readers(folder, canary):
     both(
         folder,
         "algorithm",
-        {"_target_": "fedlit.executors.transport.pickle.loads", "_args_": [read]},
-        "algorithm._target_=fedlit.executors.transport.pickle.loads",
+        {"_target_": "fedlit.executors.pool.transport.pickle.loads", "_args_": [read]},
+        "algorithm._target_=fedlit.executors.pool.transport.pickle.loads",
     )
 
 
@@ -147,7 +147,7 @@ def target_unpickles_while_a_hint_is_tried(folder, canary):
     (folder / "message").write_bytes(bomb(canary))
     path = f"{{_target_: fedlit.runs.parsing.Path, _args_: ['{folder / 'message'}']}}"
     read = f"{{_target_: fedlit.runs.parsing.read_bytes, path: {path}}}"
-    load = f"{{_target_: fedlit.executors.transport.deserialize_worker, content: {read}}}"
+    load = f"{{_target_: fedlit.executors.pool.transport.deserialize_worker, content: {read}}}"
     add_overrides(folder, f"executor._target_={PARTIAL}", f"executor.zzqq={load}")
 
 

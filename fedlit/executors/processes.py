@@ -109,8 +109,8 @@ class Processes(Executor):
     def _start(self, worker: Worker, stack: ExitStack) -> Execute:
         import torch
 
-        from fedlit.executors.transport import encode_message, serialize_worker
-        from fedlit.executors.worker_pool import WorkerPool, WorkerStartError
+        from fedlit.executors.pool.transport import encode_message, serialize_worker
+        from fedlit.executors.pool.worker_pool import WorkerPool, WorkerStartError
 
         try:
             # The file has no name: it disappears when no process has it open any more.

@@ -124,7 +124,7 @@ class _Fork:
         self.pid = _fork()
         if self.pid == 0:
             try:
-                from fedlit.executors import worker_process
+                from fedlit.executors.pool import worker_process
 
                 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
                     signal.signal(number, signal.SIG_DFL)

@@ -23,9 +23,16 @@ from fedlit.client.worker import ClientWorker
 from fedlit.core.errors import ConfigError, LostWorkers
 from fedlit.core.messages import ClientFailure, EvaluateJob, LossJob, PartialAggregate, TrainJob
 from fedlit.executors import Auto, Processes
-from fedlit.executors.dispatch import JobBatch
+from fedlit.executors.pool.dispatch import JobBatch
+from fedlit.executors.pool.transport import (
+    LARGE,
+    RAW,
+    decode_message,
+    deserialize_worker,
+    encode_message,
+    serialize_worker,
+)
 from fedlit.executors.resources import available_cores
-from fedlit.executors.transport import LARGE, RAW, decode_message, deserialize_worker, encode_message, serialize_worker
 from fedlit.server.monitor import Monitor
 from fedlit.server.sampling import PowerOfChoice, Uniform
 from fedlit.server.schedule import Schedule

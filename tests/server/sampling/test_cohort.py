@@ -17,7 +17,7 @@ from fedlit.core.facts import Sampling
 from fedlit.core.messages import LossJob
 from fedlit.core.serialization import shared_tree, state_nbytes
 from fedlit.executors import Inline
-from fedlit.executors.dispatch import JobBatch
+from fedlit.executors.pool.dispatch import JobBatch
 from fedlit.server.checkpoint.checkpointer import Checkpoint, NoCheckpoints
 from fedlit.server.client_store import ClientStateStore
 from fedlit.server.evaluation import Evaluations

@@ -12,7 +12,7 @@ from hydra.utils import get_object
 from lightning.pytorch import Callback
 
 from fedlit.cli.command_line import config_dir
-from fedlit.executors import transport
+from fedlit.executors.pool import transport
 from fedlit.experiment.config.trust.allowlist import ALLOW_VARIABLE, untrusted_targets
 from fedlit.experiment.config.trust.public_names import FEDLIT_NAMES, LIBRARY_NAMES, NETWORKS, PUBLIC_NAMES
 
@@ -125,9 +125,9 @@ def test_arguments_that_could_do_more_than_compute_have_rules():
 def test_messages_between_processes_are_no_target_even_if_the_user_allows_all_of_fedlit(name, monkeypatch):
     functions = [key for key, value in vars(transport).items() if inspect.isfunction(value)]
     assert any("pickle.loads" in inspect.getsource(getattr(transport, key)) for key in functions)
-    monkeypatch.setenv(ALLOW_VARIABLE, "fedlit,fedlit.executors.transport")
+    monkeypatch.setenv(ALLOW_VARIABLE, "fedlit,fedlit.executors.pool.transport")
     for key in [*functions, name]:
-        assert refused({"_target_": f"fedlit.executors.transport.{key}"}, "fedlit.executors") == ["_target_"]
+        assert refused({"_target_": f"fedlit.executors.pool.transport.{key}"}, "fedlit.executors") == ["_target_"]
 
 
 def test_every_name_that_the_configuration_has_is_on_the_list():

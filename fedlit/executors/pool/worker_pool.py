@@ -18,8 +18,8 @@ from socket import socket, socketpair
 
 from fedlit.core.errors import LostWorkers
 from fedlit.core.messages import Job, Result, ServerState
-from fedlit.executors.dispatch import JobBatch, Merge, Task
-from fedlit.executors.transport import Buffers, decode_message, encode_message, receive, send
+from fedlit.executors.pool.dispatch import JobBatch, Merge, Task
+from fedlit.executors.pool.transport import Buffers, decode_message, encode_message, receive, send
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from fedlit.core.messages import (
     Result,
     TrainJob,
 )
-from fedlit.executors.transport import Buffers, decode_message
+from fedlit.executors.pool.transport import Buffers, decode_message
 
 MAX_ATTEMPTS = 2
 """Attempts at a job whose worker process is lost, before the clients of a training job run alone."""

@@ -28,7 +28,7 @@ def main() -> None:
     os.register_at_fork(after_in_child=lambda: _detach_fork(connection, own_pid))
     sys.path[:] = path
     gc.disable()  # during the imports
-    from fedlit.executors.transport import decode_message, encode_message, receive, send
+    from fedlit.executors.pool.transport import decode_message, encode_message, receive, send
 
     try:
         settings, content = decode_message(receive(connection))
@@ -51,7 +51,7 @@ def main() -> None:
 def _make_worker(settings: dict[str, Any], content: bytes) -> Any:
     import torch
 
-    from fedlit.executors.transport import deserialize_worker
+    from fedlit.executors.pool.transport import deserialize_worker
 
     for name, value in settings.items():
         getattr(torch, name)(value)
@@ -60,7 +60,7 @@ def _make_worker(settings: dict[str, Any], content: bytes) -> Any:
 
 
 def _run_job(worker: Any, job: Any, state: Any) -> Any:
-    from fedlit.executors.transport import decode_message, encode_message
+    from fedlit.executors.pool.transport import decode_message, encode_message
 
     try:
         return encode_message(("done", worker(job, state=state)))

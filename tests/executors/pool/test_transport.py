@@ -10,7 +10,7 @@ from parametrized import PARAMETRIZATIONS, Regression, Scaled, federation_of, wo
 from torch.nn.utils import parametrize
 
 from fedlit.core.messages import TrainJob
-from fedlit.executors.transport import deserialize_worker, serialize_worker
+from fedlit.executors.pool.transport import deserialize_worker, serialize_worker
 
 
 def copy_of(worker):

@@ -10,9 +10,9 @@ from fedlit.aggregation import MeanAggregator
 from fedlit.aggregation.aggregator import merge
 from fedlit.core.errors import LostWorkers
 from fedlit.core.messages import PartialAggregate, TrainJob
-from fedlit.executors import worker_pool
-from fedlit.executors.transport import encode_message
-from fedlit.executors.worker_pool import MAX_FAILED_STARTS, WorkerPool
+from fedlit.executors.pool import worker_pool
+from fedlit.executors.pool.transport import encode_message
+from fedlit.executors.pool.worker_pool import MAX_FAILED_STARTS, WorkerPool
 
 STATE = plain_state(1.0)
 

@@ -15,8 +15,8 @@ from plain import Plain, plain_state
 
 from fedlit.core.messages import EvaluateJob, TrainJob
 from fedlit.executors import Processes
-from fedlit.executors import worker_pool as pool
-from fedlit.executors.transport import LARGE
+from fedlit.executors.pool import worker_pool as pool
+from fedlit.executors.pool.transport import LARGE
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ STATE = plain_state(2.0, {"momentum": {"w": torch.tensor(1.0)}})
 def children(parent):
     """Return the ids of the worker processes of a process."""
     result = subprocess.run(
-        ["pgrep", "-f", "executors/worker_process.py", "-P", str(parent)], capture_output=True, check=False
+        ["pgrep", "-f", "executors/pool/worker_process.py", "-P", str(parent)], capture_output=True, check=False
     )
     return [int(pid) for pid in result.stdout.split()]
 

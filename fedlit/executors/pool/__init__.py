@@ -1,0 +1,1 @@
+"""Worker processes: their jobs, their messages, and their replacement."""
