@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from fedlit.core.files import write_atomic
 from fedlit.experiment.digests import PairingDigests
 from fedlit.experiment.observers import Observer, ObserverGroup, Run, RunFolder
-from fedlit.experiment.summary import RunTracker, evaluation_metrics
+from fedlit.experiment.summary import RunTracker, evaluation_metrics, protections
 from fedlit.runs.layout import COMMAND
 from fedlit.runs.metric_names import bare_name, split_of
 from fedlit.runs.origin import is_own_run, remember_run
@@ -33,7 +33,8 @@ class RoundReporter:
 
     def __init__(self, run: Run, observers: Sequence[Observer]) -> None:
         self._run, self._folder, self._observers = run, RunFolder(), ObserverGroup(observers)
-        self.tracker, self._digests = RunTracker(run.federation.monitor), PairingDigests(run.federation)
+        self.tracker = RunTracker(run.federation.monitor, protections(run.federation.channel))
+        self._digests = PairingDigests(run.federation)
         for record in run.finished_rounds:
             self._add(record)
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from fedlit.aggregation import Channel
 from fedlit.runs.metric_names import is_evaluation, split_of
 from fedlit.runs.record import RoundRecord
 from fedlit.server.monitor import Monitor
@@ -29,10 +30,15 @@ SPREAD_SUFFIXES = ("_std", "_lowest_tenth", "_highest_tenth", "_gini")
 
 
 class RunTracker:
-    """The best round, the last round and the totals of a run."""
+    """The best round, the last round and the totals of a run.
 
-    def __init__(self, monitor: Monitor) -> None:
-        self.monitor = monitor
+    Args:
+        monitor: the metric that decides which round is the best.
+        statements: sentences about what is protected.
+    """
+
+    def __init__(self, monitor: Monitor, statements: Sequence[str] = ()) -> None:
+        self.monitor, self._statements = monitor, list(statements)
         self.best: RoundRecord | None = None
         self.last: RoundRecord | None = None
         self.num_lost = self._up = self._down = 0
@@ -64,6 +70,7 @@ class RunTracker:
             "state_sha256": self.last.sha256,
             "parameters": sum(tensor.numel() for tensor in model.parameters.values()),
             "buffers": sum(tensor.numel() for tensor in model.buffers.values()),
+            "protected": self._statements,
             "up_bytes": self._up,
             "down_bytes": self._down,
             "seconds": seconds,
@@ -71,6 +78,12 @@ class RunTracker:
             "platform": platform.platform(),
             "processor": describe_processor(),
         }
+
+
+def protections(channel: Channel) -> list[str]:
+    """Return a sentence for each stage that protects something."""
+    statements = (stage.statement() for stage in channel.stages)
+    return [statement for statement in statements if statement is not None]
 
 
 def describe_processor() -> dict[str, str]:

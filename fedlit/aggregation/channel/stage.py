@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 from zlib import crc32
 
 import numpy as np
@@ -18,6 +18,9 @@ from fedlit.core.facts import FederationFacts
 from fedlit.core.messages import StageState
 from fedlit.core.streams import Purpose, stream
 from fedlit.core.tensors import Layout, Tensors
+
+if TYPE_CHECKING:
+    from fedlit.aggregation.privacy.accounting.accountant import Accountant
 
 
 class Order(IntEnum):
@@ -149,6 +152,14 @@ class Stage(ABC):
         It then lacks the clients' metrics and the drift. It is False by default.
         """
         return False
+
+    @property
+    def accountant(self) -> Accountant | None:
+        """The accountant of a bound stage's releases.
+
+        None, the default, is that of a stage without differential privacy.
+        """
+        return None
 
     def check(self, facts: FederationFacts) -> Iterable[ConfigError]:
         """Errors and warnings about the rest of the federation; none by default."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fedlit.core.errors import ConfigError, raise_errors
 from fedlit.experiment.observers.observer import Observer, ObserverGroup
 from fedlit.experiment.run import Run, read_finished_rounds
-from fedlit.experiment.summary import RunTracker
+from fedlit.experiment.summary import RunTracker, protections
 from fedlit.runs.record import RoundRecord
 from fedlit.server.checkpoint.checkpointer import Checkpoint
 from fedlit.server.checks.fingerprint import fingerprint
@@ -49,7 +49,8 @@ class Observers:
             federation: the federation, with its data.
             start: checkpoint to resume from; None for the newest of the checkpointer, or the beginning.
         """
-        began, tracker, group = time.time(), RunTracker(federation.monitor), ObserverGroup(self.observers)
+        began, group = time.time(), ObserverGroup(self.observers)
+        tracker = RunTracker(federation.monitor, protections(federation.channel))
         with group, federation.checkpointer.open(fingerprint(federation)):
             checkpoint = start or federation.checkpointer.load()
             run = _make_run(federation, Path(self.folder), read_finished_rounds(federation, checkpoint))

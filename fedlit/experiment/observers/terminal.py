@@ -17,7 +17,7 @@ from fedlit.core.text.console import PlainConsole
 from fedlit.core.text.escape import shell_command, short_path
 from fedlit.experiment.observers.observer import Observer
 from fedlit.experiment.run import Run
-from fedlit.experiment.summary import evaluation_metrics
+from fedlit.experiment.summary import evaluation_metrics, protections
 from fedlit.runs.metric_names import counterpart
 from fedlit.runs.record import RoundRecord
 
@@ -109,6 +109,8 @@ def summary_table(run: Run, summary: Mapping[str, Any]) -> Table:
     table.add_row("time", f"{summary['seconds']:.1f} s")
     down, up = (decimal(int(summary[key])) for key in ("down_bytes", "up_bytes"))
     table.add_row("sent", f"{down} to clients, {up} back")
+    for statement in protections(run.federation.channel):
+        table.add_row("protected", statement)
     table.add_row("folder", str(short_path(run.folder)))
     return table
 

@@ -18,6 +18,7 @@ from fedlit.experiment.plan.client_states import (
     estimate_client_state,
 )
 from fedlit.experiment.plan.measure import RunCosts, evaluation_seconds, measure_costs, run_threads
+from fedlit.experiment.plan.privacy import estimate_privacy
 from fedlit.experiment.run import Run
 from fedlit.server.sampling.cohort import LOSS_REPLY_BYTES, draw_cohort
 from fedlit.server.sampling.sampler import ClientPool
@@ -38,8 +39,8 @@ def estimate_run(run: Run) -> dict[str, Any]:
         `clients`, `samples_per_client` (quantiles), `cohort`, `sampled` and `asked` (for their losses), which are means a
         round, `cohorts` (the smallest and the largest), `rounds`, `done` (rounds), `steps_per_client` (quantiles),
         `parameters`, `buffers`, `federated`, `stay`, `up_bytes_per_round`, `down_bytes_per_round`, `memory_bytes` (of the
-        server's sums and states), `client_states` (a `MemoryEstimate`), `batch_s`, `fit_s` (beyond its batches),
-        `evaluation_s`; for the remaining rounds the expected `steps`, `bytes`, `seconds`.
+        server's sums and states), `client_states` (a `MemoryEstimate`), `privacy` (a `PrivacyEstimate`, or None), `batch_s`,
+        `fit_s` (beyond its batches), `evaluation_s`; for the remaining rounds the expected `steps`, `bytes`, `seconds`.
     """
     federation, schedule, registry = run.federation, run.federation.schedule, run.federation.registry
     draws, done = _draw_cohorts(run), len(run.finished_rounds)
@@ -66,6 +67,7 @@ def estimate_run(run: Run) -> dict[str, Any]:
         "bytes": (up + down) * rounds,
         "memory_bytes": 8 * layout.size * (2 + math.ceil(math.log2(max(2, means["cohort"])))) + 2 * down_nbytes,
         "client_states": estimate_client_state(run, client_state),
+        "privacy": estimate_privacy(run, federation.channel.encoded_layout(layout).size),
         "batch_s": costs.fit.unit,
         "fit_s": costs.fit.fixed,
         "evaluation_s": sum(evaluation_seconds(run, costs, ())),

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from fedlit.core.text.escape import short_path
 from fedlit.experiment.plan.client_states import MemoryEstimate
+from fedlit.experiment.plan.privacy import privacy_rows
 from fedlit.experiment.run import Run
 
 FILES = "config.yaml, rounds.jsonl, summary.json, partition.json, checkpoints, files of the observers"
@@ -34,6 +35,7 @@ def plan_table(run: Run, figures: dict[str, Any]) -> Table:
         "bytes left" if done else "bytes in all": _size(figures["bytes"]),
         "server's memory": f"{_size(figures['memory_bytes'])} for states and sums",
         "client states": client_state_line(figures["client_states"]),
+        **privacy_rows(figures["privacy"]),
         "one batch": f"{figures['batch_s'] * 1000:.1f} ms; a fit {figures['fit_s'] * 1000:.1f} ms more",
         "the rest" if done else "the whole run": seconds,
         "will write": f"{FILES} into {short_path(run.folder)}",

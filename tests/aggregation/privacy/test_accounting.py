@@ -183,9 +183,9 @@ def test_a_sampler_that_may_depend_on_the_clients_is_refused(sampling):
 RELATIONS = {
     POISSON: ("add-or-remove", "PLD"),
     FIXED: ("replace-one", "RDP"),
-    EVERY: ("add-or-remove", "Gaussian"),
-    Sampling("separated", separation=3): ("zero-out", "Gaussian"),
-    Sampling("other"): ("zero-out", "Gaussian"),
+    EVERY: ("add-or-remove", "Gaussian composition"),
+    Sampling("separated", separation=3): ("zero-out", "Gaussian composition"),
+    Sampling("other"): ("zero-out", "Gaussian composition"),
 }
 
 
@@ -194,7 +194,7 @@ def test_each_sampling_has_its_relation_and_method(sampling, expected):
     found = accountant(sampling)
     assert (found.relation, found.method) == expected
     local = Accountant.local(noise_multiplier=1.0, delta=1e-6)
-    assert (local.relation, local.method) == ("replace-one", "Gaussian")
+    assert (local.relation, local.method) == ("replace-one", "Gaussian composition")
 
 
 def test_all_wrong_numbers_of_an_accountant_are_named():

@@ -16,6 +16,9 @@ from fedlit.aggregation.privacy.accounting.library import (
 from fedlit.core.errors import ConfigError, raise_errors, require
 from fedlit.core.facts import Sampling
 
+GAUSSIAN = "Gaussian composition"
+"""Name of the exact composition of Gaussian mechanisms."""
+
 
 @dataclass(frozen=True)
 class Accountant:
@@ -77,8 +80,19 @@ class Accountant:
 
     @property
     def method(self) -> str:
-        """Name of the method: PLD, RDP, or Gaussian for the exact formula."""
-        return {"poisson": "PLD", "fixed": "RDP"}.get(self.sampling.kind, "Gaussian")
+        """Name of the method: PLD, RDP, or `GAUSSIAN`."""
+        return {"poisson": "PLD", "fixed": "RDP"}.get(self.sampling.kind, GAUSSIAN)
+
+    def statement(self, protected: str, attacker: str) -> str:
+        """The sentence of a summary.
+
+        Args:
+            protected: what is protected, such as `all data of one client`.
+            attacker: against whom, such as `whoever sees the released models`.
+        """
+        guarantee = f"differential privacy at delta {self.delta:.3g}, {self.relation}, accounted by {self.method}"
+        research = "the noise follows from the seed, so it serves research only"
+        return f"{protected[0].upper()}{protected[1:]} against {attacker}: {guarantee}; {research}."
 
     def with_noise(self, noise_multiplier: float) -> Accountant:
         """The same accountant with another noise multiplier."""
@@ -114,7 +128,7 @@ class Accountant:
     def fast_epsilon(self, rounds: int) -> float:
         """An upper bound on `epsilon` that is computed sooner."""
         noise = self.noise_multiplier
-        if not rounds or not noise or self.method == "Gaussian":
+        if not rounds or not noise or self.method == GAUSSIAN:
             return self.epsilon(rounds)
         if self.method == "PLD":
             return poisson_bound(((noise, self._probability, rounds),), self.delta)
