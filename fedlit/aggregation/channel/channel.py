@@ -11,7 +11,8 @@ from torch import Tensor
 from fedlit.aggregation.channel.codec import Codec, Float32
 from fedlit.aggregation.channel.message import NUMBER, RESIDUAL, Message
 from fedlit.aggregation.channel.sorting import raise_if_invalid, sort_stages
-from fedlit.aggregation.channel.stage import Clip, Order, Stage, SumTicket, Ticket
+from fedlit.aggregation.channel.stage import Clip, Order, Stage
+from fedlit.aggregation.channel.tickets import SumTicket, Ticket
 from fedlit.core.errors import ConfigError
 from fedlit.core.facts import FederationFacts
 from fedlit.core.messages import StageState

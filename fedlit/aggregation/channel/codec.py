@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedlit.aggregation.channel.stage import Ticket
+from fedlit.aggregation.channel.tickets import Ticket
 from fedlit.core.errors import ConfigError
 from fedlit.core.facts import FederationFacts
 from fedlit.core.tensors import Layout

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fedlit.aggregation.channel.codec import Codec
-from fedlit.aggregation.channel.stage import Ticket
+from fedlit.aggregation.channel.tickets import Ticket
 from fedlit.core.messages import ServerState, Shared
 from fedlit.core.model import Model
 from fedlit.core.serialization import shared_tree, state_nbytes, tensor_nbytes
