@@ -1,1 +1,7 @@
-"""Differential privacy: mechanisms of the channel, and their accountants."""
+"""Differential privacy of the channel: clipping, noise, and their accounting."""
+
+from fedlit.aggregation.privacy.mechanisms.central import CentralDP
+from fedlit.aggregation.privacy.mechanisms.ftrl import DPFTRL
+from fedlit.aggregation.privacy.mechanisms.local import LocalDP
+
+__all__ = ["DPFTRL", "CentralDP", "LocalDP"]

@@ -29,12 +29,13 @@ FEDLIT_NAMES = (
         """,
     ),
     *_names("fedlit.aggregation", "Float32"),
+    *_names("fedlit.aggregation.privacy", "CentralDP DPFTRL LocalDP"),
     *_names("fedlit.data", "Classes Dirichlet DirichletClient Iid Natural Noise Quantity Shards"),
     *_names("fedlit.data", "digits heart_disease image_folder shakespeare synthetic torchvision_images"),
     *_names("fedlit.executors", "Auto Inline Processes"),
     *_names("fedlit.experiment.observers", "PartitionFigure TensorBoard Terminal"),
     *_names("fedlit.models", "Classifier"),
-    *_names("fedlit.server.sampling", "Available Poisson PowerOfChoice RoundRobin Uniform Weighted"),
+    *_names("fedlit.server.sampling", "Available MinSeparation Poisson PowerOfChoice RoundRobin Uniform Weighted"),
     *_names("fedlit.simulation", "Corrupt CrashWorker Drop FaultPlan Hang Raise ServerCrash"),
 )
 """Names of fedlit, as conf/ and the documentation spell them."""

@@ -1,0 +1,1 @@
+"""Privacy mechanisms: stages of the channel that clip updates and add noise."""

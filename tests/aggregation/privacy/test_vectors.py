@@ -1,0 +1,47 @@
+"""Norms in float64, clipping factors, and the moments of the noise."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from fedlit.aggregation.privacy.vectors import CHUNK, clip_factor, exact_norm, gaussian
+
+
+def test_a_norm_is_summed_in_float64_over_chunks():
+    vector = torch.full((2 * CHUNK + 7,), 0.1)
+    exact = math.sqrt(len(vector)) * float(np.float32(0.1))
+    assert exact_norm(vector) == pytest.approx(exact, rel=1e-13)
+    assert exact_norm(torch.zeros(0)) == 0
+
+
+def test_squares_of_large_numbers_do_not_overflow():
+    assert exact_norm(torch.tensor([3e38, 3e38])) == pytest.approx(3e38 * math.sqrt(2), rel=1e-6)
+
+
+@pytest.mark.parametrize(("length", "factor"), [(5.0, 0.4), (2.0, 1.0), (1.0, 1.0), (0.0, 1.0)])
+def test_a_long_vector_gets_the_norm_and_a_short_one_stays(length, factor):
+    assert clip_factor(torch.tensor([0.6, 0.8], dtype=torch.float64) * length, 2.0) == pytest.approx(factor)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_vector_that_is_not_finite_stays_not_finite(bad):
+    vector = torch.tensor([1.0, bad])
+    assert not (vector.double() * clip_factor(vector, 1.0)).isfinite().all()
+
+
+@pytest.mark.slow
+def test_noise_has_the_moments_of_a_gaussian():
+    count, std = 400_000, 3.0
+    noise = gaussian(np.random.default_rng(1), count, std) / std
+    assert noise.dtype == torch.float64
+    assert abs(float(noise.mean())) <= 4 / math.sqrt(count)
+    assert abs(float(noise.square().mean()) - 1) <= 4 * math.sqrt(2 / count)
+    assert abs(float(noise.pow(4).mean()) - 3) <= 4 * math.sqrt(96 / count)
+
+
+def test_a_standard_deviation_of_0_draws_nothing():
+    generator = np.random.default_rng(1)
+    assert gaussian(generator, 3, 0.0).tolist() == [0.0] * 3
+    assert generator.random() == np.random.default_rng(1).random()
