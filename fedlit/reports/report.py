@@ -6,25 +6,27 @@ Usage: `python -m fedlit.report PATH...`.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from fedlit import __version__
 from fedlit.core.errors import ConfigError, ConfigErrors, print_errors
-from fedlit.core.files import to_json, write_atomic
 from fedlit.core.text.console import PlainConsole
 from fedlit.core.text.escape import escape_tracebacks, shell_command
-from fedlit.reports.page.page import to_page
-from fedlit.reports.render.markdown import to_markdown
-from fedlit.reports.render.tables import runs_to_csv
 from fedlit.reports.render.terminal import print_report
+from fedlit.reports.report_files import PAGE, save_page, save_report
 from fedlit.reports.result import Report, make_report
 from fedlit.reports.runs import find_runs
+from fedlit.reports.watch import watch_runs
 from fedlit.runs.folder import is_run
 from fedlit.runs.layout import MULTIRUN
+
+WATCH_S = 10.0
+"""Seconds between two looks at the runs that are watched."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,6 +35,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     The exit status is 2 if the command line has errors.
     """
     escape_tracebacks()
+    options = _make_parser().parse_intermixed_args(arguments)
+    command = shell_command(["python", "-m", "fedlit.report", *(arguments or sys.argv[1:])])
+    console, files = PlainConsole(), list[str]()
+    try:
+        out = options.out or sweep_folder(options.path, options.watch is not None)
+        if options.watch is not None:
+            _watch(options, out, command, console)
+        report = _make_report(options)
+        if out is not None:
+            files = save_report(report, out, command, options.latex, options.csv == "long")
+    except ConfigErrors as error:
+        print_errors(error.errors, "; nothing was reported")
+        sys.exit(2)
+    print_report(report.values, out, console, files)
+
+
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fedlit.report", description=__doc__)
     parser.add_argument("path", type=Path, nargs="+", help="folder of a run or of a sweep, or a pattern of folders")
     parser.add_argument(
@@ -42,30 +61,50 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--baseline", metavar="KEY=VALUE", help="report differences from it, e.g. algorithm=fedavg")
     parser.add_argument("--metric", help="default: the counterpart of the monitored metric on the test set")
     parser.add_argument("--mode", choices=["max", "min"], help="max if larger values of --metric are better, or min")
-    parser.add_argument(
-        "--plot",
-        metavar="X:Y",
-        action="append",
-        default=[],
-        help="figure of the trade-off of two columns, e.g. comm/up_bytes:test/accuracy; can be given again",
-    )
+    plot_help = "figure of the trade-off of two columns, e.g. comm/up_bytes:test/accuracy; can be given again"
+    parser.add_argument("--plot", metavar="X:Y", action="append", default=[], help=plot_help)
+    parser.add_argument("--latex", action="store_true", help="also write the tables as report.tex, for booktabs")
+    csv_help = "long: also write report-long.csv with a row for each run, round and metric"
+    parser.add_argument("--csv", choices=["runs", "long"], default="runs", help=csv_help)
+    watch_help = f"write report.html again when runs change, every SECONDS ({WATCH_S:g}), until Ctrl-C"
+    parser.add_argument("--watch", metavar="SECONDS", type=_seconds, nargs="?", const=WATCH_S, help=watch_help)
     parser.add_argument("--version", action="version", version=f"fedlit {__version__}")
-    options = parser.parse_intermixed_args(arguments)
-    try:
-        out = options.out or sweep_folder(options.path)
-        report = make_report(options.path, options.baseline, options.target, options.metric, options.mode, options.plot)
-        if out is not None:
-            _save(report, out, shell_command(["python", "-m", "fedlit.report", *(arguments or sys.argv[1:])]))
-    except ConfigErrors as error:
-        print_errors(error.errors, "; nothing was reported")
-        sys.exit(2)
-    print_report(report.values, out, PlainConsole())
+    return parser
+
+
+def _seconds(text: str) -> float:
+    """Return a number of seconds, at least 1."""
+    seconds = float(text)
+    if not 1 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError("must be between 1 and 86400 seconds")
+    return seconds
+
+
+def _make_report(options: argparse.Namespace) -> Report:
+    return make_report(options.path, options.baseline, options.target, options.metric, options.mode, options.plot)
+
+
+def _watch(options: argparse.Namespace, out: Path | None, command: str, console: PlainConsole) -> None:
+    """Write the page whenever runs change; return after Ctrl-C.
+
+    Raises:
+        ConfigErrors: if there is no folder for the page.
+    """
+    if out is None:
+        problem = "needs a folder for report.html"
+        raise ConfigErrors([ConfigError("--watch", "", problem, "name the folder of one sweep, or add --out FOLDER")])
+
+    def write() -> None:
+        save_page(_make_report(options), out, command, options.watch)
+
+    console.print(Text(f"{out / PAGE} reloads itself every {options.watch:g} s; Ctrl-C ends it"), soft_wrap=True)
+    watch_runs(options.path, write, lambda line: console.print(Text(line), soft_wrap=True), options.watch)
 
 
 def write_report(
     paths: Sequence[Path], out: Path, baseline: str | None = None, target: float | None = None
 ) -> dict[str, Any]:
-    """Write the files of a report: report.md, report.csv, report.json and figures.
+    """Write the files of a report: page, Markdown, CSV, JSON and figures.
 
     Args:
         paths: folders of runs or sweeps.
@@ -80,20 +119,26 @@ def write_report(
         ConfigErrors: if there is no finished run, the baseline or target is invalid, or `out` is not writable.
     """
     report = make_report(paths, baseline, target)
-    _save(report, out, "")
+    save_report(report, out, "")
     return dict(report.values)
 
 
-def sweep_folder(paths: Sequence[Path]) -> Path | None:
+def sweep_folder(paths: Sequence[Path], can_be_empty: bool = False) -> Path | None:
     """Return the folder of the sweep that the paths cover, or None.
 
     The folder is the only path, unless it is a run's folder, or the multirun folder of Hydra whose runs are all in the paths.
     A report on a part of a sweep must not replace the report on the sweep.
 
+    Args:
+        paths: folders of runs or sweeps.
+        can_be_empty: True if the only path can be a folder that does not exist yet.
+
     Raises:
         ConfigErrors: with every path that leads to no run.
     """
     if len(paths) == 1 and paths[0].is_dir() and not is_run(paths[0]):
+        return paths[0]
+    if can_be_empty and len(paths) == 1 and not paths[0].exists():
         return paths[0]
     parents = {path.parent for path in paths}
     if len(parents) != 1 or not (next(iter(parents)) / MULTIRUN).is_file():
@@ -101,19 +146,3 @@ def sweep_folder(paths: Sequence[Path]) -> Path | None:
     (sweep,) = parents
     runs, all_runs = ({folder.resolve() for folder in find_runs(part)} for part in (paths, [sweep]))
     return sweep if runs == all_runs else None
-
-
-def _save(report: Report, out: Path, command: str) -> None:
-    from fedlit.reports.render.figures import save_figures  # matplotlib takes half a second: errors are printed before
-
-    result = report.values
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        pictures = [name for name in save_figures(result, out) if name.endswith(".png")]
-        write_atomic(out / "report.csv", runs_to_csv(result).encode())
-        write_atomic(out / "report.json", (to_json(result, indent=2) + "\n").encode())
-        write_atomic(out / "report.md", to_markdown(result, command, pictures).encode())
-        write_atomic(out / "report.html", to_page(report, command).encode())
-    except OSError as error:
-        problem = f"is not writable: {os.strerror(error.errno) if error.errno else error}"
-        raise ConfigErrors([ConfigError("--out", out, problem, "choose another folder with --out FOLDER")]) from error

@@ -233,7 +233,7 @@ def test_script_json_is_json_without_signs_of_html():
 
 
 def test_a_page_that_is_watched_reloads_itself(sweep):
-    assert 'http-equiv="refresh" content="10"' in to_page(sweep[0], "", refreshes=True)
+    assert 'http-equiv="refresh" content="10"' in to_page(sweep[0], "", refresh_s=10.0)
     assert "refresh" not in to_page(sweep[0], "").partition("<style>")[0]
 
 

@@ -22,19 +22,17 @@ SCRIPTS = (
     *("curves.js", "tradeoff.js", "ranges.js", "main.js"),
 )
 """Files of the script, in their order."""
-REFRESH_S = 10
-"""Seconds between two reloads of a page that is watched."""
 MAX_LISTED_FAILURES = 500
 """Skipped runs with a row each; report.md lists all of them."""
 
 
-def to_page(report: Report, command: str, refreshes: bool = False) -> str:
+def to_page(report: Report, command: str, refresh_s: float | None = None) -> str:
     """Return the page.
 
     Args:
         report: the report.
         command: command line that made the report, or an empty string.
-        refreshes: True for a page that reloads itself every REFRESH_S seconds.
+        refresh_s: seconds between two reloads of a page that is watched; None for a page that stays.
     """
     folder = files("fedlit.reports.page") / "files"
     style = (folder / "page.css").read_text("utf-8")
@@ -48,7 +46,7 @@ def to_page(report: Report, command: str, refreshes: bool = False) -> str:
         element("meta", {"charset": "utf-8"}),
         element("meta", {"http-equiv": "Content-Security-Policy", "content": policy}),
         element("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
-        element("meta", {"http-equiv": "refresh", "content": str(REFRESH_S)}) if refreshes else None,
+        element("meta", {"http-equiv": "refresh", "content": f"{refresh_s:g}"}) if refresh_s else None,
         element("link", {"rel": "icon", "href": "data:,"}),
         element("title", None, f"Report: {report.values['metric']}"),
         Element("style", {}, raw=style),

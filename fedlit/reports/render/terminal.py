@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,18 @@ from fedlit.reports.runs import MAX_LISTED_RUNS
 MAX_LABEL_WIDTH = 30
 """Columns that a group's label keeps even if the other columns need more room."""
 
+FILES = ("report.html", "report.md", "report.csv", "report.json")
+"""Files of every report."""
 
-def print_report(result: Mapping[str, Any], out: Path | None, console: Console) -> None:
+
+def print_report(result: Mapping[str, Any], out: Path | None, console: Console, files: Sequence[str] = FILES) -> None:
     """Print the report's tables, the skipped runs, and the files' folder.
 
     Args:
         result: the report.
         out: folder of the files; None if no files were written.
         console: terminal to print on.
+        files: names of the files besides the figures.
     """
 
     def print_line(text: str) -> None:
@@ -42,8 +46,8 @@ def print_report(result: Mapping[str, Any], out: Path | None, console: Console) 
             print_line(f"  {run['folder']}: {run['what']}: {run['why']}")
         if len(skipped) > MAX_LISTED_RUNS:
             print_line(f"  and {len(skipped) - MAX_LISTED_RUNS} more, listed in report.md")
-    files = f"{out}: report.html, report.md, report.csv, report.json, figures"
-    console.print(Text(files if out else "no files were written: add --out FOLDER to write them"), soft_wrap=True)
+    line = f"{out}: {', '.join([*files, 'figures'])}"
+    console.print(Text(line if out else "no files were written: add --out FOLDER to write them"), soft_wrap=True)
 
 
 def _make_table(table: ReportTable, width: int) -> Table:
