@@ -33,7 +33,7 @@ from fedlit.server.sampling import Uniform
 from fedlit.server.schedule import Schedule
 from fedlit.server.setup import Federation
 
-GROUPS = {path.name for path in config_dir().iterdir() if path.is_dir()}
+GROUPS = {path.relative_to(config_dir()).as_posix() for path in config_dir().rglob("*") if path.is_dir()}
 
 
 def composed(*overrides):

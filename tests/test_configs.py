@@ -18,9 +18,9 @@ from fedlit.experiment.config.settings import make_settings
 
 pytestmark = pytest.mark.slow  # each composes the configuration
 CHOICES = sorted(
-    (path.parent.name, path.stem)
-    for path in config_dir().glob("*/*.yaml")
-    if path.parent.name not in ("hydra", "hparams_search") and not path.stem.startswith("_")
+    (path.parent.relative_to(config_dir()).as_posix(), path.stem)
+    for path in config_dir().glob("*/**/*.yaml")
+    if path.relative_to(config_dir()).parts[0] not in ("hydra", "hparams_search") and not path.stem.startswith("_")
 )
 
 
@@ -48,6 +48,7 @@ def test_every_choice_is_made_without_an_error(choices, tmp_path):
         "model": "fedlit.models.Classifier",
         "data": "fedlit.data.digits",
         "algorithm": "fedlit.algorithms.FedAvg",
+        "compression": "fedlit.aggregation.compression.Int8",
     }
     (tmp_path / "speeds.csv").write_text("client,step_s,up_bytes_s,down_bytes_s\n0,1,1,1\n")
     others = {"clock.table": str(tmp_path / "speeds.csv")}
@@ -81,6 +82,8 @@ def test_values_of_an_experiment_are_the_composed_values(group, choice):
         "schedule",
         "trainer",
         "executor",
+        "compression",
+        "compression/down",
         "clock",
         "faults",
         "observers",

@@ -1,4 +1,4 @@
-"""The examples and commands of the README run from a folder outside the package."""
+"""The examples and commands of the README and the docs run from a folder outside the package."""
 
 import json
 import re
@@ -11,9 +11,11 @@ import pytest
 from fedlit.cli import train
 from fedlit.core.errors import ConfigErrors
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-FILES = {match[1]: match[0] for match in re.finditer(r"(?<=```python\n)# (my_\w+)\.py\n.*?(?=```)", README, re.DOTALL)}
-COMMANDS = [line.split()[3:] for line in README.splitlines() if re.match(r"python -m fedlit\.train .*=my_", line)]
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+PAGES = "\n".join([README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))])
+FILES = {match[1]: match[0] for match in re.finditer(r"(?<=```python\n)# (my_\w+)\.py\n.*?(?=```)", PAGES, re.DOTALL)}
+COMMANDS = [line.split()[3:] for line in PAGES.splitlines() if re.match(r"python -m fedlit\.train .*=my_", line)]
 
 SCRIPTS = ("my_script", "my_federation")
 
@@ -45,7 +47,16 @@ def command_of(name):
 
 
 def test_each_example_has_fewer_than_20_lines():
-    names = {"my_model", "my_data", "my_algorithm", "my_codec", "my_observer", "my_script", "my_federation"}
+    names = {
+        "my_model",
+        "my_data",
+        "my_algorithm",
+        "my_codec",
+        "my_observer",
+        "my_script",
+        "my_federation",
+        "my_ternary",
+    }
     assert set(FILES) == names
     assert all(len([line for line in text.splitlines() if line]) < 20 for text in FILES.values())
 
@@ -66,8 +77,9 @@ def test_each_example_except_the_scripts_has_one_command():
         "algorithm",
         "compression",
         "+observers.mine._target_",
+        "compression",
     ]
-    assert len(COMMANDS) == 5
+    assert len(COMMANDS) == 6
 
 
 def test_the_codec_halves_the_bytes_as_the_readme_says(folder, monkeypatch):

@@ -144,7 +144,7 @@ def test_a_client_receives_its_own_tensors_in_the_next_round():
 def test_another_codec_decides_the_bytes():
     channel = Channel.of([Half()])
     message, own = encode(channel)
-    assert len(message) == channel.nbytes(LAYOUT) == 8 + 2 * 6
+    assert len(message) == channel.nbytes(LAYOUT) == 8 + 2 * 4 + 4 * 2  # of w; b and n are sent exactly
     assert channel.decode(LAYOUT, message).vector.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
     assert pack_channel_states(own) == {}
 
@@ -157,7 +157,7 @@ def test_with_error_feedback_sent_and_residual_are_the_sum_of_the_updates():
         sent += channel.decode(LAYOUT, message).vector
     residual = own["whole"]["residual"]
     assert (sent + residual).tolist() == (5 * LAYOUT.vector(groups).double()).tolist()
-    assert residual.tolist() == [0.875] * 6  # 5 * 0.375 - 1
+    assert residual.tolist() == [0.875] * 4 + [0.0] * 2  # 5 * 0.375 - 1 of w; b and n are sent exactly
 
 
 def test_without_error_feedback_a_client_keeps_nothing():
@@ -166,10 +166,10 @@ def test_without_error_feedback_a_client_keeps_nothing():
 
 def test_a_clip_acts_on_what_the_codec_sends_and_costs_eight_bytes():
     channel = Channel.of([ToNorm(2.0), Whole()])
-    big = {"parameters": {"w": torch.full((2, 2), 3.9), "b": torch.tensor(3.9)}, "buffers": {"n": torch.tensor(3.9)}}
+    big = {"parameters": {"w": torch.full((2, 2), 3.9), "b": torch.tensor(3.0)}, "buffers": {"n": torch.tensor(3.0)}}
     message, _ = encode(channel, groups=big)
     decoded = channel.decode(LAYOUT, message)
-    assert len(message) == channel.nbytes(LAYOUT) == 8 + 8 + 2 * 6
+    assert len(message) == channel.nbytes(LAYOUT) == 8 + 8 + 2 * 4 + 4 * 2
     assert decoded.clipped
     assert float(decoded.vector.norm()) == pytest.approx(2.0, abs=1e-15)
     assert decoded.vector.tolist() == pytest.approx([2 / 6**0.5] * 6, abs=1e-15)
@@ -234,6 +234,28 @@ def test_an_invalid_channel_is_refused(stages, problem):
 def test_a_codec_of_updates_alone_is_refused_for_the_downlink():
     with pytest.raises(ConfigError, match="suits updates"):
         Channel.of(down=Half())
+
+
+class Vote(Half):
+    linear = False
+    contracts = False
+
+    def open(self, total, ticket):
+        return total.sign() * ticket.weight
+
+
+def test_a_codec_can_replace_the_sum_of_all_but_the_exact_numbers():
+    channel = Channel.of([Vote()])
+    total, _ = opened(channel, -3 * LAYOUT.vector(GROUPS).double())
+    assert total.tolist() == [-3.0] * 4 + [-15.0, -18.0]
+    assert not channel.keeps_geometry
+
+
+def test_a_vote_is_refused_with_error_feedback_and_with_privacy():
+    with pytest.raises(ConfigError, match="needs a codec that loses less"):
+        Channel.of([Vote()], error_feedback=True)
+    with pytest.raises(ConfigError, match="tonorm needs the sum of the updates"):
+        Channel.of([Vote(), ToNorm(1.0)])
 
 
 def test_the_channel_has_the_divisor_and_the_promises_of_its_stages():

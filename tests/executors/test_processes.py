@@ -2,7 +2,6 @@
 
 import logging
 import os
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from tempfile import TemporaryFile
 
@@ -12,10 +11,9 @@ import torch
 from conftest import Quadratic, federation, holdings, pairs
 from parametrized import PARAMETRIZATIONS, Regression, federation_of, worker_of
 from plain import Plain, plain_state
+from shared_processes import Several, SharedProcesses, comparable, merge_means
 from small import with_own
 
-from fedlit.aggregation import MeanAggregator
-from fedlit.aggregation.aggregator import merge
 from fedlit.algorithms import FedAvg, FedRep, Finetune, Moon
 from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import TrainerConfig
@@ -37,11 +35,6 @@ from fedlit.server.monitor import Monitor
 from fedlit.server.sampling import PowerOfChoice, Uniform
 from fedlit.server.schedule import Schedule
 from fedlit.server.setup import Federation
-
-
-def merge_means(parts):
-    """Merge partial aggregates of the mean."""
-    return merge(MeanAggregator(), list(parts))
 
 
 def test_large_tensors_and_arrays_of_a_worker_lie_in_a_mapped_file():
@@ -207,47 +200,6 @@ def many(algorithm, clients=70, rounds=2):
     return Federation.assemble(
         initial=replica.read(), worker=worker, sampler=Uniform(clients), schedule=schedule, monitor=Monitor(None)
     )
-
-
-@dataclass(frozen=True)
-class Several:
-    """Workers of several federations, to share processes, which take seconds to start.
-
-    The server state has the number of the worker of a job.
-    """
-
-    workers: tuple[ClientWorker, ...]
-    device = torch.device("cpu")
-
-    def on_device(self, device):
-        return replace(self, workers=tuple(worker.on_device(device) for worker in self.workers))
-
-    def merge(self, parts):
-        return merge_means(parts)
-
-    def __call__(self, job, state):
-        return self.workers[int(state.shared["which"]["number"])](job, state)
-
-
-@dataclass(frozen=True)
-class SharedProcesses(Processes):
-    """An executor that uses the open processes of another."""
-
-    execute: object = None
-    which: int = 0
-
-    def gpus(self, device):
-        return [None, None]
-
-    @contextmanager
-    def open(self, worker, rounds):
-        yield lambda jobs, state: self.execute(jobs, state.with_shared(which={"number": torch.tensor(self.which)}))
-
-
-def comparable(record):
-    """Return the part of a record that does not depend on the executor."""
-    times = [name for name in record.metrics if name.startswith("time/")]
-    return record.sha256, record.failures, {name: value for name, value in record.metrics.items() if name not in times}
 
 
 @pytest.mark.slow

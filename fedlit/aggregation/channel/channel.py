@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from fedlit.aggregation.channel.codec import Codec, Float32
-from fedlit.aggregation.channel.message import NUMBER, RESIDUAL, Message
+from fedlit.aggregation.channel.exact import ExactParts
+from fedlit.aggregation.channel.feedback import pack_with_feedback
+from fedlit.aggregation.channel.message import NUMBER, Message
 from fedlit.aggregation.channel.sorting import raise_if_invalid, sort_stages
 from fedlit.aggregation.channel.stage import Clip, Order, Stage
 from fedlit.aggregation.channel.tickets import SumTicket, Ticket
@@ -55,7 +57,7 @@ class Channel:
         """
         ordered, codecs = sort_stages(stages)
         codec = codecs[0] if codecs else Float32()
-        raise_if_invalid(ordered, codec, down)
+        raise_if_invalid(ordered, codec, error_feedback, down)
         return cls(ordered, codec, error_feedback, down)
 
     def bind(self, facts: FederationFacts) -> Channel:
@@ -79,7 +81,7 @@ class Channel:
     @property
     def keeps_geometry(self) -> bool:
         """True if a decoded message is as long as the update."""
-        return not self.hides_clients and all(stage.order == Order.CLIP for stage in self.stages)
+        return not self.hides_clients and self.codec.linear and all(stage.order == Order.CLIP for stage in self.stages)
 
     @property
     def releases_empty(self) -> bool:
@@ -115,7 +117,7 @@ class Channel:
         """
         if not layout.size:
             return 0
-        return self._header_nbytes + self.codec.nbytes(self.encoded_layout(layout))
+        return self._header_nbytes + self._format.nbytes(self.encoded_layout(layout))
 
     def encode(
         self,
@@ -152,6 +154,7 @@ class Channel:
             weight=weight,
             stage=self.codec.name,
             layout=self.encoded_layout(layout),
+            own=own.get(self.codec.name) or {},
             error_feedback=self.error_feedback,
         )
         steps = []
@@ -161,8 +164,10 @@ class Channel:
         for stage, ticket in steps:
             if self.is_protected or stage.order == Order.PROJECT:
                 vector, new_own[stage.name] = stage.encode(vector, ticket)
-        content, sent, residual = self._pack(vector, packing, own)
-        new_own |= residual
+        if self.codec.lossless:
+            content, sent = self.codec.pack(vector, packing), vector
+        else:
+            content, sent, new_own[self.codec.name] = pack_with_feedback(self._format, vector, packing)
         factor = 1.0
         for stage, ticket in steps:
             if isinstance(stage, Clip) and not self.is_protected:
@@ -171,19 +176,6 @@ class Channel:
         message += content
         return message, new_own
 
-    def _pack(
-        self, vector: Tensor, ticket: Ticket, own: Mapping[str, Tensors]
-    ) -> tuple[bytes | bytearray | memoryview, Tensor, dict[str, Tensors]]:
-        """Return the bytes, the unpacked vector, the new residual."""
-        if self.codec.lossless:
-            return self.codec.pack(vector, ticket), vector, {}
-        residual = own.get(self.codec.name, {}).get(RESIDUAL)
-        if self.error_feedback and residual is not None:
-            vector = vector + residual
-        content = self.codec.pack(vector, ticket)
-        sent = self.codec.unpack(memoryview(bytearray(content)), ticket.layout)  # torch wants writable memory
-        return content, sent, {self.codec.name: {RESIDUAL: vector - sent}} if self.error_feedback else {}
-
     def decode(self, layout: Layout, message: bytearray) -> Message:
         """Decode one message of updates with a layout."""
         (weight,), factor = NUMBER.unpack_from(message), 1.0
@@ -191,7 +183,7 @@ class Channel:
             (factor,) = NUMBER.unpack_from(message, NUMBER.size)
         layout = self.encoded_layout(layout)
         content = memoryview(message)[self._header_nbytes :]
-        vector = self.codec.unpack(content, layout) if layout.size else torch.zeros(0)
+        vector = self._format.unpack(content, layout) if layout.size else torch.zeros(0)
         exact = vector.double()
         return Message(exact if factor == 1 else exact.mul_(factor), weight, clipped=factor < 1)
 
@@ -209,9 +201,11 @@ class Channel:
         Returns:
             The opened sum, float64 of shape (d,), and each stage's new part of the server state.
         """
-        new_states = dict(states)
-        for stage, its in zip(reversed(self.stages), reversed(self._layouts(layout)), strict=False):
-            own = replace(ticket, stage=stage.name, layout=its)
+        new_states, layouts = dict(states), self._layouts(layout)
+        facts = {"error_feedback": self.error_feedback}
+        total = self._format.open(total, replace(ticket, stage=self.codec.name, layout=layouts[-1], **facts))
+        for stage, its in zip(reversed(self.stages), reversed(layouts[:-1]), strict=True):
+            own = replace(ticket, stage=stage.name, layout=its, **facts)
             total, new_states[stage.name] = stage.open(total, own, states[stage.name])
         return total, new_states
 
@@ -229,6 +223,11 @@ class Channel:
         for stage in self.stages:
             layouts.append(stage.encoded_layout(layouts[-1]))
         return layouts
+
+    @property
+    def _format(self) -> Codec:
+        """The codec; a lossy one keeps the exact parts."""
+        return self.codec if self.codec.lossless else ExactParts(self.codec)
 
     @property
     def _sends_factor(self) -> bool:

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fedlit.aggregation.channel.tickets import Ticket
+from fedlit.aggregation.channel.tickets import SumTicket, Ticket
 from fedlit.core.errors import ConfigError
 from fedlit.core.facts import FederationFacts
 from fedlit.core.tensors import Layout
@@ -29,6 +29,19 @@ class Codec(ABC):
 
     lossless: ClassVar[bool] = False
     packs_weights: ClassVar[bool] = False
+
+    @property
+    def linear(self) -> bool:
+        """False if `open` replaces the sum, as a majority vote does."""
+        return True
+
+    @property
+    def contracts(self) -> bool:
+        """False if the error can be longer than the vector.
+
+        Error feedback would then add more in each round.
+        """
+        return True
 
     @property
     def name(self) -> str:
@@ -56,6 +69,17 @@ class Codec(ABC):
             content: the bytes that `pack` returned.
             layout: the layout of the vector's tensors.
         """
+
+    def open(self, total: Tensor, ticket: SumTicket) -> Tensor:
+        """Act once on a round's sum; by default return it.
+
+        It is called before the stages open the sum.
+
+        Args:
+            total: sum of weight * unpacked vector, float64 of shape (d,).
+            ticket: facts about the sum.
+        """
+        return total
 
     @abstractmethod
     def nbytes(self, layout: Layout) -> int:

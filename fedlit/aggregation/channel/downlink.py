@@ -1,6 +1,6 @@
 """The server's broadcast: its shared state, packed by a codec.
 
-Floating-point tensors are packed. Integers, and the tensors of the channel's stages, are sent as they are.
+Floating-point tensors are packed. Buffers, integers, and the tensors of the channel's stages are sent as they are.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def broadcast_nbytes(codec: Codec | None, state: ServerState) -> int:
 
 
 def _floating(state: ServerState) -> Groups:
-    groups = {f"{MODEL}{name}": tensors for name, tensors in state.model.groups().items()} | dict(state.shared.tensors)
+    groups = {f"{MODEL}parameters": state.model.parameters} | dict(state.shared.tensors)
     return {
         group: {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
         for group, tensors in groups.items()

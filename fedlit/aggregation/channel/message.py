@@ -13,9 +13,6 @@ from fedlit.core.tensors import Groups, Tensors
 CHANNEL_PREFIX = "channel/"
 """Prefix of the groups in a client state that belong to the channel's stages."""
 
-RESIDUAL = "residual"
-"""Name of the part of an update that a lossy codec did not send, among the codec's tensors in a client state."""
-
 NUMBER = struct.Struct("<d")
 """A number in the header of a message, a float64: the client's weight, and the factor of the clips."""
 

@@ -35,7 +35,7 @@ def sort_stages(stages: Iterable[Any]) -> tuple[list[Stage], list[Codec]]:
     return sorted(others, key=lambda stage: stage.order), codecs
 
 
-def raise_if_invalid(stages: Sequence[Stage], codec: Codec, down: Codec | None) -> None:
+def raise_if_invalid(stages: Sequence[Stage], codec: Codec, error_feedback: bool, down: Codec | None) -> None:
     """Check stages, and the codecs of both directions, against each other.
 
     Raises:
@@ -51,6 +51,12 @@ def raise_if_invalid(stages: Sequence[Stage], codec: Codec, down: Codec | None) 
         if stage.order == Order.PROTECT and not codec.lossless:
             problem = f"loses digits, and {stage.name} needs each of them: noise and masks have no small format"
             raise ConfigError("compression", codec.name, problem, "compression=none")
+        if stage.order != Order.PROJECT and not codec.linear:
+            problem = f"takes a vote, and {stage.name} needs the sum of the updates"
+            raise ConfigError("compression", codec.name, problem, "compression=none")
+    if error_feedback and not codec.contracts:
+        problem = f"needs a codec that loses less than it is given; {codec.name} can lose more, so the rest would grow"
+        raise ConfigError("compression.error_feedback", "true", problem, "take finer levels, or error_feedback=false")
     if down is not None and not down.packs_weights:
         problem = "suits updates, and the server sends weights, in which a small number is not a small change"
         raise ConfigError("compression.down", down.name, problem, "compression/down=none")

@@ -63,7 +63,8 @@ class SumTicket:
         clipped: number of them that a clip made shorter.
         weight: sum of the weights.
         stage: name of the stage.
-        layout: layout of the vectors that the stage made.
+        layout: layout of the vector that the stage receives on a client.
+        error_feedback: whether clients add what was lost to their next updates.
     """
 
     round: int
@@ -74,6 +75,7 @@ class SumTicket:
     weight: float
     stage: str = ""
     layout: Layout = field(default_factory=lambda: Layout(()))
+    error_feedback: bool = False
 
     @cached_property
     def common_generator(self) -> np.random.Generator:

@@ -43,7 +43,7 @@ def federation_facts(
     are_classes = labels is not None and bool(classes) and labels.ndim == 1 and labels.dtype.kind in "iu"
     counts = np.bincount(labels, minlength=len(classes)) if are_classes and labels is not None else None
     schedule = federation.schedule
-    update = federation.update_template() if federation.channel.stages else {}
+    update = federation.update_template() if federation.channel.stages or not federation.channel.codec.lossless else {}
     return FederationFacts(
         sizes=registry.sizes,
         cohort_size=schedule.cohort_size(len(registry)),
