@@ -28,17 +28,22 @@ ALONE = (
     "experiment",
     "debug",
 )  # groups that choose other groups themselves, so that no other choice may stand beside them
-BESIDE = [
-    [f"{group}={choice}" for _, choice in choices]
-    for group, choices in groupby((pair for pair in CHOICES if pair[0] not in ALONE), lambda pair: pair[0])
-]
+CODECS = ("compression", "compression/down")  # noise on the client does not go together with a lossy codec
+
+
+def beside(is_chosen):
+    """Choices of several groups, one list for each configuration; each choice is in one of them."""
+    groups = groupby((pair for pair in CHOICES if is_chosen(pair[0])), lambda pair: pair[0])
+    rows = zip_longest(*([f"{group}={choice}" for _, choice in choices] for group, choices in groups))
+    return [[choice for choice in row if choice] for row in rows]
 
 
 @pytest.mark.parametrize(
     "choices",
     [
         *([f"{group}={choice}"] for group, choice in CHOICES if group in ALONE),
-        *([choice for choice in row if choice] for row in zip_longest(*BESIDE)),
+        *beside(lambda group: group not in (*ALONE, *CODECS)),
+        *beside(lambda group: group in CODECS),
     ],
     ids=" ".join,
 )
