@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fedlit.aggregation.channel.stage import Stage
 from fedlit.aggregation.privacy.accounting import Accountant, calibrate
 from fedlit.core.errors import ConfigError, require
 
@@ -41,14 +42,40 @@ def default_delta(clients: int) -> float:
     return max(clients, 2) ** -1.1
 
 
-def calibrate_noise(accountant: Accountant, epsilon: float, rounds: int) -> float:
+def bound_accountant(stage: Stage) -> Accountant:
+    """The accountant of a bound mechanism.
+
+    Raises:
+        ValueError: if the mechanism is not bound.
+    """
+    if stage.accountant is None:
+        raise ValueError(f"{type(stage).__name__} has no accountant before `bind`")
+    return stage.accountant
+
+
+def privacy_statement(stage: Stage, noise_multiplier: float | None, attacker: str) -> str | None:
+    """The sentence of a mechanism's summary; None before `bind`.
+
+    Args:
+        stage: the mechanism.
+        noise_multiplier: its noise multiplier; 0 protects nothing.
+        attacker: against whom the noise protects.
+    """
+    if stage.accountant is None:
+        return None
+    if not noise_multiplier:
+        return "Nothing is protected: updates are clipped, and no noise is added."
+    return stage.accountant.statement("all data of one client", attacker)
+
+
+def calibrate_noise(stage: Stage, epsilon: float, rounds: int) -> float:
     """The smallest noise multiplier whose releases spend at most epsilon.
 
     Raises:
         ConfigError: if epsilon cannot be reached.
     """
     try:
-        return calibrate(accountant, epsilon, rounds)
+        return calibrate(bound_accountant(stage), epsilon, rounds)
     except ConfigError as error:
         raise error.prefixed("privacy") from error
 

@@ -191,3 +191,20 @@ def test_the_accountant_charges_the_joint_multiplier():
     _, states = release(channel, [], channel.init(layout(10)))
     assert list_releases(states["privacy"].private["releases"]) == ((1.0, 1),)
     assert channel.stages[0].update_multiplier > 1.0
+
+
+def test_the_statement_names_the_unit_the_attacker_and_the_accountant():
+    assert CentralDP(noise_multiplier=1.0).statement() is None
+    text = channel_of(CentralDP(noise_multiplier=1.0)).stages[0].statement()
+    assert "all data of one client" in text.lower()
+    assert "the server is trusted" in text
+    assert "PLD" in text
+    assert "seed" in text
+    assert "Nothing is protected" in channel_of(CentralDP(epsilon=math.inf)).stages[0].statement()
+
+
+def test_an_unbound_mechanism_has_no_accountant():
+    stage = CentralDP(noise_multiplier=1.0)
+    assert stage.accountant is None
+    with pytest.raises(ValueError, match="before `bind`"):
+        stage.metrics(channel_of(stage).init(layout(10))["privacy"])

@@ -103,3 +103,10 @@ def test_noise_of_clients_averages_out():
     channel = channel_of(LocalDP(noise_multiplier=1.0))
     mean = noises(channel, 400, size=50).mean(0)
     assert float(np.abs(mean.numpy()).max()) <= 5 / 20
+
+
+def test_the_statement_does_not_trust_the_server():
+    assert LocalDP(noise_multiplier=1.0).statement() is None
+    text = channel_of(LocalDP(noise_multiplier=1.0)).stages[0].statement()
+    assert "against the server" in text
+    assert "replace-one" in text

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from fedlit.aggregation.channel.stage import Order, Stage, SumTicket, Ticket
 from fedlit.aggregation.privacy.accounting import Accountant
-from fedlit.aggregation.privacy.budget import budget_errors, calibrate_noise, check_budget, default_delta
+from fedlit.aggregation.privacy.budget import (
+    bound_accountant,
+    budget_errors,
+    calibrate_noise,
+    check_budget,
+    default_delta,
+    privacy_statement,
+)
 from fedlit.aggregation.privacy.refusals import check_releases
 from fedlit.aggregation.privacy.vectors import clip_factor, gaussian
 from fedlit.core.errors import ConfigError, raise_errors, require_positive
@@ -62,9 +69,10 @@ class LocalDP(Stage):
         return True
 
     @property
-    def accountant(self) -> Accountant:
-        """The accountant of one client's messages."""
-        assert self.delta is not None
+    def accountant(self) -> Accountant | None:
+        """The accountant of one client's messages; None before `bind`."""
+        if not self.population or self.delta is None:
+            return None
         multiplier = 1.0 if self.noise_multiplier is None else self.noise_multiplier
         return Accountant.local(noise_multiplier=multiplier, delta=self.delta)
 
@@ -81,7 +89,7 @@ class LocalDP(Stage):
             return bound
         assert self.epsilon is not None
         rounds = most_participations(facts.sampling, facts.rounds)
-        return replace(bound, noise_multiplier=calibrate_noise(bound.accountant, self.epsilon, rounds))
+        return replace(bound, noise_multiplier=calibrate_noise(bound, self.epsilon, rounds))
 
     @property
     def multiplier(self) -> float:
@@ -112,9 +120,13 @@ class LocalDP(Stage):
     def metrics(self, state: StageState) -> Mapping[str, float]:
         """Epsilon of the client with the most messages, and the clipping norm."""
         most = int(state.private[PARTICIPATIONS].max())
-        spent = self.accountant.epsilon(most)
+        spent = bound_accountant(self).epsilon(most)
         figures = {"privacy/epsilon": spent, "privacy/clip": self.clip}
         return {name: value for name, value in figures.items() if value < float("inf")}
+
+    def statement(self) -> str | None:
+        """A sentence about what the noise protects; None before `bind`."""
+        return privacy_statement(self, self.noise_multiplier, "the server and everyone who sees its messages")
 
 
 def most_participations(sampling: Sampling, rounds: int) -> int:

@@ -13,7 +13,14 @@ from torch import Tensor
 
 from fedlit.aggregation.channel.stage import Clip, SumTicket, Ticket
 from fedlit.aggregation.privacy.accounting import Accountant
-from fedlit.aggregation.privacy.budget import budget_errors, calibrate_noise, check_budget, default_delta
+from fedlit.aggregation.privacy.budget import (
+    bound_accountant,
+    budget_errors,
+    calibrate_noise,
+    check_budget,
+    default_delta,
+    privacy_statement,
+)
 from fedlit.aggregation.privacy.ledger import charge, list_releases, new_ledger
 from fedlit.aggregation.privacy.refusals import check_central
 from fedlit.aggregation.privacy.vectors import clip_factor, exact_norm
@@ -76,10 +83,10 @@ class SumNoise(Clip):
         return self.expected
 
     @property
-    def accountant(self) -> Accountant:
-        """The accountant of the federation's cohorts, for a bound mechanism."""
-        assert self.sampling is not None
-        assert self.delta is not None
+    def accountant(self) -> Accountant | None:
+        """The accountant of the federation's cohorts; None before `bind`."""
+        if self.sampling is None or self.delta is None:
+            return None
         multiplier = 1.0 if self.noise_multiplier is None else self.noise_multiplier
         sampling = self.accounted_sampling(self.sampling)
         return Accountant.of(sampling, self.population, noise_multiplier=multiplier, delta=self.delta)
@@ -106,7 +113,7 @@ class SumNoise(Clip):
         if self.noise_multiplier is not None:
             return bound
         assert self.epsilon is not None
-        return replace(bound, noise_multiplier=calibrate_noise(bound.accountant, self.epsilon, facts.rounds))
+        return replace(bound, noise_multiplier=calibrate_noise(bound, self.epsilon, facts.rounds))
 
     @property
     def multiplier(self) -> float:
@@ -153,10 +160,16 @@ class SumNoise(Clip):
         stated epsilon does not cover their publication.
         """
         clip, clipped, ratio = state.private[FIGURES].tolist()
-        spent = self.accountant.epsilon_of(list_releases(state.private[LEDGER]))
+        spent = bound_accountant(self).epsilon_of(list_releases(state.private[LEDGER]))
         names = ("epsilon", "clip", "clipped_fraction", "signal_to_noise")
         figures = dict(zip(names, (spent, clip, clipped, ratio), strict=True))
         return {f"privacy/{name}": value for name, value in figures.items() if math.isfinite(value)}
+
+    def statement(self) -> str | None:
+        """A sentence about what the noise protects; None before `bind`."""
+        return privacy_statement(
+            self, self.noise_multiplier, "everyone who sees the released models (the server is trusted)"
+        )
 
 
 def expected_cohort(facts: FederationFacts) -> float:
