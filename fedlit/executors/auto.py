@@ -16,7 +16,7 @@ from fedlit.core.errors import raise_errors, require
 from fedlit.core.messages import Job, Result, ServerState, TrainJob
 from fedlit.executors.executor import Execute, Executor, Phases, Worker
 from fedlit.executors.inline import Inline, inline_execute, torch_threads
-from fedlit.executors.processes import START_S, Processes, makespan
+from fedlit.executors.processes import Processes, makespan
 
 if TYPE_CHECKING:
     import torch
@@ -36,18 +36,19 @@ class Auto(Executor):
 
     Args:
         workers, threads, per_gpu, wall_timeout_s: see `Processes`.
-        start_s: seconds in which a process starts on a core of its own, >= 0.
+        start_s: seconds in which a process starts on a core of its own, >= 0; None for those of a new or a forked process.
     """
 
     workers: int | Literal["auto"] = "auto"
     threads: int = 1
     per_gpu: int = 1
     wall_timeout_s: float | None = None
-    start_s: float = START_S
+    start_s: float | None = None
 
     def __post_init__(self) -> None:
         self._make_processes()
-        raise_errors(require(self.start_s >= 0, "start_s", self.start_s, "must be at least 0"))
+        is_valid = self.start_s is None or self.start_s >= 0
+        raise_errors(require(is_valid, "start_s", self.start_s, "must be at least 0"))
 
     def _make_processes(self) -> Processes:
         return Processes(self.workers, self.threads, self.per_gpu, self.wall_timeout_s)
@@ -63,6 +64,10 @@ class Auto(Executor):
         parallel_s = processes.estimate_seconds(later, device) - processes.start_seconds(device)
         later_s = start_s + parallel_s if inline_s - parallel_s > MIN_GAIN * start_s else inline_s
         return inline.estimate_seconds(rounds[:1], device) + later_s
+
+    def prepare(self) -> None:
+        """Start the fork server: see `Processes.prepare`."""
+        self._make_processes().prepare()
 
     @property
     def has_worker_processes(self) -> bool:
@@ -84,7 +89,9 @@ class Auto(Executor):
 class _Choice:
     """The choice between this process and worker processes, checked before each round."""
 
-    def __init__(self, processes: Processes, start_s: float, worker: Worker, rounds: int, stack: ExitStack) -> None:
+    def __init__(
+        self, processes: Processes, start_s: float | None, worker: Worker, rounds: int, stack: ExitStack
+    ) -> None:
         self._processes, self._worker, self._rounds, self._stack = processes, worker, rounds, stack
         device = worker.device
         self._count, self._parallel = len(processes.gpus(device)), processes.parallel_jobs(device)
@@ -136,7 +143,7 @@ class _Choice:
             self._log(
                 f"{place} from round {self._measured_rounds + 1} on: the remaining {remaining} rounds need about "
                 f"{inline_s:.1f} s in this process, or {parallel_s:.1f} s in {self._count} worker processes "
-                f"after a start of {self._start_s:.0f} s"
+                f"after a start of {self._start_s:.3g} s"
             )
         if is_worthwhile:
             self._execute = self._stack.enter_context(self._processes.open(self._worker, remaining))

@@ -73,6 +73,13 @@ class Executor(ABC):
             rounds: rounds still to run; an executor may weigh the cost of its start against them.
         """
 
+    def prepare(self) -> None:  # noqa: B027
+        """Prepare a later `open`; by default nothing happens.
+
+        The command calls it once in a run, after the imports and before the first operator, when this process can still be
+        copied.
+        """
+
     def estimate_seconds(self, rounds: Sequence[Phases], device: torch.device) -> float:
         """Return the estimated seconds of a run's jobs.
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from fedlit.core.errors import did_you_mean, raise_errors, require, require_at_least
 from fedlit.executors.executor import Execute, Executor, Phases, Worker
 from fedlit.executors.inline import inline_execute, torch_threads
+from fedlit.executors.pool.fork_server import fork_server, start_fork_server
 from fedlit.executors.resources import available_cores, visible_gpus
 
 if TYPE_CHECKING:  # torch takes seconds to import, and the values of a configuration are checked without it
@@ -25,6 +26,9 @@ log = logging.getLogger(__name__)
 
 START_S = 6.0
 """Seconds in which a process imports torch and Lightning on a core of its own; measured values are 5 to 7."""
+
+FORKED_START_S = 0.5
+"""Seconds in which a process that is forked from the fork server builds its worker."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +75,23 @@ class Processes(Executor):
         count = len(self.gpus(device))
         return min(count, available_cores()) if device.type == "cpu" else count
 
-    def start_seconds(self, device: torch.device, start_s: float = START_S) -> float:
+    def prepare(self) -> None:
+        """Start the fork server.
+
+        Nothing happens if that is not safe, or if one worker process is enough.
+        """
+        if available_cores() > 1 or self.workers not in ("auto", 1):
+            start_fork_server()
+
+    def start_seconds(self, device: torch.device, start_s: float | None = None) -> float:
         """Return the seconds until all worker processes have started.
 
         Args:
             device: the device on which clients train.
-            start_s: seconds in which a process starts on a core of its own.
+            start_s: seconds in which a process starts on a core of its own; None for those of a new or a forked process.
         """
+        if start_s is None:
+            start_s = START_S if fork_server() is None else FORKED_START_S
         return start_s * -(-len(self.gpus(device)) // available_cores())
 
     def estimate_seconds(self, rounds: Sequence[Phases], device: torch.device) -> float:

@@ -16,6 +16,7 @@ from fedlit.core.files import LocalFilesystem
 from fedlit.core.text.console import PlainConsole
 from fedlit.core.text.escape import short_path
 from fedlit.core.text.steps import steps
+from fedlit.executors.pool.fork_server import closing_fork_server
 from fedlit.experiment.config.build import build_run
 from fedlit.experiment.lost_rounds import explain_lost_rounds
 from fedlit.experiment.observers import Observer, Run
@@ -66,7 +67,7 @@ def run_experiment(
         Interrupted: if a signal came.
         LostRounds: if all rounds or too many in a row are lost.
     """
-    with handle_signals() as stop_request:
+    with handle_signals() as stop_request, closing_fork_server():
         if config["check"]:
             _print_plan(config, folder, names)
             return None

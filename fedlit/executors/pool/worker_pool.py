@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.connection import wait
@@ -19,6 +19,7 @@ from socket import socket, socketpair
 from fedlit.core.errors import LostWorkers
 from fedlit.core.messages import Job, Result, ServerState
 from fedlit.executors.pool.dispatch import JobBatch, Merge, Task
+from fedlit.executors.pool.fork_server import ForkedWorker, close_fork_server, fork_server
 from fedlit.executors.pool.transport import Buffers, decode_message, encode_message, receive, send
 
 log = logging.getLogger(__name__)
@@ -52,18 +53,9 @@ class WorkerProcess:
     def __init__(self, setup: Buffers, descriptor: int, gpu: str | None) -> None:
         self.gpu = gpu
         self.connection, far_end = socketpair()
-        program, path = str(Path(__file__).with_name("worker_process.py")), json.dumps(sys.path)
-        command = [sys.executable, "-P", program, str(far_end.fileno()), str(os.getpid()), path]
         environment = {**MALLOC_SETTINGS, **os.environ, **({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu})}
-        # The process inherits blocked signals. Lightning would replace handlers that ignore the signals.
-        with far_end, _blocked(BLOCKED_SIGNALS):
-            self.process = subprocess.Popen(
-                command,
-                pass_fds=[far_end.fileno(), descriptor],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                process_group=0,  # a group of its own, so that `kill` also ends its DataLoader workers
-            )
+        with far_end:
+            self.process = _start(far_end.fileno(), descriptor, environment)
         self.task: Task | None = None
         self.is_ready, self.assigned_at, self._state_number = False, 0.0, -1
         self._send(setup)
@@ -132,6 +124,8 @@ class WorkerPool:
             WorkerStartError: if one of them fails; with its reason.
         """
         self._setup = setup
+        how = "new processes" if fork_server() is None else "forked from a copy of this process without threads"
+        log.info("%d worker processes start, %s", len(gpus), how)
         for gpu in gpus:
             self._workers.append(WorkerProcess(setup, self._descriptor, gpu))
         for worker in self._workers:
@@ -224,6 +218,26 @@ class WorkerPool:
 
 def _assigned_at(worker: WorkerProcess) -> float:
     return worker.assigned_at
+
+
+def _start(connection: int, descriptor: int, environment: Mapping[str, str]) -> ForkedWorker | subprocess.Popen[bytes]:
+    """Fork a worker process, or start a new one without fork server."""
+    if (server := fork_server()) is not None:
+        try:
+            return server.start_worker(connection, descriptor, environment)
+        except OSError as error:
+            log.warning("the fork server has ended, so worker processes are new processes: %s", error)
+            close_fork_server()
+    program, path = str(Path(__file__).with_name("worker_process.py")), json.dumps(sys.path)
+    # The process inherits blocked signals. Lightning would replace handlers that ignore the signals.
+    with _blocked(BLOCKED_SIGNALS):
+        return subprocess.Popen(
+            [sys.executable, "-P", program, str(connection), str(os.getpid()), path],
+            pass_fds=[connection, descriptor],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            process_group=0,  # a group of its own, so that `kill` also ends its DataLoader workers
+        )
 
 
 @contextmanager

@@ -14,16 +14,26 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
 
 def main() -> None:
+    """Run the program of a new process."""
+    run_jobs(int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]))
+
+
+def run_jobs(descriptor: int, parent: int, path: list[str]) -> None:
     """Build the worker, then run one job after the other.
 
     An exception of a job is sent back with its traceback.
+
+    Args:
+        descriptor: descriptor of this process's socket.
+        parent: id of the parent process.
+        path: value of `sys.path`.
     """
-    descriptor, parent, path = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
-    _end_with_parent(parent)
+    end_with_parent(parent)
     connection, own_pid = socket.socket(fileno=descriptor), os.getpid()
     os.register_at_fork(after_in_child=lambda: _detach_fork(connection, own_pid))
     sys.path[:] = path
@@ -80,10 +90,10 @@ def _detach_fork(connection: socket.socket, parent: int) -> None:
     The forked worker does not hold the socket open either.
     """
     connection.close()
-    _end_with_parent(parent)
+    end_with_parent(parent)
 
 
-def _end_with_parent(parent: int) -> None:
+def end_with_parent(parent: int) -> None:
     """Let the Linux kernel end this process when its parent ends.
 
     The way in which the parent ends does not matter.
@@ -93,6 +103,17 @@ def _end_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def set_malloc_options(environment: Mapping[str, str]) -> None:
+    """Apply glibc settings of the environment to this process.
+
+    glibc reads them only when a program starts.
+    """
+    options = {"MALLOC_TRIM_THRESHOLD_": -1, "MALLOC_MMAP_THRESHOLD_": -3}  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+    for name, number in options.items():
+        if name in environment and hasattr(ctypes.CDLL(None), "mallopt"):
+            ctypes.CDLL(None).mallopt(number, int(environment[name]))
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ def build_run(config: Mapping[str, Any], folder: Path, names: Mapping[str, str])
     """
     collector = ErrorCollector()
     settings = make_settings(config, collector)
+    if settings.executor is not None:
+        settings.executor.prepare()
     parts = make_components(config, settings, collector)
     dtype = None if parts.trainer_config is None else parts.trainer_config.dtype
     data, module = _make_data_and_model(config, settings, dtype, collector)
