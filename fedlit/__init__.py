@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fedlit.algorithms import FedAvg as FedAvg
     from fedlit.algorithms.algorithm import Algorithm as Algorithm
     from fedlit.algorithms.algorithm import Local as Local
+    from fedlit.client.dp_sgd import ExamplePrivacy as ExamplePrivacy
     from fedlit.client.trainer import TrainerConfig as TrainerConfig
     from fedlit.core.messages import Aggregate as Aggregate
     from fedlit.core.messages import ServerState as ServerState
@@ -68,6 +69,7 @@ _MODULES = {
     "Dirichlet": "data",
     "DiskCheckpointer": "server.checkpoint.disk",
     "Evaluations": "server.evaluation",
+    "ExamplePrivacy": "client.dp_sgd",
     "FedAvg": "algorithms",
     "Federation": "server.setup",
     "FitResult": "core.model",

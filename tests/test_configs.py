@@ -63,6 +63,8 @@ def test_every_choice_is_made_without_an_error(choices, tmp_path):
     }
     for key, value in missing.items():
         OmegaConf.update(config, key, value)
+    if config.privacy:
+        config.privacy.noise_multiplier = 1.0  # or an epsilon: one of them must be given
     collector = ErrorCollector()
     make_components(to_plain(config), make_settings(to_plain(config), collector), collector)
     assert not collector.all

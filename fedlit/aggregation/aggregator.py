@@ -128,6 +128,7 @@ def _merge_pair(aggregator: Aggregator, left: PartialAggregate, right: PartialAg
         sum_of_squares=left.sum_of_squares + right.sum_of_squares,
         clipped=left.clipped + right.clipped,
         plain_bytes=left.plain_bytes + right.plain_bytes,
+        spent={**left.spent, **right.spent},
     )
 
 
@@ -157,6 +158,7 @@ class ReductionTree:
         self.members: list[int] = []
         self.failures: list[ClientFailure] = list(failures)
         self.client_states: dict[int, Groups] = {}
+        self.spent: dict[int, Groups] = {}
         self.up_bytes = up_bytes
         self.steps = 0
         self.sum_of_squares = 0.0
@@ -183,6 +185,7 @@ class ReductionTree:
         self.members += partial.members
         self.failures += partial.failures
         self.client_states |= partial.client_states
+        self.spent |= partial.spent
         self.up_bytes += partial.up_bytes
         self.steps += partial.steps
         self.sum_of_squares += partial.sum_of_squares

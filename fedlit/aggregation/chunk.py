@@ -26,12 +26,17 @@ class ChunkSum:
         aggregator: adds the updates.
         channel: decodes the messages.
         layout: layout of the updates.
+
+    Attributes:
+        failures: clients that are not in the sum.
+        spent: privacy history of each client, in the sum or not.
     """
 
     aggregator: Aggregator
     channel: Channel
     layout: Layout
     failures: list[ClientFailure] = field(default_factory=list)
+    spent: dict[int, Groups] = field(default_factory=dict)
     _total: Tensor | None = None
     _weight: float = 0.0
     _square: float = 0.0
@@ -92,6 +97,7 @@ class ChunkSum:
             sum_of_squares=self._square,
             clipped=self._clipped,
             plain_bytes=self._plain_bytes,
+            spent=self.spent,
         )
 
 

@@ -39,6 +39,7 @@ class LocalTrainingCallback(Callback):
         lr_factor: factor on the learning rates; None if they follow no schedule over rounds.
         client_state: groups with the optimizer state to start from; None for a fresh optimizer that is not kept.
         guards_weights: True to find weights that change outside of optimizer steps; costs a copy of the weights in each step.
+        hides_loss: True to give optimizers NaN for the loss.
     """
 
     def __init__(
@@ -47,8 +48,9 @@ class LocalTrainingCallback(Callback):
         lr_factor: float | None = None,
         client_state: Groups | None = None,
         guards_weights: bool = False,
+        hides_loss: bool = False,
     ) -> None:
-        self._client_state, self._guards_weights = client_state, guards_weights
+        self._client_state, self._guards_weights, self._hides_loss = client_state, guards_weights, hides_loss
         self._terms = [term for term in terms if term.mu or term.offset]
         self._trainer: Trainer  # these three are set in on_fit_start
         self._is_automatic: bool
@@ -134,6 +136,8 @@ class LocalTrainingCallback(Callback):
         return batches / self._trainer.accumulate_grad_batches if self._is_automatic else 1.0
 
     def _add_to_loss(self, optimizer: torch.optim.Optimizer, loss: Tensor) -> Tensor:
+        if self._hides_loss:
+            return torch.full_like(loss, torch.nan)
         return self._fit_terms.add_loss(loss, optimizer, self._fraction(1)) if self._terms else loss
 
     def _count_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -13,10 +13,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from fedlit.client.callbacks import LocalTrainingCallback, StopAfterSteps
+from fedlit.client.dp_sgd.private_fit import PrivateTraining, refuse_statistics, start_private_fit
+from fedlit.client.dp_sgd.settings import ExamplePrivacy
 from fedlit.client.lightning_internals import no_validation, trainer_scope
 from fedlit.client.lightning_logging import use_light_results
 from fedlit.client.losses.contrastive import contrastive_loss
-from fedlit.client.losses.shard import ShardLoss
+from fedlit.client.losses.shard import ShardLoss, measure_shard
 from fedlit.client.metrics import final_metrics
 from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.refused_callbacks import RefuseModuleCallbacks, refuse_callbacks
@@ -57,6 +59,7 @@ class TrainerConfig:
         steps: optimizer steps; wins over `epochs` if it is not None.
         lr_factor: factor on the learning rate in a round, counted from 0; None for always 1.
         keep_optimizer: True if a client's optimizer resumes from its state of the client's last round.
+        privacy: settings of DP-SGD; None for training without it.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -65,6 +68,7 @@ class TrainerConfig:
     steps: int | None = None
     lr_factor: Callable[[int], float] | None = None
     keep_optimizer: bool = False
+    privacy: ExamplePrivacy | None = None
 
     def __post_init__(self) -> None:
         if fixed := sorted(self.options.keys() & {*FIXED_ARGS, "callbacks", "plugins", "profiler"}):
@@ -136,6 +140,7 @@ class LocalTrainer:
         results: results of the fits so far, for the record; metrics are kept for fits with key 0 only.
         optimizer_state: groups that the fits add to the client state.
         guards_weights: True to refuse a displacement if weights change outside of optimizer steps, which takes time.
+        private: DP-SGD of the client in this round; None without privacy, and in an evaluation.
     """
 
     replica: ModuleReplica
@@ -149,12 +154,18 @@ class LocalTrainer:
     results: list[FitResult] = field(default_factory=list)
     optimizer_state: dict[str, Tensors] = field(default_factory=dict)
     guards_weights: bool = False
+    private: PrivateTraining | None = None
 
     @property
     def lr_factor(self) -> float:
         """Factor of `schedule.lr` on the learning rates in this round."""
         factor = self.trainer_config.lr_factor
         return 1.0 if factor is None else factor(self.round)
+
+    @property
+    def kept_state(self) -> dict[str, Tensors]:
+        """Groups of the client state that belong to no algorithm."""
+        return {**self.optimizer_state, **({} if self.private is None else self.private.history.groups())}
 
     def fit(
         self,
@@ -167,9 +178,11 @@ class LocalTrainer:
         """Train from `model`; without a batch take no step.
 
         Raises:
-            ConfigError: if a second fit in a round would start with the first one's optimizer.
+            ConfigError: if a second fit in a round would start with the first one's optimizer, or if no accountant would
+                count a fit with privacy.
         """
-        batches = self.data.train_batches(self.round, self.client, key)
+        private = start_private_fit(self.trainer_config.privacy, self.private, key)
+        batches = self.data.train_batches(self.round, self.client, key) if private is None else private.batches
         budget = None if self.step_budget is None else self.step_budget - sum(fit.steps for fit in self.results)
         if self.examples == 0 or len(batches) == 0 or budget == 0 or (only is not None and not only):
             self.optimizer_state.update(optimizer_state(self.client_state))
@@ -180,7 +193,7 @@ class LocalTrainer:
             raise ConfigError("schedule.client_state", "keep", problem, "use reset")
         gradient_terms = [term for term in terms if isinstance(term, GradientTerm)]
         factor, kept = config.lr_factor and self.lr_factor, self.client_state if config.keep_optimizer else None
-        callback = LocalTrainingCallback(gradient_terms, factor, kept, self.guards_weights)
+        callback = LocalTrainingCallback(gradient_terms, factor, kept, self.guards_weights, private is not None)
         contrasts = [term for term in terms if isinstance(term, ContrastiveTerm)]
         with (
             seeded(self.data.seed, Purpose.MODEL, self.round, self.client, key),
@@ -192,11 +205,12 @@ class LocalTrainer:
             self.replica.load(model, only)
             for contrast in contrasts:
                 stack.enter_context(contrastive_loss(self.replica.module, model, contrast))
-            trainer = config.make_trainer(callback, *config.callbacks(), **config.duration)
+            first = () if private is None else (stack.enter_context(private.protect(self.replica.module)),)
+            trainer = config.make_trainer(*first, callback, *config.callbacks(), **config.duration)
             trainer.fit(self.replica.module, **self._fit_arguments(batches))
         self.optimizer_state.update(callback.optimizer_state)
         read_displacement = partial(callback.displacement.read, dict(self.replica.module.named_parameters()))
-        metrics = final_metrics(trainer)
+        metrics = final_metrics(trainer) if private is None else private.metrics
         result = FitResult(self.replica.read(), callback.steps, self.examples, metrics, read_displacement)
         self.results.append(result if key == 0 else replace(result, metrics={}))
         return result
@@ -208,9 +222,10 @@ class LocalTrainer:
         The module is in eval mode, on the device and in the precision of a fit, and finds its optimizers and its hooks.
 
         Raises:
-            ConfigError: if the module uses manual optimization, since its `training_step` need not return a loss.
+            ConfigError: if the module uses manual optimization, since its `training_step` need not return a loss; in private
+                training, since the loss has no noise.
         """
-        return self._measure(model).loss
+        return self._measure(model, "the loss").loss
 
     def gradient(self, model: Model) -> dict[str, torch.Tensor]:
         """Return the gradient of `loss` for each parameter, on the CPU.
@@ -218,31 +233,17 @@ class LocalTrainer:
         The gradient is 0 for an empty shard, and for parameters that the loss does not reach.
 
         Raises:
-            ConfigError: if the module uses manual optimization.
+            ConfigError: as `loss` does.
         """
-        found = self._measure(model, gradients=True).gradients
+        found = self._measure(model, "the gradient", gradients=True).gradients
         return {name: found.get(name, torch.zeros_like(old)).to(old.dtype) for name, old in model.parameters.items()}
 
-    def _measure(self, model: Model, gradients: bool = False) -> ShardLoss:
-        module = self.replica.module
-        losses = ShardLoss(module, self.data.loading.eval_batch_size, self.examples, gradients)
-        if not module.automatic_optimization:
-            problem = "uses manual optimization: its training_step need not return the client's loss"
-            hint = "use an algorithm and a sampler that do not need clients' losses"
-            raise ConfigError("model", type(module).__name__, problem, hint)
-        if self.examples == 0:
-            return losses
-        self.replica.load(model)
+    def _measure(self, model: Model, name: str, gradients: bool = False) -> ShardLoss:
         config = self.trainer_config
-        with (
-            seeded(self.data.seed, Purpose.EVALUATION, self.round, self.client),
-            trainer_scope(),
-            self.replica.limit_warnings(),
-        ):
-            whole = {"limit_train_batches": None, "accumulate_grad_batches": 1}
-            trainer = config.make_trainer(**config.duration, **whole)
-            losses.measure(trainer, self._fit_arguments(self.data.shard_batches(self.client)))
-        return losses
+        place = {"examples": self.examples, "round": self.round, "client": self.client}
+        refuse_statistics(config.privacy, name)
+        make_trainer = partial(config.make_trainer, **config.duration)
+        return measure_shard(self.replica, make_trainer, self.data, model, **place, gradients=gradients)
 
     def _fit_arguments(self, batches: Batches) -> dict[str, Any]:
         return fit_arguments(self.data.datamodule, batches, no_validation(self.replica.module))

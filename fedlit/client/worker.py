@@ -16,6 +16,7 @@ from fedlit.aggregation.channel import channel_states, pack_channel_states
 from fedlit.aggregation.chunk import ChunkSum
 from fedlit.aggregation.validation import invalid_values, layout_mismatch
 from fedlit.algorithms.algorithm import Algorithm, update_template
+from fedlit.client.dp_sgd.planning import make_private_training
 from fedlit.client.evaluation import evaluate_split
 from fedlit.client.failures import classify_failure
 from fedlit.client.lightning_internals import trainer_scope
@@ -93,7 +94,7 @@ class ClientWorker:
         layout = Layout.of(self.update_template(state))
         chunk = ChunkSum(self.aggregator, self.channel, layout)
         for client in job.clients:
-            reply = self._train_client(job, client, state)
+            reply = self._train_client(job, client, state, chunk.spent)
             failure = reply if isinstance(reply, ClientFailure) else self._send(chunk, *reply, state)
             if failure is not None:
                 chunk.failures.append(self._raise_if_fatal(failure))
@@ -115,7 +116,7 @@ class ClientWorker:
             states=state.channel,
             own=channel_states(local.client_state),
         )
-        client_state = {**update.client_state, **local.optimizer_state, **pack_channel_states(own)}
+        client_state = {**update.client_state, **local.kept_state, **pack_channel_states(own)}
         problem = chunk.add(encoded, local.client, client_state, local.results)
         return ClientFailure(local.client, "not_finite", problem) if problem else None
 
@@ -146,13 +147,16 @@ class ClientWorker:
     def _model_to_evaluate(self, job: EvaluateJob, state: ServerState) -> Model:
         if job.client is None or self.data.is_pooled:
             return self.algorithm.model(state.shared)
-        local = self.local_trainer(job.round, job.client, job.client_state)
+        local = replace(self.local_trainer(job.round, job.client, job.client_state), private=None)  # nobody would count
         return self.algorithm.personal_model(local, state.shared, algorithm_state(job.client_state))
 
     def _train_client(
-        self, job: TrainJob, client: int, state: ServerState
+        self, job: TrainJob, client: int, state: ServerState, spent: dict[int, Groups]
     ) -> tuple[Update, LocalTrainer] | ClientFailure:
-        """Run one client's rule; retry unplanned failures up to `faults.max_retries` times."""
+        """Run one client's rule; retry unplanned failures up to `faults.max_retries` times.
+
+        `spent` gets the privacy history after all fits that were finished, also if the client fails later.
+        """
         failure = None
         for _ in range(1 + self.faults.max_retries):
             client_state, budget = job.client_states.get(client, {}), job.budgets.get(client)
@@ -169,6 +173,9 @@ class ClientWorker:
                 if failure.outcome == "planned":
                     break
                 continue
+            finally:
+                if local.private is not None:
+                    spent[client] = local.private.history.groups()
             if not (problem := layout_mismatch(update.groups, self.update_template(state))):
                 return update, local
             failure = ClientFailure(client, "bad_shape", problem)
@@ -202,9 +209,11 @@ class ClientWorker:
     ) -> LocalTrainer:
         """The local training of a client in a round, counted from 0."""
         examples = self.data.population.size(client)
+        private = make_private_training(self.trainer_config, self.data, round, client, client_state)
         local = LocalTrainer(
             self.replica, self.trainer_config, self.data, examples, round, client, client_state, step_budget
         )
+        local = local if private is None else replace(local, private=private)
         return replace(local, guards_weights=self.guards_weights) if self.guards_weights else local
 
     def dry_run(

@@ -20,7 +20,7 @@ T = TypeVar("T")
 LIBRARIES = {
     *sys.stdlib_module_names,
     *("fedlit", "torch", "torchvision", "torchmetrics", "lightning", "lightning_utilities", "hydra", "omegaconf"),
-    *("numpy", "scipy", "sklearn", "PIL", "matplotlib", "cloudpickle"),
+    *("numpy", "scipy", "sklearn", "PIL", "matplotlib", "cloudpickle", "opacus"),
 }
 """Packages whose lines are no user's code."""
 

@@ -169,6 +169,7 @@ class PartialAggregate:
         sum_of_squares: sum of weight * ||parameters of the update||^2.
         clipped: number of members whose update a clip made shorter.
         plain_bytes: length of the same updates as float32 numbers, in bytes.
+        spent: groups of the client state with the privacy history of each client, in the sum or not.
     """
 
     index: int
@@ -184,6 +185,7 @@ class PartialAggregate:
     sum_of_squares: float = 0.0
     clipped: int = 0
     plain_bytes: int = 0
+    spent: Mapping[int, Groups] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ class Purpose(IntEnum):
     SUM_NOISE = 12
     COMMON = 13
     BROADCAST = 14
+    EXAMPLE_NOISE = 15
 
 
 def sequence(seed: int, purpose: Purpose, round: int = 0, client: int = 0, key: int = 0) -> np.random.SeedSequence:
@@ -53,11 +54,13 @@ def stream(seed: int, purpose: Purpose, round: int = 0, client: int = 0, key: in
     return np.random.Generator(np.random.PCG64(sequence(seed, purpose, round, client, key)))
 
 
-def torch_stream(seed: int, purpose: Purpose, round: int = 0, client: int = 0, key: int = 0) -> torch.Generator:
-    """A CPU torch generator for one purpose, round and client."""
+def torch_stream(
+    seed: int, purpose: Purpose, round: int = 0, client: int = 0, key: int = 0, device: torch.device | str = "cpu"
+) -> torch.Generator:
+    """A torch generator for one purpose, round and client, on a device."""
     import torch
 
-    return torch.Generator().manual_seed(_word(sequence(seed, purpose, round, client, key)))
+    return torch.Generator(device).manual_seed(_word(sequence(seed, purpose, round, client, key)))
 
 
 @contextmanager

@@ -100,6 +100,22 @@ def tree_leaves(tree: Any) -> list[Any]:
     return _pytree.tree_leaves(tree)
 
 
+def map_leaves(function: Callable[[Any], Any], tree: Any) -> Any:
+    """Return nested tuples, lists and dicts with a function of each leaf.
+
+    Uses `torch.utils._pytree.tree_map`; checked with torch 2.14.1.
+    """
+    return _pytree.tree_map(function, tree)
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Return True if `torch.compile` or `nn.Module.compile` has compiled the module itself.
+
+    Uses `nn.Module._compiled_call_impl`, and the attribute `_orig_mod` of a compiled module; checked with torch 2.14.1.
+    """
+    return getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
+
+
 @contextmanager
 def cached_gpu_count() -> Iterator[None]:
     """Let torch remember inside the block that this machine has no GPU.

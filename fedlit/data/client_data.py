@@ -95,6 +95,10 @@ class ClientData:
         batches = self.train.batches(
             shard, loading.local_batch_size, self.batch_order(round, client, key), drop_last=loading.drop_last
         )
+        return self.with_noise(batches, round, client, key)
+
+    def with_noise(self, batches: Batches, round: int, client: int, key: int = 0) -> Batches:
+        """Return batches of a client's training with its noise, if any."""
         noise = self.population.noise
         if noise is None or not noise[client]:
             return batches

@@ -33,7 +33,7 @@ class RoundReporter:
 
     def __init__(self, run: Run, observers: Sequence[Observer]) -> None:
         self._run, self._folder, self._observers = run, RunFolder(), ObserverGroup(observers)
-        self.tracker = RunTracker(run.federation.monitor, protections(run.federation.channel))
+        self.tracker = RunTracker(run.federation.monitor, protections(run.federation))
         self._digests = PairingDigests(run.federation)
         for record in run.finished_rounds:
             self._add(record)

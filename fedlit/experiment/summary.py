@@ -12,9 +12,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fedlit.aggregation import Channel
 from fedlit.runs.metric_names import is_evaluation, split_of
 from fedlit.runs.record import RoundRecord
+from fedlit.server.federation import FederationParts
 from fedlit.server.monitor import Monitor
 
 PACKAGES = ("fedlit", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy")
@@ -80,9 +80,11 @@ class RunTracker:
         }
 
 
-def protections(channel: Channel) -> list[str]:
-    """Return a sentence for each stage that protects something."""
-    statements = (stage.statement() for stage in channel.stages)
+def protections(federation: FederationParts) -> list[str]:
+    """Return a sentence for each part that protects something."""
+    privacy = federation.trainer_config.privacy
+    statements = [stage.statement() for stage in federation.channel.stages]
+    statements += [] if privacy is None else [privacy.statement()]
     return [statement for statement in statements if statement is not None]
 
 

@@ -71,6 +71,17 @@ class ClientStateStore:
                 if client in self.last_update:
                     self._removed.add(client)
 
+    def charge(self, spent: Mapping[int, Groups]) -> None:
+        """Add privacy histories to client states.
+
+        The clients may be missing in the sum.
+
+        Args:
+            spent: the groups with the history of each client.
+        """
+        states = self.read(spent)
+        self.update({client: {**states.get(client, {}), **groups} for client, groups in spent.items()})
+
     def move_to(self, stored: StoredClientStates) -> None:
         """Forget the states in memory, which a checkpointer has stored.
 

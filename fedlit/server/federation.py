@@ -9,8 +9,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from fedlit.aggregation import Aggregator, Channel, MeanAggregator
+from fedlit.aggregation.aggregator import ReductionTree
 from fedlit.aggregation.channel.downlink import broadcast, broadcast_nbytes
 from fedlit.algorithms.algorithm import Algorithm, update_template
+from fedlit.client.dp_sgd.accounting import privacy_metrics
 from fedlit.client.steps.planned import planned_steps
 from fedlit.client.trainer import LocalTrainer, TrainerConfig
 from fedlit.client.worker import ClientWorker
@@ -24,6 +26,7 @@ from fedlit.executors import Inline
 from fedlit.executors.executor import Executor
 from fedlit.runs.record import RoundRecord
 from fedlit.server.checkpoint.checkpointer import Checkpoint, Checkpointer, NoCheckpoints
+from fedlit.server.client_store import ClientStateStore
 from fedlit.server.evaluation import Evaluations
 from fedlit.server.monitor import Monitor
 from fedlit.server.sampling.sampler import Sampler
@@ -134,6 +137,26 @@ class FederationParts:
     def broadcast(self, state: ServerState) -> ServerState:
         """The state as the clients of the next round receive it."""
         return broadcast(self.channel.down, state, self.seed)
+
+    @property
+    def hides_clients(self) -> bool:
+        """True if what modules log in training stays with the clients."""
+        return self.channel.hides_clients or self.trainer_config.privacy is not None
+
+    def charge(self, tree: ReductionTree, clients: ClientStateStore, last: RoundRecord | None) -> dict[str, float]:
+        """Charge clients for their training, also in a lost round.
+
+        Args:
+            tree: the sum of the round's updates.
+            clients: client states, which get the clients' privacy histories.
+            last: the record of the round before; None in the first round.
+
+        Returns:
+            Figures of privacy for the round's record; none without privacy in local training.
+        """
+        clients.charge(tree.spent)
+        before = {} if last is None else last.metrics
+        return privacy_metrics(self.trainer_config.privacy, tree.spent, tree.metrics(), before)
 
     def planned_steps(self, sizes: np.ndarray) -> np.ndarray:
         """Planned optimizer steps of clients with these numbers of examples, shape (n,)."""

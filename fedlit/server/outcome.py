@@ -32,6 +32,10 @@ class RoundOutcome:
     lost: str | None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
+    def with_metrics(self, metrics: Mapping[str, float]) -> RoundOutcome:
+        """The same outcome with further figures."""
+        return replace(self, metrics={**self.metrics, **metrics})
+
 
 def aggregate(
     federation: FederationParts, plan: RoundPlan, state: ServerState, partials: Iterable[Result]

@@ -53,6 +53,7 @@ def run_rounds(federation: FederationParts, start: Checkpoint | None = None) -> 
                 outcome = aggregate(federation, plan, state, train(plan, sent, clients, execute))
                 if outcome.lost is None:
                     clients.update(outcome.tree.client_states)
+                outcome = outcome.with_metrics(federation.charge(outcome.tree, clients, last))
                 state = outcome.state
                 seconds.append(time.perf_counter())
                 scores = evaluate(federation, plan, state, clients, execute)
@@ -139,7 +140,7 @@ def record(
         seconds: readings of a clock: at the beginning, after training, after evaluation.
     """
     state, tree = outcome.state, outcome.tree
-    training = {} if federation.channel.hides_clients else tree.metrics()
+    training = {} if federation.hides_clients else tree.metrics()
     names = names_on_split(training, "train")
     sent_bytes = tree.up_bytes - plan.up_bytes
     measurements = {

@@ -9,6 +9,7 @@ from typing import Any
 
 from fedlit.aggregation import Aggregator, Channel, MeanAggregator
 from fedlit.algorithms.algorithm import Algorithm, as_algorithm
+from fedlit.client.dp_sgd.planning import bind_privacy, check_privacy
 from fedlit.client.module.factory import ModuleSource, make_module
 from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import TrainerConfig
@@ -144,11 +145,13 @@ class Federation(FederationParts):
             ConfigErrors: if its parts do not go together.
         """
         federation = self.raise_if_incompatible(data, log_warnings)
+        worker, facts = federation.worker, federation.facts(data)
         try:
-            channel = federation.channel.bind(federation.facts(data))
+            channel = federation.channel.bind(facts)
+            config = bind_privacy(worker.trainer_config, self.algorithm, self.algorithm.init(self.initial), facts)
         except ConfigError as error:
             raise ConfigErrors([error]) from error
-        return federation.with_worker(replace(federation.worker, channel=channel))
+        return federation.with_worker(replace(worker, channel=channel, trainer_config=config))
 
     def raise_if_incompatible(self, data: Data, log_warnings: bool = False) -> Federation:
         """Return this federation, and log warnings if wanted.
@@ -189,7 +192,9 @@ class Federation(FederationParts):
 
     def check(self, data: Data) -> list[ConfigError]:
         """The errors and warnings of all parts about each other."""
-        return check_compatibility(self, self.facts(data))
+        facts, worker = self.facts(data), self.worker
+        private = check_privacy(worker.trainer_config, worker.replica, worker.data, facts)
+        return [*check_compatibility(self, facts), *private]
 
     def run(self, start: Checkpoint | None = None) -> Iterator[RoundRecord]:
         """Yield the record of each round: see `fedlit.server.rounds.run_rounds`."""

@@ -85,6 +85,21 @@ def test_leaves_of_a_tree_come_in_order():
     assert internals.tree_leaves([1, (2, {"a": 3}), []]) == [1, 2, 3], gone("torch.utils._pytree.tree_leaves")
 
 
+def test_leaves_of_a_tree_are_replaced_in_their_places():
+    assert hasattr(torch.utils._pytree, "tree_map"), gone("torch.utils._pytree.tree_map")
+    mapped = internals.map_leaves(lambda leaf: 10 * leaf, [1, (2, {"a": 3}), []])
+    assert mapped == [10, (20, {"a": 30}), []], gone("torch.utils._pytree.tree_map")
+
+
+@pytest.mark.slow
+def test_a_compiled_module_is_known_by_its_attributes():
+    layer, whole = nn.Linear(1, 1), torch.compile(nn.Linear(1, 1))
+    assert not internals.is_compiled(layer)
+    layer.compile()
+    assert internals.is_compiled(layer), gone("nn.Module._compiled_call_impl")
+    assert internals.is_compiled(whole), gone("OptimizedModule._orig_mod")
+
+
 def test_torch_remembers_the_number_of_gpus_under_a_private_name(monkeypatch):
     assert hasattr(torch.cuda, "_cached_device_count"), gone("torch.cuda._cached_device_count")
     if not torch.backends.cuda.is_built():

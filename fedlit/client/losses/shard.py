@@ -9,10 +9,55 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from fedlit.client.lightning_internals import replace_steps
+from fedlit.client.lightning_internals import no_validation, replace_steps, trainer_scope
 from fedlit.client.losses.weights import capture_batch_sizes, loss_weight
+from fedlit.client.module.replica import ModuleReplica
 from fedlit.core.errors import ConfigError
+from fedlit.core.model import Model
+from fedlit.core.streams import Purpose, seeded
 from fedlit.core.torch_internals import copy_in_place
+from fedlit.data.client_data import ClientData
+from fedlit.data.datamodule import fit_arguments
+
+
+def measure_shard(
+    replica: ModuleReplica,
+    make_trainer: Callable[..., Trainer],
+    data: ClientData,
+    model: Model,
+    *,
+    examples: int,
+    round: int,
+    client: int,
+    gradients: bool = False,
+) -> ShardLoss:
+    """Measure the loss of a model over a client's shard, in order.
+
+    Args:
+        replica: the worker's module.
+        make_trainer: makes the Trainer of a fit.
+        data: source of the client's samples.
+        model: the model.
+        examples: samples in the shard.
+        round, client: keys of the random numbers.
+        gradients: True to sum up gradients as well.
+
+    Raises:
+        ConfigError: if the module uses manual optimization, since its `training_step` need not return a loss.
+    """
+    module = replica.module
+    losses = ShardLoss(module, data.loading.eval_batch_size, examples, gradients)
+    if not module.automatic_optimization:
+        problem = "uses manual optimization: its training_step need not return the client's loss"
+        hint = "use an algorithm and a sampler that do not need clients' losses"
+        raise ConfigError("model", type(module).__name__, problem, hint)
+    if examples == 0:
+        return losses
+    replica.load(model)
+    with seeded(data.seed, Purpose.EVALUATION, round, client), trainer_scope(), replica.limit_warnings():
+        trainer = make_trainer(limit_train_batches=None, accumulate_grad_batches=1)
+        losses.measure(trainer, fit_arguments(data.datamodule, data.shard_batches(client), no_validation(module)))
+    return losses
 
 
 class ShardLoss:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from fedlit.aggregation.channel import CHANNEL_PREFIX
+from fedlit.client.dp_sgd.accounting import PRIVACY_PREFIX
 from fedlit.core.errors import ConfigError
 from fedlit.core.tensors import Groups, Tensors
 
@@ -21,7 +22,7 @@ def optimizer_state(client_state: Groups) -> dict[str, Tensors]:
 
 def algorithm_state(client_state: Groups) -> Groups:
     """Return the groups of a client state that belong to the algorithm."""
-    prefixes = (OPTIMIZER_PREFIX, CHANNEL_PREFIX)
+    prefixes = (OPTIMIZER_PREFIX, CHANNEL_PREFIX, PRIVACY_PREFIX)
     return {name: state for name, state in client_state.items() if not name.startswith(prefixes)}
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedlit.aggregation import Channel, Codec, Stage
+from fedlit.client.dp_sgd import ExamplePrivacy
 from fedlit.client.trainer import TrainerConfig
 from fedlit.core.errors import ErrorCollector, raise_errors, require
 from fedlit.experiment.config.components import make_callbacks
@@ -53,9 +54,14 @@ def _make_channel(config: Mapping[str, Any], parts: Components, collector: Error
     """Make the channel of compression, privacy, encryption and single stages."""
     compression = dict(config.get("compression") or {})
     feedback, down = compression.pop("error_feedback", False), compression.pop("down", None)
-    nodes = {"compression": compression, **{key: config.get(key) for key in ("privacy", "encryption")}}
+    nodes = {"compression": compression, "encryption": config.get("encryption")}
     nodes |= {f"channel.{name}": node for name, node in (config.get("channel") or {}).items()}
     stages = [stage for key, node in nodes.items() for stage in _make_stage(key, node, collector)]
+    for mechanism in _make_stage("privacy", config.get("privacy"), collector, ExamplePrivacy):
+        if not isinstance(mechanism, ExamplePrivacy):
+            stages.append(mechanism)
+        elif parts.trainer_config is not None:  # not a stage, but a part of local training
+            parts.trainer_config = replace(parts.trainer_config, privacy=mechanism)
     codec = next(iter(_make_stage("compression.down", down, collector)), None)
     with collector.collect("compression"):
         raise_errors(require(isinstance(feedback, bool), "error_feedback", feedback, "must be true or false"))
@@ -63,12 +69,12 @@ def _make_channel(config: Mapping[str, Any], parts: Components, collector: Error
         parts.channel = Channel.of(stages, error_feedback=feedback is True, down=codec)
 
 
-def _make_stage(key: str, node: Mapping[str, Any] | None, collector: ErrorCollector) -> Iterator[Any]:
-    """Yield a node's stage or codec, if there is one."""
+def _make_stage(key: str, node: Mapping[str, Any] | None, collector: ErrorCollector, *kinds: type) -> Iterator[Any]:
+    """Yield a node's stage, codec or object of another kind."""
     with collector.collect(key):
         if node:
             stage = instantiate_checked(node)
-            is_stage = isinstance(stage, Stage | Codec)
+            is_stage = isinstance(stage, (Stage, Codec, *kinds))
             hint = "give a subclass of fedlit.Stage or fedlit.Codec"
             raise_errors(require(is_stage, "_target_", node["_target_"], "is not a stage of the channel", hint))
             yield stage

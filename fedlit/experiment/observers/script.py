@@ -50,7 +50,7 @@ class Observers:
             start: checkpoint to resume from; None for the newest of the checkpointer, or the beginning.
         """
         began, group = time.time(), ObserverGroup(self.observers)
-        tracker = RunTracker(federation.monitor, protections(federation.channel))
+        tracker = RunTracker(federation.monitor, protections(federation))
         with group, federation.checkpointer.open(fingerprint(federation)):
             checkpoint = start or federation.checkpointer.load()
             run = _make_run(federation, Path(self.folder), read_finished_rounds(federation, checkpoint))

@@ -109,7 +109,7 @@ def summary_table(run: Run, summary: Mapping[str, Any]) -> Table:
     table.add_row("time", f"{summary['seconds']:.1f} s")
     down, up = (decimal(int(summary[key])) for key in ("down_bytes", "up_bytes"))
     table.add_row("sent", f"{down} to clients, {up} back")
-    for statement in protections(run.federation.channel):
+    for statement in protections(run.federation):
         table.add_row("protected", statement)
     table.add_row("folder", str(short_path(run.folder)))
     return table

@@ -61,7 +61,7 @@ def client_state_nbytes(run: Run) -> int:
     The result is 0 if clients have no state.
     """
     local, update = run.federation.dry_run(median_client(run.federation.registry.sizes), steps=1)
-    return groups_nbytes({**update.client_state, **local.optimizer_state})
+    return groups_nbytes({**update.client_state, **local.kept_state})
 
 
 def median_client(sizes: np.ndarray) -> int:

@@ -39,7 +39,7 @@ def estimate_run(run: Run) -> dict[str, Any]:
         `clients`, `samples_per_client` (quantiles), `cohort`, `sampled` and `asked` (for their losses), which are means a
         round, `cohorts` (the smallest and the largest), `rounds`, `done` (rounds), `steps_per_client` (quantiles),
         `parameters`, `buffers`, `federated`, `stay`, `up_bytes_per_round`, `down_bytes_per_round`, `memory_bytes` (of the
-        server's sums and states), `client_states` (a `MemoryEstimate`), `privacy` (a `PrivacyEstimate`, or None), `batch_s`,
+        server's sums and states), `client_states` (a `MemoryEstimate`), `privacy` (its estimate, or None), `batch_s`,
         `fit_s` (beyond its batches), `evaluation_s`; for the remaining rounds the expected `steps`, `bytes`, `seconds`.
     """
     federation, schedule, registry = run.federation, run.federation.schedule, run.federation.registry

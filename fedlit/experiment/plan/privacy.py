@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from fedlit.aggregation.privacy.accounting import Accountant, signal_to_noise
+from fedlit.experiment.plan.example_privacy import ExampleEstimate, estimate_examples
 from fedlit.experiment.run import Run
 
 
@@ -26,8 +27,19 @@ class PrivacyEstimate:
     epsilon: float
     signal_to_noise: float
 
+    def rows(self) -> dict[str, str]:
+        """Rows of the plan's table."""
+        accountant = self.accountant
+        unit = "of a client" if accountant.is_local else "in all"
+        ratio = f"; signal to noise of a round at most {self.signal_to_noise:.3g}"
+        return {
+            "privacy": f"epsilon {self.epsilon:.4g} at delta {accountant.delta:.3g}, after {self.releases:,} rounds {unit}; "
+            f"{accountant.relation}, by {accountant.method}",
+            "noise multiplier": f"{accountant.noise_multiplier:.4g}" + (ratio if accountant.noise_multiplier else ""),
+        }
 
-def estimate_privacy(run: Run, numbers: int) -> PrivacyEstimate | None:
+
+def estimate_privacy(run: Run, numbers: int) -> PrivacyEstimate | ExampleEstimate | None:
     """Estimate the privacy of a run; None for a run without it.
 
     Args:
@@ -37,7 +49,7 @@ def estimate_privacy(run: Run, numbers: int) -> PrivacyEstimate | None:
     federation, channel = run.federation, run.federation.channel
     accountant = next((stage.accountant for stage in channel.stages if stage.accountant is not None), None)
     if accountant is None:
-        return None
+        return estimate_examples(run, most_rounds(run))
     rounds, cohort = federation.schedule.rounds, channel.denominator
     if cohort is None:
         cohort = federation.schedule.cohort_size(len(federation.registry))
@@ -52,15 +64,6 @@ def most_rounds(run: Run) -> int:
     return -(-run.federation.schedule.rounds // (run.federation.sampling.separation or 1))
 
 
-def privacy_rows(estimate: PrivacyEstimate | None) -> dict[str, str]:
+def privacy_rows(estimate: PrivacyEstimate | ExampleEstimate | None) -> dict[str, str]:
     """Rows of the plan's table; none without privacy."""
-    if estimate is None:
-        return {}
-    accountant, releases = estimate.accountant, estimate.releases
-    unit = "of a client" if accountant.is_local else "in all"
-    ratio = f"; signal to noise of a round at most {estimate.signal_to_noise:.3g}"
-    return {
-        "privacy": f"epsilon {estimate.epsilon:.4g} at delta {accountant.delta:.3g}, after {releases:,} rounds {unit}; "
-        f"{accountant.relation}, by {accountant.method}",
-        "noise multiplier": f"{accountant.noise_multiplier:.4g}" + (ratio if accountant.noise_multiplier else ""),
-    }
+    return {} if estimate is None else estimate.rows()

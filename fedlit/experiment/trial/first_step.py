@@ -128,7 +128,7 @@ def _try_training(federation: Federation, data: Data) -> list[ConfigError]:
         if not isinstance(model := algorithm.model(state.shared), Model):
             problem = f"returns a {type(model).__name__} from `model`"
             return [ConfigError("algorithm", type(algorithm).__name__, problem, "return a fedlit.Model")]
-    client_state = {**update.client_state, **local.optimizer_state}
+    client_state = {**update.client_state, **local.kept_state}
     return errors + _try_later_round(federation, client, replace(state, round=1), client_state)
 
 

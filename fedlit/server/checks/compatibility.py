@@ -9,6 +9,8 @@ import numpy as np
 from fedlit.core.errors import ConfigError
 from fedlit.core.facts import FederationFacts
 from fedlit.server.federation import FederationParts
+from fedlit.server.sampling.cohort import draw_cohort
+from fedlit.server.sampling.sampler import ClientPool
 
 
 def check_compatibility(federation: FederationParts, facts: FederationFacts) -> list[ConfigError]:
@@ -28,6 +30,10 @@ def check_compatibility(federation: FederationParts, facts: FederationFacts) -> 
         federation.aggregator,
     )
     errors = [error for part in parts if part is not None for error in part.check(facts)]
+    if federation.trainer_config.privacy is not None and asks_for_losses(federation):
+        problem = "chooses clients by the losses of their examples, which privacy=example does not cover"
+        hint = "use a sampler that does not ask clients, such as sampler=uniform"
+        errors.append(ConfigError("sampler", federation.sampler.name, problem, hint))
     if empty := int((facts.sizes == 0).sum()):
         problem = f"leaves {empty} of {len(facts.sizes)} clients without examples: they are sampled with weight 0"
         hint = "take fewer clients, or partition.min_samples=1"
@@ -69,3 +75,15 @@ def federation_facts(
         module=type(module).__name__,
         manual_optimization=not module.automatic_optimization,
     )
+
+
+def asks_for_losses(federation: FederationParts) -> bool:
+    """Return True if round 1's cohort depends on clients' losses."""
+    asked: list[np.ndarray] = []
+
+    def losses(clients: np.ndarray) -> np.ndarray:
+        asked.append(clients)
+        return np.zeros(len(clients))
+
+    draw_cohort(federation.sampler, ClientPool(federation.registry.sizes, 0, federation.seed, losses))
+    return bool(asked)

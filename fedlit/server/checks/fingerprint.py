@@ -37,6 +37,8 @@ def fingerprint(federation: FederationParts) -> dict[str, Any]:
     }
     for stage in channel.stages:
         values |= dict(_plain(f"channel.{stage.name}", stage))
+    if federation.trainer_config.privacy is not None:
+        values |= dict(_plain("privacy", federation.trainer_config.privacy))
     return values | ({"schedule.rounds": schedule.rounds} if schedule.lr == "cosine" else {})
 
 

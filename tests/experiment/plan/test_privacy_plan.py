@@ -14,8 +14,11 @@ from rich.table import Table
 
 from fedlit.aggregation import Channel, Clip
 from fedlit.aggregation.privacy.accounting import Accountant
+from fedlit.client.dp_sgd import ExamplePrivacy
+from fedlit.client.dp_sgd.accounting import ReleaseHistory, epsilon_of
 from fedlit.core.facts import Sampling
 from fedlit.experiment.observers.terminal import summary_table
+from fedlit.experiment.plan.example_privacy import ExampleEstimate
 from fedlit.experiment.plan.privacy import PrivacyEstimate, estimate_privacy, privacy_rows
 from fedlit.experiment.run import Run
 from fedlit.experiment.summary import RunTracker, protections
@@ -80,7 +83,7 @@ def test_a_run_without_privacy_has_no_rows():
     run = make_run(Plain(central()))
     assert estimate_privacy(run, 100) is None
     assert privacy_rows(None) == {}
-    assert protections(run.federation.channel) == []
+    assert protections(run.federation) == []
 
 
 def test_noise_on_the_sum_is_charged_in_every_round_and_divided_by_the_expected_cohort():
@@ -113,7 +116,7 @@ def test_a_run_without_noise_has_an_infinite_epsilon():
 
 def test_the_summary_states_what_is_protected_against_whom_and_by_which_accountant():
     run = make_run(Noisy(central()), Plain(central()), rounds=1)
-    tracker = RunTracker(run.federation.monitor, protections(run.federation.channel))
+    tracker = RunTracker(run.federation.monitor, protections(run.federation))
     for record in run.federation.run():
         tracker.add(record)
     summary = json.loads(json.dumps(tracker.summary(1.0, 0)))
@@ -126,3 +129,38 @@ def test_the_summary_states_what_is_protected_against_whom_and_by_which_accounta
     names = {"model": "mlp", "algorithm": "fedavg"}
     table = summary_table(replace(run, data=data, names=names), summary)
     assert sentence in list(table.columns[1].cells)
+
+
+def private_run(rounds=12, **privacy):
+    """A run whose clients train by DP-SGD."""
+    fed = federation(clients=4, cohort=2, rounds=rounds)
+    config = replace(fed.trainer_config, privacy=ExamplePrivacy(**privacy), epochs=1)
+    return Run(Path("nowhere"), {}, fed.with_worker(replace(fed.worker, trainer_config=config)), None, {}, ())
+
+
+def test_the_plan_of_private_examples_has_their_epsilon_and_noise():
+    run = private_run(noise_multiplier=1.5)
+    estimate = estimate_privacy(run, 1)
+    assert isinstance(estimate, ExampleEstimate)
+    assert list(estimate.examples) == [30, 30, 30]
+    spent = epsilon_of(ReleaseHistory(((1.5, 10 / 30, 3 * 12),)), 1e-5)
+    assert list(estimate.epsilons) == [spent] * 3
+    rows = privacy_rows(estimate)
+    assert rows["privacy"].startswith(
+        f"epsilon {spent:.4g} of an example at delta 1e-05, after 12 rounds of its client"
+    )
+    assert rows["noise multiplier"].startswith("1.5; signal to noise of a step at most 0.0")
+    numbers = sum(tensor.numel() for tensor in run.federation.initial.parameters.values())
+    assert estimate.signal_to_noise == pytest.approx(10 / (1.5 * math.sqrt(numbers)))
+
+
+def test_without_noise_the_plan_states_an_infinite_epsilon():
+    rows = privacy_rows(estimate_privacy(private_run(epsilon=math.inf), 1))
+    assert rows["privacy"].startswith("epsilon inf of an example")
+    assert rows["noise multiplier"] == "0"
+
+
+def test_the_summary_says_that_examples_are_protected():
+    (statement,) = protections(private_run(noise_multiplier=1.0).federation)
+    assert statement.startswith("One example of one client against the server and everyone else: differential privacy")
+    assert "seed" in statement
