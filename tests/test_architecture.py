@@ -22,7 +22,7 @@ ALLOWED = {
 }
 ALLOWED["experiment"] = (*ALLOWED["server"], "server", "models")
 ALLOWED["cli"] = (*ALLOWED["experiment"], "experiment", "reports")
-TOP = {"__init__", "__main__", "train", "evaluate", "replay", "report", "compare"}
+TOP = {"__init__", "__main__", "train", "evaluate", "replay", "privacy", "report", "compare"}
 FILES = sorted(ROOT.rglob("*.py"))
 PACKAGES = sorted({path.parent for path in FILES})
 

@@ -108,6 +108,7 @@ def print_commands() -> None:
         "  python -m fedlit.train      train a federated model, or run a sweep; fedlit is the same\n"
         "  python -m fedlit.evaluate   evaluate a finished run on a split\n"
         "  python -m fedlit.replay     repeat one client's training of a round\n"
+        "  python -m fedlit.privacy    epsilon over the rounds of a configuration\n"
         "  python -m fedlit.report     compare runs and sweeps, grouped over seeds\n"
         "  python -m fedlit.compare    list the differences between two runs\n\n"
         "Each command has --help and --version."

@@ -99,12 +99,8 @@ class FederationParts:
 
     @property
     def sampling(self) -> Sampling:
-        """The choice of the clients that train.
-
-        Of an over-selected cohort only the fastest train.
-        """
-        sampling = self.sampler.sampling(len(self.registry))
-        return sampling if self.schedule.over_select == 1 else Sampling("other", by_loss=sampling.by_loss)
+        """The choice of the clients that train."""
+        return self.schedule.trained_sampling(self.sampler.sampling(len(self.registry)))
 
     def initial_state(self) -> ServerState:
         """The server state before round 1."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from fedlit.core.errors import ConfigError, raise_errors, require, require_at_least, require_choice
-from fedlit.core.facts import FederationFacts
+from fedlit.core.facts import FederationFacts, Sampling
 
 if TYPE_CHECKING:  # a schedule alone needs no Lightning
     from fedlit.client.trainer import TrainerConfig
@@ -118,6 +118,16 @@ class Schedule:
         """Number of clients that are sampled for a round, at most all."""
         count = self.cohort_size(clients) * self.over_select
         return min(math.ceil(count * (1 - 1e-12)), clients)  # 100 * 1.1 is 110
+
+    def trained_sampling(self, sampling: Sampling) -> Sampling:
+        """The choice of the clients that train.
+
+        Of an over-selected cohort only the fastest train.
+
+        Args:
+            sampling: the choice of the sampled clients.
+        """
+        return sampling if self.over_select == 1 else Sampling("other", by_loss=sampling.by_loss)
 
     def lr_factor(self, round: int) -> float:
         """Factor on the local learning rate in a round, counted from 0."""

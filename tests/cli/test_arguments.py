@@ -1,4 +1,4 @@
-"""Flags and overrides in any order, in all five commands; the commands and the version."""
+"""Flags and overrides in any order, in the commands; the commands and the version."""
 
 import io
 import json
@@ -6,6 +6,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -15,6 +16,7 @@ from fedlit.cli.command_line import flags_first
 from fedlit.reports import compare, report
 
 ROOT = Path(__file__).parents[2]
+COMMANDS = ("train", "evaluate", "replay", "privacy", "report", "compare")
 
 
 @pytest.fixture
@@ -61,8 +63,8 @@ def test_train_takes_flags_between_overrides():
 
 def test_report_and_compare_take_flags_between_their_folders(tmp_path, monkeypatch, capsys):
     calls = []
-    monkeypatch.setattr(report, "make_result", lambda *values: calls.append(values))
-    monkeypatch.setattr(report, "_save", lambda *_: None)
+    monkeypatch.setattr(report, "make_report", lambda *values: calls.append(values) or Mock())
+    monkeypatch.setattr(report, "save_report", lambda *_: [])
     monkeypatch.setattr(report, "print_report", lambda *_: None)
     report.main(["a", "--metric", "own/accuracy", "b", "--out", str(tmp_path)])
     assert calls[0][0] == [Path("a"), Path("b")]
@@ -103,7 +105,7 @@ def test_a_command_without_a_run_names_the_run_alone(monkeypatch, capsys):
 def test_fedlit_alone_prints_its_commands_and_the_version_is_its_own(monkeypatch, capsys):
     runpy.run_module("fedlit", run_name="__main__")
     printed = capsys.readouterr().out
-    assert all(f"python -m fedlit.{name}" in printed for name in ("train", "evaluate", "replay", "report", "compare"))
+    assert all(f"python -m fedlit.{name}" in printed for name in COMMANDS)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "argv", ["fedlit", "--version"])
     train.main()
@@ -111,7 +113,7 @@ def test_fedlit_alone_prints_its_commands_and_the_version_is_its_own(monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["train", "evaluate", "replay", "report", "compare"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_commands_file_is_a_script_too(command, tmp_path):
     done = subprocess.run(
         [sys.executable, str(ROOT / "fedlit" / f"{command}.py"), "--version"],
