@@ -33,6 +33,7 @@ LIGHTNING = (
     "data/datamodule.py",
     "experiment/weights.py",
     "experiment/config",
+    "experiment/observers/loggers",
     "experiment/trial",
 )
 HYDRA = ("cli", "experiment/config")

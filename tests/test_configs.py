@@ -15,6 +15,7 @@ from fedlit.core.files import flatten
 from fedlit.experiment.config.parts import make_components
 from fedlit.experiment.config.plain import to_plain
 from fedlit.experiment.config.settings import make_settings
+from fedlit.experiment.observers.loggers import choices as loggers
 
 pytestmark = pytest.mark.slow  # each composes the configuration
 CHOICES = sorted(
@@ -47,7 +48,8 @@ def beside(is_chosen):
     ],
     ids=" ".join,
 )
-def test_every_choice_is_made_without_an_error(choices, tmp_path):
+def test_every_choice_is_made_without_an_error(choices, tmp_path, monkeypatch):
+    monkeypatch.setattr(loggers, "find_spec", bool)  # their packages need not be installed
     config = composed(*choices)
     targets = {
         "model": "fedlit.models.Classifier",
@@ -94,6 +96,7 @@ def test_values_of_an_experiment_are_the_composed_values(group, choice):
         "clock",
         "faults",
         "observers",
+        "loggers",
         "experiment",
         "debug",
     ],

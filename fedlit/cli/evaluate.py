@@ -60,7 +60,7 @@ def evaluate_run(
     """
     require_files(run, (CONFIG, SUMMARY, JOURNAL, CKPTS[checkpoint]), "run", HINT)
     config = load_run_config(run, overrides, allow)
-    config["observers"], config["check"], config["resume"] = {}, False, None
+    config["observers"], config["loggers"], config["check"], config["resume"] = {}, {}, False, None
     config["model"] = {key: value for key, value in config["model"].items() if key != "init_from"}  # weights are loaded
     with user_errors(run, "run", HINT):
         finished = load_run(run)

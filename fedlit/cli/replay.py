@@ -117,7 +117,7 @@ def _build_federation(
     run: Path, config: dict[str, Any], checkpointer: InMemoryCheckpointer, num_rounds: int
 ) -> Federation:
     """The run's federation in this process, without evaluations, observers and files."""
-    config["observers"], config["check"], config["resume"] = {}, False, None
+    config["observers"], config["loggers"], config["check"], config["resume"] = {}, {}, False, None
     federation = build_run(config, run, {})[0].federation
     rounds = max(federation.schedule.rounds, num_rounds)  # a resumed run may have a configuration with fewer rounds
     schedule = replace(federation.schedule, rounds=rounds, eval_every=10**9, stop_at=None)  # changes no state

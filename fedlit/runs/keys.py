@@ -18,6 +18,7 @@ class KeyRow:
 
     Args:
         is_group: True for a group of choices, with a folder of its own in `conf/`.
+        has_many_choices: True for a group of which a list of choices can be given.
         has_keys: True for a mapping of further keys.
         is_optional: True if a configuration can lack the key.
         can_change: True if a run can be resumed with another value.
@@ -27,6 +28,7 @@ class KeyRow:
     """
 
     is_group: bool = False
+    has_many_choices: bool = False
     has_keys: bool = False
     is_optional: bool = False
     can_change: bool = False
@@ -71,6 +73,7 @@ TABLE: Mapping[str, KeyRow] = {
     "faults.max_lost_rounds": KeyRow(can_change=True),
     "faults.server": KeyRow(separates_groups=False),
     "observers": _group(can_change=True, separates_groups=False),
+    "loggers": _group(has_many_choices=True, is_optional=True, can_change=True, separates_groups=False),
     "channel": KeyRow(has_keys=True, is_optional=True, in_fingerprint=True),
     "monitor": KeyRow(has_keys=True),
     "eval": KeyRow(has_keys=True),

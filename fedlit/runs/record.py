@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,3 +71,8 @@ class RoundRecord:
             "failures": failures,
             "state_sha256": self.sha256,
         }
+
+
+def failure_counts(failures: Iterable[ClientFailure]) -> dict[str, int]:
+    """Return the number of failures by outcome, as `failures/OUTCOME`."""
+    return dict(Counter(f"failures/{failure.outcome}" for failure in failures))

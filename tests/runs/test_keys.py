@@ -29,6 +29,7 @@ CAN_CHANGE = (
     "schedule.rounds",
     "executor",
     "observers",
+    "loggers",
     "checkpoint",
     "sweep",
     "faults.max_lost_rounds",
@@ -44,6 +45,7 @@ SAME_IN_GROUP = (
     "seed",
     "executor",
     "observers",
+    "loggers",
     "checkpoint",
     "resume",
     "check",
@@ -79,7 +81,7 @@ IN_FINGERPRINT = (
 )
 
 
-LATER = ("compression", "privacy", "encryption")
+LATER = ("compression", "privacy", "encryption", "loggers")
 """Groups that the folders of older runs lack."""
 
 
@@ -138,6 +140,7 @@ def test_top_keys_are_in_the_expected_order():
         "clock",
         "faults",
         "observers",
+        "loggers",
     )
     nested = ("monitor", "eval", "checkpoint", "sweep")
     flat = ("seed", "resume", "check", "traceback")

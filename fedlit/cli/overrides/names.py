@@ -14,7 +14,7 @@ from fedlit.cli.hydra_internals import list_options, list_subgroups, load_option
 from fedlit.cli.overrides.suggestions import KeyTree, list_keys, similar_keys
 from fedlit.cli.overrides.texts import value_text
 from fedlit.core.errors import ConfigError, did_you_mean
-from fedlit.runs.keys import REQUIRED_KEYS, TOP_KEYS
+from fedlit.runs.keys import REQUIRED_KEYS, TOP_KEYS, row_of
 
 
 def list_groups(loader: ConfigLoader, parent: str = "") -> list[str]:
@@ -37,7 +37,8 @@ def group_errors(loader: ConfigLoader, groups: Sequence[str], override: Override
         return [ConfigError(group, (*_choices(override), "")[0], "is not a group", did_you_mean(group, groups))]
     if override.is_delete():
         return _required_key_errors(group)
-    if lists := _list_choices(override):
+    lists = _list_choices(override)
+    if lists and not row_of(group).has_many_choices:
         first = str(lists[0][0]) if lists[0] else "CHOICE"
         hint = f"write {group}={first}; -m {group}={','.join(map(str, lists[0]))} starts a run for each"
         return [ConfigError(group, value_text(override), "merges several choices, and a group has one", hint)]
@@ -49,7 +50,7 @@ def group_errors(loader: ConfigLoader, groups: Sequence[str], override: Override
             f"must be one of {', '.join(options)}",
             "leave it out to take the default" if choice == "None" else did_you_mean(choice, options),
         )
-        for choice in _choices(override)
+        for choice in _single_choices(override, lists)
         if choice not in options
     ]
 
@@ -144,6 +145,12 @@ def _choices(override: Override) -> list[str]:
     if override.is_sweep_override():
         return [str(choice) for choice in override.sweep_string_iterator()] if override.is_discrete_sweep() else []
     return [str(override.value())]
+
+
+def _single_choices(override: Override, lists: Sequence[Sequence[Any]]) -> list[str]:
+    """The values of an override, each of its lists as its parts."""
+    parts = [str(part) for values in lists for part in values]
+    return parts if lists else _choices(override)
 
 
 def _list_choices(override: Override) -> list[list[Any]]:

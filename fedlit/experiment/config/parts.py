@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
+
+from lightning.pytorch.loggers import Logger
 
 from fedlit.aggregation import Channel, Codec, Stage
 from fedlit.client.dp_sgd import ExamplePrivacy
 from fedlit.client.trainer import TrainerConfig
 from fedlit.core.errors import ErrorCollector, raise_errors, require
 from fedlit.experiment.config.components import make_callbacks
-from fedlit.experiment.config.instantiate import instantiate_checked
+from fedlit.experiment.config.instantiate import check_types, import_target, instantiate_checked
 from fedlit.experiment.config.settings import Settings, make_instance
 from fedlit.experiment.config.trainer_args import make_trainer_config
+from fedlit.experiment.observers.loggers.choices import LoggerChoice, OwnLogger
+from fedlit.experiment.observers.loggers.logger_observer import LoggerObserver
 from fedlit.experiment.observers.observer import Observer
 from fedlit.server.schedule import Schedule
 
@@ -47,7 +53,28 @@ def make_components(config: Mapping[str, Any], settings: Settings, collector: Er
         with collector.collect(f"observers.{name}"):
             if node is not None:
                 parts.observers[name] = make_instance(node, Observer, "fedlit.Observer")
+    for name, node in (config.get("loggers") or {}).items():
+        with collector.collect(f"loggers.{name}"):
+            if node is not None:
+                parts.observers[f"loggers.{name}"] = LoggerObserver(_make_logger(name, node), f"loggers.{name}")
     return parts
+
+
+def _make_logger(name: str, node: Mapping[str, Any]) -> LoggerChoice:
+    """Return a choice of `loggers` that makes a logger of Lightning.
+
+    Raises:
+        ConfigError: if the class is none of both, or an argument is wrong.
+    """
+    target = import_target(node)
+    if isinstance(target, type) and issubclass(target, LoggerChoice):
+        return make_instance(node, LoggerChoice, "LoggerChoice")
+    is_logger = isinstance(target, type) and issubclass(target, Logger)
+    hint = "give a class of lightning.pytorch.loggers, or a subclass of Logger"
+    raise_errors(require(is_logger, "_target_", node["_target_"], "is no logger of Lightning", hint))
+    check_types(target, {key: value for key, value in node.items() if not key.startswith("_")})
+    has_save_dir = "save_dir" in inspect.signature(target).parameters and "save_dir" not in node
+    return OwnLogger(partial(instantiate_checked, node), name, has_save_dir)
 
 
 def _make_channel(config: Mapping[str, Any], parts: Components, collector: ErrorCollector) -> None:

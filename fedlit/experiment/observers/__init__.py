@@ -3,7 +3,7 @@
 from fedlit.experiment.observers.observer import Observer, ObserverGroup
 from fedlit.experiment.observers.partition_figure import PartitionFigure
 from fedlit.experiment.observers.run_folder import RunFolder
-from fedlit.experiment.observers.tensorboard import TensorBoard
+from fedlit.experiment.observers.tensorboard.events import TensorBoard
 from fedlit.experiment.observers.terminal import Terminal
 from fedlit.experiment.run import Run
 

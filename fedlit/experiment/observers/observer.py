@@ -19,6 +19,11 @@ class Observer:
     logged, the summary counts it, and the observer is no longer called.
     """
 
+    @property
+    def name(self) -> str:
+        """Name in messages and in the summary: that of the class."""
+        return type(self).__name__
+
     def start(self, run: Run) -> None:
         """Prepare for the run. Called once, before its first round.
 
@@ -49,7 +54,7 @@ class ObserverGroup:
         observers: observers, in the order of their calls.
 
     Attributes:
-        failed: error of each observer that raised, by the name of its class.
+        failed: error of each observer that raised, by its name.
     """
 
     def __init__(self, observers: Sequence[Observer]) -> None:
@@ -62,7 +67,7 @@ class ObserverGroup:
             try:
                 call(observer)
             except Exception as error:
-                name = type(observer).__name__
+                name = observer.name
                 self.failed[name] = f"{type(error).__name__}: {error}"
                 log.warning("%s failed and is no longer called; the run continues: %s", name, self.failed[name])
                 self._observers.remove(observer)

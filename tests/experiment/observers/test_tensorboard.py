@@ -10,8 +10,8 @@ from tensorboard.plugins.hparams import metadata
 
 from fedlit.data import Data
 from fedlit.experiment.observers import Run, TensorBoard
-from fedlit.experiment.observers.hparams import hparam_values, hparams_table
-from fedlit.experiment.observers.tensorboard import MAX_NAME, run_name, varied_overrides
+from fedlit.experiment.observers.tensorboard.events import MAX_NAME, run_name, varied_overrides
+from fedlit.experiment.observers.tensorboard.hparams import hparam_values, hparams_table
 from fedlit.runs.record import RoundRecord
 
 CONFIG = {

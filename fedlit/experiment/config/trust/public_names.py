@@ -36,6 +36,7 @@ FEDLIT_NAMES = (
     *_names("fedlit.data", "digits heart_disease image_folder shakespeare synthetic torchvision_images"),
     *_names("fedlit.executors", "Auto Inline Processes"),
     *_names("fedlit.experiment.observers", "PartitionFigure TensorBoard Terminal"),
+    *_names("fedlit.experiment.observers.loggers", "CSV MLflow WandB"),
     *_names("fedlit.models", "Classifier"),
     *_names("fedlit.server.sampling", "Available MinSeparation Poisson PowerOfChoice RoundRobin Uniform Weighted"),
     *_names("fedlit.simulation", "Corrupt CrashWorker Drop FaultPlan Hang Raise ServerCrash"),

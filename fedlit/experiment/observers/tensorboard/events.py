@@ -6,7 +6,6 @@ import os
 import re
 import socket
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,13 @@ from typing import Any
 import numpy as np
 import yaml
 
-from fedlit.experiment.observers.hparams import hparams_summaries, hparams_table
 from fedlit.experiment.observers.observer import Observer
 from fedlit.experiment.observers.partition_figure import partition_figure
+from fedlit.experiment.observers.tensorboard.hparams import hparams_summaries, hparams_table
 from fedlit.experiment.run import Run
 from fedlit.runs.folder import InvalidRun, read_command, read_job
 from fedlit.runs.layout import JOB, TENSORBOARD
-from fedlit.runs.record import RoundRecord
+from fedlit.runs.record import RoundRecord, failure_counts
 
 EVENTS = "events.out.tfevents.*.fedlit"
 """Names of the files that this observer writes."""
@@ -63,8 +62,7 @@ class TensorBoard(Observer):
         """Write the round's metrics and its number of failures by outcome."""
         from torch.utils.tensorboard.summary import scalar
 
-        failures = Counter(f"failures/{failure.outcome}" for failure in record.failures)
-        values = {**record.metrics, **failures}
+        values = {**record.metrics, **failure_counts(record.failures)}
         self._write(*({"summary": scalar(name, value), "step": record.number} for name, value in values.items()))
 
     def end(self, summary: Mapping[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""TensorBoard: events in its own format, and the tabs that read them."""
