@@ -42,6 +42,7 @@ class RunTracker:
         self.best: RoundRecord | None = None
         self.last: RoundRecord | None = None
         self.num_lost = self._up = self._down = 0
+        self._uncompressed = 0.0
 
     def add(self, record: RoundRecord) -> None:
         """Add the next round."""
@@ -49,6 +50,7 @@ class RunTracker:
         self.num_lost += record.lost is not None
         self._up += int(record.metrics["comm/up_bytes"])
         self._down += int(record.metrics["comm/down_bytes"])
+        self._uncompressed += record.metrics.get("comm/ratio", 1.0) * record.metrics["comm/up_bytes"]
         if self.monitor.is_better(record, self.best):
             self.best = record
 
@@ -72,6 +74,7 @@ class RunTracker:
             "buffers": sum(tensor.numel() for tensor in model.buffers.values()),
             "protected": self._statements,
             "up_bytes": self._up,
+            "compression_ratio": self._uncompressed / self._up if self._up else 1.0,
             "down_bytes": self._down,
             "seconds": seconds,
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},

@@ -1,11 +1,15 @@
 """The summary names the processor, on which the bits of results depend."""
 
 import platform
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from conftest import federation
 
+from fedlit.aggregation import Channel
+from fedlit.aggregation.compression import TopK
 from fedlit.experiment.summary import RunTracker, describe_processor
 
 
@@ -21,6 +25,20 @@ def test_the_summary_names_processor_and_instruction_set(monkeypatch):
     assert processor["name"]
     assert processor["instruction_set"] == torch.backends.cpu.get_cpu_capability()
     assert not {"ATEN_CPU_CAPABILITY", "MKL_CBWR"} & processor.keys()
+
+
+def test_the_summary_has_the_bytes_of_all_rounds_and_their_ratio():
+    fed = federation(rounds=2)
+    fed = fed.with_worker(replace(fed.worker, channel=Channel.of([TopK(0.01)])))
+    tracker, packed = RunTracker(fed.monitor), 0
+    for record in fed.run():
+        tracker.add(record)
+        packed += record.metrics["comm/up_bytes"]
+    summary = tracker.summary(1.0, 0)
+    numbers = summary["parameters"]
+    assert summary["up_bytes"] == packed
+    assert summary["compression_ratio"] == pytest.approx(2 * 2 * (8 + 4 * numbers) / packed)
+    assert 70 < summary["compression_ratio"] < 80
 
 
 def test_a_variable_that_limits_instruction_sets_is_named(monkeypatch):

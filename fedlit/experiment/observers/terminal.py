@@ -108,7 +108,9 @@ def summary_table(run: Run, summary: Mapping[str, Any]) -> Table:
         table.add_row("last round", metrics_line(last["metrics"]))
     table.add_row("time", f"{summary['seconds']:.1f} s")
     down, up = (decimal(int(summary[key])) for key in ("down_bytes", "up_bytes"))
-    table.add_row("sent", f"{down} to clients, {up} back")
+    ratio = summary.get("compression_ratio", 1.0)
+    smaller = f", {ratio:.1f} times smaller than float32" if ratio >= 1.05 else ""
+    table.add_row("sent", f"{down} to clients, {up} back{smaller}")
     for statement in protections(run.federation):
         table.add_row("protected", statement)
     table.add_row("folder", str(short_path(run.folder)))

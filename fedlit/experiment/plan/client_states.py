@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedlit.aggregation.channel import pack_channel_states
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.serialization import flatten_state, groups_nbytes, tensor_nbytes
 from fedlit.experiment.run import Run
@@ -58,10 +59,23 @@ def _clients_to_evaluate(run: Run, cohort: int) -> int:
 def client_state_nbytes(run: Run) -> int:
     """Bytes of a median-size client's state after one step.
 
-    The result is 0 if clients have no state.
+    The channel's part, such as the residual of error feedback, counts. The result is 0 if clients have no state.
     """
-    local, update = run.federation.dry_run(median_client(run.federation.registry.sizes), steps=1)
-    return groups_nbytes({**update.client_state, **local.kept_state})
+    federation, client = run.federation, median_client(run.federation.registry.sizes)
+    local, update = federation.dry_run(client, steps=1)
+    state = federation.initial_state()
+    layout = federation.update_layout(state)
+    _, own = federation.channel.encode(
+        layout,
+        layout.vector(update.groups),
+        update.weight,
+        round=state.round,
+        client=client,
+        seed=federation.seed,
+        states=state.channel,
+        own={},
+    )
+    return groups_nbytes({**update.client_state, **local.kept_state, **pack_channel_states(own)})
 
 
 def median_client(sizes: np.ndarray) -> int:

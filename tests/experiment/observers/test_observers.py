@@ -173,8 +173,10 @@ def test_table_has_sizes_in_powers_of_1000(tmp_path, count, text):
     data = Data("squares", fed.worker.data.train, None, (1, 8, 8), ("a", "b", "c"))
     best, last = {"round": 1, "metrics": {}}, {"cohort": [0], "metrics": {}}
     summary = {"best": best, "last": last, "parameters": 1, "rounds": 1, "lost_rounds": 0, "seconds": 1.0}
-    table = summary_table(Run(tmp_path, {}, fed, data, {}), {**summary, "down_bytes": count, "up_bytes": 763_800})
-    assert f"{text} to clients, 763.8 kB back" in list(table.columns[1].cells)
+    summary |= {"down_bytes": count, "up_bytes": 763_800}
+    for ratio, smaller in ((1.0, ""), (78.64, ", 78.6 times smaller than float32")):
+        table = summary_table(Run(tmp_path, {}, fed, data, {}), {**summary, "compression_ratio": ratio})
+        assert f"{text} to clients, 763.8 kB back{smaller}" in list(table.columns[1].cells)
 
 
 def test_table_names_the_users_own_classes(tmp_path):

@@ -7,6 +7,8 @@ import pytest
 from conftest import federation
 from safetensors.torch import load_file
 
+from fedlit.aggregation import Channel
+from fedlit.aggregation.compression import RandK, TopK
 from fedlit.algorithms.personalization.ditto import Ditto
 from fedlit.client.trainer import TrainerConfig
 from fedlit.core.serialization import groups_nbytes, read_client_states
@@ -63,6 +65,15 @@ def test_estimate_counts_the_client_states_that_an_evaluation_reads(clients, ram
     parts = {"algorithm": Ditto(), "evaluations": Evaluations(clients), "registry": registry}
     estimate = estimate_client_state(replace(run, federation=replace(run.federation, **parts)), 10)
     assert estimate.ram == 10 * ram
+
+
+@pytest.mark.parametrize("codec", [TopK(), RandK()])
+def test_the_residual_of_error_feedback_is_client_state(codec):
+    run = make_run(Retention(), state="reset")
+    worker = replace(run.federation.worker, channel=Channel.of([codec], error_feedback=True))
+    run = replace(run, federation=run.federation.with_worker(worker))
+    numbers = sum(tensor.numel() for tensor in run.federation.initial.parameters.values())
+    assert client_state_nbytes(run) == 4 * numbers
 
 
 def test_clients_without_state_take_no_memory():

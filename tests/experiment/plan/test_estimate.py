@@ -32,6 +32,16 @@ def test_figures_of_the_plan_equal_those_of_the_run():
     assert figures["seconds"] > 0
 
 
+@pytest.mark.parametrize("codec", ["half", "int8", "qsgd", "topk", "randk", "sign"])
+def test_bytes_of_the_plan_are_those_that_are_packed(codec):
+    down = {"topk": "half", "randk": "int8", "sign": "qsgd"}.get(codec, "none")
+    overrides = ["schedule.rounds=1", "schedule.local_steps=1", "model.norm=batch"]
+    run = build(f"compression={codec}", f"compression/down={down}", *overrides)
+    figures, (record,) = estimate_run(run), list(run.federation.run())
+    assert figures["up_bytes_per_round"] == record.metrics["comm/up_bytes"]
+    assert figures["down_bytes_per_round"] == record.metrics["comm/down_bytes"]
+
+
 def test_cohorts_of_the_plan_are_those_of_the_run():
     run = build("sampler=poisson", "sampler.q=0.4", "schedule.rounds=4", "schedule.local_steps=1")
     figures, out = estimate_run(run), io.StringIO()
