@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,9 @@ from fedlit.experiment.config.instantiate import instantiate_checked
 from fedlit.experiment.config.settings import Settings, make_settings
 from fedlit.server.sampling import Uniform
 from fedlit.server.sampling.sampler import Sampler, as_sampler
+
+LEADING_DIGITS = (1, 2, 5)
+"""First digits of the rounds in the table of epsilon."""
 
 
 @dataclass(frozen=True)
@@ -128,3 +131,12 @@ def _facts(settings: Settings, clients: int, collector: ErrorCollector) -> Feder
     collector.all += sampler.check(facts)
     collector.raise_if_any()
     return facts
+
+
+def spread_rounds(rounds: int) -> Iterator[int]:
+    """Yield 1, 2, 5, 10, ... below a number, and the number."""
+    power = 1
+    while power < rounds:
+        yield from (digit * power for digit in LEADING_DIGITS if digit * power < rounds)
+        power *= 10
+    yield rounds

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -13,10 +12,7 @@ from fedlit.aggregation.privacy.accounting import calibrate
 from fedlit.core.facts import Sampling
 from fedlit.core.text.console import PlainConsole
 from fedlit.core.text.steps import steps
-from fedlit.experiment.plan.early_privacy import EarlyPrivacy, find_accountant
-
-LEADING_DIGITS = (1, 2, 5)
-"""First digits of the rounds in the table of epsilon."""
+from fedlit.experiment.plan.early_privacy import EarlyPrivacy, find_accountant, spread_rounds
 
 
 def print_privacy(config: Mapping[str, Any], targets: Sequence[float], console: Console | None = None) -> None:
@@ -31,8 +27,18 @@ def print_privacy(config: Mapping[str, Any], targets: Sequence[float], console: 
         ConfigErrors: if the configuration has errors.
         ConfigError: if it has no differential privacy, or no noise multiplier spends a target.
     """
-    console = console or PlainConsole()
-    privacy = find_accountant(config) or _from_data(config)
+    console, privacy = console or PlainConsole(), find_accountant(config)
+    if privacy is None:
+        steps.info("importing Lightning, since the accountant depends on the data")
+        from fedlit.experiment.plan.example_tables import build, example_tables  # here: it takes seconds
+
+        run = build(config)
+        if run.federation.trainer_config.privacy is not None:
+            console.print(*example_tables(run, targets), sep="\n")
+            return
+        federation = run.federation
+        clients, rounds = len(federation.registry), federation.schedule.rounds
+        privacy = EarlyPrivacy.of(federation.channel, federation.sampling, clients, rounds)
     console.print(facts_table(privacy))
     console.print(epsilon_table(privacy))
     if targets:
@@ -78,15 +84,6 @@ def epsilon_table(privacy: EarlyPrivacy) -> Table:
     return table
 
 
-def spread_rounds(rounds: int) -> Iterator[int]:
-    """Yield 1, 2, 5, 10, ... below a number, and the number."""
-    power = 1
-    while power < rounds:
-        yield from (digit * power for digit in LEADING_DIGITS if digit * power < rounds)
-        power *= 10
-    yield rounds
-
-
 def noise_table(privacy: EarlyPrivacy, targets: Sequence[float]) -> Table:
     """The noise multiplier for each target of epsilon.
 
@@ -103,18 +100,3 @@ def noise_table(privacy: EarlyPrivacy, targets: Sequence[float]) -> Table:
         spent = privacy.accountant.with_noise(noise).epsilon(rounds)
         table.add_row(f"{target:g}", f"{noise:.4g}", f"{spent:.4g}")
     return table
-
-
-def _from_data(config: Mapping[str, Any]) -> EarlyPrivacy:
-    """The accountant of a configuration whose data decide about it.
-
-    Raises:
-        ConfigErrors: with all errors of the configuration.
-        ConfigError: if it has no differential privacy.
-    """
-    steps.info("importing Lightning, since the accountant depends on the data")
-    from fedlit.experiment.config.build import build_run  # here: it takes seconds
-
-    federation = build_run(config, Path(), {})[0].federation
-    clients, rounds = len(federation.registry), federation.schedule.rounds
-    return EarlyPrivacy.of(federation.channel, federation.sampling, clients, rounds)

@@ -7,11 +7,11 @@ import pytest
 from configured import build, compose_plain
 from rich.console import Console
 
-from fedlit.aggregation.privacy.accounting import Accountant
+from fedlit.aggregation.privacy.accounting import Accountant, example_epsilon
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.facts import Sampling
-from fedlit.experiment.plan.early_privacy import EarlyPrivacy, find_accountant
-from fedlit.experiment.plan.privacy_tables import facts_table, noise_table, print_privacy, sampling_text, spread_rounds
+from fedlit.experiment.plan.early_privacy import EarlyPrivacy, find_accountant, spread_rounds
+from fedlit.experiment.plan.privacy_tables import facts_table, noise_table, print_privacy, sampling_text
 
 pytest.importorskip("dp_accounting", reason="the extra dp is not installed")
 
@@ -64,6 +64,25 @@ def test_clients_that_only_the_data_names_are_counted_in_the_data():
     print_privacy(config, [], Console(file=out, width=80))
     clients = len(build(*overrides).federation.registry)
     assert f"{clients:,}; each is in a cohort" in out.getvalue()
+
+
+@pytest.mark.slow
+def test_epsilon_of_examples_depends_on_the_clients_numbers_of_examples():
+    pytest.importorskip("opacus", reason="the extra dp is not installed")
+    overrides = ["privacy=example", "model=logistic", "schedule.rounds=4", "schedule.local_epochs=1"]
+    config, out = compose_plain(*overrides, "privacy.noise_multiplier=1"), io.StringIO()
+    print_privacy(config, [3.0], Console(file=out, width=80))
+    text = out.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    sizes = sorted(build(*overrides, "privacy.noise_multiplier=1").federation.registry.sizes.tolist())
+    chosen = sizes[0], sizes[len(sizes) // 2], sizes[-1]
+    rows = [re.findall(r"[\d.]+", line) for line in text.splitlines() if re.match(r"│ +(\d|examples)", line)]
+    assert rows[0] == [str(size) for size in chosen]
+    assert [row[0] for row in rows[1:]] == ["1", "2", "4", "3"]
+    for size, spent, noise in zip(chosen, rows[3][1:], rows[4][1:], strict=True):
+        rate, steps = min(1.0, 16 / size), 4 * -(-size // 16)
+        assert float(spent) == pytest.approx(example_epsilon([(1.0, rate, steps)], 1e-5), rel=1e-3)
+        assert 0.99 * 3.0 <= example_epsilon([(float(noise), rate, steps)], 1e-5) <= 3.0
 
 
 def early(**changes):
