@@ -152,7 +152,7 @@ def norms_of_updates(channel, norms, rounds, size=10):
 
 
 def test_noise_uses_the_norm_that_clipped_the_round():
-    channel = adaptive(initial_clip=2.0, clip_lr=1.0, count_noise=0.6)
+    channel = adaptive(initial_clip=2.0, clip_lr=1.0, count_noise=0.6, quantile=0.1)
     states = channel.init(layout(SIZE))
     opened, states = release(channel, [], states, size=SIZE)
     std = 2.0 / math.sqrt(1 - 1.2**-2)  # the joint multiplier is 1

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from private import channel_of, clipped_sum, layout, messages, open_sum, separated, unit
+from private import channel_of, clipped_sum, facts, layout, messages, open_sum, separated, unit
 
-from fedlit.aggregation import Codec, Order, Stage
+from fedlit.aggregation import Channel, Codec, Order, Stage
+from fedlit.aggregation.compression import QSGD, Half, Int8, RandK, Sign, TopK
 from fedlit.aggregation.privacy import DPFTRL, CentralDP
 
 SIZE, CLIP = 64, 0.7
@@ -70,14 +71,30 @@ def test_one_client_moves_the_sum_by_at_most_the_clipping_norm(name):
     assert longest == pytest.approx(CLIP)
 
 
-def test_error_feedback_does_not_lengthen_a_message():
-    channel = channel_of(CentralDP(clip=CLIP, noise_multiplier=1.0), Coarse())
-    channel = type(channel)(channel.stages, channel.codec, error_feedback=True)
-    states, own = channel.init(layout(SIZE)), [{}]
-    for round in range(20):
-        (message,) = messages(channel, [unit(SIZE, length=0.3)], states, round=round, own=own)
-        assert float(message.vector.norm()) <= CLIP * (1 + 1e-12)
-    assert float(own[0]["coarse"]["residual"].norm()) > 0
+CODECS = {
+    "rounding up": (Coarse(), True),
+    "half": (Half(), True),
+    "int8": (Int8(), True),
+    "qsgd": (QSGD(levels=1, bucket=None), False),
+    "topk": (TopK(0.1), True),
+    "randk": (RandK(0.1), False),
+    "randk with error feedback": (RandK(0.1), True),
+    "sign": (Sign(), True),
+}
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_no_codec_and_no_error_feedback_lengthens_a_message(name):
+    """Over rounds, so that the memory of error feedback grows; an update of zeros sends that memory alone."""
+    codec, feedback = CODECS[name]
+    channel = Channel.of([CentralDP(clip=CLIP, noise_multiplier=1.0), codec], error_feedback=feedback).bind(facts())
+    states, own, lengths = channel.init(layout(SIZE)), [{} for _ in range(7)], []
+    for round in range(10):
+        updates = updates_of(round) if round % 3 else [torch.zeros(SIZE)] * 7
+        lengths += [float(m.vector.norm()) for m in messages(channel, updates, states, round=round, own=own)]
+    assert max(lengths) == pytest.approx(CLIP)
+    assert max(lengths) <= CLIP * (1 + 1e-12)
+    assert any("residual" in tensors for tensors in own[0].values()) == feedback
 
 
 def test_groups_share_one_norm():
