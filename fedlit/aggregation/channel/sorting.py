@@ -54,6 +54,13 @@ def raise_if_invalid(stages: Sequence[Stage], codec: Codec, error_feedback: bool
         if stage.order != Order.PROJECT and not codec.linear:
             problem = f"takes a vote, and {stage.name} needs the sum of the updates"
             raise ConfigError("compression", codec.name, problem, "compression=none")
+    protections = [stage for stage in stages if stage.order == Order.PROTECT]
+    for stage in stages if protections else ():
+        if stage.needs_exact_clip:
+            problem = (
+                f"changes updates after the clip of {stage.name}: they can become longer than the norm in its epsilon"
+            )
+            raise ConfigError("encryption", protections[0].name, problem, "encryption=none")
     if error_feedback and not codec.contracts:
         problem = f"needs a codec that loses less than it is given; {codec.name} can lose more, so the rest would grow"
         raise ConfigError("compression.error_feedback", "true", problem, "take finer levels, or error_feedback=false")

@@ -64,6 +64,14 @@ class Stage(ABC):
         return False
 
     @property
+    def needs_exact_clip(self) -> bool:
+        """True if nothing may change a clipped message; by default False.
+
+        A mask, for example, needs vectors that are rounded to integers, and rounding can lengthen them.
+        """
+        return False
+
+    @property
     def hides_clients(self) -> bool:
         """True if the record may hold nothing about single clients.
 

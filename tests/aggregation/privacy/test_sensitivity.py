@@ -8,6 +8,7 @@ from private import channel_of, clipped_sum, facts, layout, messages, open_sum, 
 from fedlit.aggregation import Channel, Codec, Order, Stage
 from fedlit.aggregation.compression import QSGD, Half, Int8, RandK, Sign, TopK
 from fedlit.aggregation.privacy import DPFTRL, CentralDP
+from fedlit.core.errors import ConfigError
 
 SIZE, CLIP = 64, 0.7
 
@@ -95,6 +96,23 @@ def test_no_codec_and_no_error_feedback_lengthens_a_message(name):
     assert max(lengths) == pytest.approx(CLIP)
     assert max(lengths) <= CLIP * (1 + 1e-12)
     assert any("residual" in tensors for tensors in own[0].values()) == feedback
+
+
+class Grid(Stage):
+    """Rounds numbers to a grid after the clip, as secure aggregation does."""
+
+    order = Order.PROTECT
+
+    def encode(self, vector, ticket):
+        return (vector * 4).ceil() / 4, {}
+
+
+@pytest.mark.parametrize(
+    "stage", [CentralDP(noise_multiplier=1.0), DPFTRL(noise_multiplier=1.0)], ids=["central", "ftrl"]
+)
+def test_a_stage_that_changes_clipped_updates_is_refused(stage):
+    with pytest.raises(ConfigError, match=r"encryption=grid: changes updates after the clip of privacy"):
+        Channel.of([stage, Grid()])
 
 
 def test_groups_share_one_norm():

@@ -73,6 +73,11 @@ class SumNoise(Clip):
         return True
 
     @property
+    def needs_exact_clip(self) -> bool:
+        """True: the noise is scaled by the norm of the clip."""
+        return True
+
+    @property
     def hides_clients(self) -> bool:
         """True: metrics of clients would be releases without noise."""
         return True
