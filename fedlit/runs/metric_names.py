@@ -15,10 +15,12 @@ SPLITS = ("train", "val", "test", "own/")
 PREFIXES = ("train/", "train_", "val/", "val_", "test", "own/")
 """Prefixes of a name that `bare_name` removes. `value` and `validation/loss` have none of them."""
 FRACTION = re.compile(
-    r"acc|accuracy|auc|auroc|precision|recall|f1|dice|iou|jaccard|sensitivity|specificity|top1|top5|gini"
+    r"acc|accuracy|auc|auroc|precision|recall|f1|dice|iou|jaccard|sensitivity|specificity|top1|top5|gini|fraction"
 )
 """Words in the names of metrics between 0 and 1."""
-NOT_NEGATIVE = re.compile(r"loss|nll|entropy|mse|rmse|mae|mape|error|perplexity|variance|std")
+NOT_NEGATIVE = re.compile(
+    r"loss|nll|entropy|mse|rmse|mae|mape|error|perplexity|variance|std|epsilon|clip|noise|ratio|bytes"
+)
 """Words in the names of metrics that are never negative."""
 UNEVENNESS = re.compile(r"std|variance|gini")
 """Words in the names of metrics that measure how uneven values are."""

@@ -116,6 +116,14 @@ def test_hparams_have_first_what_was_swept_and_the_best_and_the_monitored_metric
     assert table.metrics == ["val_acc", "test_acc", "val_loss", "own/accuracy", "train/loss"]
 
 
+def test_hparams_end_with_the_costs_of_the_run(tmp_path, fed):
+    costs = {"privacy/epsilon": 2.0, "comm/ratio": 4.0, "comm/up_bytes": 100, "privacy/clip": 1.0}
+    summary = {**SUMMARY, "last": {"metrics": {**METRICS, **costs}}}
+    table = hparams_table(make_run(tmp_path, fed), [], summary)
+    assert table.metrics[-3:] == ["comm/up_bytes", "comm/ratio", "privacy/epsilon"]
+    assert table.metrics[:-3] == hparams_table(make_run(tmp_path, fed), [], SUMMARY).metrics
+
+
 def test_group_choice_at_a_package_is_a_swept_value(tmp_path, fed):
     run = make_run(tmp_path, fed)
     run.names["algorithm@algorithm.inner"] = "scaffold"  # type: ignore[index]

@@ -19,6 +19,9 @@ from fedlit.runs.metric_names import counterpart, split_of
 
 Value = bool | float | str
 
+COSTS = ("comm/up_bytes", "comm/ratio", "privacy/epsilon", "privacy/clipped_fraction")
+"""Metrics of a run's costs, which stand behind those of its model."""
+
 _KINDS: Mapping[type, tuple[str, Any]] = {
     bool: ("bool_value", "DATA_TYPE_BOOL"),
     int: ("number_value", "DATA_TYPE_FLOAT64"),
@@ -59,7 +62,8 @@ def hparams_table(run: Run, varied: Sequence[str], summary: Mapping[str, Any]) -
     values |= {key: value if math.isfinite(value) else str(value) for key, value in best.items()}
     first = {key: value for key, value in values.items() if key in keys}
     rest = {key: value for key, value in values.items() if key not in keys}
-    return HparamsTable(first, rest, [*_shown_metrics(run, summary["last"]["metrics"])])
+    last = summary["last"]["metrics"]
+    return HparamsTable(first, rest, [*_shown_metrics(run, last), *(name for name in COSTS if name in last)])
 
 
 def hparam_values(config: Mapping[str, Any]) -> dict[str, Value]:
