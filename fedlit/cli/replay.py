@@ -20,7 +20,7 @@ from fedlit.core.messages import ClientFailure, ServerState, Update
 from fedlit.core.model import FitResult
 from fedlit.core.tensors import norm
 from fedlit.core.text.console import PlainConsole
-from fedlit.executors import Inline
+from fedlit.executors import Inline, Vectorized
 from fedlit.experiment.config.build import build_run
 from fedlit.runs.folder import read_records, require_files, user_errors
 from fedlit.runs.layout import CONFIG, JOURNAL
@@ -124,7 +124,9 @@ def _build_federation(
     # A run that ended with too many lost rounds may have been resumed with a higher limit.
     faults = replace(federation.faults, max_lost_rounds=rounds + 1)
     federation = federation.with_worker(replace(federation.worker, faults=faults))
-    executor = Inline(int(config["executor"].get("threads", 1)))
+    threads = int(config["executor"].get("threads", 1))
+    size = federation.executor.stack_size(federation.worker)
+    executor = Inline(threads) if size is None else Vectorized(size, threads=threads)
     return replace(federation, schedule=schedule, executor=executor, checkpointer=checkpointer)
 
 

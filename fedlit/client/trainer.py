@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -12,24 +11,22 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
-from fedlit.client.callbacks import LocalTrainingCallback, StopAfterSteps
+from fedlit.client.callbacks import StopAfterSteps
 from fedlit.client.dp_sgd.private_fit import PrivateTraining, refuse_statistics, start_private_fit
 from fedlit.client.dp_sgd.settings import ExamplePrivacy
-from fedlit.client.lightning_internals import no_validation, trainer_scope
+from fedlit.client.fit.call import FitCall, LocalWork
+from fedlit.client.fit.single import SingleWork
+from fedlit.client.lightning_internals import trainer_scope
 from fedlit.client.lightning_logging import use_light_results
-from fedlit.client.losses.contrastive import contrastive_loss
 from fedlit.client.losses.shard import ShardLoss, measure_shard
-from fedlit.client.metrics import final_metrics
 from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.refused_callbacks import RefuseModuleCallbacks, refuse_callbacks
 from fedlit.client.steps.optimizer_state import optimizer_state
 from fedlit.core.errors import ConfigError
+from fedlit.core.messages import ClientFailure, Update
 from fedlit.core.model import ContrastiveTerm, FitResult, GradientTerm, Model
-from fedlit.core.streams import Purpose, seeded
 from fedlit.core.tensors import Groups, Tensors
 from fedlit.data.client_data import ClientData
-from fedlit.data.datamodule import fit_arguments
-from fedlit.data.protocols import Batches
 
 Module = LightningModule
 
@@ -141,6 +138,7 @@ class LocalTrainer:
         optimizer_state: groups that the fits add to the client state.
         guards_weights: True to refuse a displacement if weights change outside of optimizer steps, which takes time.
         private: DP-SGD of the client in this round; None without privacy, and in an evaluation.
+        work: runs the fits and measurements.
     """
 
     replica: ModuleReplica
@@ -155,6 +153,7 @@ class LocalTrainer:
     optimizer_state: dict[str, Tensors] = field(default_factory=dict)
     guards_weights: bool = False
     private: PrivateTraining | None = None
+    work: LocalWork = field(default_factory=SingleWork)
 
     @property
     def lr_factor(self) -> float:
@@ -187,31 +186,32 @@ class LocalTrainer:
         if self.examples == 0 or len(batches) == 0 or budget == 0 or (only is not None and not only):
             self.optimizer_state.update(optimizer_state(self.client_state))
             return FitResult(model, steps=0, examples=self.examples, metrics={})
-        config = self.trainer_config.with_budget(epochs, budget)
+        config = self.trainer_config
         if config.keep_optimizer and key:
             problem = "keeps one optimizer for each client, and the algorithm trains a client twice in a round"
             raise ConfigError("schedule.client_state", "keep", problem, "use reset")
-        gradient_terms = [term for term in terms if isinstance(term, GradientTerm)]
-        factor, kept = config.lr_factor and self.lr_factor, self.client_state if config.keep_optimizer else None
-        callback = LocalTrainingCallback(gradient_terms, factor, kept, self.guards_weights, private is not None)
-        contrasts = [term for term in terms if isinstance(term, ContrastiveTerm)]
-        with (
-            seeded(self.data.seed, Purpose.MODEL, self.round, self.client, key),
-            trainer_scope(),
-            self.replica.limit_warnings(),
-            callback.observe(),
-            ExitStack() as stack,
-        ):
-            self.replica.load(model, only)
-            for contrast in contrasts:
-                stack.enter_context(contrastive_loss(self.replica.module, model, contrast))
-            first = () if private is None else (stack.enter_context(private.protect(self.replica.module)),)
-            trainer = config.make_trainer(*first, callback, *config.callbacks(), **config.duration)
-            trainer.fit(self.replica.module, **self._fit_arguments(batches))
-        self.optimizer_state.update(callback.optimizer_state)
-        read_displacement = partial(callback.displacement.read, dict(self.replica.module.named_parameters()))
-        metrics = final_metrics(trainer) if private is None else private.metrics
-        result = FitResult(self.replica.read(), callback.steps, self.examples, metrics, read_displacement)
+        call = FitCall(
+            replica=self.replica,
+            config=config,
+            data=self.data,
+            round=self.round,
+            client=self.client,
+            key=key,
+            model=model,
+            gradient_terms=tuple(term for term in terms if isinstance(term, GradientTerm)),
+            contrasts=tuple(term for term in terms if isinstance(term, ContrastiveTerm)),
+            only=None if only is None else frozenset(only),
+            epochs=epochs,
+            budget=budget,
+            batches=batches,
+            lr_factor=config.lr_factor and self.lr_factor,
+            client_state=self.client_state if config.keep_optimizer else None,
+            guards_weights=self.guards_weights,
+            private=private,
+        )
+        outcome = self.work.fit(call)
+        self.optimizer_state.update(outcome.optimizer_state)
+        result = FitResult(outcome.model, outcome.steps, self.examples, outcome.metrics, outcome.displacement_fn)
         self.results.append(result if key == 0 else replace(result, metrics={}))
         return result
 
@@ -243,7 +243,8 @@ class LocalTrainer:
         place = {"examples": self.examples, "round": self.round, "client": self.client}
         refuse_statistics(config.privacy, name)
         make_trainer = partial(config.make_trainer, **config.duration)
-        return measure_shard(self.replica, make_trainer, self.data, model, **place, gradients=gradients)
+        arguments = (self.replica, make_trainer, self.data, model)
+        return self.work.measure(partial(measure_shard, *arguments, **place, gradients=gradients))
 
-    def _fit_arguments(self, batches: Batches) -> dict[str, Any]:
-        return fit_arguments(self.data.datamodule, batches, no_validation(self.replica.module))
+
+Reply = tuple[Update, LocalTrainer] | ClientFailure

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import singledispatchmethod
+from functools import partial, singledispatchmethod
 from math import isfinite, nan
 
 import torch
@@ -19,10 +19,14 @@ from fedlit.algorithms.algorithm import Algorithm, update_template
 from fedlit.client.dp_sgd.planning import make_private_training
 from fedlit.client.evaluation import evaluate_split
 from fedlit.client.failures import classify_failure
+from fedlit.client.fit.call import LocalWork
+from fedlit.client.fit.single import SingleWork
 from fedlit.client.lightning_internals import trainer_scope
 from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.steps.optimizer_state import algorithm_state
-from fedlit.client.trainer import LocalTrainer, TrainerConfig
+from fedlit.client.trainer import LocalTrainer, Reply, TrainerConfig
+from fedlit.client.vectorized.together import record_difference, train_together
+from fedlit.client.vectorized.trial import raise_if_not_stackable
 from fedlit.core.errors import FatalClientFailure
 from fedlit.core.messages import (
     LOSS_QUERY,
@@ -57,6 +61,7 @@ class ClientWorker:
         channel: stages between the client's update and the sum.
         aggregator: adds the updates.
         guards_weights: see `LocalTrainer`.
+        is_vectorized: True to train the clients of a job as one stacked model.
     """
 
     algorithm: Algorithm
@@ -67,6 +72,7 @@ class ClientWorker:
     channel: Channel = field(default_factory=Channel)
     aggregator: Aggregator = field(default_factory=MeanAggregator)
     guards_weights: bool = False
+    is_vectorized: bool = False
     _template: tuple[int, Groups] | None = None  # the round, and names, shapes and dtypes of its updates
 
     @property
@@ -93,8 +99,7 @@ class ClientWorker:
         """Train clients one by one; add updates left to right in float64."""
         layout = Layout.of(self.update_template(state))
         chunk = ChunkSum(self.aggregator, self.channel, layout)
-        for client in job.clients:
-            reply = self._train_client(job, client, state, chunk.spent)
+        for reply in self._replies(job, state, chunk.spent):
             failure = reply if isinstance(reply, ClientFailure) else self._send(chunk, *reply, state)
             if failure is not None:
                 chunk.failures.append(self._raise_if_fatal(failure))
@@ -140,6 +145,11 @@ class ClientWorker:
         metrics = evaluate_split(self.replica, self.trainer_config, model, batches, job.split, self.data)
         return EvalResult(job.split, metrics, job.client)
 
+    def vectorize(self, if_faster: bool = False) -> ClientWorker:
+        """Return the same worker, which trains clients together: see `Worker`."""
+        raise_if_not_stackable(self, if_faster)
+        return replace(self, is_vectorized=True)
+
     def merge(self, parts: Sequence[PartialAggregate]) -> PartialAggregate:
         """Merge parts as if one worker added all clients left to right."""
         return merge(self.aggregator, parts)
@@ -150,17 +160,23 @@ class ClientWorker:
         local = replace(self.local_trainer(job.round, job.client, job.client_state), private=None)  # nobody would count
         return self.algorithm.personal_model(local, state.shared, algorithm_state(job.client_state))
 
-    def _train_client(
-        self, job: TrainJob, client: int, state: ServerState, spent: dict[int, Groups]
-    ) -> tuple[Update, LocalTrainer] | ClientFailure:
-        """Run one client's rule; retry unplanned failures up to `faults.max_retries` times.
+    def _replies(self, job: TrainJob, state: ServerState, spent: dict[int, Groups]) -> Iterable[Reply]:
+        """Train the clients of a job, one by one or together."""
+        rules = [partial(self._train_client, job, client, state, spent) for client in job.clients]
+        if not self.is_vectorized:
+            return (rule() for rule in rules)
+        replies = train_together(rules)
+        record_difference(job, replies, lambda client: self._train_client(job, client, state, {}))
+        return replies
 
-        `spent` gets the privacy history after all fits that were finished, also if the client fails later.
-        """
+    def _train_client(
+        self, job: TrainJob, client: int, state: ServerState, spent: dict[int, Groups], work: LocalWork | None = None
+    ) -> Reply:
+        """Run a client's rule with retries; `spent` gets its private fits."""
         failure = None
         for _ in range(1 + self.faults.max_retries):
             client_state, budget = job.client_states.get(client, {}), job.budgets.get(client)
-            local = self.local_trainer(job.round, client, client_state, budget)
+            local = self.local_trainer(job.round, client, client_state, budget, work)
             faults = self.faults.active_faults(self.data.seed, job.round, client)
             try:
                 for fault, _generator in faults:
@@ -205,34 +221,30 @@ class ClientWorker:
         return self._template[1]
 
     def local_trainer(
-        self, round: int, client: int, client_state: Groups, step_budget: int | None = None
+        self,
+        round: int,
+        client: int,
+        client_state: Groups,
+        step_budget: int | None = None,
+        work: LocalWork | None = None,
     ) -> LocalTrainer:
         """The local training of a client in a round, counted from 0."""
-        examples = self.data.population.size(client)
-        private = make_private_training(self.trainer_config, self.data, round, client, client_state)
-        local = LocalTrainer(
-            self.replica, self.trainer_config, self.data, examples, round, client, client_state, step_budget
-        )
-        local = local if private is None else replace(local, private=private)
-        return replace(local, guards_weights=self.guards_weights) if self.guards_weights else local
+        size, config = self.data.population.size(client), self.trainer_config
+        private = make_private_training(config, self.data, round, client, client_state)
+        local = LocalTrainer(self.replica, config, self.data, size, round, client, client_state, step_budget)
+        return replace(local, guards_weights=self.guards_weights, private=private, work=work or SingleWork())
 
     def dry_run(
-        self, client: int, state: ServerState, client_state: Groups, steps: int | None, callbacks: Sequence[Callback]
+        self,
+        client: int,
+        state: ServerState,
+        client_state: Groups,
+        steps: int | None,
+        callbacks: Sequence[Callback],
+        work: LocalWork | None = None,
     ) -> tuple[LocalTrainer, Update]:
-        """Run one client's rule in the round after a state; keep nothing.
-
-        Args:
-            client: id of the client.
-            state: the server state.
-            client_state: the client's state; empty in its first round.
-            steps: optimizer steps of each fit; None for the schedule's local work.
-            callbacks: callbacks that each fit gets besides its own.
-
-        Returns:
-            The client's local training, with the results of its fits, and its update.
-        """
-        local = self.local_trainer(state.round, client, client_state)
-        config = local.trainer_config
-        config = replace(config, callbacks=lambda: [*self.trainer_config.callbacks(), *callbacks])
+        """Run one client's rule and keep nothing: see `Federation.dry_run`."""
+        local = self.local_trainer(state.round, client, client_state, work=work)
+        config = replace(self.trainer_config, callbacks=lambda: [*self.trainer_config.callbacks(), *callbacks])
         local = replace(local, trainer_config=config if steps is None else replace(config, steps=steps))
         return local, self.algorithm.client(local, state.shared, algorithm_state(client_state))

@@ -116,6 +116,23 @@ def is_compiled(module: nn.Module) -> bool:
     return getattr(module, "_compiled_call_impl", None) is not None or hasattr(module, "_orig_mod")
 
 
+def flatten_tree(tree: Any) -> tuple[list[Any], Any]:
+    """Return the leaves of nested tuples, lists and dicts, and their structure.
+
+    Structures are compared with `==`.
+    Uses `torch.utils._pytree.tree_flatten`; checked with torch 2.14.1.
+    """
+    return _pytree.tree_flatten(tree)
+
+
+def unflatten_tree(leaves: list[Any], structure: Any) -> Any:
+    """Return the tree of which `flatten_tree` gave leaves and structure.
+
+    Uses `torch.utils._pytree.tree_unflatten`; checked with torch 2.14.1.
+    """
+    return _pytree.tree_unflatten(leaves, structure)
+
+
 @contextmanager
 def cached_gpu_count() -> Iterator[None]:
     """Let torch remember inside the block that this machine has no GPU.

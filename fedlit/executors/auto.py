@@ -12,11 +12,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from fedlit.core.errors import raise_errors, require
+from fedlit.core.errors import ConfigError, ConfigErrors, raise_errors, require
 from fedlit.core.messages import Job, Result, ServerState, TrainJob
 from fedlit.executors.executor import Execute, Executor, Phases, Worker
 from fedlit.executors.inline import Inline, inline_execute, torch_threads
 from fedlit.executors.processes import Processes, makespan
+from fedlit.executors.vectorized.groups import GROUP_SIZE, group_jobs
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +38,8 @@ class Auto(Executor):
     Args:
         workers, threads, per_gpu, wall_timeout_s: see `Processes`.
         start_s: seconds in which a process starts on a core of its own, >= 0; None for those of a new or a forked process.
+        vectorize: `auto` trains clients as stacked models where that is possible and faster, as `Vectorized` does; None never
+            does, since results differ in their last bits.
     """
 
     workers: int | Literal["auto"] = "auto"
@@ -44,11 +47,16 @@ class Auto(Executor):
     per_gpu: int = 1
     wall_timeout_s: float | None = None
     start_s: float | None = None
+    vectorize: Literal["auto"] | None = None
 
     def __post_init__(self) -> None:
         self._make_processes()
-        is_valid = self.start_s is None or self.start_s >= 0
-        raise_errors(require(is_valid, "start_s", self.start_s, "must be at least 0"))
+        is_valid, is_word = self.start_s is None or self.start_s >= 0, self.vectorize in ("auto", None)
+        hint = "use executor=vectorized to train all clients as stacked models"
+        raise_errors(
+            require(is_valid, "start_s", self.start_s, "must be at least 0"),
+            require(is_word, "vectorize", self.vectorize, "must be auto or null", hint),
+        )
 
     def _make_processes(self) -> Processes:
         return Processes(self.workers, self.threads, self.per_gpu, self.wall_timeout_s)
@@ -83,7 +91,23 @@ class Auto(Executor):
     def open(self, worker: Worker, rounds: int) -> Iterator[Execute]:
         """Yield the function that runs jobs; end any worker processes afterwards."""
         with torch_threads(self.threads), ExitStack() as stack:
-            yield _Choice(self._make_processes(), self.start_s, worker, rounds, stack).execute
+            if (size := self.stack_size(worker)) is None:
+                yield _Choice(self._make_processes(), self.start_s, worker, rounds, stack).execute
+                return
+            log.info("executor=auto trains up to %d clients at once, as one stacked model", size)
+            choice = _Choice(self._make_processes(), self.start_s, worker.vectorize(), rounds, stack)
+            yield lambda jobs, state: choice.execute(group_jobs(jobs, size), state)
+
+    def stack_size(self, worker: Worker) -> int | None:
+        """Largest number of clients that train as one stacked model."""
+        if self.vectorize is None:
+            return None
+        try:
+            worker.vectorize(if_faster=True)
+        except (ConfigError, ConfigErrors) as error:
+            log.info("executor=auto trains clients one by one: %s", error.errors[0])
+            return None
+        return GROUP_SIZE
 
 
 class _Choice:

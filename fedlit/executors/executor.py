@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol
 
+from fedlit.core.errors import ConfigError
 from fedlit.core.messages import Job, PartialAggregate, Result, ServerState
 
 if TYPE_CHECKING:
@@ -31,6 +32,17 @@ class Worker(Protocol):
 
     def on_device(self, device: torch.device) -> Worker:
         """Return the same worker with its samples on a device."""
+        ...
+
+    def vectorize(self, if_faster: bool = False) -> Worker:
+        """Return the same worker, which trains clients together as one stack.
+
+        Args:
+            if_faster: True to refuse also what trains slower as a stack.
+
+        Raises:
+            ConfigErrors: if its clients cannot train so.
+        """
         ...
 
     def merge(self, parts: Sequence[PartialAggregate]) -> PartialAggregate:
@@ -80,6 +92,10 @@ class Executor(ABC):
         copied.
         """
 
+    def check_worker(self, worker: Worker) -> list[ConfigError]:
+        """Errors of a worker that does not suit; none by default."""
+        return []
+
     def estimate_seconds(self, rounds: Sequence[Phases], device: torch.device) -> float:
         """Return the estimated seconds of a run's jobs.
 
@@ -101,5 +117,12 @@ class Executor(ABC):
         """Seconds until a worker process without an answer is replaced.
 
         None, the default, means never.
+        """
+        return None
+
+    def stack_size(self, worker: Worker) -> int | None:
+        """Largest number of clients that train as one stacked model.
+
+        None, the default, means that each client trains alone. Results depend on it in their last bits.
         """
         return None

@@ -65,6 +65,8 @@ TABLE: Mapping[str, KeyRow] = {
     "trainer.accelerator": KeyRow(can_change=True),
     "executor": _group(can_change=True, separates_groups=False),
     "executor.threads": KeyRow(),  # results depend on the number of torch threads
+    "executor.group_size": KeyRow(),  # and on the clients that train as one stacked model
+    "executor.vectorize": KeyRow(),
     "compression": _group(is_optional=True, in_fingerprint=True),
     "privacy": _group(is_optional=True, in_fingerprint=True),
     "encryption": _group(is_optional=True, in_fingerprint=True),

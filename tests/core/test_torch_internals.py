@@ -100,6 +100,14 @@ def test_a_compiled_module_is_known_by_its_attributes():
     assert internals.is_compiled(whole), gone("OptimizedModule._orig_mod")
 
 
+def test_a_tree_is_made_of_its_leaves_and_its_structure():
+    tree = {"x": torch.ones(2), "rest": (1, [2.0])}
+    leaves, structure = internals.flatten_tree(tree)
+    assert leaves[1:] == [1, 2.0], gone("torch.utils._pytree.tree_flatten")
+    assert internals.flatten_tree({"x": 0, "rest": (1, [2])})[1] == structure, gone("torch.utils._pytree.TreeSpec")
+    assert internals.unflatten_tree([5, 6, 7], structure) == {"x": 5, "rest": (6, [7])}, gone("tree_unflatten")
+
+
 def test_torch_remembers_the_number_of_gpus_under_a_private_name(monkeypatch):
     assert hasattr(torch.cuda, "_cached_device_count"), gone("torch.cuda._cached_device_count")
     if not torch.backends.cuda.is_built():

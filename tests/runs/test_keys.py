@@ -38,7 +38,9 @@ CAN_CHANGE = (
     "traceback",
     "resume",
 )
-"""Keys that can change when a run is resumed, with all keys below them, without executor.threads."""
+"""Keys that can change when a run is resumed, with all keys below them, without CHANGE_RESULTS."""
+CHANGE_RESULTS = ("executor.threads", "executor.group_size", "executor.vectorize")
+"""Keys of the executor on which results depend in their last bits."""
 NOT_IN_JOB_NAME = ("sweep", "resume", "check", "traceback")
 """Top keys that do not name a job of a sweep."""
 SAME_IN_GROUP = (
@@ -54,7 +56,7 @@ SAME_IN_GROUP = (
     "faults.server",
     "sweep",
 )
-"""Keys that can differ within a group of a report, with all keys below them, without executor.threads."""
+"""Keys that can differ within a group of a report, with all keys below them, without CHANGE_RESULTS."""
 SCHEDULE_IN_FINGERPRINT = (
     "local_epochs",
     "local_steps",
@@ -158,10 +160,10 @@ def test_keys_with_values_of_their_own_are_nested():
 
 @pytest.mark.parametrize("key", KEYS)
 def test_views_of_a_key_are_as_expected(key):
-    row, is_threads = row_of(key), key == "executor.threads"
-    assert row.can_change == (is_below(key, CAN_CHANGE) and not is_threads)
+    row, changes_results = row_of(key), key in CHANGE_RESULTS
+    assert row.can_change == (is_below(key, CAN_CHANGE) and not changes_results)
     assert row.names_job == (key.split(".")[0] not in NOT_IN_JOB_NAME)
-    assert row.separates_groups == (not is_below(key, SAME_IN_GROUP) or is_threads)
+    assert row.separates_groups == (not is_below(key, SAME_IN_GROUP) or changes_results)
     assert row.in_fingerprint == is_below(key, IN_FINGERPRINT)
 
 
@@ -181,7 +183,7 @@ def test_views_of_a_composed_configuration_are_as_expected():
     config = to_plain(composed("clock=lognormal", "faults=crash_server", "algorithm=fedprox"))
     assert [*job_keys(config)] == [key for key in config if key not in NOT_IN_JOB_NAME]
     flat = flatten(config)
-    separating = {key for key in flat if not is_below(key, SAME_IN_GROUP) or key == "executor.threads"}
+    separating = {key for key in flat if not is_below(key, SAME_IN_GROUP) or key in CHANGE_RESULTS}
     assert {key for key in flat if row_of(key).separates_groups} == separating
     for key in flat:  # a signature changes with the key, or it does not
         is_changed = config_signature({**flat, key: "another value"}) != config_signature(flat)

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from torch.func import functional_call
+from torchmetrics import Metric
 
 from fedlit.algorithms.layers import last_layer
 from fedlit.client.lightning_internals import detached_trainer, share_trainer
@@ -41,6 +43,22 @@ def contrastive_loss(module: LightningModule, start: Model, term: ContrastiveTer
         yield
         return
     near, far = (FrozenModel(module, model.fill_from(start), term.layer) for model in (term.towards, term.away))
+    with add_contrast(module, term, near, far):
+        yield
+
+
+@contextmanager
+def add_contrast(module: LightningModule, term: ContrastiveTerm, near: FrozenModel, far: FrozenModel) -> Iterator[None]:
+    """Add the contrast with two frozen models inside the block.
+
+    Args:
+        module: the module.
+        term: weight, temperature and layer.
+        near, far: copies of the module with the weights of `term.towards` and `term.away`.
+
+    Raises:
+        ConfigError: if the module has no such layer, or trains nothing that changes the features.
+    """
     read_features, stop = capture_features(module, term.layer)  # after the copies, which would copy the hook too
     original = module.training_step
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -68,6 +86,17 @@ def contrastive_loss(module: LightningModule, start: Model, term: ContrastiveTer
         stop()
 
 
+class _TrainingStepOf(nn.Module):
+    """Calls `training_step` where torch expects `forward`."""
+
+    def __init__(self, copy: LightningModule) -> None:
+        super().__init__()
+        self.copy = copy
+
+    def forward(self, *args: Any) -> None:
+        self.copy.training_step(*args)
+
+
 class FrozenModel:
     """A copy of a module with other weights, in eval mode.
 
@@ -77,7 +106,12 @@ class FrozenModel:
         module: the module to copy.
         model: weights of the copy.
         layer: path of the layer whose output is the features; None for the input of the last layer.
+
+    Attributes:
+        weights: weights for the next batches instead of the copy's own; None for its own.
     """
+
+    weights: Mapping[str, Tensor] | None = None
 
     def __init__(self, module: LightningModule, model: Model, layer: str | None) -> None:
         self._copy = _copy_module(module).eval()
@@ -95,11 +129,16 @@ class FrozenModel:
         """
         share_trainer(module, self._copy)
         if not self._is_placed:
-            self._place_like(module)
-        self._copy.training_step(*args)
+            self.place_like(module)
+        if self.weights is None:
+            self._copy.training_step(*args)
+        else:
+            functional_call(_TrainingStepOf(self._copy), {f"copy.{k}": v for k, v in self.weights.items()}, args)
+            for metric in (part for part in self._copy.modules() if isinstance(part, Metric)):
+                metric.reset()  # its state belongs to one client
         return self._read_features()
 
-    def _place_like(self, module: LightningModule) -> None:
+    def place_like(self, module: LightningModule) -> None:
         """Give the copy the module's device, and the precision's dtypes."""
         self._copy.to(module.device)
         for tensors in (nn.Module.named_parameters, nn.Module.named_buffers):

@@ -42,7 +42,7 @@ def try_first_step(federation: Federation, data: Data) -> list[ConfigError]:
     """
     try:
         errors = _check_noise(federation)
-        for attempt in (_try_sampling, partial(_try_training, data=data), _try_evaluation, try_files):
+        for attempt in (_try_sampling, partial(_try_training, data=data), _try_executor, _try_evaluation, try_files):
             errors += [] if any(not error.warning for error in errors) else attempt(federation)
         return errors
     except (ConfigError, ConfigErrors) as error:
@@ -74,6 +74,11 @@ def _try_sampling(federation: Federation) -> list[ConfigError]:
         model = federation.algorithm.model(federation.initial_state().shared)
         federation.worker.local_trainer(0, client, {}).loss(model)
     return []
+
+
+def _try_executor(federation: Federation) -> list[ConfigError]:
+    """Try what the executor needs of the clients."""
+    return federation.executor.check_worker(federation.worker)
 
 
 def _check_double_weight(federation: Federation, examples: int, weight: float) -> list[ConfigError]:

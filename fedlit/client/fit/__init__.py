@@ -1,0 +1,1 @@
+"""One fit of one client: call, result, and Trainer."""

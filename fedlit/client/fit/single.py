@@ -1,0 +1,51 @@
+"""The fit of one client by a Trainer of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import TypeVar
+
+from fedlit.client.callbacks import LocalTrainingCallback
+from fedlit.client.fit.call import FitCall, FitOutcome
+from fedlit.client.lightning_internals import no_validation, trainer_scope
+from fedlit.client.losses.contrastive import contrastive_loss
+from fedlit.client.metrics import final_metrics
+from fedlit.core.streams import Purpose, seeded
+from fedlit.data.datamodule import fit_arguments
+
+T = TypeVar("T")
+
+
+class SingleWork:
+    """Runs each fit and each measurement at once: see `LocalWork`."""
+
+    def fit(self, call: FitCall) -> FitOutcome:
+        """Train a client by a Trainer of its own."""
+        replica, private = call.replica, call.private
+        config = call.config.with_budget(call.epochs, call.budget)
+        callback = LocalTrainingCallback(
+            call.gradient_terms, call.lr_factor, call.client_state, call.guards_weights, private is not None
+        )
+        with (
+            seeded(call.data.seed, Purpose.MODEL, call.round, call.client, call.key),
+            trainer_scope(),
+            replica.limit_warnings(),
+            callback.observe(),
+            ExitStack() as stack,
+        ):
+            replica.load(call.model, call.only)
+            for contrast in call.contrasts:
+                stack.enter_context(contrastive_loss(replica.module, call.model, contrast))
+            first = () if private is None else (stack.enter_context(private.protect(replica.module)),)
+            trainer = config.make_trainer(*first, callback, *config.callbacks(), **config.duration)
+            arguments = fit_arguments(call.data.datamodule, call.batches, no_validation(replica.module))
+            trainer.fit(replica.module, **arguments)
+        read_displacement = partial(callback.displacement.read, dict(replica.module.named_parameters()))
+        metrics = final_metrics(trainer) if private is None else private.metrics
+        return FitOutcome(replica.read(), callback.steps, metrics, read_displacement, callback.optimizer_state)
+
+    def measure(self, function: Callable[[], T]) -> T:
+        """Return the result of a function."""
+        return function()

@@ -1,0 +1,1 @@
+"""Clients with equal schedules: their progress, optimizer, terms and learning rates."""

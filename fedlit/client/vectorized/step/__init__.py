@@ -1,0 +1,1 @@
+"""One step of several clients: gradients, logged values, metrics, contrasts."""

@@ -1,0 +1,118 @@
+"""The states of torchmetrics, with one row for each client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torchmetrics import Metric
+
+from fedlit.client.vectorized.lanes.lightning_optimization import has_running_mean, set_update_count
+from fedlit.core.errors import ConfigError
+
+States = dict[str, dict[str, Tensor]]
+"""Tensors of the metrics that clients update, by path and name."""
+
+
+class MetricStates:
+    """The states of a module's torchmetrics for several clients.
+
+    Args:
+        module: the module.
+        clients: number of clients.
+    """
+
+    def __init__(self, module: LightningModule, clients: int) -> None:
+        self.metrics = {path: part for path, part in module.named_modules() if isinstance(part, Metric)}
+        self._module, self._clients = type(module).__name__, clients
+        self._states: States = {}
+        self._defaults: States = {}
+
+    @property
+    def have_running_means(self) -> bool:
+        """True if a state depends on the number of batches before."""
+        return any(has_running_mean(metric) for metric in self.metrics.values())
+
+    def rows(self, positions: Sequence[int]) -> States:
+        """Return the states of some clients, shape (positions, ...)."""
+        index = list(positions)
+        return {path: {name: value[index] for name, value in state.items()} for path, state in self._states.items()}
+
+    @contextmanager
+    def loaded(self, states: Mapping[str, Mapping[str, Tensor]], count: int) -> Iterator[None]:
+        """Give the metrics one client's states inside the block.
+
+        Args:
+            states: the states; other metrics have their default ones.
+            count: batches that the client has seen in its epoch.
+        """
+        try:
+            for path, state in states.items():
+                for name, value in state.items():
+                    setattr(self.metrics[path], name, value)
+                set_update_count(self.metrics[path], count)
+            yield
+        finally:
+            for path in self.updated | states.keys():
+                self.metrics[path].reset()
+
+    @property
+    def updated(self) -> set[str]:
+        """Paths of the metrics that have seen a batch."""
+        return {path for path, metric in self.metrics.items() if metric.update_called}
+
+    def read(self) -> States:
+        """Return the states of the metrics that have seen a batch.
+
+        Raises:
+            ConfigError: if a state grows with the data.
+        """
+        states = {path: dict(self.metrics[path].metric_state) for path in sorted(self.updated)}
+        for path, state in states.items():
+            if growing := [name for name, value in state.items() if isinstance(value, list)]:
+                problem = (
+                    f"has the metric {path} that keeps all predictions ({growing[0]}), a state that grows with the data"
+                )
+                raise ConfigError("model", self._module, problem, "use a binned metric, or executor=processes")
+        return states  # type: ignore[return-value]
+
+    def store(self, positions: Sequence[int], states: States) -> None:
+        """Store the states of some clients after a batch."""
+        index = list(positions)
+        for path, state in states.items():
+            if path not in self._states:
+                self._defaults[path] = {
+                    name: torch.as_tensor(self.metrics[path].metric_state[name]).clone() for name in state
+                }
+                self._states[path] = {name: self._default_rows(path, name, value) for name, value in state.items()}
+            for name, value in state.items():
+                self._states[path][name][index] = value
+
+    def _default_rows(self, path: str, name: str, value: Tensor) -> Tensor:
+        default = self._defaults[path][name].to(value.device, value.dtype)
+        return default.expand(self._clients, *value.shape[1:]).clone()
+
+    def reset(self, positions: Sequence[int], paths: Sequence[str]) -> None:
+        """Reset logged metrics of some clients at the beginning of an epoch."""
+        for path in paths:
+            for name, value in self._states.get(path, {}).items():
+                value[list(positions)] = self._defaults[path][name].to(value)
+
+    def compute(self, paths: Sequence[str]) -> dict[str, list[float]]:
+        """Return the values of logged metrics for each client.
+
+        Raises:
+            ConfigError: if the value of a metric is not one number.
+        """
+        return {path: [self._compute(path, client) for client in range(self._clients)] for path in paths}
+
+    def _compute(self, path: str, client: int) -> float:
+        with self.loaded({path: {name: value[client] for name, value in self._states[path].items()}}, 1):
+            value = self.metrics[path].compute()
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            problem = f"logs the metric {path}, whose value is not one number"
+            raise ConfigError("model", self._module, problem, "log its elements under names of their own")
+        return float(value)

@@ -1,0 +1,118 @@
+"""Batches of several clients, each read with its own random numbers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedlit.client.fit.call import FitCall
+from fedlit.client.vectorized.lanes.lane import Lane
+from fedlit.core.streams import Purpose, seeded
+from fedlit.data.samples import TensorSamples
+
+JointBatch = list[tuple[int, Any]]
+"""Position in the stack and batch of each client that still trains."""
+
+
+class JointBatches:
+    """For each step the next batch of each client that still trains.
+
+    Args:
+        lanes: the clients.
+    """
+
+    def __init__(self, lanes: Sequence[Lane]) -> None:
+        self._lanes = lanes
+
+    def __len__(self) -> int:
+        return max((total for lane in self._lanes for total in lane.totals), default=0)
+
+    def __iter__(self) -> Iterator[JointBatch]:
+        readers = [
+            (lane.start + row, call, total, _read(call, lane.clock.num_batches))
+            for lane in self._lanes
+            for row, (call, total) in enumerate(zip(lane.calls, lane.totals, strict=True))
+        ]
+        for step in range(len(self)):
+            yield [(position, _next(call, batches)) for position, call, total, batches in readers if step < total]
+
+
+class UnreadableBatch(Exception):
+    """A client's batch that raised an exception.
+
+    Args:
+        call: the client's fit.
+        error: the exception.
+    """
+
+    def __init__(self, call: FitCall, error: Exception) -> None:
+        super().__init__(f"client {call.client}: {error}")
+        self.call, self.error = call, error
+
+
+def _next(call: FitCall, batches: Iterator[Any]) -> Any:
+    try:
+        return next(batches)
+    except Exception as error:  # of the user's data
+        raise UnreadableBatch(call, error) from error
+
+
+def _read(call: FitCall, num_batches: int) -> Iterator[Any]:
+    """Yield a client's batches, epoch after epoch.
+
+    They are read with the random numbers of the client's own fit.
+    """
+    samples = call.data.train
+    if (
+        isinstance(samples, TensorSamples) and samples.augment is None
+    ):  # only the order is random, and has its own stream
+        while True:
+            yield from islice(iter(call.batches), num_batches)
+    stream = _ClientStream(call)
+    while True:
+        with stream.in_use():
+            batches = islice(iter(call.batches), num_batches)
+        for _ in range(num_batches):
+            with stream.in_use():
+                batch = next(batches)
+            yield batch
+
+
+class _ClientStream:
+    """The global random generators as one client's fit would have them."""
+
+    def __init__(self, call: FitCall) -> None:
+        with seeded(call.data.seed, Purpose.MODEL, call.round, call.client, call.key):
+            self._states = get_generators()
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Use the client's generators inside the block."""
+        others = get_generators()
+        set_generators(self._states)
+        try:
+            yield
+        finally:
+            self._states = get_generators()
+            set_generators(others)
+
+
+def get_generators() -> tuple[Any, ...]:
+    """Return the states of the global generators of torch, NumPy and random."""
+    gpu = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+    return torch.get_rng_state(), np.random.get_state(), random.getstate(), gpu
+
+
+def set_generators(states: tuple[Any, ...]) -> None:
+    """Set the states of the global generators."""
+    torch.set_rng_state(states[0])
+    np.random.set_state(states[1])
+    random.setstate(states[2])
+    if states[3] is not None:
+        torch.cuda.set_rng_state(states[3])

@@ -1,0 +1,104 @@
+"""Client rules of one job, whose fits run as stacked models."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from fedlit.client.fit.call import FitCall, FitOutcome
+from fedlit.client.vectorized.gather import LocalWork, run_together
+from fedlit.client.vectorized.stack import fit_stack, stack_signature
+from fedlit.client.vectorized.streams import UnreadableBatch
+from fedlit.core.messages import TrainJob
+from fedlit.core.tensors import Layout
+
+DIFFERENCE = "vectorized_difference"
+"""Name of the metric of the first round."""
+
+SLOW_OPERATION = r"There is a performance drop because we have not yet implemented the batching rule for ([\w:]+)"
+"""The warning of torch for an operation that it runs for one client after the other."""
+
+
+def train_together(rules: Sequence[Callable[[LocalWork], Any]]) -> list[Any]:
+    """Run the rules of several clients; train the clients as stacked models.
+
+    Args:
+        rules: functions that return a failure, or update and local training of one client.
+
+    Raises:
+        BaseException: any exception that a rule does not catch.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=SLOW_OPERATION)  # the check before round 1 has reported it
+        return [_with_own_state(reply) for reply in run_together(rules, fit_stacks)]
+
+
+def _with_own_state(reply: Any) -> Any:
+    """Copy the client state, which would keep the stack in memory."""
+    if not isinstance(reply, tuple) or not reply[0].client_state:
+        return reply
+    update, local = reply
+    state = {
+        group: {name: tensor.clone() for name, tensor in tensors.items()}
+        for group, tensors in update.client_state.items()
+    }
+    return replace(update, client_state=state), local
+
+
+def record_difference(job: TrainJob, replies: Sequence[Any], train_alone: Callable[[int], Any]) -> None:
+    """Compare one client of the first stack with itself alone.
+
+    The metric `vectorized_difference` of its first fit is ||u - v|| / ||v||, with u its update in the stack and v its update
+    alone. It is large for a module that draws random numbers, since a stack draws others.
+
+    Args:
+        job: the job; others than the first one change nothing.
+        replies: a failure, or update and local training of each client; the last one that trained is compared.
+        train_alone: trains a client alone, and returns its reply.
+    """
+    trained = [reply for reply in replies if isinstance(reply, tuple) and reply[1].results]
+    if job.round or job.index or not trained:
+        return
+    update, local = trained[-1]
+    alone = train_alone(local.client)
+    if isinstance(alone, tuple):
+        layout = Layout.of(alone[0].groups)
+        single, stacked = (layout.vector(groups).double() for groups in (alone[0].groups, update.groups))
+        difference = float((stacked - single).norm() / single.norm().clamp(min=1e-30))
+        first = local.results[0]
+        local.results[0] = replace(first, metrics={**first.metrics, DIFFERENCE: difference})
+
+
+def fit_stacks(calls: Sequence[FitCall]) -> list[FitOutcome | Exception]:
+    """Train calls with equal signatures together.
+
+    An exception of the module is that of each client in its stack.
+    """
+    stacks: dict[Any, list[int]] = {}
+    for index, call in enumerate(calls):
+        stacks.setdefault(stack_signature(call), []).append(index)
+    results: list[Any] = [None] * len(calls)
+    for members in stacks.values():
+        outcomes = _fit_stack_or_fail([calls[index] for index in members])
+        for index, outcome in zip(members, outcomes, strict=True):
+            results[index] = outcome
+    return results
+
+
+def _fit_stack_or_fail(calls: Sequence[FitCall]) -> Sequence[FitOutcome | Exception]:
+    """Train a stack without clients whose samples cannot be read."""
+    failed: dict[int, Exception] = {}
+    while rest := [call for call in calls if call.client not in failed]:
+        if failed:  # the batches were read in part: begin again
+            rest = [replace(call, batches=call.data.train_batches(call.round, call.client, call.key)) for call in rest]
+        try:
+            outcomes = {call.client: outcome for call, outcome in zip(rest, fit_stack(rest), strict=True)}
+        except UnreadableBatch as unreadable:
+            failed[unreadable.call.client] = unreadable.error
+        except Exception as error:  # of the module; the rules decide
+            return [failed.get(call.client, error) for call in calls]
+        else:
+            return [failed[call.client] if call.client in failed else outcomes[call.client] for call in calls]
+    return [failed[call.client] for call in calls]

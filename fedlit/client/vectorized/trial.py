@@ -1,0 +1,68 @@
+"""A trial of a stack before round 1."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import LightningModule
+
+from fedlit.client.fit.call import LocalWork
+from fedlit.client.vectorized.gather import run_together
+from fedlit.client.vectorized.refusals import explain, refuse_new_state, slow_layers, static_errors
+from fedlit.client.vectorized.together import SLOW_OPERATION, fit_stacks
+from fedlit.core.errors import ConfigError, ConfigErrors
+
+log = logging.getLogger("fedlit")
+
+NUM_CLIENTS, NUM_BATCHES = 2, 2
+
+
+def raise_if_not_stackable(worker: Any, if_faster: bool = False) -> None:
+    """Try a short training of two clients as one stacked model, twice.
+
+    Args:
+        worker: a `ClientWorker`.
+        if_faster: True to refuse also what trains slower as a stack: convolutions on a CPU.
+
+    Raises:
+        ConfigErrors: if the module, its Trainer or the data cannot train several clients at once.
+    """
+    module, config = worker.replica.module, worker.trainer_config
+    worker.replica.load(worker.replica.read())  # without changes by an earlier fit
+    errors = static_errors(module, config, worker.data.loading.num_workers)
+    if if_faster and worker.device.type == "cpu":
+        errors += slow_layers(module)
+    if not errors:
+        short = replace(config, options={**config.options, "limit_train_batches": NUM_BATCHES}, epochs=1, steps=None)
+        trial, state = replace(worker, trainer_config=short), worker.algorithm.init(worker.replica.read())
+        clients = np.argsort(-worker.data.population.sizes, kind="stable")[:NUM_CLIENTS]
+        errors = _try_rules(module, [partial(_try_two_rounds, partial(trial.dry_run, int(c), state)) for c in clients])
+    if errors:
+        raise ConfigErrors(errors)
+
+
+def _try_two_rounds(dry_run: Callable[..., Any], work: LocalWork) -> None:
+    """Run a client's rule twice, the second time with its state."""
+    local, update = dry_run({}, None, (), work)
+    dry_run({**update.client_state, **local.optimizer_state}, None, (), work)
+
+
+def _try_rules(module: LightningModule, rules: Sequence[Callable[[LocalWork], Any]]) -> list[ConfigError]:
+    try:
+        with refuse_new_state(module), warnings.catch_warnings(record=True) as caught:
+            warnings.filterwarnings("always", message=SLOW_OPERATION)
+            run_together(rules, fit_stacks)
+    except (ConfigError, ConfigErrors) as error:
+        return error.errors
+    except Exception as error:  # of the module
+        return [explain(error, module)]
+    for name in {found[1] for warning in caught if (found := re.search(SLOW_OPERATION, str(warning.message)))}:
+        log.info("torch runs %s for one client of a stack after the other, which is slower", name)
+    return []

@@ -1,0 +1,1 @@
+"""The executor that trains clients in groups, each as one stacked model."""

@@ -1,0 +1,103 @@
+"""Client rules in threads, of which one runs at a time."""
+
+import threading
+
+import pytest
+
+from fedlit.client.fit.call import FitOutcome
+from fedlit.client.vectorized import gather
+from fedlit.client.vectorized.gather import run_together
+from fedlit.core.model import Model
+
+
+class Call:
+    """Stands for a FitCall."""
+
+    def __init__(self, client, number):
+        self.client, self.number = client, number
+
+
+@pytest.fixture(autouse=True)
+def plain_calls(monkeypatch):
+    """Let plain objects stand for calls."""
+    monkeypatch.setattr(gather, "FitCall", Call)
+
+
+def rule(client, fits, log):
+    """A rule that fits some times."""
+
+    def run(work):
+        log.append((client, "begins"))
+        results = [work.fit(Call(client, number)) for number in range(fits)]
+        return client, results
+
+    return run
+
+
+def test_calls_are_gathered_in_waves_and_answered_in_order():
+    log, waves = [], []
+
+    def fit(calls):
+        waves.append([(call.client, call.number) for call in calls])
+        return [10 * call.client + call.number for call in calls]
+
+    results = run_together([rule(1, 2, log), rule(2, 0, log), rule(3, 1, log)], fit)
+    assert results == [(1, [10, 11]), (2, []), (3, [30])]
+    assert waves == [[(1, 0), (3, 0)], [(1, 1)]]
+    assert [client for client, _ in log] == [1, 2, 3]
+
+
+def test_a_failure_is_raised_in_its_own_rule():
+    def careful(work):
+        try:
+            return work.fit(Call(1, 0))
+        except ZeroDivisionError:
+            return "caught"
+
+    def fit(calls):
+        return [
+            ZeroDivisionError("of a client") if call.client == 1 else FitOutcome(Model({}, {}), 1, {}, dict)
+            for call in calls
+        ]
+
+    first, second = run_together([careful, rule(2, 1, [])], fit)
+    assert first == "caught"
+    assert second[1][0].steps == 1
+
+
+def test_measurements_run_at_once_in_the_caller_s_thread():
+    threads = []
+
+    def measures(work):
+        return work.measure(lambda: threads.append(threading.current_thread()) or 7)
+
+    assert run_together([measures], lambda calls: []) == [7]
+    assert threads == [threading.main_thread()]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])
+def test_threads_end_when_the_training_is_interrupted(error):
+    before = threading.active_count()
+    ended = []
+
+    def waits(work):
+        try:
+            work.fit(Call(1, 0))
+        finally:
+            ended.append(1)
+
+    def fit(calls):
+        raise error
+
+    with pytest.raises(error):
+        run_together([waits, waits, waits], fit)
+    assert ended == [1, 1, 1]
+    assert threading.active_count() == before
+
+
+def test_an_exception_of_a_rule_ends_the_others():
+    def fails(work):
+        raise KeyError("of the rule")
+
+    with pytest.raises(KeyError, match="of the rule"):
+        run_together([rule(1, 1, []), fails], lambda calls: [None for _ in calls])

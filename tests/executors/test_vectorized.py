@@ -1,0 +1,111 @@
+"""The executor of stacked models: its groups, processes, and resumed runs."""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from small import federation
+from stacks import Dense, ragged, with_executor
+from torch import nn
+
+from fedlit.aggregation.aggregator import make_train_jobs
+from fedlit.algorithms import Ditto, FedAvg
+from fedlit.core.errors import ConfigError
+from fedlit.core.messages import EvaluateJob, TrainJob
+from fedlit.executors import Auto, Inline, Vectorized
+from fedlit.executors.vectorized.groups import group_jobs
+from fedlit.server.checkpoint.disk import DiskCheckpointer
+
+
+@pytest.mark.parametrize(
+    ("clients", "size", "lengths"), [(60, 25, [20, 20, 20]), (5, 25, [5]), (130, 50, [43, 43, 44])]
+)
+def test_groups_are_about_equal_and_cover_the_cohort_in_order(clients, size, lengths):
+    cohort = [7 * client % 1000 for client in range(clients)]
+    states = {cohort[1]: {"own": {}}}
+    jobs = group_jobs(make_train_jobs(3, cohort, states, {cohort[2]: 4}), size)
+    assert [len(job.clients) for job in jobs] == lengths
+    assert [client for job in jobs for client in job.clients] == cohort
+    assert [job.index for job in jobs] == list(range(len(lengths)))
+    assert {job.round for job in jobs} == {3}
+    assert jobs[0].client_states == states
+    assert jobs[0].budgets == {cohort[2]: 4}
+
+
+def test_other_jobs_stay_as_they_are():
+    jobs = [EvaluateJob(0, "val"), EvaluateJob(0, "test")]
+    assert group_jobs(iter(jobs), 25) == jobs
+    assert group_jobs([], 25) == []
+
+
+@pytest.mark.parametrize(("key", "value"), [("group_size", 0), ("workers", 0), ("threads", 0), ("wall_timeout_s", 0.0)])
+def test_a_wrong_argument_is_named(key, value):
+    with pytest.raises(ConfigError) as error:
+        Vectorized(**{key: value})
+    assert error.value.key == key
+    with pytest.raises(ConfigError, match="must be auto or null"):
+        Auto(vectorize="always")
+
+
+def test_the_first_round_records_how_far_a_client_is_from_itself_alone():
+    stacked = list(with_executor(ragged(rounds=2), Vectorized(4)).run())
+    assert 0 < stacked[0].metrics["train/vectorized_difference"] < 1e-5
+    assert "train/vectorized_difference" not in stacked[1].metrics
+    (alone,) = with_executor(ragged(rounds=1), Inline()).run()
+    assert "train/vectorized_difference" not in alone.metrics
+
+
+def digests(fed, executor):
+    return [record.sha256 for record in with_executor(fed, executor).run()]
+
+
+@pytest.mark.slow
+def test_auto_trains_stacks_only_where_it_is_asked_and_where_it_pays_off(caplog):
+    caplog.set_level("INFO", "fedlit")
+    dense, images = ragged(), federation()
+    alone, stacked = digests(dense, Inline()), digests(dense, Vectorized())
+    assert alone != stacked
+    assert digests(dense, Auto(1)) == alone
+    assert digests(dense, Auto(1, vectorize="auto")) == stacked
+    assert "as one stacked model" in caplog.text
+    assert digests(images, Auto(1, vectorize="auto")) == digests(images, Inline())
+    assert "has the convolution" in caplog.text
+
+
+def test_client_states_do_not_keep_the_stack_alive():
+    fed = ragged(algorithm=Ditto(), sizes=(10, 10, 10, 10))
+    worker = fed.worker.vectorize()
+    partial_sum = worker(TrainJob(0, 1, (0, 1, 2, 3)), fed.initial_state())
+    for state in partial_sum.client_states.values():
+        for tensors in state.values():
+            for tensor in tensors.values():
+                assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+
+
+SETTINGS = {
+    "dropout": partial(ragged, partial(Dense, norm=partial(nn.Dropout, 0.5)), sizes=(23, 7, 16, 10, 1, 0, 9, 9)),
+    "states": partial(
+        ragged, partial(Dense, partial(torch.optim.Adam, lr=0.01)), FedAvg(proximal=0.1), client_state="keep", rounds=3
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", SETTINGS.values(), ids=SETTINGS)
+def test_results_do_not_depend_on_the_number_of_processes(make):
+    expected = [(record.sha256, record.failures) for record in with_executor(make(), Vectorized(2)).run()]
+    records = with_executor(make(), Vectorized(2, workers=2)).run()
+    assert [(record.sha256, record.failures) for record in records] == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", SETTINGS.values(), ids=SETTINGS)
+def test_a_resumed_run_has_the_same_digests(make, tmp_path):
+    fed = with_executor(make(), Vectorized(3))
+    expected = [record.sha256 for record in fed.run()]
+    run = replace(fed, checkpointer=DiskCheckpointer(tmp_path)).run()
+    first = next(run)
+    run.close()
+    rest = replace(with_executor(make(), Vectorized(3)), checkpointer=DiskCheckpointer(tmp_path)).run()
+    assert [first.sha256, *(record.sha256 for record in rest)] == expected
