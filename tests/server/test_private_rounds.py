@@ -14,6 +14,7 @@ from fedlit.aggregation.privacy.ledger import list_releases
 from fedlit.algorithms import FedNova, QFedAvg, Scaffold
 from fedlit.core.errors import ConfigErrors
 from fedlit.core.tensors import norm, sub
+from fedlit.executors import Inline, Processes
 from fedlit.server.sampling import MinSeparation, Poisson, PowerOfChoice, Uniform
 from fedlit.simulation import Drop, FaultPlan
 from fedlit.simulation.faults import FailurePolicy
@@ -171,6 +172,26 @@ def test_a_calibrated_run_cannot_be_resumed_for_other_rounds(tmp_path):
     list(federate(CentralDP(epsilon=2.0), checkpointer=Checkpoints(tmp_path)).run())
     with pytest.raises(ConfigErrors, match="noise_multiplier"):
         list(federate(CentralDP(epsilon=2.0), rounds=2 * ROUNDS, checkpointer=Checkpoints(tmp_path)).run())
+
+
+@pytest.mark.slow
+def test_a_run_with_a_given_multiplier_goes_on_for_more_rounds(tmp_path):
+    list(federate(CentralDP(noise_multiplier=1.0), checkpointer=Checkpoints(tmp_path)).run())
+    longer = federate(CentralDP(noise_multiplier=1.0), rounds=ROUNDS + 2, checkpointer=Checkpoints(tmp_path))
+    records = list(longer.run())
+    assert [record.number for record in records] == [ROUNDS + 1, ROUNDS + 2]
+    assert records[-1].metrics["privacy/epsilon"] == longer.channel.stages[0].accountant.epsilon(ROUNDS + 2)
+
+
+@pytest.mark.slow
+def test_worker_processes_have_the_same_bits():
+    """Also with a clipping norm that the server sends to the clients."""
+    make, parts = MECHANISMS["adaptive"]
+    inline, processes = (
+        [record.sha256 for record in federate(make(), executor=executor, **parts).run()]
+        for executor in (Inline(), Processes(workers=2))
+    )
+    assert inline == processes
 
 
 @pytest.mark.slow

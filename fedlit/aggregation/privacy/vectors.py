@@ -50,3 +50,20 @@ def gaussian(generator: np.random.Generator, size: int, std: float) -> Tensor:
     if std == 0:
         return torch.zeros(size, dtype=torch.float64)
     return torch.from_numpy(generator.standard_normal(size)).mul_(std)
+
+
+def add_gaussian(vector: Tensor, generator: np.random.Generator, std: float, factor: float = 1.0) -> Tensor:
+    """factor * vector + noise, computed in float64.
+
+    The result has the vector's dtype. Its memory and a chunk are all that is needed; the noise is that of `gaussian`.
+
+    Args:
+        vector: float32 or float64, shape (d,); not changed.
+        generator: source of the noise.
+        std: standard deviation of the noise, >= 0; 0 draws none.
+        factor: multiplies the vector.
+    """
+    result = torch.empty_like(vector)
+    for part, into in zip(vector.split(CHUNK), result.split(CHUNK), strict=True):
+        into.copy_(gaussian(generator, len(part), std).add_(part, alpha=factor))
+    return result

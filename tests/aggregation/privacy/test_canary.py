@@ -13,7 +13,7 @@ from private import POISSON, channel_of, layout, release, separated, unit
 from scipy.stats import beta
 
 from fedlit.aggregation.privacy import DPFTRL, CentralDP, LocalDP
-from fedlit.aggregation.privacy.vectors import gaussian
+from fedlit.aggregation.privacy.vectors import add_gaussian
 from fedlit.core.facts import Sampling
 
 TRIALS, SIZE, DELTA = 2000, 3, 1e-2
@@ -111,8 +111,8 @@ def test_the_attack_finds_a_mechanism_that_protects_less_than_it_states(fault, m
     stage, sampling, takes_part, rounds = MECHANISMS["every"]
     if fault == "half of the noise":
         monkeypatch.setattr(
-            "fedlit.aggregation.privacy.mechanisms.central.gaussian",
-            lambda generator, size, std: gaussian(generator, size, std / 2),
+            "fedlit.aggregation.privacy.mechanisms.central.add_gaussian",
+            lambda vector, generator, std: add_gaussian(vector, generator, std / 2),
         )
     else:
         monkeypatch.setattr(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedlit.aggregation.privacy.vectors import CHUNK, clip_factor, exact_norm, gaussian
+from fedlit.aggregation.privacy.vectors import CHUNK, add_gaussian, clip_factor, exact_norm, gaussian
 
 
 def test_a_norm_is_summed_in_float64_over_chunks():
@@ -45,3 +45,13 @@ def test_a_standard_deviation_of_0_draws_nothing():
     generator = np.random.default_rng(1)
     assert gaussian(generator, 3, 0.0).tolist() == [0.0] * 3
     assert generator.random() == np.random.default_rng(1).random()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_noise_is_added_in_chunks_as_in_one_piece(dtype):
+    vector = torch.linspace(-1, 1, 2 * CHUNK + 3, dtype=dtype)
+    before, whole = vector.clone(), gaussian(np.random.default_rng(5), len(vector), 3.0)
+    noisy = add_gaussian(vector, np.random.default_rng(5), 3.0, factor=0.5)
+    assert torch.equal(noisy, (whole + 0.5 * vector.double()).to(dtype))
+    assert torch.equal(vector, before)
+    assert torch.equal(add_gaussian(vector, np.random.default_rng(5), 0.0), vector)

@@ -16,7 +16,7 @@ from torch import Tensor
 from fedlit.aggregation.channel.stage import SumTicket
 from fedlit.aggregation.privacy.adaptive import QuantileClip
 from fedlit.aggregation.privacy.mechanisms.sum_noise import CLIP, SumNoise
-from fedlit.aggregation.privacy.vectors import gaussian
+from fedlit.aggregation.privacy.vectors import add_gaussian
 from fedlit.core.errors import ConfigError, raise_errors, require
 from fedlit.core.facts import FederationFacts
 from fedlit.core.messages import StageState
@@ -89,7 +89,7 @@ class CentralDP(SumNoise):
         clip, generator = float(state.shared[CLIP]), ticket.noise_generator
         count = 0.0 if self._adaptive is None or not self.multiplier else float(generator.standard_normal())
         std = self.update_multiplier * clip
-        opened, after = self.release(total, gaussian(generator, len(total), std), std, ticket, state)
+        opened, after = add_gaussian(total, generator, std), self.charge_release(total, std, ticket, state)
         if self._adaptive is None:
             return opened, after
         assert self.expected is not None

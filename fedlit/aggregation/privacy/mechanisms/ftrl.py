@@ -99,5 +99,5 @@ class DPFTRL(SumNoise):
         noise.div_(float(diagonal))
         history = torch.cat([noise[None], history])[: len(history)]
         std = exact_norm(noise) / max(len(noise), 1) ** 0.5
-        opened, after = self.release(total, noise, std, ticket, state)
-        return opened, StageState(after.shared, {**after.private, HISTORY: history})
+        after = self.charge_release(total, std, ticket, state)
+        return total + noise, StageState(after.shared, {**after.private, HISTORY: history})

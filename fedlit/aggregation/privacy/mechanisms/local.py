@@ -19,7 +19,7 @@ from fedlit.aggregation.privacy.budget import (
     privacy_statement,
 )
 from fedlit.aggregation.privacy.refusals import check_releases
-from fedlit.aggregation.privacy.vectors import clip_factor, gaussian
+from fedlit.aggregation.privacy.vectors import add_gaussian, clip_factor
 from fedlit.core.errors import ConfigError, raise_errors, require_positive
 from fedlit.core.facts import FederationFacts, Sampling
 from fedlit.core.messages import StageState
@@ -104,8 +104,8 @@ class LocalDP(Stage):
 
     def encode(self, vector: Tensor, ticket: Ticket) -> tuple[Tensor, Tensors]:
         """Clip the update and add noise, in float64."""
-        clipped = vector.double() * clip_factor(vector, self.clip)
-        return clipped.add_(gaussian(ticket.generator, len(vector), self.multiplier * self.clip)).float(), {}
+        factor = clip_factor(vector, self.clip)
+        return add_gaussian(vector, ticket.generator, self.multiplier * self.clip, factor), {}
 
     def open(self, total: Tensor, ticket: SumTicket, state: StageState) -> tuple[Tensor, StageState]:
         """Charge the clients of the round."""

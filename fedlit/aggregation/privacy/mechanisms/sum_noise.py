@@ -140,14 +140,11 @@ class SumNoise(Clip):
         """The factor that clips the vector to this round's norm."""
         return clip_factor(vector, float(ticket.shared[CLIP]))
 
-    def release(
-        self, total: Tensor, noise: Tensor, std: float, ticket: SumTicket, state: StageState
-    ) -> tuple[Tensor, StageState]:
-        """Add the noise to the sum, and charge the release.
+    def charge_release(self, total: Tensor, std: float, ticket: SumTicket, state: StageState) -> StageState:
+        """The state with one more release, and the figures of the round.
 
         Args:
-            total: the sum of the clipped updates, float64 of shape (d,).
-            noise: the noise, float64 of shape (d,).
+            total: the sum of the clipped updates, float64 of shape (d,), without noise.
             std: root of the mean square of a number of the noise.
             ticket: facts about the sum.
             state: the state whose clipping norm clipped this round.
@@ -156,7 +153,7 @@ class SumNoise(Clip):
         ratio = exact_norm(total) / (std * math.sqrt(len(total))) if std and len(total) else math.inf
         figures = torch.tensor([float(state.shared[CLIP]), clipped, ratio], dtype=torch.float64)
         private = {**state.private, LEDGER: charge(state.private[LEDGER], self.multiplier), FIGURES: figures}
-        return total + noise, StageState(state.shared, private)
+        return StageState(state.shared, private)
 
     def metrics(self, state: StageState) -> Mapping[str, float]:
         """Epsilon so far, and figures of the last round.
