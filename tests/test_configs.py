@@ -65,7 +65,7 @@ def test_every_choice_is_made_without_an_error(choices, tmp_path, monkeypatch):
     }
     for key, value in missing.items():
         OmegaConf.update(config, key, value)
-    if config.privacy:
+    if config.privacy and config.privacy.epsilon is None:
         config.privacy.noise_multiplier = 1.0  # or an epsilon: one of them must be given
     collector = ErrorCollector()
     make_components(to_plain(config), make_settings(to_plain(config), collector), collector)
