@@ -47,13 +47,17 @@ class ExamplePrivacy:
 
     def __post_init__(self) -> None:
         noise, epsilon, delta = self.noise_multiplier, self.epsilon, self.delta
-        given = "neither is given" if epsilon is None else "both are given"
-        problem = f"or noise_multiplier must be given, exactly one of them: {given}"
-        hint = "epsilon calibrates the noise of each client; noise_multiplier is the noise / clip"
+        both = noise is not None and epsilon is not None
+        problem = (
+            f"calibrates the noise, and noise_multiplier={noise} gives it" if both else "leaves the noise undecided"
+        )
+        hint = "set one of them to null" if both else "set it, or privacy.noise_multiplier"
         least = "must be a number of at least 0"
         raise_errors(
             require_positive("clip", self.clip),
-            require((noise is None) != (epsilon is None), "epsilon", epsilon, problem, hint),
+            require(
+                (noise is None) != (epsilon is None), "epsilon", "null" if epsilon is None else epsilon, problem, hint
+            ),
             require(noise is None or 0 <= noise < math.inf, "noise_multiplier", noise, least, "0 adds no noise"),
             require(epsilon is None or epsilon > 0, "epsilon", epsilon, "must be greater than 0", "inf adds no noise"),
             require(0 < delta < 1, "delta", delta, "must be greater than 0 and less than 1", "1e-5 is a usual value"),
