@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from configured import build
 from shared_processes import Several, SharedProcesses, comparable
 from small import ready
 
@@ -77,6 +78,16 @@ def test_only_an_accepted_update_changes_a_residual(tmp_path, channel):
             changes.append((client in record.cohort, client in lost))
         before = residuals
     assert {(True, False), (True, True), (False, False)} == set(changes)
+
+
+@pytest.mark.slow
+def test_one_percent_with_error_feedback_trains_the_digits_in_an_eightieth_of_the_bytes():
+    setting = ["model=mlp", "executor=inline", "schedule.rounds=100", "schedule.eval_every=100"]
+    runs = [list(build(*setting, f"compression={choice}").federation.run()) for choice in ("none", "topk")]
+    whole, packed = (sum(record.metrics["comm/up_bytes"] for record in records) for records in runs)
+    plain, sparse = (records[-1].metrics["test/accuracy"] for records in runs)
+    assert sparse > plain - 0.02
+    assert packed <= whole / 40
 
 
 def type_of(channel):

@@ -5,8 +5,10 @@ import pytest
 import torch
 from test_codecs import flat, normal, received, ticket
 
+from fedlit.aggregation import Channel
 from fedlit.aggregation.compression import QSGD, Half, Int8, Sign
 from fedlit.aggregation.compression.segments import BLOCK, Segments
+from fedlit.core.errors import ConfigError
 from fedlit.core.tensors import Layout
 
 DRAWS = 2000
@@ -37,6 +39,15 @@ def test_stochastic_rounding_is_unbiased_and_has_the_exact_variance(codec):
     assert abs(float(squares.sum(1).mean() - variance.sum())) < 4 * float(spread)
 
 
+@pytest.mark.parametrize("value", [0.1, 0.30001, 0.5019, -0.777])
+def test_rounding_is_unbiased_far_below_its_first_eight_bits(value):
+    """A million equal numbers of about `value` levels show a bias of a thousandth of a level."""
+    count = 1_000_000
+    sent = received(Int8(), torch.cat([torch.ones(1), torch.full((count,), value / 127)]))[1:].double() * 127
+    up = value - np.floor(value)
+    assert abs(float(sent.mean()) - value) < 4 * (up * (1 - up) / count) ** 0.5
+
+
 @pytest.mark.slow
 def test_the_variance_of_qsgd_is_within_the_bound_of_the_paper():
     vector, codec = normal(400), QSGD(levels=4, bucket=None)
@@ -53,6 +64,14 @@ def test_qsgd_rounds_to_neighbouring_levels_of_the_bucket():
         levels = sent / norm * 7
         assert torch.allclose(levels, levels.round(), atol=1e-5)
         assert float((levels - part / norm * 7).abs().max()) < 1
+
+
+def test_error_feedback_needs_levels_above_the_root_of_the_bucket():
+    assert QSGD(levels=23, bucket=512).contracts  # 23^2 = 529
+    assert Channel.of([QSGD(levels=23, bucket=512)], error_feedback=True)
+    for codec in (QSGD(levels=22, bucket=512), QSGD(levels=127, bucket=None), QSGD()):
+        with pytest.raises(ConfigError, match="qsgd can lose more"):
+            Channel.of([codec], error_feedback=True)
 
 
 def test_a_number_takes_as_many_bits_as_the_levels_need():
