@@ -62,8 +62,11 @@ def raise_if_invalid(stages: Sequence[Stage], codec: Codec, error_feedback: bool
             )
             raise ConfigError("encryption", protections[0].name, problem, "encryption=none")
     if error_feedback and not codec.contracts:
-        problem = f"needs a codec that loses less than it is given; {codec.name} can lose more, so the rest would grow"
-        raise ConfigError("compression.error_feedback", "true", problem, "take finer levels, or error_feedback=false")
+        problem = (
+            f"needs a codec whose error is shorter than the update. The error of {codec.name} can be longer with these "
+            "settings, and a client would add more of it in each round"
+        )
+        raise ConfigError("compression.error_feedback", "true", problem, "compression.error_feedback=false")
     if down is not None and not down.packs_weights:
         problem = "suits updates, and the server sends weights, in which a small number is not a small change"
         raise ConfigError("compression.down", down.name, problem, "compression/down=none")

@@ -89,9 +89,13 @@ def _make_channel(config: Mapping[str, Any], parts: Components, collector: Error
             stages.append(mechanism)
         elif parts.trainer_config is not None:  # not a stage, but a part of local training
             parts.trainer_config = replace(parts.trainer_config, privacy=mechanism)
-    codec = next(iter(_make_stage("compression.down", down, collector)), None)
     with collector.collect("compression"):
-        raise_errors(require(isinstance(feedback, bool), "error_feedback", feedback, "must be true or false"))
+        hint = f"choose it as a group: compression/down={down}"
+        raise_errors(
+            require(isinstance(feedback, bool), "error_feedback", feedback, "must be true or false"),
+            require(isinstance(down, Mapping | None), "down", down, "must be a mapping with the key _target_", hint),
+        )
+    codec = next(iter(_make_stage("compression.down", down if isinstance(down, Mapping) else None, collector)), None)
     with collector.collect(""):
         parts.channel = Channel.of(stages, error_feedback=feedback is True, down=codec)
 
