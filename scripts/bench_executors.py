@@ -24,7 +24,8 @@ import floor
 import torch
 from bench_local import images, make_worker
 
-from fedlit.aggregation.aggregator import ReductionTree, make_train_jobs
+from fedlit.aggregation.aggregator import ReductionTree
+from fedlit.aggregation.jobs import make_train_jobs
 from fedlit.client.worker import ClientWorker
 from fedlit.core.files import LocalFilesystem
 from fedlit.executors import Inline, Processes

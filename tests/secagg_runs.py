@@ -112,3 +112,14 @@ def derivable_updates(content, run):
         pairwise = ("mask_key", client) in secrets or all(("mask_key", v) in secrets for v in others)
         derived |= {client} if ("seed", client) in secrets and pairwise else set()
     return derived
+
+
+def leaked_values(contents, kept):
+    """The kinds of kept values, `integers` or `secrets`, that stand in some contents as bytes or as hexadecimal text."""
+    content = b"|".join(contents)
+    values = {"integers": [vector.tobytes() for vector in kept["integers"].values()], "secrets": kept["secrets"]}
+    return {
+        kind
+        for kind, some in values.items()
+        if any(form in content for value in some for form in (value, value[::-1], value.hex().encode()))
+    }

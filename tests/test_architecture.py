@@ -37,7 +37,10 @@ LIGHTNING = (
     "experiment/trial",
 )
 HYDRA = ("cli", "experiment/config")
-EXTRAS = {"dp_accounting": "aggregation/privacy/accounting/library.py"}
+EXTRAS = {
+    "cryptography": "aggregation/secure/protocol/primitives.py",
+    "dp_accounting": "aggregation/privacy/accounting/library.py",
+}
 """Optional libraries, and the file that imports each."""
 
 

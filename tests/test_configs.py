@@ -29,6 +29,7 @@ ALONE = (
     "experiment",
     "debug",
 )  # groups that choose other groups themselves, so that no other choice may stand beside them
+SECURE = ("encryption",)  # a secure sum goes together with few of the other groups' choices
 CODECS = ("compression", "compression/down")  # noise on the client does not go together with a lossy codec
 
 
@@ -43,7 +44,8 @@ def beside(is_chosen):
     "choices",
     [
         *([f"{group}={choice}"] for group, choice in CHOICES if group in ALONE),
-        *beside(lambda group: group not in (*ALONE, *CODECS)),
+        *beside(lambda group: group not in (*ALONE, *CODECS, *SECURE)),
+        *beside(lambda group: group in SECURE),
         *beside(lambda group: group in CODECS),
     ],
     ids=" ".join,

@@ -9,18 +9,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 from torch import Tensor
 
 from fedlit.core.errors import ConfigError
 from fedlit.core.facts import FederationFacts
-from fedlit.core.messages import Aggregate, ClientFailure, PartialAggregate, TrainJob
+from fedlit.core.messages import Aggregate, ClientFailure, PartialAggregate
 from fedlit.core.model import FitResult
 from fedlit.core.tensors import Groups, Layout
-
-MAX_CHUNKS = 64
-T = TypeVar("T")
 
 
 class Aggregator(ABC):
@@ -63,34 +60,6 @@ class Aggregator(ABC):
         """
 
 
-def make_train_jobs(
-    round: int,
-    cohort: Sequence[int],
-    client_states: Mapping[int, Groups] | None = None,
-    budgets: Mapping[int, int] | None = None,
-) -> list[TrainJob]:
-    """Cut a cohort, in its order, into jobs.
-
-    Up to 64 clients each job has one client; a larger cohort is cut into at most 64 equal parts.
-
-    Args:
-        round: the round, counted from 0.
-        cohort: ids of the clients.
-        client_states: state of each client that has one.
-        budgets: step budget of each client that has one.
-    """
-    size = max(1, -(-len(cohort) // MAX_CHUNKS))
-    parts = [tuple(cohort[start : start + size]) for start in range(0, len(cohort), size)]
-    return [
-        TrainJob(round, index, part, _restrict(client_states or {}, part), _restrict(budgets or {}, part))
-        for index, part in enumerate(parts)
-    ]
-
-
-def _restrict(by_client: Mapping[int, T], clients: Sequence[int]) -> dict[int, T]:
-    return {client: by_client[client] for client in clients if client in by_client}
-
-
 def add_weighted(
     sums: Mapping[str, tuple[float, float]], more: Mapping[str, tuple[float, float]]
 ) -> dict[str, tuple[float, float]]:
@@ -129,6 +98,8 @@ def _merge_pair(aggregator: Aggregator, left: PartialAggregate, right: PartialAg
         clipped=left.clipped + right.clipped,
         plain_bytes=left.plain_bytes + right.plain_bytes,
         spent={**left.spent, **right.spent},
+        pending={**left.pending, **right.pending},
+        conceal_s=left.conceal_s + right.conceal_s,
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -12,7 +14,7 @@ from fedlit.aggregation.channel import Channel
 from fedlit.aggregation.validation import invalid_values
 from fedlit.core.messages import Aggregate, ClientFailure, PartialAggregate
 from fedlit.core.model import FitResult
-from fedlit.core.tensors import Groups, Layout, norm
+from fedlit.core.tensors import Groups, Layout, Tensors, norm
 
 UNCHANGED = Channel()
 """The channel without any stage or codec."""
@@ -45,12 +47,28 @@ class ChunkSum:
     _plain_bytes: int = 0
     _fits: list[FitResult] = field(default_factory=list)
     _client_states: dict[int, Groups] = field(default_factory=dict)
+    _pending: dict[int, Tensors] = field(default_factory=dict)
+    _conceal_s: float = 0.0
 
     def count_bytes(self, nbytes: int) -> None:
         """Count a message; an update without tensors is not sent."""
         if self.layout.size:
             self._up_bytes += nbytes
             self._plain_bytes += UNCHANGED.nbytes(self.layout)
+
+    def encode(
+        self, vector: Tensor, weight: float, *, client: int, **facts: Any
+    ) -> tuple[bytearray, dict[str, Tensors]]:
+        """Encode one client's update: see `Channel.encode`.
+
+        Tensors for a later exchange of the round are kept for the partial aggregate.
+        """
+        start = time.perf_counter()
+        encoded, own = self.channel.encode(self.layout, vector, weight, client=client, **facts)
+        self._conceal_s += time.perf_counter() - start
+        if self.channel.secure is not None:
+            self._pending[client] = own.pop(self.channel.secure.name)
+        return encoded, own
 
     def add(self, encoded: bytearray, client: int, client_state: Groups, fits: Sequence[FitResult]) -> str:
         """Decode one client's message, and add it if it is valid.
@@ -90,7 +108,7 @@ class ChunkSum:
             weight=self._weight,
             members=tuple(self._client_states),
             failures=tuple(self.failures),
-            metrics=sum_metrics(self._fits),
+            metrics={} if self.channel.secure is not None else sum_metrics(self._fits),
             up_bytes=self._up_bytes,
             steps=sum(fit.steps for fit in self._fits),
             client_states=self._client_states,
@@ -98,6 +116,8 @@ class ChunkSum:
             clipped=self._clipped,
             plain_bytes=self._plain_bytes,
             spent=self.spent,
+            pending=self._pending,
+            conceal_s=self._conceal_s,
         )
 
 

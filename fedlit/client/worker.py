@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial, singledispatchmethod
-from math import isfinite, nan
 
 import torch
 from lightning.pytorch import Callback
 
 from fedlit.aggregation import Aggregator, Channel, MeanAggregator
 from fedlit.aggregation.aggregator import merge
-from fedlit.aggregation.channel import channel_states, pack_channel_states
 from fedlit.aggregation.chunk import ChunkSum
-from fedlit.aggregation.validation import invalid_values, layout_mismatch
+from fedlit.aggregation.secure.vault import Vault
+from fedlit.aggregation.validation import layout_mismatch
 from fedlit.algorithms.algorithm import Algorithm, update_template
 from fedlit.client.dp_sgd.planning import make_private_training
 from fedlit.client.evaluation import evaluate_split
+from fedlit.client.exchange.sending import answer_exchange, send_update
 from fedlit.client.failures import classify_failure
 from fedlit.client.fit.call import LocalWork
 from fedlit.client.fit.single import SingleWork
 from fedlit.client.lightning_internals import trainer_scope
+from fedlit.client.losses.query import answer_loss_query
 from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.steps.optimizer_state import algorithm_state
 from fedlit.client.trainer import LocalTrainer, Reply, TrainerConfig
@@ -29,10 +30,11 @@ from fedlit.client.vectorized.together import record_difference, train_together
 from fedlit.client.vectorized.trial import raise_if_not_stackable
 from fedlit.core.errors import FatalClientFailure
 from fedlit.core.messages import (
-    LOSS_QUERY,
     ClientFailure,
     EvalResult,
     EvaluateJob,
+    ExchangeJob,
+    ExchangeResult,
     Job,
     LossJob,
     LossResult,
@@ -62,6 +64,7 @@ class ClientWorker:
         aggregator: adds the updates.
         guards_weights: see `LocalTrainer`.
         is_vectorized: True to train the clients of a job as one stacked model.
+        vault: seals what clients keep between two exchanges of a round.
     """
 
     algorithm: Algorithm
@@ -73,6 +76,7 @@ class ClientWorker:
     aggregator: Aggregator = field(default_factory=MeanAggregator)
     guards_weights: bool = False
     is_vectorized: bool = False
+    vault: Vault = field(default_factory=Vault)
     _template: tuple[int, Groups] | None = None  # the round, and names, shapes and dtypes of its updates
 
     @property
@@ -98,39 +102,28 @@ class ClientWorker:
     def _train(self, job: TrainJob, state: ServerState) -> PartialAggregate:
         """Train clients one by one; add updates left to right in float64."""
         layout = Layout.of(self.update_template(state))
-        chunk = ChunkSum(self.aggregator, self.channel, layout)
+        chunk = ChunkSum(self.channel.summation(self.aggregator), self.channel, layout)
+        rest = (state, job.exchange, self.vault, self.faults.max_norm)
         for reply in self._replies(job, state, chunk.spent):
-            failure = reply if isinstance(reply, ClientFailure) else self._send(chunk, *reply, state)
+            failure = reply if isinstance(reply, ClientFailure) else send_update(chunk, *reply, *rest)
             if failure is not None:
                 chunk.failures.append(self._raise_if_fatal(failure))
         return chunk.partial(job.index)
 
-    def _send(self, chunk: ChunkSum, update: Update, local: LocalTrainer, state: ServerState) -> ClientFailure | None:
-        """Encode one client's update, and add the message to the sum."""
-        vector = chunk.layout.vector(update.groups)
-        if problem := invalid_values(vector, update.weight, self.faults.max_norm):
-            chunk.count_bytes(self.channel.nbytes(chunk.layout))
-            return ClientFailure(local.client, "not_finite", problem)
-        encoded, own = self.channel.encode(
-            chunk.layout,
-            vector,
-            update.weight,
-            round=local.round,
-            client=local.client,
-            seed=self.data.seed,
-            states=state.channel,
-            own=channel_states(local.client_state),
-        )
-        client_state = {**update.client_state, **local.kept_state, **pack_channel_states(own)}
-        problem = chunk.add(encoded, local.client, client_state, local.results)
-        return ClientFailure(local.client, "not_finite", problem) if problem else None
+    @__call__.register
+    def _exchange(self, job: ExchangeJob, state: ServerState) -> ExchangeResult:
+        """Let clients answer the server in an exchange without updates."""
+        layout, seed = Layout.of(self.update_template(state)), self.data.seed
+        return answer_exchange(self.channel, layout, job, seed, self.faults, self.vault, self._raise_if_fatal)
 
     @__call__.register
     def _measure_loss(self, job: LossJob, state: ServerState) -> LossResult:
         """Measure a candidate's loss with retries; planned faults act only in training."""
-        result = self._try_loss(job, state)
-        for _ in range(self.faults.max_retries):
-            result = result if result.failure is None else self._try_loss(job, state)
+
+        def measure() -> float:
+            return self.local_trainer(job.round, job.client, {}).loss(self.algorithm.model(state.shared))
+
+        result = answer_loss_query(job.client, measure, self.faults.max_retries)
         if result.failure is not None:
             self._raise_if_fatal(result.failure)
         return result
@@ -152,7 +145,7 @@ class ClientWorker:
 
     def merge(self, parts: Sequence[PartialAggregate]) -> PartialAggregate:
         """Merge parts as if one worker added all clients left to right."""
-        return merge(self.aggregator, parts)
+        return merge(self.channel.summation(self.aggregator), parts)
 
     def _model_to_evaluate(self, job: EvaluateJob, state: ServerState) -> Model:
         if job.client is None or self.data.is_pooled:
@@ -180,6 +173,7 @@ class ClientWorker:
             faults = self.faults.active_faults(self.data.seed, job.round, client)
             try:
                 for fault, _generator in faults:
+                    fault.at_exchange(1 if job.exchange is None else job.exchange.number)
                     fault.before(job.attempt)
                 update = self.algorithm.client(local, state.shared, algorithm_state(client_state))
                 for fault, generator in faults:
@@ -197,17 +191,6 @@ class ClientWorker:
             failure = ClientFailure(client, "bad_shape", problem)
         assert failure is not None
         return failure
-
-    def _try_loss(self, job: LossJob, state: ServerState) -> LossResult:
-        try:
-            loss = self.local_trainer(job.round, job.client, {}).loss(self.algorithm.model(state.shared))
-        except Exception as error:
-            failure = classify_failure(job.client, error)
-        else:
-            if isfinite(loss):
-                return LossResult(job.client, loss)
-            failure = ClientFailure(job.client, "not_finite", f"loss {loss}")
-        return LossResult(job.client, nan, replace(failure, reason=f"{failure.reason}, {LOSS_QUERY}"))
 
     def _raise_if_fatal(self, failure: ClientFailure) -> ClientFailure:
         if self.faults.on_error == "fail" and failure.outcome != "planned":

@@ -113,6 +113,14 @@ class Executor(ABC):
         return False
 
     @property
+    def has_common_key(self) -> bool:
+        """True if all workers share a key.
+
+        This process does not read the key. It is True by default, as for a worker in this process: see `Vault`.
+        """
+        return True
+
+    @property
     def timeout_s(self) -> float | None:
         """Seconds until a worker process without an answer is replaced.
 

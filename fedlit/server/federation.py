@@ -130,6 +130,13 @@ class FederationParts:
         """Bytes that one client receives in the round after a state."""
         return broadcast_nbytes(self.channel.down, state)
 
+    def exchange_nbytes(self) -> tuple[int, int]:
+        """Bytes of one client's exchanges besides model and update: up, down."""
+        if self.channel.secure is None:
+            return 0, 0
+        groups = self.channel.secure.groups(range(self.schedule.cohort_size(len(self.registry))))
+        return self.channel.secure.exchange_nbytes(len(groups[0]))
+
     def broadcast(self, state: ServerState) -> ServerState:
         """The state as the clients of the next round receive it."""
         return broadcast(self.channel.down, state, self.seed)
@@ -163,8 +170,8 @@ class FederationParts:
         return RoundWork(
             clients=clients,
             steps=self.planned_steps(self.registry.sizes[list(clients)]),
-            down_bytes=self.down_nbytes(state),
-            up_bytes=self.up_nbytes(state),
+            down_bytes=self.down_nbytes(state) + self.exchange_nbytes()[1],
+            up_bytes=self.up_nbytes(state) + self.exchange_nbytes()[0],
             seed=self.seed,
         )
 

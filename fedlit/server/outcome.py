@@ -14,6 +14,7 @@ from fedlit.aggregation.chunk import drift
 from fedlit.core.messages import Aggregate, PartialAggregate, Result, ServerState, StageState
 from fedlit.server.federation import FederationParts
 from fedlit.server.sampling.cohort import RoundPlan
+from fedlit.server.summation.round import SecureRound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +26,14 @@ class RoundOutcome:
         tree: the sum of the updates, with its members and failures.
         lost: reason of a lost round, in which the model stays the same; None otherwise.
         metrics: figures of the sum for the round's record.
+        down_bytes: bytes that clients received besides the broadcast.
     """
 
     state: ServerState
     tree: ReductionTree
     lost: str | None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    down_bytes: int = 0
 
     def with_metrics(self, metrics: Mapping[str, float]) -> RoundOutcome:
         """The same outcome with further figures."""
@@ -38,22 +41,40 @@ class RoundOutcome:
 
 
 def aggregate(
-    federation: FederationParts, plan: RoundPlan, state: ServerState, partials: Iterable[Result]
+    federation: FederationParts,
+    plan: RoundPlan,
+    state: ServerState,
+    partials: Iterable[Result],
+    secure: SecureRound | None = None,
 ) -> RoundOutcome:
-    """Add the partial aggregates, then step or lose the round."""
-    tree = ReductionTree(federation.aggregator, plan.failures, plan.up_bytes)
+    """Add the partial aggregates, then step or lose the round.
+
+    Args:
+        federation: the parts.
+        plan: the round's plan.
+        state: the server state before the round.
+        partials: partial aggregates in order.
+        secure: the round's exchanges; None without a secure stage.
+    """
+    tree = ReductionTree(federation.channel.summation(federation.aggregator), plan.failures, plan.up_bytes)
     for partial in partials:
         assert isinstance(partial, PartialAggregate)
         tree.add(partial)
     total, weight = tree.root()
-    lost, ticket = _reason_if_lost(federation, plan, tree, weight), sum_ticket(federation, plan, state, tree, weight)
+    if secure is not None:
+        total, weight = secure.open_sum(total)
+    figures, down_bytes = ({}, 0) if secure is None else (secure.figures, secure.down_bytes)
+    lost = None if secure is None else secure.reason_if_lost(tree.members)
+    lost = lost or _reason_if_lost(federation, plan, tree, weight)
+    outcome = RoundOutcome(state=state, tree=tree, lost=lost, metrics=figures, down_bytes=down_bytes)
+    ticket = sum_ticket(federation, plan, state, tree, weight)
     if lost is not None:
         channel = federation.channel.lose(ticket, state.channel)
-        return RoundOutcome(state=replace(state, round=state.round + 1, channel=channel), tree=tree, lost=lost)
+        return replace(outcome, state=replace(state, round=state.round + 1, channel=channel))
     mean, channel = open_sum(federation, state, tree, total, ticket)
     new_state = replace(federation.algorithm.server(state, mean), round=state.round + 1, channel=channel)
     metrics = drift(tree.sum_of_squares, mean) if federation.channel.keeps_geometry else {}
-    return RoundOutcome(state=new_state, tree=tree, lost=None, metrics=metrics)
+    return replace(outcome, state=new_state, metrics={**metrics, **figures})
 
 
 def sum_ticket(

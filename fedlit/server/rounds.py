@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from fedlit.aggregation.aggregator import make_train_jobs
+from fedlit.aggregation.jobs import make_train_jobs
 from fedlit.core.errors import ConfigError
 from fedlit.core.messages import EvalResult, Result, ServerState
 from fedlit.core.serialization import state_sha256, state_tree
@@ -24,6 +24,8 @@ from fedlit.server.federation import FederationParts
 from fedlit.server.outcome import RoundOutcome, aggregate
 from fedlit.server.sampling.cohort import LossOracle, RoundPlan, draw_cohort
 from fedlit.server.sampling.sampler import ClientPool
+from fedlit.server.summation.group import run_groups
+from fedlit.server.summation.round import SecureRound
 
 
 def run_rounds(federation: FederationParts, start: Checkpoint | None = None) -> Iterator[RoundRecord]:
@@ -50,7 +52,9 @@ def run_rounds(federation: FederationParts, start: Checkpoint | None = None) -> 
                 seconds = [time.perf_counter()]
                 sent = federation.broadcast(state)
                 plan = select(federation, sent, execute)
-                outcome = aggregate(federation, plan, state, train(plan, sent, clients, execute))
+                secure = SecureRound.of(federation, plan, sent, clients, execute)
+                partials = train(plan, sent, clients, execute) if secure is None else run_groups(secure)
+                outcome = aggregate(federation, plan, state, partials, secure)
                 if outcome.lost is None:
                     clients.update(outcome.tree.client_states)
                 outcome = outcome.with_metrics(federation.charge(outcome.tree, clients, last))
@@ -160,7 +164,7 @@ def record(
         outcome.metrics,
         federation.channel.metrics(state.channel),
         scores,
-        plan.metrics,
+        {**plan.metrics, "comm/down_bytes": plan.metrics["comm/down_bytes"] + outcome.down_bytes},
         measurements,
     )
     return RoundRecord(

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from fedlit.core.errors import ConfigError, raise_errors, require_choice
+from fedlit.core.errors import ConfigError, raise_errors, require_at_least, require_choice
 from fedlit.core.facts import FederationFacts
 from fedlit.core.messages import Update
 from fedlit.simulation.corruption import CORRUPTIONS, is_corruptible
@@ -36,6 +36,15 @@ class Fault:
         The keys of the errors are names of the fault's arguments.
         """
         return ()
+
+    def at_exchange(self, number: int) -> None:
+        """Act when an exchange with the server begins.
+
+        An exception makes the client fail.
+
+        Args:
+            number: number of the exchange in the round, from 1; an update without secure aggregation has one.
+        """
 
     def before(self, attempt: int | None) -> None:
         """Act before the client trains; an exception makes the client fail.
@@ -62,20 +71,39 @@ class Drop(Fault):
 
     Args:
         when: `before` it trains, or `after`, when its update does not arrive.
+        exchange: the exchange that the client does not answer, counted from 1; None for `when`.
     """
 
     when: Literal["before", "after"] = "before"
+    exchange: int | None = None
 
     def __post_init__(self) -> None:
-        raise_errors(require_choice("when", self.when, ("before", "after")))
+        raise_errors(
+            require_choice("when", self.when, ("before", "after")),
+            require_at_least("exchange", 1 if self.exchange is None else self.exchange),
+        )
+
+    def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
+        """Yield an error if a round has no such exchange."""
+        if self.exchange is not None and self.exchange > len(facts.exchanges):
+            names = ", ".join(facts.exchanges)
+            problem = f"must be from 1 to {len(facts.exchanges)}: a round has the exchanges {names}"
+            yield ConfigError("exchange", self.exchange, problem)
+
+    def at_exchange(self, number: int) -> None:
+        """Raise PlannedFailure in the planned exchange."""
+        if self.exchange == number:
+            raise PlannedFailure(f"dropped out at exchange {number}, as planned")
 
     def before(self, attempt: int | None) -> None:
         """Raise PlannedFailure if the client drops out before it trains."""
-        if self.when == "before":
+        if self.exchange is None and self.when == "before":
             raise PlannedFailure("dropped out before training, as planned")
 
     def after(self, update: Update, generator: np.random.Generator) -> Update:
-        """Raise PlannedFailure."""
+        """Raise PlannedFailure, unless another exchange is planned."""
+        if self.exchange is not None:
+            return update
         raise PlannedFailure("dropped out after training, as planned")
 
 

@@ -140,6 +140,15 @@ class FailurePolicy:
         """
         return lost % self.max_lost_rounds
 
+    def act_at_exchange(self, seed: int, round: int, client: int, number: int) -> None:
+        """Let a client's faults act at an exchange without updates.
+
+        Raises:
+            Exception: if a fault makes the client fail.
+        """
+        for fault, _ in self.active_faults(seed, round, client):
+            fault.at_exchange(number)
+
     def active_faults(self, seed: int, round: int, client: int) -> list[tuple[Fault, np.random.Generator]]:
         """Return the faults that strike a client in a round.
 

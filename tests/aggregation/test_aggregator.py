@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from fedlit.aggregation import MeanAggregator
-from fedlit.aggregation.aggregator import ReductionTree, make_train_jobs, merge
+from fedlit.aggregation.aggregator import ReductionTree, merge
+from fedlit.aggregation.jobs import make_train_jobs
 from fedlit.core.messages import ClientFailure, PartialAggregate
 from fedlit.core.tensors import Layout
 

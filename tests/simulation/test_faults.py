@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -179,6 +180,30 @@ def test_clients_drop_out_before_or_after_training():
         Drop("after").after(UPDATE, generator())
     with pytest.raises(RuntimeError, match="as planned"):
         Raise().before(0)
+
+
+def test_drop_acts_in_its_exchange_and_nowhere_else():
+    fault = Drop(exchange=2)
+    fault.at_exchange(1)
+    fault.before(None)
+    fault.at_exchange(3)
+    assert fault.after(UPDATE, generator()) is UPDATE
+    with pytest.raises(PlannedFailure, match="dropped out at exchange 2, as planned"):
+        fault.at_exchange(2)
+    for usual in (Drop(), Drop("after")):
+        usual.at_exchange(1)
+
+
+def test_drop_refuses_an_exchange_that_a_round_does_not_have():
+    facts = {"sizes": np.array([1, 2]), "cohort_size": 2, "splits": (), "has_client_tests": False}
+    one = FederationFacts(**facts)
+    four = replace(one, exchanges=("advertise_keys", "share_keys", "masked_input", "unmasking"))
+    (error,) = Drop(exchange=5).check(four)
+    assert "from 1 to 4: a round has the exchanges advertise_keys, share_keys, masked_input, unmasking" in str(error)
+    assert [*Drop(exchange=4).check(four), *Drop().check(one), *Drop(exchange=1).check(one)] == []
+    assert len(list(Drop(exchange=2).check(one))) == 1
+    with pytest.raises(ConfigError, match="exchange"):
+        Drop(exchange=0)
 
 
 def test_crash_and_hang_strike_worker_processes_in_the_first_attempt_only():

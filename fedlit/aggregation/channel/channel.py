@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from fedlit.aggregation.aggregator import Aggregator
 from fedlit.aggregation.channel.codec import Codec, Float32
 from fedlit.aggregation.channel.exact import ExactParts
 from fedlit.aggregation.channel.feedback import pack_with_feedback
-from fedlit.aggregation.channel.message import NUMBER, Message
-from fedlit.aggregation.channel.sorting import raise_if_invalid, sort_stages
+from fedlit.aggregation.channel.message import NUMBER, Message, Turn
+from fedlit.aggregation.channel.sorting import find_secure, raise_if_invalid, sort_stages
 from fedlit.aggregation.channel.stage import Clip, Order, Stage
 from fedlit.aggregation.channel.tickets import SumTicket, Ticket
+from fedlit.aggregation.secure.secure_stage import SecureStage
 from fedlit.core.errors import ConfigError
 from fedlit.core.facts import FederationFacts
 from fedlit.core.messages import StageState
@@ -58,7 +61,8 @@ class Channel:
         ordered, codecs = sort_stages(stages)
         codec = codecs[0] if codecs else Float32()
         raise_if_invalid(ordered, codec, error_feedback, down)
-        return cls(ordered, codec, error_feedback, down)
+        secure = find_secure(ordered)
+        return cls(ordered, codec if secure is None else secure.codec, error_feedback, down)
 
     def bind(self, facts: FederationFacts) -> Channel:
         """The channel for one federation.
@@ -67,6 +71,15 @@ class Channel:
             ConfigError: if a stage does not suit it.
         """
         return replace(self, stages=[stage.bind(facts) for stage in self.stages])
+
+    @property
+    def secure(self) -> SecureStage | None:
+        """The stage that hides single updates from the server; None without one."""
+        return find_secure(self.stages)
+
+    def summation(self, aggregator: Aggregator) -> Aggregator:
+        """The sum of messages: a secure stage's own, else the aggregator."""
+        return aggregator if self.secure is None else self.secure.aggregator
 
     @property
     def is_protected(self) -> bool:
@@ -130,6 +143,7 @@ class Channel:
         seed: int,
         states: Mapping[str, StageState],
         own: Mapping[str, Tensors],
+        turn: Turn | None = None,
     ) -> tuple[bytearray, dict[str, Tensors]]:
         """Encode one client's update to a message.
 
@@ -142,21 +156,15 @@ class Channel:
             seed: the experiment's seed.
             states: each stage's part of the server state.
             own: each stage's tensors that this client returned last.
+            turn: the server's message in a secure sum; None without one.
 
         Returns:
-            The message, and the tensors of each stage and of the codec for this client's next round.
+            The message, and the tensors of each stage and of the codec for the next round, of a secure one for this round.
         """
         new_own: dict[str, Tensors] = {}
-        packing = Ticket(
-            round=round,
-            client=client,
-            seed=seed,
-            weight=weight,
-            stage=self.codec.name,
-            layout=self.encoded_layout(layout),
-            own=own.get(self.codec.name) or {},
-            error_feedback=self.error_feedback,
-        )
+        facts = partial(Ticket, round=round, client=client, seed=seed, weight=weight, turn=turn)
+        parts = {"own": own.get(self.codec.name) or {}, "error_feedback": self.error_feedback}
+        packing = facts(stage=self.codec.name, layout=self.encoded_layout(layout), **parts)
         steps = []
         for stage, its in zip(self.stages, self._layouts(layout), strict=False):
             parts = {"shared": states[stage.name].shared, "own": own.get(stage.name) or {}}
@@ -172,12 +180,13 @@ class Channel:
         for stage, ticket in steps:
             if isinstance(stage, Clip) and not self.is_protected:
                 factor *= stage.factor(sent * factor if factor != 1 else sent, ticket)
-        message = bytearray(NUMBER.pack(weight) + (NUMBER.pack(factor) if self._sends_factor else b""))
-        message += content
-        return message, new_own
+        header = b"" if self.secure else NUMBER.pack(weight) + (NUMBER.pack(factor) if self._sends_factor else b"")
+        return bytearray(header) + content, new_own
 
     def decode(self, layout: Layout, message: bytearray) -> Message:
         """Decode one message of updates with a layout."""
+        if self.secure:  # the vector holds the weight
+            return Message(self.codec.unpack(memoryview(message), self.encoded_layout(layout)), 0.0)
         (weight,), factor = NUMBER.unpack_from(message), 1.0
         if self._sends_factor:
             (factor,) = NUMBER.unpack_from(message, NUMBER.size)
@@ -236,4 +245,4 @@ class Channel:
 
     @property
     def _header_nbytes(self) -> int:
-        return NUMBER.size * (1 + self._sends_factor)
+        return 0 if self.secure else NUMBER.size * (1 + self._sends_factor)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from fedlit.aggregation.secure.vault import Vault
 from fedlit.core.tensors import Groups, Tensors
 
 CHANNEL_PREFIX = "channel/"
@@ -30,6 +31,23 @@ class Message:
     vector: Tensor
     weight: float
     clipped: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """A client's turn in one exchange with the server.
+
+    Args:
+        exchange: name of the exchange.
+        request: the server's message.
+        pending: tensors that the client returned in the exchange before, in the same round.
+        vault: seals what is pending.
+    """
+
+    exchange: str
+    request: bytes
+    pending: Tensors = field(default_factory=dict)
+    vault: Vault = field(default_factory=Vault)
 
 
 def channel_states(client_state: Groups) -> dict[str, Tensors]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from fedlit.aggregation.channel.codec import Codec
+from fedlit.aggregation.channel.codec import Codec, Float32
 from fedlit.aggregation.channel.stage import Clip, Order, Stage
+from fedlit.aggregation.secure.secure_stage import SecureStage
 from fedlit.core.errors import ConfigError
 
 
@@ -32,7 +33,7 @@ def sort_stages(stages: Iterable[Any]) -> tuple[list[Stage], list[Codec]]:
     if len(codecs) > 1:
         named = " and ".join(type(codec).__name__ for codec in codecs)
         raise ConfigError("channel", named, "both make the bytes of an update", "leave one of them out")
-    return sorted(others, key=lambda stage: stage.order), codecs
+    return sorted(others, key=lambda stage: (stage.order, isinstance(stage, SecureStage))), codecs
 
 
 def raise_if_invalid(stages: Sequence[Stage], codec: Codec, error_feedback: bool, down: Codec | None) -> None:
@@ -61,6 +62,12 @@ def raise_if_invalid(stages: Sequence[Stage], codec: Codec, error_feedback: bool
                 f"changes updates after the clip of {stage.name}: they can become longer than the norm in its epsilon"
             )
             raise ConfigError("encryption", protections[0].name, problem, "encryption=none")
+    secure = [stage.name for stage in stages if isinstance(stage, SecureStage)]
+    if len(secure) > 1:
+        raise ConfigError("channel", " and ".join(secure), "both make a secure sum", "leave one of them out")
+    if secure and type(codec) is not Float32:
+        problem = f"makes the bytes of float32 numbers, and {secure[0]} sends integers"
+        raise ConfigError("compression", codec.name, problem, "compression=none")
     if error_feedback and not codec.contracts:
         problem = (
             f"needs a codec whose error is shorter than the update. The error of {codec.name} can be longer with these "
@@ -70,3 +77,8 @@ def raise_if_invalid(stages: Sequence[Stage], codec: Codec, error_feedback: bool
     if down is not None and not down.packs_weights:
         problem = "suits updates, and the server sends weights, in which a small number is not a small change"
         raise ConfigError("compression.down", down.name, problem, "compression/down=none")
+
+
+def find_secure(stages: Sequence[Stage]) -> SecureStage | None:
+    """The secure stage among others; None without one."""
+    return next((stage for stage in stages if isinstance(stage, SecureStage)), None)

@@ -8,6 +8,7 @@ from zlib import crc32
 
 import numpy as np
 
+from fedlit.aggregation.channel.message import Turn
 from fedlit.core.streams import Purpose, stream
 from fedlit.core.tensors import Layout, Tensors
 
@@ -27,6 +28,7 @@ class Ticket:
         own: tensors of the stage that this client returned last; empty in its first round.
         purpose: purpose of the random numbers.
         error_feedback: whether the client adds what was lost to its next update.
+        turn: the server's message in a secure sum; None without one.
     """
 
     round: int
@@ -39,6 +41,7 @@ class Ticket:
     own: Tensors = field(default_factory=dict)
     purpose: Purpose = Purpose.CHANNEL
     error_feedback: bool = False
+    turn: Turn | None = None
 
     @cached_property
     def generator(self) -> np.random.Generator:

@@ -101,14 +101,17 @@ class RingQuantizer:
         integers[-EXTRA:] = int(weight), clipped
         return integers.astype(self.dtype)  # modulo the ring
 
+    def signed(self, total: np.ndarray) -> np.ndarray:
+        """The sum of integers, int64, from their sum modulo the ring."""
+        return total.astype(self.dtype, copy=False).view(f"<i{self.ring // 8}").astype(np.int64)
+
     def dequantize(self, total: np.ndarray) -> tuple[np.ndarray, float, int]:
-        """Return the sum that integers modulo the ring stand for.
+        """Return the numbers that a sum of integers stands for.
 
         Args:
-            total: sum of clients' integers, shape (d + 2,).
+            total: sum of clients' integers, int64 of shape (d + 2,).
 
         Returns:
             The sum of weight * update, float64 of shape (d,); the sum of the weights; the number of clipped coordinates.
         """
-        signed = total.astype(self.dtype, copy=False).view(f"<i{self.ring // 8}").astype(np.int64)
-        return signed[:-EXTRA] * self.step, float(signed[-EXTRA]), int(signed[-1])
+        return total[:-EXTRA] * self.step, float(total[-EXTRA]), int(total[-1])

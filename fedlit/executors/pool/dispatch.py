@@ -14,6 +14,8 @@ from fedlit.core.messages import (
     LOSS_QUERY,
     ClientFailure,
     EvaluateJob,
+    ExchangeJob,
+    ExchangeResult,
     Job,
     LossJob,
     LossResult,
@@ -99,6 +101,11 @@ class JobBatch:
             reason = f"its worker process was lost {MAX_ATTEMPTS} times, {LOSS_QUERY}"
             failure = ClientFailure(task.job.client, "lost_worker", reason)
             self.done[task.index] = LossResult(task.job.client, float("nan"), failure)
+            return None
+        if isinstance(task.job, ExchangeJob):
+            reason = f"its worker process was lost {MAX_ATTEMPTS} times in the exchange {task.job.exchange.name}"
+            failures = tuple(ClientFailure(client, "lost_worker", reason) for client in task.job.clients)
+            self.done[task.index] = ExchangeResult(failures=failures)
             return None
         if isinstance(task.job, EvaluateJob):  # a round cannot do without its evaluation
             self.error = LostWorkers(_evaluation_problem(task.job))

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from fedlit.aggregation.secure.vault import NO_KEY, Vault
 from fedlit.core.torch_internals import reduce_parametrized
 
 LARGE = 1 << 20
@@ -95,6 +96,8 @@ class _WorkerPickler(cloudpickle.Pickler):
         if type(obj) is np.ndarray and obj.nbytes >= LARGE and not obj.dtype.hasobject:
             plain = np.ascontiguousarray(obj)
             return _array, (self._mapped, self._write(plain.reshape(-1).view(np.uint8)), plain.dtype, plain.shape)
+        if isinstance(obj, Vault):  # a place in the file for a key that the processes draw
+            return Vault, (self._mapped.descriptor, self._write(np.frombuffer(NO_KEY, np.uint8)))
         if isinstance(obj, nn.Module) and is_parametrized(obj):
             return reduce_parametrized(obj)
         return super().reducer_override(obj)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from fedlit.core.messages import Job, TrainJob
+from fedlit.core.messages.jobs import join_exchanges
 
 GROUP_SIZE = 25
 """Clients in a group; on one core, dense models of about 200,000 parameters are fastest with 25."""
@@ -38,4 +39,6 @@ def _parts(clients: Sequence[int], size: int) -> Iterator[tuple[int, ...]]:
 def _join(jobs: Sequence[TrainJob], index: int, clients: tuple[int, ...]) -> TrainJob:
     states = {client: state for job in jobs for client, state in job.client_states.items() if client in clients}
     budgets = {client: budget for job in jobs for client, budget in job.budgets.items() if client in clients}
-    return TrainJob(jobs[0].round, index, clients, states, budgets)
+    exchanges = [job.exchange for job in jobs if job.exchange is not None]
+    exchange = join_exchanges(exchanges).of(clients) if exchanges else None
+    return TrainJob(jobs[0].round, index, clients, states, budgets, exchange=exchange)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fedlit.aggregation.secure.secure_stage import SecureStage
 from fedlit.core.model import Model
 from fedlit.experiment.plan.client_states import (
     client_state_nbytes,
@@ -39,8 +40,9 @@ def estimate_run(run: Run) -> dict[str, Any]:
         `clients`, `samples_per_client` (quantiles), `cohort`, `sampled` and `asked` (for their losses), which are means a
         round, `cohorts` (the smallest and the largest), `rounds`, `done` (rounds), `steps_per_client` (quantiles),
         `parameters`, `buffers`, `federated`, `stay`, `up_bytes_per_round`, `down_bytes_per_round`, `memory_bytes` (of the
-        server's sums and states), `client_states` (a `MemoryEstimate`), `privacy` (its estimate, or None), `batch_s`,
-        `fit_s` (beyond its batches), `evaluation_s`; for the remaining rounds the expected `steps`, `bytes`, `seconds`.
+        server's sums and states), `client_states` (a `MemoryEstimate`), `secure_sum` (groups and the losses that they survive),
+        `privacy` (its estimate, or None), `batch_s`, `fit_s` (beyond its batches), `evaluation_s`; for the remaining
+        rounds the expected `steps`, `bytes`, `seconds`.
     """
     federation, schedule, registry = run.federation, run.federation.schedule, run.federation.registry
     draws, done = _draw_cohorts(run), len(run.finished_rounds)
@@ -50,8 +52,9 @@ def estimate_run(run: Run) -> dict[str, Any]:
         costs, layout = measure_costs(run, asks=means["asked"] > 0)
         client_state = client_state_nbytes(run)
     down_nbytes = federation.down_nbytes(federation.initial_state())
-    up = federation.channel.nbytes(layout) * means["cohort"] + LOSS_REPLY_BYTES * means["asked"]
-    down = down_nbytes * max(means["sampled"], means["asked"])
+    up_more, down_more = federation.exchange_nbytes()
+    up = (federation.channel.nbytes(layout) + up_more) * means["cohort"] + LOSS_REPLY_BYTES * means["asked"]
+    down = down_nbytes * max(means["sampled"], means["asked"]) + down_more * means["sampled"]
     return {
         "clients": len(registry),
         "samples_per_client": _quantiles(registry.sizes),
@@ -68,11 +71,16 @@ def estimate_run(run: Run) -> dict[str, Any]:
         "memory_bytes": 8 * layout.size * (2 + math.ceil(math.log2(max(2, means["cohort"])))) + 2 * down_nbytes,
         "client_states": estimate_client_state(run, client_state),
         "privacy": estimate_privacy(run, federation.channel.encoded_layout(layout).size),
+        "secure_sum": "" if federation.channel.secure is None else _describe(federation.channel.secure, draws),
         "batch_s": costs.fit.unit,
         "fit_s": costs.fit.fixed,
         "evaluation_s": sum(evaluation_seconds(run, costs, ())),
         "seconds": _estimate_seconds(run, draws, costs),
     }
+
+
+def _describe(stage: SecureStage, draws: Sequence[Draw]) -> str:
+    return stage.describe(min(draw.sampled for draw in draws))
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ def plan_table(run: Run, figures: dict[str, Any]) -> Table:
         "server's memory": f"{_size(figures['memory_bytes'])} for states and sums",
         "client states": client_state_line(figures["client_states"]),
         **privacy_rows(figures["privacy"]),
+        "secure sum": figures["secure_sum"],
         "one batch": f"{figures['batch_s'] * 1000:.1f} ms; a fit {figures['fit_s'] * 1000:.1f} ms more",
         "the rest" if done else "the whole run": seconds,
         "will write": f"{FILES} into {short_path(run.folder)}",

@@ -72,6 +72,8 @@ def federation_facts(
             name for tensors in update.values() for name, tensor in tensors.items() if not tensor.is_floating_point()
         ),
         keeps_messages=federation.aggregator.keeps_messages,
+        exchanges=("update",) if federation.channel.secure is None else federation.channel.secure.exchanges,
+        has_common_key=federation.executor.has_common_key,
         module=type(module).__name__,
         manual_optimization=not module.automatic_optimization,
     )

@@ -21,7 +21,7 @@ def opened(some, *vectors, weights=None):
         some.quantize(np.asarray(x, np.float32), w, rng(i))
         for i, (x, w) in enumerate(zip(vectors, weights, strict=True))
     ]
-    return some.dequantize(sum(parts[1:], parts[0]))
+    return some.dequantize(some.signed(sum(parts[1:], parts[0])))
 
 
 def test_grid_points_are_exact_and_the_weight_is_one_more_integer():
@@ -100,7 +100,7 @@ def test_the_largest_sum_that_is_allowed_does_not_leave_the_ring():
     some = quantizer(bits=25)
     assert list(some.overflows(128, 10)) == []
     part = some.quantize(np.array([-1.0, 1.0]), 1, rng())
-    total, weight, _ = some.dequantize(part * np.uint32(128))
+    total, weight, _ = some.dequantize(some.signed(part * np.uint32(128)))
     assert total.tolist() == pytest.approx([-128.0, 128.0])
     assert weight == 128
 

@@ -19,14 +19,18 @@ import numpy as np
 from fedlit.aggregation.secure.protocol.primitives import KeyPair, add_masks, commitment, seal, unseal
 from fedlit.aggregation.secure.protocol.setting import (
     ALIVE,
-    KEYS_BYTES,
     LOST,
-    SEALED_BYTES,
     ProtocolSetting,
     shares_nonce,
 )
 from fedlit.aggregation.secure.protocol.shamir import SHARE_BYTES, split_secret
-from fedlit.aggregation.secure.protocol.wire import ProtocolError, pack_records, unpack_records
+from fedlit.aggregation.secure.protocol.wire import (
+    KEYS_BYTES,
+    SEALED_BYTES,
+    ProtocolError,
+    pack_records,
+    unpack_records,
+)
 
 PHASES = ("advertised", "shared", "masked", "unmasked")
 

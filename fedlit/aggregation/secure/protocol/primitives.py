@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from fedlit.aggregation.secure.protocol.wire import KEY_BYTES
 from fedlit.core.errors import ConfigError
 
 try:
@@ -24,10 +25,6 @@ try:
 except ImportError as error:
     hint = "pip install 'fedlit[secure]'"
     raise ConfigError("encryption", "secagg", f"needs the library cryptography: {error}", hint) from error
-
-KEY_BYTES = 32
-TAG_BYTES = 16
-NONCE_BYTES = 12
 
 BLOCK = 1 << 16
 """Bytes of a mask that are made and added at a time, so that they stay in the cache."""

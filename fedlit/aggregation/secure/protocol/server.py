@@ -10,10 +10,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from fedlit.aggregation.secure.protocol.client import mask_info
-from fedlit.aggregation.secure.protocol.primitives import KEY_BYTES, KeyPair, add_masks, commitment
-from fedlit.aggregation.secure.protocol.setting import ALIVE, KEYS_BYTES, LOST, SEALED_BYTES, ProtocolSetting
+from fedlit.aggregation.secure.protocol.primitives import KeyPair, add_masks, commitment
+from fedlit.aggregation.secure.protocol.setting import ALIVE, LOST, ProtocolSetting
 from fedlit.aggregation.secure.protocol.shamir import SHARE_BYTES, combine_shares, lagrange_coefficients
-from fedlit.aggregation.secure.protocol.wire import ProtocolError, pack_records, unpack_records
+from fedlit.aggregation.secure.protocol.wire import (
+    KEY_BYTES,
+    KEYS_BYTES,
+    SEALED_BYTES,
+    ProtocolError,
+    pack_records,
+    unpack_records,
+)
 
 EXCHANGES = ("advertise_keys", "share_keys", "masked_input", "unmasking")
 

@@ -7,15 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedlit.aggregation.secure.protocol.graph import Thresholds
-from fedlit.aggregation.secure.protocol.primitives import KEY_BYTES, NONCE_BYTES, TAG_BYTES
-from fedlit.aggregation.secure.protocol.shamir import SHARE_BYTES
-from fedlit.aggregation.secure.protocol.wire import ID
-
-SEALED_BYTES = 2 * SHARE_BYTES + TAG_BYTES
-"""Length of a sealed pair of shares."""
-
-KEYS_BYTES = 2 * KEY_BYTES
-"""Length of the two public keys of a client."""
+from fedlit.aggregation.secure.protocol.wire import ID, NONCE_BYTES
 
 ALIVE, LOST = b"\1", b"\0"
 """Flags of a client in the request for shares: its masked vector arrived, or did not."""

@@ -5,8 +5,23 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 
+from fedlit.aggregation.secure.protocol.shamir import SHARE_BYTES
+
 ID = struct.Struct("<I")
 """A client's id on the wire."""
+
+HEADER = struct.Struct("<II")
+"""Before each of the four requests to a client: the group's number, and its number of clients."""
+
+KEY_BYTES = 32
+TAG_BYTES = 16
+NONCE_BYTES = 12
+
+KEYS_BYTES = 2 * KEY_BYTES
+"""Length of the two public keys of a client."""
+
+SEALED_BYTES = 2 * SHARE_BYTES + TAG_BYTES
+"""Length of a sealed pair of shares."""
 
 
 class ProtocolError(ValueError):
@@ -36,3 +51,18 @@ def unpack_records(content: bytes, length: int) -> dict[int, bytes]:
     if len(records) != len(starts):
         raise ProtocolError("a message names a client twice")
     return records
+
+
+def messages_nbytes(clients: int, neighbours: int | None) -> tuple[int, int]:
+    """Bytes of one client's messages besides its vector, without losses.
+
+    They are a pair: to the server, and from it.
+
+    Args:
+        clients: clients of the group.
+        neighbours: k; None for a complete graph.
+    """
+    members = clients if neighbours is None else min(clients, neighbours + 1)
+    shares = (members - 1) * (ID.size + SEALED_BYTES)
+    up = KEYS_BYTES + KEY_BYTES + shares + members * (ID.size + SHARE_BYTES)
+    return up, 4 * HEADER.size + members * (ID.size + KEYS_BYTES) + shares + members * (ID.size + 1)

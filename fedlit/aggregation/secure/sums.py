@@ -1,0 +1,169 @@
+"""Quantisation, groups and refusals: the common part of secure stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedlit.aggregation.channel.tickets import Ticket
+from fedlit.aggregation.secure.protocol.graph import MIN_CLIENTS, Thresholds, make_groups, make_thresholds
+from fedlit.aggregation.secure.quantizer import EXTRA, RingQuantizer
+from fedlit.aggregation.secure.ring import RingCodec, RingSum
+from fedlit.aggregation.secure.secure_stage import OpenedSum, SecureStage
+from fedlit.core.errors import ConfigError, raise_errors, require, require_at_least, require_positive
+from fedlit.core.facts import FederationFacts
+from fedlit.core.tensors import Layout, Tensors
+
+
+@dataclass(frozen=True)
+class IntegerSum(SecureStage):
+    """A secure stage that adds quantised updates in a ring.
+
+    Args:
+        range: largest absolute value of a coordinate of an update, > 0; larger ones are clipped and counted.
+        ranges: another range for single groups of an update, such as `h` of q-FedAvg.
+        bits: bits of one client's integer, from 2 to 32.
+        ring: 32 or 64; sums are modulo 2^ring.
+        max_weight: largest weight of a client, a whole number; None for the examples of the largest client, or 1 if all
+            clients have the same weight.
+        threshold: part of a group that must survive, in (0.5, 1]; None for floor(2n/3) + 1 of n clients.
+        group_size: clients that a group has at least; None for one group, the cohort.
+    """
+
+    range: float = 1.0
+    ranges: Mapping[str, float] = field(default_factory=dict)
+    bits: int = 20
+    ring: int = 32
+    max_weight: int | None = None
+    threshold: float | None = None
+    group_size: int | None = None
+
+    def __post_init__(self) -> None:
+        threshold = self.threshold
+        is_valid = threshold is None or 0.5 < threshold <= 1
+        raise_errors(
+            require(is_valid, "threshold", threshold, "must be greater than 0.5 and at most 1, or null"),
+            require_at_least("group_size", MIN_CLIENTS if self.group_size is None else self.group_size, MIN_CLIENTS),
+            *(require_positive(f"ranges.{name}", value) for name, value in self.ranges.items()),
+        )
+        RingQuantizer(self.range, self.bits, self.ring, 1 if self.max_weight is None else self.max_weight)
+
+    @property
+    def name(self) -> str:
+        """Name of the stage, the same for all kinds of secure sums.
+
+        The random numbers of the rounding depend on it, so all kinds have the same sums.
+        """
+        return "secure_sum"
+
+    @property
+    def quantizer(self) -> RingQuantizer:
+        """The grid and the ring."""
+        return RingQuantizer(self.range, self.bits, self.ring, self.max_weight or 1)
+
+    @property
+    def codec(self) -> RingCodec:
+        """The codec of encoded vectors."""
+        return RingCodec(self.ring)
+
+    @property
+    def aggregator(self) -> RingSum:
+        """The sum modulo the ring."""
+        return RingSum()
+
+    def thresholds(self, clients: int) -> Thresholds:
+        """The thresholds of a group.
+
+        Raises:
+            ValueError: if the group is too small.
+        """
+        return make_thresholds(clients, self.threshold, None)
+
+    def groups(self, cohort: Sequence[int]) -> list[tuple[int, ...]]:
+        """Cut a cohort into groups."""
+        return make_groups(cohort, self.group_size)
+
+    def bind(self, facts: FederationFacts) -> IntegerSum:
+        """The stage with the largest weight of the federation's clients."""
+        if self.max_weight is not None:
+            return self
+        return replace(self, max_weight=1 if facts.weighting == "equal" else max(1, int(facts.sizes.max(initial=1))))
+
+    def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
+        """Yield errors for parts that need single updates.
+
+        Sums that could leave the ring are errors too.
+        """
+        name = type(self).__name__
+        if facts.keeps_messages:
+            problem = "hides each update, and the aggregator needs them one by one"
+            yield ConfigError("encryption", name, problem, "use the mean")
+        if facts.sampling.by_loss:
+            problem = "hides what clients know, and the sampler asks for their losses"
+            yield ConfigError("encryption", name, problem, "use sampler=uniform")
+        if facts.integer_buffers:
+            problem = f"cannot add the integers {', '.join(facts.integer_buffers[:3])} on a grid of fractions"
+            yield ConfigError("encryption", name, problem, "use algorithm.buffers=local or server")
+        if unknown := set(self.ranges) - set(facts.update_numbers):
+            problem = f"are no groups of the update, which has {', '.join(facts.update_numbers)}"
+            yield ConfigError("encryption.ranges", sorted(unknown), problem)
+        named = ("parameters", *self.ranges)
+        if others := [group for group, count in facts.update_numbers.items() if count and group not in named]:
+            problem = f"also limits {', '.join(others)}: larger numbers are clipped, and secure/clipped counts them"
+            yield ConfigError("encryption.range", self.range, problem, "set encryption.ranges.NAME", warning=True)
+        largest, smallest = facts.max_cohort or facts.cohort_size, facts.cohort_size
+        if facts.sampling.kind != "poisson" and smallest < MIN_CLIENTS:
+            problem = f"needs cohorts of {MIN_CLIENTS} clients or more: of a sum of 2 each can subtract its own update"
+            yield ConfigError("encryption", name, problem, f"use schedule.clients_per_round={MIN_CLIENTS} or more")
+        group = largest if self.group_size is None else min(largest, 2 * self.group_size - 1)
+        bound = self.bind(facts)
+        for error in bound.quantizer.overflows(group, sum(facts.update_numbers.values())):
+            yield error.prefixed("encryption")
+
+    def describe(self, cohort: int) -> str:
+        """The groups of a cohort, and the losses that they survive."""
+        sizes = sorted(map(len, self.groups(range(cohort))))
+        try:
+            thresholds = self.thresholds(sizes[0])
+        except ValueError as error:
+            return f"{error}, so the round would be lost"
+        groups = f"one group of {sizes[0]} clients" if len(sizes) == 1 else f"{len(sizes)} groups of {sizes[0]} clients"
+        groups += "" if sizes[0] == sizes[-1] else " or one more"
+        if not thresholds.losses:
+            return f"{groups}, of which none can be lost: all must answer"
+        return f"{groups}, of which {thresholds.losses} can be lost: {thresholds.group} must answer"
+
+    def encode(self, vector: Tensor, ticket: Ticket) -> tuple[Tensor, Tensors]:
+        """Quantise weight * update, and conceal the integers."""
+        scaled = vector.numpy() / self._scale(ticket.layout)
+        return self.conceal(self.quantizer.quantize(scaled, ticket.weight, ticket.generator), ticket)
+
+    def conceal(self, integers: np.ndarray, ticket: Ticket) -> tuple[Tensor, Tensors]:
+        """Conceal the integers of one client.
+
+        Returns:
+            The concealed integers, and the client's pending tensors.
+        """
+        raise NotImplementedError
+
+    def encoded_layout(self, layout: Layout) -> Layout:
+        """Layout of the integers: coordinates, weight, number of clipped coordinates."""
+        return Layout((("integers", self.name, (layout.size + EXTRA,)),))
+
+    def open_sum(self, total: Tensor, layout: Layout) -> OpenedSum:
+        """The sum of all groups as real numbers."""
+        sums, weight, clipped = self.quantizer.dequantize(total.numpy())
+        return OpenedSum(torch.from_numpy(sums * self._scale(layout)), weight, clipped)
+
+    def _scale(self, layout: Layout) -> np.ndarray:
+        """Each coordinate's range as a multiple of `range`, shape (d,) or ()."""
+        if not self.ranges:
+            return np.ones(())
+        scale = np.ones(layout.size)
+        for group, value in self.ranges.items():
+            scale[layout.span(group)] = value / self.range
+        return scale

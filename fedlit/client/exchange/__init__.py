@@ -1,0 +1,1 @@
+"""The messages of a client: its update and its replies."""

@@ -1,0 +1,85 @@
+"""A client's messages to the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fedlit.aggregation.channel import Channel, channel_states, pack_channel_states
+from fedlit.aggregation.chunk import ChunkSum
+from fedlit.aggregation.secure.protocol.wire import ProtocolError
+from fedlit.aggregation.secure.reply import Replies, make_turn
+from fedlit.aggregation.secure.vault import Vault
+from fedlit.aggregation.validation import invalid_values
+from fedlit.client.failures import classify_failure
+from fedlit.client.trainer import LocalTrainer
+from fedlit.core.messages import ClientFailure, Exchange, ExchangeJob, ExchangeResult, ServerState, Update
+from fedlit.core.tensors import Layout
+from fedlit.simulation.faults import FailurePolicy
+
+
+def send_update(
+    chunk: ChunkSum,
+    update: Update,
+    local: LocalTrainer,
+    state: ServerState,
+    exchange: Exchange | None,
+    vault: Vault,
+    max_norm: float | None,
+) -> ClientFailure | None:
+    """Encode one client's update, and add the message to the sum.
+
+    Args:
+        chunk: the growing sum.
+        update: the update.
+        local: the client's local training.
+        state: the server state before the round.
+        exchange: the exchange that carries the updates; None if it is the only one.
+        vault: seals what the client keeps for the next exchange.
+        max_norm: see `FailurePolicy`.
+
+    Returns:
+        The failure of a client whose update is not in the sum.
+    """
+    vector = chunk.layout.vector(update.groups)
+    if problem := invalid_values(vector, update.weight, max_norm):
+        chunk.count_bytes(chunk.channel.nbytes(chunk.layout))
+        return ClientFailure(local.client, "not_finite", problem)
+    facts = {"round": local.round, "client": local.client, "seed": local.data.seed, "states": state.channel}
+    turn = None if exchange is None else make_turn(exchange, local.client, vault)
+    try:
+        encoded, own = chunk.encode(vector, update.weight, **facts, own=channel_states(local.client_state), turn=turn)
+    except ProtocolError as error:
+        return ClientFailure(local.client, "exception", str(error))
+    client_state = {**update.client_state, **local.kept_state, **pack_channel_states(own)}
+    problem = chunk.add(encoded, local.client, client_state, local.results)
+    return ClientFailure(local.client, "not_finite", problem) if problem else None
+
+
+def answer_exchange(
+    channel: Channel,
+    layout: Layout,
+    job: ExchangeJob,
+    seed: int,
+    faults: FailurePolicy,
+    vault: Vault,
+    raise_if_fatal: Callable[[ClientFailure], ClientFailure],
+) -> ExchangeResult:
+    """Let clients answer the server in an exchange without updates.
+
+    Args:
+        channel: the channel, with a secure stage.
+        layout: layout of the updates.
+        job: the clients and the exchange.
+        seed: the experiment's seed.
+        faults: the planned faults.
+        vault: seals what a client keeps for the next exchange.
+        raise_if_fatal: is called with each failure.
+    """
+    replies = Replies(channel)
+    for client in job.clients:
+        try:
+            faults.act_at_exchange(seed, job.round, client, job.exchange.number)
+            replies.add(layout, make_turn(job.exchange, client, vault), round=job.round, client=client, seed=seed)
+        except Exception as error:
+            replies.failures.append(raise_if_fatal(classify_failure(client, error)))
+    return replies.result()

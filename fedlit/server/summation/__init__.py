@@ -1,0 +1,1 @@
+"""Secure sums of a round, which need several exchanges."""
