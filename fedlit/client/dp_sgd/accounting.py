@@ -108,7 +108,7 @@ def privacy_metrics(
 
     Returns:
         The largest epsilon of all clients so far; quantiles of epsilon and the smallest noise multiplier over the clients of
-        the round; the clip, and the fraction of clipped gradients. Without noise epsilon is infinite and left out.
+        the round; the clip, and the figures of the fits. Without noise epsilon is infinite and left out.
     """
     if privacy is None:
         return {}

@@ -24,10 +24,6 @@ if TYPE_CHECKING:  # imports Opacus, an optional library
     from fedlit.client.dp_sgd.private_gradients import PrivateGradients
 
 
-CLIPPED = "privacy/clipped_fraction"
-"""Part of the gradients of examples that were longer than the clip."""
-
-
 @dataclass
 class PrivateTraining:
     """DP-SGD of a client in a round, with one history.
@@ -126,8 +122,7 @@ class PrivateFit:
         with callback.attached():
             yield callback
         training.history = training.history.add(noise, rate, callback.steps)
-        if callback.examples:
-            self.metrics[CLIPPED] = callback.clipped / callback.examples
+        self.metrics |= callback.figures()
 
 
 def start_private_fit(privacy: ExamplePrivacy | None, training: PrivateTraining | None, key: int) -> PrivateFit | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from fedlit.client.dp_sgd.opacus_hooks import DPOptimizer, hook_layers, remove_a
 from fedlit.client.dp_sgd.refusals import check_fit
 from fedlit.core.errors import ConfigError
 
+CLIPPED, SIGNAL_TO_NOISE = "privacy/clipped_fraction", "privacy/signal_to_noise"
 EXAMPLE_ALONE = "a layer must keep the examples of a batch apart, in their order"
 
 
@@ -38,7 +40,6 @@ class PrivateGradients(Callback):
     Attributes:
         steps: steps so far, each of which is a release.
         examples: examples in these steps.
-        clipped: gradients of these examples that were longer than `clip`.
     """
 
     def __init__(
@@ -56,7 +57,8 @@ class PrivateGradients(Callback):
         self._make_generator = make_generator
         self._private: DPOptimizer
         self._size, self._has_loss = 0, False
-        self.steps = self.examples = self.clipped = 0
+        self.steps = self.examples = 0
+        self._clipped = self._signal = torch.zeros(())  # sums over steps, on the module's device
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -127,9 +129,21 @@ class PrivateGradients(Callback):
             parameter.grad_sample = samples  # type: ignore[attr-defined]
         if self._size:
             squares = torch.stack([samples.flatten(1).square().sum(1) for samples in gradients.values()]).sum(0)
-            self.clipped += int((squares > self._clip**2).sum())
+            self._clipped = (squares > self._clip**2).sum() + self._clipped
         self._private.pre_step()
+        sums = [parameter.summed_grad.square().sum() for parameter in gradients]  # type: ignore[attr-defined]
+        self._signal = torch.stack(sums).sum().sqrt() + self._signal
         self.forget()
+
+    def figures(self) -> dict[str, float]:
+        """The part of clipped gradients, and the mean signal to noise.
+
+        The signal of a step is the norm of the sum of clipped gradients. The noise is the root of its expected squared norm.
+        """
+        numbers = sum(parameter.numel() for parameter in self._private.params)
+        noise = self._noise_multiplier * self._clip * math.sqrt(numbers)
+        clipped = {CLIPPED: float(self._clipped) / self.examples} if self.examples else {}
+        return clipped | ({SIGNAL_TO_NOISE: float(self._signal) / self.steps / noise} if self.steps and noise else {})
 
     def example_gradients(self) -> dict[nn.Parameter, Tensor]:
         """The gradients of the batch's examples by parameter, shape (examples, ...).

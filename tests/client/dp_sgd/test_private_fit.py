@@ -134,7 +134,7 @@ def test_an_empty_batch_is_a_step_of_noise_alone():
 def test_a_fit_of_empty_batches_alone_moves_by_its_noise():
     data = holdings(samples(3), batch=1)
     quiet = worker(Flat(), {"noise_multiplier": 1.0}, data=data, steps=1)
-    rounds = [round for round in range(20) if not fit(quiet, round=round)[0].metrics]
+    rounds = [round for round in range(20) if "privacy/clipped_fraction" not in fit(quiet, round=round)[0].metrics]
     assert rounds
     result, local = fit(quiet, round=rounds[0])
     assert local.private.history.releases == ((1.0, 1 / 3, 1),)
@@ -220,11 +220,19 @@ def test_frozen_parameters_and_unused_ones_stay_as_they_are():
     }  # an unused one gets noise: whether it is used may depend on examples
 
 
-def test_what_the_module_logs_stays_with_the_client_and_the_clipped_fraction_does_not():
-    fractions = [fit(worker(privacy={"noise_multiplier": 1.0, "clip": clip}))[0].metrics for clip in (1e-3, 1.3, HUGE)]
-    assert fractions[0] == {"privacy/clipped_fraction": 1.0}
-    assert 0 < fractions[1]["privacy/clipped_fraction"] < 1
-    assert fractions[2] == {"privacy/clipped_fraction": 0.0}
+def test_what_the_module_logs_stays_with_the_client():
+    metrics = [fit(worker(privacy={"noise_multiplier": 1.0, "clip": clip}))[0].metrics for clip in (1e-3, 1.3, HUGE)]
+    assert all(one.keys() == {"privacy/clipped_fraction", "privacy/signal_to_noise"} for one in metrics)
+    fractions = [one["privacy/clipped_fraction"] for one in metrics]
+    assert fractions[0] == 1.0 > fractions[1] > 0.0 == fractions[2]
+
+
+def test_signal_to_noise_is_that_of_the_clipped_sum_and_the_noise():
+    """One example in each step, which is always clipped: the signal is the clip."""
+    setting = {"data": holdings(samples(1), batch="full"), "epochs": 3}
+    loud, none = (fit(worker(privacy={"noise_multiplier": noise, "clip": 0.1}, **setting))[0] for noise in (2.0, 0.0))
+    assert loud.metrics["privacy/signal_to_noise"] == pytest.approx(1 / (2 * math.sqrt(43)), rel=1e-4)
+    assert none.metrics == {"privacy/clipped_fraction": 1.0}
 
 
 def test_limits_on_batches_and_steps_keep_the_sizes_in_step():
@@ -259,3 +267,13 @@ def test_an_optimizer_never_sees_the_loss():
     fit(worker(Uses(), {"noise_multiplier": 1.0}))
     assert losses
     assert all(math.isnan(loss) for loss in losses)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_draws_its_noise_itself_and_the_same_again():
+    results = []
+    for _ in range(2):
+        noisy = worker(Flat(), {"clip": 3.0, "noise_multiplier": 2.0}, options={"accelerator": "gpu"}, batch="full")
+        results.append(moved(noisy, fit(noisy)[0]))
+    assert torch.equal(*results)
+    assert abs(float(results[0].std()) - 2.0 * 3.0 / 20) < 4 * 0.3 / math.sqrt(2 * len(results[0]))
