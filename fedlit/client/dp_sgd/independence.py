@@ -25,8 +25,8 @@ from fedlit.data.datamodule import fit_arguments
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 EXAMPLES = 8
-TOLERANCE = 1e-3
-"""Largest difference of two gradients that counts as rounding, relative to their norm."""
+TOLERANCE, GPU_TOLERANCE = 1e-3, 1e-2
+"""Largest difference of two gradients that counts as rounding, relative to their norms. In bfloat16 it is 0.03."""
 
 
 class FixedBatches:
@@ -104,26 +104,29 @@ def check_private_fit(
         _compare(type(module).__name__, found)
 
 
-def _first_and_mean(module: LightningModule, callback: PrivateGradients) -> tuple[Tensor, Tensor, Tensor]:
-    """Return three gradients of a batch.
+def _first_and_mean(module: LightningModule, callback: PrivateGradients) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Return three gradients of a batch, and the tolerance of their precision.
 
     They are that of its first example, the mean over its examples, and that of its loss. Each has the shape (d,).
     """
     gradients = callback.example_gradients()
+    dtypes = {samples.dtype for p in gradients if isinstance(samples := getattr(p, "grad_sample", None), Tensor)}
+    least = TOLERANCE if module.device.type == "cpu" else GPU_TOLERANCE  # of TensorFloat-32
+    tolerance = max([least, *(4 * torch.finfo(dtype).eps for dtype in dtypes)])
     first = torch.cat([samples[0].flatten() for samples in gradients.values()])
     mean = torch.cat([samples.mean(0).flatten() for samples in gradients.values()])
     losses = [torch.zeros_like(p) if p.grad is None else p.grad.to_dense() for p in gradients]
-    return first, mean, torch.cat([gradient.flatten() for gradient in losses])
+    return first, mean, torch.cat([gradient.flatten() for gradient in losses]), tolerance
 
 
-def _compare(name: str, found: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+def _compare(name: str, found: list[tuple[Tensor, Tensor, Tensor, float]]) -> None:
     """Raise ConfigError if a gradient depends on more than its example."""
-    (first, mean, loss), (again, *_), (half, *_) = found
-    if _differ(mean, loss):
+    (first, mean, loss, tolerance), (again, *_), (half, *_) = found
+    if _differ(mean, loss, tolerance):
         problem = "has a loss with a part that no layer computes for single examples, such as a penalty on weights"
         hint = "leave the part out; model.optimizer.weight_decay is a penalty on weights"
         raise ConfigError("model", name, problem, hint)
-    if not _differ(first, again) and _differ(first, half):
+    if not _differ(first, again, tolerance) and _differ(first, half, tolerance):
         problem = (
             "gives an example another gradient in another batch: its loss or a layer mixes the examples of a batch, "
             "so clipping the gradient of an example does not bound its effect"
@@ -132,5 +135,5 @@ def _compare(name: str, found: list[tuple[Tensor, Tensor, Tensor]]) -> None:
         raise ConfigError("model", name, problem, hint)
 
 
-def _differ(left: Tensor, right: Tensor) -> bool:
-    return float((left - right).norm()) > TOLERANCE * float(left.norm() + right.norm())
+def _differ(left: Tensor, right: Tensor, tolerance: float) -> bool:
+    return float((left - right).norm()) > tolerance * float(left.norm() + right.norm())

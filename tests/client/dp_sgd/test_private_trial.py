@@ -232,3 +232,10 @@ def test_a_gradscaler_is_refused():
     trainer.strategy.optimizers = [torch.optim.SGD(one.replica.module.parameters(), lr=0.1)]
     with pytest.raises(ConfigError, match="depends on the gradients"):
         check_fit(trainer, one.replica.module)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_rounding_of_a_precision_is_no_difference(precision):
+    trial(Tiny(nn.Linear(4, 64), nn.Tanh(), nn.Linear(64, 3)), options={"precision": precision})
+    with pytest.raises(ConfigError, match="mixes the examples"):
+        trial(Loss(partial(F.cross_entropy, reduction="sum")), options={"precision": precision})
