@@ -104,6 +104,15 @@ def test_algorithms_with_more_groups_stay_finite(algorithm):
         assert min(float(t.min()) for name, t in records[-1].model.buffers.items() if "running_var" in name) > 0
 
 
+def test_the_broadcast_has_exact_buffers_and_rounded_parameters():
+    fed = compressed(CHANNELS[1])
+    state = fed.initial_state()
+    buffers = {name: tensor + torch.rand(tensor.shape) for name, tensor in state.model.buffers.items()}
+    sent = fed.broadcast(state.with_shared(model=replace(state.model, buffers=buffers))).model
+    assert all(torch.equal(sent.buffers[name], tensor) for name, tensor in buffers.items())
+    assert not all(torch.equal(sent.parameters[name], tensor) for name, tensor in state.model.parameters.items())
+
+
 def test_a_majority_vote_is_refused_for_control_variates():
     fed = compressed(CHANNELS[-1], Scaffold())
     facts = federation_facts(fed, (), None, fed.worker.replica.module)
