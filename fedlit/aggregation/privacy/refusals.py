@@ -12,7 +12,7 @@ WEIGHTS = {
         "algorithm.weights",
         "examples",
         "multiplies an update by the number of its examples, so a clipped update has no largest norm",
-        "set algorithm.weights=uniform",
+        "set algorithm.weights=uniform, or algorithm.inner.weights=uniform if an inner algorithm trains",
     ),
     "losses": (
         "algorithm",
