@@ -40,6 +40,21 @@ def inline_execute(worker: Worker) -> Execute:
     return lambda jobs, state: map(partial(worker, state=state), jobs)
 
 
+def torch_settings(threads: int) -> dict[str, object]:
+    """Torch settings for a worker process, by the setter function's name.
+
+    They are those of this process, apart from the number of threads.
+    """
+    import torch
+
+    return {
+        "set_num_threads": threads,
+        "set_default_dtype": torch.get_default_dtype(),
+        "set_float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "set_deterministic_debug_mode": torch.get_deterministic_debug_mode(),
+    }
+
+
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Set the number of torch threads of this process within the block.

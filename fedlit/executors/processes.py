@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from fedlit.core.errors import did_you_mean, raise_errors, require, require_at_least
 from fedlit.executors.executor import Execute, Executor, Phases, Worker
-from fedlit.executors.inline import inline_execute, torch_threads
+from fedlit.executors.inline import inline_execute, torch_settings, torch_threads
 from fedlit.executors.pool.fork_server import fork_server, start_fork_server
 from fedlit.executors.resources import available_cores, visible_gpus
 
@@ -132,26 +132,16 @@ class Processes(Executor):
             content = serialize_worker(worker.on_device(torch.device("cpu")), file)
             pool = WorkerPool(file.fileno(), self.wall_timeout_s, worker.merge)
             stack.callback(pool.close)
-            pool.start(encode_message((self._torch_settings(), content)), self.gpus(worker.device))
+            pool.start(encode_message((torch_settings(self.threads), content)), self.gpus(worker.device))
         except Exception as error:  # user code decides what pickling raises
             stack.close()
             is_start = isinstance(error, WorkerStartError)
-            return _fall_back(worker, str(error) if is_start else f"{type(error).__name__}: {error}")
+            return fall_back(worker, str(error) if is_start else f"{type(error).__name__}: {error}")
         return pool.execute
 
-    def _torch_settings(self) -> dict[str, object]:
-        """Torch settings of this process, by the name of each setter function."""
-        import torch
 
-        return {
-            "set_num_threads": self.threads,
-            "set_default_dtype": torch.get_default_dtype(),
-            "set_float32_matmul_precision": torch.get_float32_matmul_precision(),
-            "set_deterministic_debug_mode": torch.get_deterministic_debug_mode(),
-        }
-
-
-def _fall_back(worker: Worker, reason: str) -> Execute:
+def fall_back(worker: Worker, reason: str) -> Execute:
+    """Return a function that runs jobs in this process; log the reason."""
     log.warning("this federation cannot be sent to a worker process, so it runs inline: %s", reason)
     return inline_execute(worker)
 

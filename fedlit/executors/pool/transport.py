@@ -53,12 +53,18 @@ def serialize_worker(worker: Any, file: IO[bytes]) -> bytes:
     return stream.getvalue()
 
 
-def deserialize_worker(content: bytes) -> Any:
+def deserialize_worker(content: bytes, descriptor: int | None = None) -> Any:
     """Return the worker that `serialize_worker` pickled.
 
     All processes share its large tensors through the file; a write copies the page for the process that writes.
+
+    Args:
+        content: the pickled worker.
+        descriptor: descriptor of a copy of the file; None if this process inherited the file itself.
     """
-    return pickle.loads(content)  # these bytes come from our own parent process
+    if descriptor is None:
+        return pickle.loads(content)  # these bytes come from our own parent process
+    return _WorkerUnpickler(io.BytesIO(content), descriptor).load()
 
 
 class MappedFile:
@@ -78,6 +84,17 @@ class MappedFile:
     def content(self) -> mmap.mmap:
         """The whole file, with copy-on-write pages."""
         return mmap.mmap(self.descriptor, 0, access=mmap.ACCESS_COPY)
+
+
+class _WorkerUnpickler(pickle.Unpickler):
+    def __init__(self, stream: io.BytesIO, descriptor: int) -> None:
+        super().__init__(stream)
+        self._copy = MappedFile(descriptor)
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        """Return a class or function; for the file, what returns its copy."""
+        found = super().find_class(module, name)
+        return (lambda _: self._copy) if found is MappedFile else found
 
 
 class _WorkerPickler(cloudpickle.Pickler):

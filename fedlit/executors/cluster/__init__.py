@@ -1,0 +1,1 @@
+"""Actors of Ray. Ray is imported in this package alone."""
