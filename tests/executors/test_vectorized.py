@@ -9,7 +9,7 @@ from small import federation
 from stacks import Dense, ragged, with_executor
 from torch import nn
 
-from fedlit.aggregation.aggregator import make_train_jobs
+from fedlit.aggregation.jobs import make_train_jobs
 from fedlit.algorithms import Ditto, FedAvg
 from fedlit.core.errors import ConfigError
 from fedlit.core.messages import EvaluateJob, TrainJob
