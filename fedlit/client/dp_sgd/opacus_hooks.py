@@ -47,7 +47,7 @@ def check_layers(module: LightningModule) -> None:
         trained = any(parameter.requires_grad for parameter in part.parameters(recurse=False))
         if validate is not None and trained and (found := validate(part)):
             problem = (
-                f"has {path}, a {type(part).__name__}, which privacy=example cannot train: {_first_sentence(found[0])}"
+                f"has {path} ({type(part).__name__}), which privacy=example cannot train: {_first_sentence(found[0])}"
             )
             hint = "use GroupNorm or LayerNorm for a BatchNorm, and opacus.layers for recurrent and attention layers"
             raise ConfigError("model", type(module).__name__, problem, hint)

@@ -84,7 +84,7 @@ def _trainer_errors(config: Any) -> Iterator[ConfigError]:
         problem = "is not available under executor=vectorized, which trains in 32-true or 64-true"
         yield _error("trainer.precision", precision, problem)
     if config.privacy is not None:
-        yield _error("privacy", "local", "clips each example's gradient, which a stack of clients does not offer")
+        yield _error("privacy", "example", "clips each example's gradient, which a stack of clients does not offer")
     if config.options.get("detect_anomaly"):
         yield _error("trainer.detect_anomaly", True, "cannot follow several clients at once")
 

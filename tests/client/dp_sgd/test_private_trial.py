@@ -122,7 +122,7 @@ def compiled():
 
 
 REFUSED = {
-    "BatchNorm": (lambda: Tiny(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)), {}, "net.1, a BatchNorm1d"),
+    "BatchNorm": (lambda: Tiny(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)), {}, r"net.1 \(BatchNorm1d\)"),
     "LSTM": (lambda: Tiny(nn.LSTM(4, 3)), {}, "opacus.layers"),
     "several optimizers": (
         lambda: Optimizers(lambda m: [torch.optim.SGD(m.net[i].parameters(), lr=0.1) for i in (0, 2)]),
