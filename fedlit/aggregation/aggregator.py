@@ -95,6 +95,8 @@ def _merge_pair(aggregator: Aggregator, left: PartialAggregate, right: PartialAg
         steps=left.steps + right.steps,
         client_states={**left.client_states, **right.client_states},
         sum_of_squares=left.sum_of_squares + right.sum_of_squares,
+        norms={**left.norms, **right.norms},
+        sketches={**left.sketches, **right.sketches},
         clipped=left.clipped + right.clipped,
         plain_bytes=left.plain_bytes + right.plain_bytes,
         spent={**left.spent, **right.spent},
@@ -133,6 +135,8 @@ class ReductionTree:
         self.up_bytes = up_bytes
         self.steps = 0
         self.sum_of_squares = 0.0
+        self.norms: dict[int, float] = {}
+        self.sketches: dict[int, Tensor] = {}
         self.clipped = 0
         self.plain_bytes = 0
 
@@ -160,6 +164,8 @@ class ReductionTree:
         self.up_bytes += partial.up_bytes
         self.steps += partial.steps
         self.sum_of_squares += partial.sum_of_squares
+        self.norms |= partial.norms
+        self.sketches |= partial.sketches
         self.clipped += partial.clipped
         self.plain_bytes += partial.plain_bytes
         self._sums = add_weighted(self._sums, partial.metrics)

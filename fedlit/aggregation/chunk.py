@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedlit.aggregation.aggregator import Aggregator, sum_metrics
 from fedlit.aggregation.channel import Channel
+from fedlit.aggregation.geometry import sketch
 from fedlit.aggregation.validation import invalid_values
 from fedlit.core.messages import Aggregate, ClientFailure, PartialAggregate
 from fedlit.core.model import FitResult
@@ -28,6 +29,7 @@ class ChunkSum:
         aggregator: adds the updates.
         channel: decodes the messages.
         layout: layout of the updates.
+        seed: seed of the experiment.
 
     Attributes:
         failures: clients that are not in the sum.
@@ -37,11 +39,14 @@ class ChunkSum:
     aggregator: Aggregator
     channel: Channel
     layout: Layout
+    seed: int = 0
     failures: list[ClientFailure] = field(default_factory=list)
     spent: dict[int, Groups] = field(default_factory=dict)
     _total: Tensor | None = None
     _weight: float = 0.0
     _square: float = 0.0
+    _norms: dict[int, float] = field(default_factory=dict)
+    _sketches: dict[int, Tensor] = field(default_factory=dict)
     _clipped: int = 0
     _up_bytes: int = 0
     _plain_bytes: int = 0
@@ -91,7 +96,10 @@ class ChunkSum:
             raise ValueError(f"client {client} has weight {weight}, and a fixed divisor takes weights of 0 and 1 alone")
         if self.channel.keeps_geometry:
             parameters = vector[self.layout.span("parameters")]
-            self._square += weight * float(parameters.dot(parameters))
+            square = float(parameters.dot(parameters))
+            self._square += weight * square
+            self._norms[client] = square**0.5
+            self._sketches[client] = weight * sketch(parameters, self.seed)
         self._total = self.aggregator.add(self._total, vector, weight)
         self._weight += weight
         self._clipped += message.clipped
@@ -113,6 +121,8 @@ class ChunkSum:
             steps=sum(fit.steps for fit in self._fits),
             client_states=self._client_states,
             sum_of_squares=self._square,
+            norms=self._norms,
+            sketches=self._sketches,
             clipped=self._clipped,
             plain_bytes=self._plain_bytes,
             spent=self.spent,

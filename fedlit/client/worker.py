@@ -102,7 +102,7 @@ class ClientWorker:
     def _train(self, job: TrainJob, state: ServerState) -> PartialAggregate:
         """Train clients one by one; add updates left to right in float64."""
         layout = Layout.of(self.update_template(state))
-        chunk = ChunkSum(self.channel.summation(self.aggregator), self.channel, layout)
+        chunk = ChunkSum(self.channel.summation(self.aggregator), self.channel, layout, self.data.seed)
         rest = (state, job.exchange, self.vault, self.faults.max_norm)
         for reply in self._replies(job, state, chunk.spent):
             failure = reply if isinstance(reply, ClientFailure) else send_update(chunk, *reply, *rest)

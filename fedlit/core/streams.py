@@ -42,6 +42,7 @@ class Purpose(IntEnum):
     COMMON = 13
     BROADCAST = 14
     EXAMPLE_NOISE = 15
+    PROJECTION = 16
 
 
 def sequence(seed: int, purpose: Purpose, round: int = 0, client: int = 0, key: int = 0) -> np.random.SeedSequence:

@@ -24,6 +24,7 @@ class RoundRecord:
         lost: reason of a lost round, in which the model stays the same; None otherwise.
         sha256: digest of the server state after the round.
         model: the global model after the round; None for a record that was read from a file.
+        clients: figures of single clients, by name and client; empty for a record that was read from a file.
     """
 
     number: int
@@ -33,6 +34,7 @@ class RoundRecord:
     lost: str | None = None
     sha256: str = ""
     model: Model | None = field(default=None, repr=False)
+    clients: Mapping[str, Mapping[int, float]] = field(default_factory=dict, repr=False)
 
     @property
     def attempted(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -79,6 +79,29 @@ class Evaluations:
             return list(range(clients))
         ids = stream(seed, Purpose.EVALUATION).choice(clients, min(int(self.clients), clients), replace=False)
         return sorted(ids.tolist())
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The result of a round's evaluations.
+
+    Args:
+        metrics: metrics of the splits, and the spread over clients.
+        clients: metrics of single clients on their own test sets, by `own/NAME` and client.
+    """
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    clients: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, results: Sequence[EvalResult]) -> Scores:
+        """Combine the results of a round's evaluations."""
+        clients: dict[str, dict[int, float]] = {}
+        for result in results:
+            if result.client is not None:
+                for name, value in result.metrics.items():
+                    clients.setdefault(f"own/{bare_name(name)}", {})[result.client] = value
+        return cls(combine_results(results), clients)
 
 
 def combine_results(results: Iterable[EvalResult]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from fedlit.aggregation import SumTicket
 from fedlit.aggregation.aggregator import ReductionTree
 from fedlit.aggregation.chunk import drift
+from fedlit.aggregation.geometry import cosines_to_mean, mean_cosine
 from fedlit.core.messages import Aggregate, PartialAggregate, Result, ServerState, StageState
 from fedlit.server.federation import FederationParts
 from fedlit.server.sampling.cohort import RoundPlan
@@ -27,6 +28,7 @@ class RoundOutcome:
         lost: reason of a lost round, in which the model stays the same; None otherwise.
         metrics: figures of the sum for the round's record.
         down_bytes: bytes that clients received besides the broadcast.
+        clients: figures of single clients, by name and client.
     """
 
     state: ServerState
@@ -34,6 +36,7 @@ class RoundOutcome:
     lost: str | None
     metrics: Mapping[str, float] = field(default_factory=dict)
     down_bytes: int = 0
+    clients: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
 
     def with_metrics(self, metrics: Mapping[str, float]) -> RoundOutcome:
         """The same outcome with further figures."""
@@ -73,8 +76,12 @@ def aggregate(
         return replace(outcome, state=replace(state, round=state.round + 1, channel=channel))
     mean, channel = open_sum(federation, state, tree, total, ticket)
     new_state = replace(federation.algorithm.server(state, mean), round=state.round + 1, channel=channel)
-    metrics = drift(tree.sum_of_squares, mean) if federation.channel.keeps_geometry else {}
-    return replace(outcome, state=new_state, metrics={**metrics, **figures})
+    if not federation.channel.keeps_geometry:
+        return replace(outcome, state=new_state)
+    cosines = cosines_to_mean(tree.sketches)
+    metrics = {**drift(tree.sum_of_squares, mean), **mean_cosine(cosines), **figures}
+    clients = {"update_norm": tree.norms, "update_cosine": cosines}
+    return replace(outcome, state=new_state, metrics=metrics, clients=clients)
 
 
 def sum_ticket(

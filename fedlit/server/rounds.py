@@ -6,7 +6,7 @@ The steps are `select`, `train`, `aggregate`, `evaluate` and `record`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 
 from fedlit.aggregation.jobs import make_train_jobs
@@ -19,7 +19,7 @@ from fedlit.runs.record import RoundRecord
 from fedlit.server.checkpoint.checkpointer import Checkpoint
 from fedlit.server.checks.fingerprint import fingerprint
 from fedlit.server.client_store import ClientStateStore
-from fedlit.server.evaluation import combine_results
+from fedlit.server.evaluation import Scores
 from fedlit.server.federation import FederationParts
 from fedlit.server.outcome import RoundOutcome, aggregate
 from fedlit.server.sampling.cohort import LossOracle, RoundPlan, draw_cohort
@@ -111,27 +111,27 @@ def train(plan: RoundPlan, state: ServerState, clients: ClientStateStore, execut
 
 def evaluate(
     federation: FederationParts, plan: RoundPlan, state: ServerState, clients: ClientStateStore, execute: Execute
-) -> dict[str, float]:
+) -> Scores:
     """Evaluate the state after a round, if the schedule evaluates that round.
 
     Metrics are those of the global model on each split, and on clients' own test sets those of the model that each client uses.
     """
     round, registry = state.round - 1, federation.registry
     if not federation.schedule.is_evaluated(round):
-        return {}
+        return Scores()
     client_states = clients.read if federation.algorithm.personalized else None
     ids = registry.clients_to_evaluate(plan.cohort)
     jobs = federation.evaluations.make_jobs(
         round, registry.splits, registry.num_client_tests, ids, registry.seed, client_states
     )
-    return combine_results(result for result in execute(jobs, state) if isinstance(result, EvalResult))
+    return Scores.of([result for result in execute(jobs, state) if isinstance(result, EvalResult)])
 
 
 def record(
     federation: FederationParts,
     plan: RoundPlan,
     outcome: RoundOutcome,
-    scores: Mapping[str, float],
+    scores: Scores,
     seconds: list[float],
 ) -> RoundRecord:
     """Make the record of a finished round.
@@ -140,7 +140,7 @@ def record(
         federation: the parts.
         plan: the round's plan.
         outcome: the result of the training.
-        scores: metrics of its evaluation.
+        scores: result of its evaluation.
         seconds: readings of a clock: at the beginning, after training, after evaluation.
     """
     state, tree = outcome.state, outcome.tree
@@ -163,7 +163,7 @@ def record(
         federation.algorithm.metrics(state),
         outcome.metrics,
         federation.channel.metrics(state.channel),
-        scores,
+        scores.metrics,
         {**plan.metrics, "comm/down_bytes": plan.metrics["comm/down_bytes"] + outcome.down_bytes},
         measurements,
     )
@@ -175,4 +175,5 @@ def record(
         lost=outcome.lost,
         sha256=state_sha256(state_tree(state)),
         model=federation.algorithm.model(state.shared),
+        clients={**outcome.clients, **scores.clients},
     )

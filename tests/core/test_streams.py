@@ -41,6 +41,7 @@ def test_the_numbers_of_a_purpose_never_change():
         "COMMON",
         "BROADCAST",
         "EXAMPLE_NOISE",
+        "PROJECTION",
     ]
     assert stream(42, Purpose.COHORT, 1).integers(1000, size=3).tolist() == [225, 284, 124]
 

@@ -150,7 +150,7 @@ def test_evaluate_executes_nothing_in_a_round_without_an_evaluation():
 
     for number in (1, 2):
         scores = evaluate(fed, plan, replace(fed.initial_state(), round=number), ClientStateStore(), execute)
-        assert bool(scores) == bool(jobs) == (number == 2)
+        assert bool(scores.metrics) == bool(jobs) == (number == 2)
     assert [job.split for job in jobs] == ["val", "test"]
 
 

@@ -42,6 +42,8 @@ class PartialAggregate:
         steps: optimizer steps of all members.
         client_states: new state of the members.
         sum_of_squares: sum of weight * ||parameters of the update||^2.
+        norms: norm of the parameters of each member's update, where the channel shows updates.
+        sketches: weight * projection of the same parameters, see `geometry.sketch`.
         clipped: number of members whose update a clip made shorter.
         plain_bytes: length of the same updates as float32 numbers, in bytes.
         spent: groups of the client state with the privacy history of each client, in the sum or not.
@@ -60,6 +62,8 @@ class PartialAggregate:
     steps: int = 0
     client_states: Mapping[int, Groups] = field(default_factory=dict)
     sum_of_squares: float = 0.0
+    norms: Mapping[int, float] = field(default_factory=dict)
+    sketches: Mapping[int, Tensor] = field(default_factory=dict)
     clipped: int = 0
     plain_bytes: int = 0
     spent: Mapping[int, Groups] = field(default_factory=dict)

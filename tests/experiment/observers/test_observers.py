@@ -106,7 +106,7 @@ def test_tensorboard_has_scalars_the_partition_the_configuration_and_hparams(run
     assert [(e.step, e.value) for e in events.Scalars("val/accuracy")] == [
         (r.number, pytest.approx(r.metrics["val/accuracy"])) for r in records
     ]
-    assert events.Tags()["images"] == ["partition"]
+    assert events.Tags()["images"] == ["partition", "confusion"]
     assert "config/text_summary" in events.Tags()["tensors"]
     assert {"_hparams_/experiment", "_hparams_/session_start_info", "_hparams_/session_end_info"} <= set(
         events.summary_metadata

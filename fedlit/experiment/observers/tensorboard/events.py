@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import socket
@@ -12,10 +13,13 @@ from typing import Any
 
 import numpy as np
 import yaml
+from matplotlib.figure import Figure
 
 from fedlit.experiment.observers.observer import Observer
 from fedlit.experiment.observers.partition_figure import partition_figure
+from fedlit.experiment.observers.tensorboard.confusion import confusion_figure, confusion_matrix
 from fedlit.experiment.observers.tensorboard.hparams import hparams_summaries, hparams_table
+from fedlit.experiment.observers.tensorboard.layout import custom_layout
 from fedlit.experiment.run import Run
 from fedlit.runs.folder import InvalidRun, read_command, read_job
 from fedlit.runs.layout import JOB, TENSORBOARD
@@ -41,34 +45,56 @@ class TensorBoard(Observer):
         """Write the configuration, the partition and the finished rounds."""
         from torch.utils.tensorboard.summary import image, text  # here: slow to import, and not every run needs it
 
-        self._run, self._varied = run, varied_overrides(run.folder)
+        self._run, self._varied, self._best = run, varied_overrides(run.folder), None
         folder = run.folder / (run_name(self._varied) if (run.folder / JOB).is_file() else TENSORBOARD)
         for old in {*folder.glob("events*"), *run.folder.glob(f"*/{EVENTS}")}:  # a resumed run writes each round again
             old.unlink()
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{time.time():010.0f}.{socket.gethostname()}.{os.getpid()}"
         self._file = folder / EVENTS.replace("*", name)
+        partition = partition_figure(run.partition, run.data.classes)
         self._write({"file_version": "brain.Event:2"})
         config = yaml.safe_dump(dict(run.config), sort_keys=False)
         indented = "".join(f"    {line}\n" for line in config.splitlines())
         self._write(
             {"summary": text("config", indented), "step": 0},
-            {"summary": image("partition", _pixels(run), dataformats="HWC"), "step": 0},
+            {
+                "summary": image("partition", _pixels(partition), dataformats="HWC"),
+                "step": 0,
+            },
+            {"summary": custom_layout(run.monitored)},
         )
         for record in run.finished_rounds:
             self.round(record)
 
     def round(self, record: RoundRecord) -> None:
-        """Write the round's metrics and its number of failures by outcome."""
-        from torch.utils.tensorboard.summary import scalar
+        """Write metrics, failures by outcome, and histograms over clients."""
+        from torch.utils.tensorboard.summary import histogram_raw, scalar
 
+        if self._run.federation.monitor.name is None or self._run.federation.monitor.is_better(record, self._best):
+            self._best = record
         values = {**record.metrics, **failure_counts(record.failures)}
         self._write(*({"summary": scalar(name, value), "step": record.number} for name, value in values.items()))
+        for name, clients in record.clients.items():
+            if finite := [value for value in clients.values() if math.isfinite(value)]:
+                self._write({"summary": histogram_raw(f"clients/{name}", **_bins(finite)), "step": record.number})
 
     def end(self, summary: Mapping[str, Any]) -> None:
-        """Write the HPARAMS row: configuration, best round, last values."""
+        """Write the HPARAMS row and the best round's confusion matrix."""
+        self._write_confusion()
         table = hparams_table(self._run, self._varied, summary)
         self._write(*({"summary": part} for part in hparams_summaries(table)))
+
+    def _write_confusion(self) -> None:
+        from torch.utils.tensorboard.summary import image
+
+        best = self._best
+        if best is None or best.model is None:  # the best round was before a resume
+            return
+        counts = confusion_matrix(self._run, best.model)
+        if counts is not None:
+            figure = confusion_figure(counts, tuple(self._run.data.classes), f"round {best.number}, the best one")
+            self._write({"summary": image("confusion", _pixels(figure), dataformats="HWC"), "step": best.number})
 
     def _write(self, *events: Mapping[str, Any]) -> None:
         """Append events, each a mapping of its fields, to the file.
@@ -102,10 +128,25 @@ def run_name(overrides: Sequence[str]) -> str:
     return re.sub(r"[^\w.=,+@-]+", "_", ",".join(overrides))[:MAX_NAME].strip("._") or TENSORBOARD
 
 
-def _pixels(run: Run) -> np.ndarray:
-    """Return the partition's figure as RGB pixels, shape (height, width, 3)."""
+def _bins(values: Sequence[float]) -> dict[str, Any]:
+    """Return the arguments of a histogram with bins of equal width."""
+    counts, edges = np.histogram(values, bins=min(30, max(5, len(values))))
+    array = np.asarray(values, dtype=np.float64)
+    return {
+        "min": float(array.min()),
+        "max": float(array.max()),
+        "num": len(array),
+        "sum": float(array.sum()),
+        "sum_squares": float(array.dot(array)),
+        "bucket_limits": edges[1:].tolist(),
+        "bucket_counts": counts.tolist(),
+    }
+
+
+def _pixels(figure: Figure) -> np.ndarray:
+    """Return a figure as RGB pixels, shape (height, width, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(partition_figure(run.partition, run.data.classes))
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3]
