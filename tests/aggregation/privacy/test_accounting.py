@@ -57,7 +57,7 @@ def by_opacus(mechanism, kinds, delta, **settings):
 
 def test_values_for_one_percent_of_the_clients_in_1000_rounds():
     """The same noise, sampling, rounds and delta under each relation."""
-    assert accountant().epsilon(1000) == pytest.approx(2.1248, abs=1e-4)
+    assert 2.1245 <= accountant().epsilon(1000) <= 2.1247  # by dp-accounting on a finer grid 2.12452
     assert ours.poisson_bound(((1.0, 0.01, 1000),), 1e-6) == pytest.approx(2.44, abs=0.01)
     assert accountant(FIXED).epsilon(1000) == pytest.approx(23.29, abs=0.01)
     without_correction = dp.SampledWithoutReplacementDpEvent(100_000, 1000, gaussian())
@@ -98,6 +98,8 @@ GRID = [
     (0.1, 1.0, 100, 1e-5),
     (0.1, 10.0, 10, 1e-5),
     (0.5, 4.0, 200, 1e-4),
+    (0.0001, 0.5, 500, 1e-7),
+    (0.02, 2.0, 20_000, 1e-6),
 ]
 
 
