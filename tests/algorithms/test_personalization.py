@@ -223,5 +223,5 @@ def test_centralised_training_evaluates_every_client():
 
 def test_an_empty_client_state_is_not_stored():
     store = ClientStateStore()
-    store.update(1, {0: {}})
+    store.update({0: {}})
     assert len(store) == 0
