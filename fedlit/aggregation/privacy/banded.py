@@ -15,6 +15,7 @@ from functools import lru_cache
 import numpy as np
 from scipy.linalg import solve_triangular
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 
 MAX_STEPS = 100
 """Steps of the optimizer: more improve the error by less than a thousandth."""
@@ -65,18 +66,18 @@ def optimal_columns(rounds: int, bands: int) -> np.ndarray:
     inside = np.arange(rounds)[:, None] + np.arange(bands) < rounds
     start = np.where(inside, square_root_coefficients(bands), 0.0)
     if bands > 1 and rounds <= MAX_OPTIMIZED_ROUNDS:
-        found = minimize(
-            lambda free: _error_and_gradient(free, inside),
-            start[inside],
-            jac=True,
-            method="L-BFGS-B",
-            options={"maxiter": MAX_STEPS},
-        )
-        start[inside] = found.x
+        with threadpool_limits(1, user_api="blas"):  # the last bits of products depend on the number of threads
+            start[inside] = _minimize(start[inside], inside)
     columns = start / np.linalg.norm(start, axis=1, keepdims=True)
     columns *= np.sign(columns[:, :1])
     columns.setflags(write=False)
     return columns
+
+
+def _minimize(free: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """The entries with the least error, from a start: see `_error_and_gradient`."""
+    options = {"maxiter": MAX_STEPS}
+    return minimize(lambda x: _error_and_gradient(x, inside), free, jac=True, method="L-BFGS-B", options=options).x
 
 
 def _error_and_gradient(free: np.ndarray, inside: np.ndarray) -> tuple[float, np.ndarray]:

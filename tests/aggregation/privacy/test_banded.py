@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 
 from fedlit.aggregation.privacy.banded import (
     MAX_OPTIMIZED_ROUNDS,
@@ -15,6 +16,13 @@ from fedlit.aggregation.privacy.banded import (
     substitution_row,
     total_error,
 )
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads of a busy machine make products of small matrices slow."""
+    with threadpool_limits(1, user_api="blas"):
+        yield
 
 
 @pytest.mark.parametrize(("rounds", "bands"), [(1, 1), (5, 1), (7, 3), (12, 12), (20, 4)])
