@@ -319,6 +319,12 @@ def test_trade_off_of_any_two_columns(page):
     assert page.locator("#trade-off-chart path.dot").count() == 3
     assert page.locator("#trade-off-chart path.dot.hollow").count() == 1  # sends more than a, and is worse
     assert page.locator("#trade-off-chart path.front").count() == 1
+    outside = """() => {
+      const area = document.querySelector('#trade-off-chart clipPath rect').getBBox();
+      const dots = [...document.querySelectorAll('#trade-off-chart circle.small')].map((dot) => dot.getBBox());
+      return [dots.length, dots.filter((dot) => dot.y < area.y || dot.y + dot.height > area.y + area.height).length];
+    }"""
+    assert page.evaluate(outside) == [12, 0]  # each seed is within the chart
     page.select_option("#choice-y", "rounds")
     assert page.locator("#trade-off-chart path.dot").count() == 3
 

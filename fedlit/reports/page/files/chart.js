@@ -121,7 +121,7 @@ class Chart {
     this.svg.setAttribute("height", height);
     const range = { x: [margin.left, width - margin.right], y: [height - margin.bottom, margin.top] };
     const all = spec.marks.filter((mark) => mark.kind !== "front" && mark.kind !== "band");
-    const values = (axis) => spec.domain?.[axis] || all.flatMap((mark) => mark.points.map((point) => point[axis === "x" ? 0 : 1]).filter((value) => value !== null));
+    const values = (axis) => spec.domain?.[axis] || all.flatMap((mark) => [...mark.points, ...(mark.seeds || [])].map((point) => point[axis === "x" ? 0 : 1]).filter((value) => value !== null));
     const fits = (axis) => this.zoom && this.zoom[axis].every((end) => Number.isFinite(end) && (!spec[axis].isLog || end > 0));
     this.domains = { x: fits("x") ? this.zoom.x : domainOf(values("x"), spec.x.isLog), y: fits("y") ? this.zoom.y : domainOf(values("y"), spec.y.isLog) };
     this.ranges = range;
