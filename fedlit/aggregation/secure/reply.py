@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fedlit.aggregation.channel.channel import Channel
+from fedlit.aggregation.channel.codec import Float32
 from fedlit.aggregation.channel.message import Turn
 from fedlit.aggregation.channel.tickets import Ticket
 from fedlit.aggregation.secure.vault import Vault
@@ -68,6 +69,13 @@ def make_reply(
     return secure.reply(
         Ticket(round=round, client=client, seed=seed, weight=0.0, stage=secure.name, layout=its, turn=turn)
     )
+
+
+def without_secure(channel: Channel) -> Channel:
+    """The channel without its secure stage, which keeps no state of clients."""
+    if channel.secure is None:
+        return channel
+    return replace(channel, stages=channel.stages[:-1], codec=Float32())
 
 
 def received_layout(channel: Channel, layout: Layout) -> Layout:

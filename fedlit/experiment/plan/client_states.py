@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedlit.aggregation.channel import pack_channel_states
+from fedlit.aggregation.secure.reply import without_secure
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.serialization import flatten_state, groups_nbytes, tensor_nbytes
 from fedlit.experiment.run import Run
@@ -65,7 +66,7 @@ def client_state_nbytes(run: Run) -> int:
     local, update = federation.dry_run(client, steps=1)
     state = federation.initial_state()
     layout = federation.update_layout(state)
-    _, own = federation.channel.encode(
+    _, own = without_secure(federation.channel).encode(
         layout,
         layout.vector(update.groups),
         update.weight,
