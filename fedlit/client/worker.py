@@ -26,7 +26,7 @@ from fedlit.client.losses.query import answer_loss_query
 from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.steps.optimizer_state import algorithm_state
 from fedlit.client.trainer import LocalTrainer, Reply, TrainerConfig
-from fedlit.client.vectorized.together import record_difference, train_together
+from fedlit.client.vectorized.together import train_together, with_difference
 from fedlit.client.vectorized.trial import raise_if_not_stackable
 from fedlit.core.errors import FatalClientFailure
 from fedlit.core.messages import (
@@ -158,9 +158,7 @@ class ClientWorker:
         rules = [partial(self._train_client, job, client, state, spent) for client in job.clients]
         if not self.is_vectorized:
             return (rule() for rule in rules)
-        replies = train_together(rules)
-        record_difference(job, replies, lambda client: self._train_client(job, client, state, {}))
-        return replies
+        return with_difference(job, train_together(rules), lambda client: self._train_client(job, client, state, {}))
 
     def _train_client(
         self, job: TrainJob, client: int, state: ServerState, spent: dict[int, Groups], work: LocalWork | None = None

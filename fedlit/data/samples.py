@@ -127,12 +127,17 @@ class TensorBatches:
     def __len__(self) -> int:
         return self.count
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        samples, rows = self.samples, self.rows
+    def sample_numbers(self) -> Iterator[Tensor]:
+        """Yield the sample numbers of each batch of a new pass."""
+        rows = self.rows
         if self.generator is not None:
             rows = rows[torch.randperm(len(rows), generator=self.generator)]
-        rows = rows[: self.count * self.size].to(samples.y.device)
-        for batch in rows.split(self.size) if len(rows) else ():
+        rows = rows[: self.count * self.size].to(self.samples.y.device)
+        yield from rows.split(self.size) if len(rows) else ()
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        samples = self.samples
+        for batch in self.sample_numbers():
             x = samples.x[batch]
             if self.generator is not None and samples.augment is not None:
                 x = samples.augment(x)

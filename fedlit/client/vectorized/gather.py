@@ -6,7 +6,8 @@ Each rule runs until it asks for local training. Then the calls of all rules are
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 from fedlit.client.fit.call import FitCall, FitOutcome, LocalWork
@@ -90,30 +91,49 @@ class ClientRule(Generic[T]):
             self._callers_turn.release()
 
 
-def run_together(rules: Sequence[Callable[[LocalWork], T]], fit: FitTogether) -> list[T]:
+def run_together(rules: Sequence[Callable[[LocalWork], T]], fit: FitTogether) -> Iterator[T]:
     """Run client rules, and answer their calls of `fit` together.
 
-    Everything but the rules themselves runs in the thread of the caller.
+    Everything but the rules themselves runs in the thread of the caller. Each result is yielded as soon as those before it are,
+    so that few of them are in memory.
 
     Args:
         rules: functions that run one client's rule each.
         fit: trains several clients; it returns an outcome or an exception for each call.
 
+    Yields:
+        the results in the order of the rules.
+
     Raises:
         BaseException: any exception that a rule does not catch; the other rules end.
     """
     clients = [ClientRule(rule) for rule in rules]
+    done = _results(clients)
     try:
         for client in clients:
             _advance(client)
+        yield from done()
         while waiting := [client for client in clients if not client.is_done]:
             calls = [client.request for client in waiting if isinstance(client.request, FitCall)]
             for client, outcome in zip(waiting, fit(calls), strict=True):
                 _advance(client, outcome)
-        return [client.result for client in clients]  # type: ignore[misc]
+                yield from done()
     finally:
         for client in clients:
             client.cancel()
+
+
+def _results(clients: Sequence[ClientRule[T]]) -> Callable[[], Iterator[T]]:
+    """Return a function that yields the next results."""
+    rest = deque(clients)
+
+    def done() -> Iterator[T]:
+        while rest and rest[0].is_done:
+            client = rest.popleft()
+            result, client.result = client.result, None
+            yield result  # type: ignore[misc]
+
+    return done
 
 
 def _advance(client: ClientRule[Any], answer: Any = None) -> None:

@@ -20,7 +20,7 @@ from fedlit.client.vectorized.step.contrasts import stacked_contrasts
 from fedlit.client.vectorized.step.logged import LoggedValues, LogRecorder
 from fedlit.client.vectorized.step.metric_states import MetricStates
 from fedlit.client.vectorized.step.training_step import StackedStep
-from fedlit.client.vectorized.streams import JointBatch, JointBatches, get_generators, set_generators
+from fedlit.client.vectorized.streams import IndexedBatch, JointBatch, JointBatches, get_generators, set_generators
 from fedlit.core.model import Model
 from fedlit.core.streams import Purpose, seeded
 from fedlit.core.torch_internals import flatten_tree
@@ -134,6 +134,8 @@ class StackedFit(LightningModule):
         The hooks are those of the user's data module, if there is one.
         """
         datamodule = self._calls[0].data.datamodule
+        if datamodule is None and device.type == "cpu":
+            return batch
         if datamodule is None:
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
         return [(position, apply_hooks(datamodule, self.trainer, part)) for position, part in batch]
@@ -224,6 +226,10 @@ def rows_of(positions: Sequence[int]) -> Any:
 
 def _shape_of(batch: Any) -> Any:
     """Return structure, shapes and other values of a batch."""
+    if isinstance(batch, IndexedBatch):
+        return IndexedBatch, id(batch.samples), len(batch.numbers)
+    if type(batch) in (tuple, list) and all(isinstance(part, Tensor) for part in batch):  # the usual batch, quickly
+        return type(batch), tuple((part.shape, part.dtype) for part in batch)
     leaves, structure = flatten_tree(batch)
     shapes = tuple(
         (leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else (type(leaf), repr(leaf)) for leaf in leaves

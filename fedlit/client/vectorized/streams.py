@@ -6,15 +6,16 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fedlit.client.fit.call import FitCall
 from fedlit.client.vectorized.lanes.lane import Lane
 from fedlit.core.streams import Purpose, seeded
-from fedlit.data.samples import TensorSamples
+from fedlit.data.samples import Normalise, TensorBatches, TensorSamples
 
 JointBatch = list[tuple[int, Any]]
 """Position in the stack and batch of each client that still trains."""
@@ -82,6 +83,31 @@ def _read(call: FitCall, num_batches: int) -> Iterator[Any]:
             with stream.in_use():
                 batch = next(batches)
             yield batch
+
+
+class IndexedBatch(NamedTuple):
+    """A batch that is read together with those of other clients.
+
+    Args:
+        samples: the samples, without augmentation.
+        numbers: the sample numbers of the batch, shape (n,).
+    """
+
+    samples: TensorSamples
+    numbers: Tensor
+
+
+def _indexed_batches(call: FitCall) -> TensorBatches | None:
+    """Return the client's batches if others' can join them, or None.
+
+    Then each input is prepared by itself, and nothing else changes the batches.
+    """
+    batches = call.batches
+    if not isinstance(batches, TensorBatches) or call.data.datamodule is not None or call.config.dtype is not None:
+        return None
+    samples = batches.samples
+    is_each_alone = samples.prepare is None or isinstance(samples.prepare, Normalise)
+    return batches if samples.augment is None and is_each_alone else None
 
 
 class _ClientStream:

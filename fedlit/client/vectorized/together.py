@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,18 +21,25 @@ SLOW_OPERATION = r"There is a performance drop because we have not yet implement
 """The warning of torch for an operation that it runs for one client after the other."""
 
 
-def train_together(rules: Sequence[Callable[[LocalWork], Any]]) -> list[Any]:
+def train_together(rules: Sequence[Callable[[LocalWork], Any]]) -> Iterator[Any]:
     """Run the rules of several clients; train the clients as stacked models.
 
     Args:
         rules: functions that return a failure, or update and local training of one client.
 
+    Yields:
+        the replies in the order of the rules.
+
     Raises:
         BaseException: any exception that a rule does not catch.
     """
+    yield from map(_with_own_state, run_together(rules, _fit_quietly))
+
+
+def _fit_quietly(calls: Sequence[FitCall]) -> list[FitOutcome | Exception]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=SLOW_OPERATION)  # the check before round 1 has reported it
-        return [_with_own_state(reply) for reply in run_together(rules, fit_stacks)]
+        return fit_stacks(calls)
 
 
 def _with_own_state(reply: Any) -> Any:
@@ -47,28 +54,30 @@ def _with_own_state(reply: Any) -> Any:
     return replace(update, client_state=state), local
 
 
-def record_difference(job: TrainJob, replies: Sequence[Any], train_alone: Callable[[int], Any]) -> None:
+def with_difference(job: TrainJob, replies: Iterable[Any], train_alone: Callable[[int], Any]) -> Iterable[Any]:
     """Compare one client of the first stack with itself alone.
 
     The metric `vectorized_difference` of its first fit is ||u - v|| / ||v||, with u its update in the stack and v its update
     alone. It is large for a module that draws random numbers, since a stack draws others.
 
     Args:
-        job: the job; others than the first one change nothing.
+        job: the job; the replies of others than the first one stay as they are.
         replies: a failure, or update and local training of each client; the last one that trained is compared.
         train_alone: trains a client alone, and returns its reply.
     """
+    if job.round or job.index:
+        return replies
+    replies = list(replies)
     trained = [reply for reply in replies if isinstance(reply, tuple) and reply[1].results]
-    if job.round or job.index or not trained:
-        return
-    update, local = trained[-1]
-    alone = train_alone(local.client)
+    alone = train_alone(trained[-1][1].client) if trained else None
     if isinstance(alone, tuple):
+        update, local = trained[-1]
         layout = Layout.of(alone[0].groups)
         single, stacked = (layout.vector(groups).double() for groups in (alone[0].groups, update.groups))
         difference = float((stacked - single).norm() / single.norm().clamp(min=1e-30))
         first = local.results[0]
         local.results[0] = replace(first, metrics={**first.metrics, DIFFERENCE: difference})
+    return replies
 
 
 def fit_stacks(calls: Sequence[FitCall]) -> list[FitOutcome | Exception]:

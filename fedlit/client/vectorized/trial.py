@@ -58,7 +58,7 @@ def _try_rules(module: LightningModule, rules: Sequence[Callable[[LocalWork], An
     try:
         with refuse_new_state(module), warnings.catch_warnings(record=True) as caught:
             warnings.filterwarnings("always", message=SLOW_OPERATION)
-            run_together(rules, fit_stacks)
+            list(run_together(rules, fit_stacks))
     except (ConfigError, ConfigErrors) as error:
         return error.errors
     except Exception as error:  # of the module

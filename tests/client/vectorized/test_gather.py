@@ -10,6 +10,11 @@ from fedlit.client.vectorized.gather import run_together
 from fedlit.core.model import Model
 
 
+def gathered(rules, fit):
+    """The results of rules."""
+    return list(run_together(rules, fit))
+
+
 class Call:
     """Stands for a FitCall."""
 
@@ -41,7 +46,7 @@ def test_calls_are_gathered_in_waves_and_answered_in_order():
         waves.append([(call.client, call.number) for call in calls])
         return [10 * call.client + call.number for call in calls]
 
-    results = run_together([rule(1, 2, log), rule(2, 0, log), rule(3, 1, log)], fit)
+    results = gathered([rule(1, 2, log), rule(2, 0, log), rule(3, 1, log)], fit)
     assert results == [(1, [10, 11]), (2, []), (3, [30])]
     assert waves == [[(1, 0), (3, 0)], [(1, 1)]]
     assert [client for client, _ in log] == [1, 2, 3]
@@ -60,7 +65,7 @@ def test_a_failure_is_raised_in_its_own_rule():
             for call in calls
         ]
 
-    first, second = run_together([careful, rule(2, 1, [])], fit)
+    first, second = gathered([careful, rule(2, 1, [])], fit)
     assert first == "caught"
     assert second[1][0].steps == 1
 
@@ -71,7 +76,7 @@ def test_measurements_run_at_once_in_the_caller_s_thread():
     def measures(work):
         return work.measure(lambda: threads.append(threading.current_thread()) or 7)
 
-    assert run_together([measures], lambda calls: []) == [7]
+    assert gathered([measures], lambda calls: []) == [7]
     assert threads == [threading.main_thread()]
 
 
@@ -90,7 +95,7 @@ def test_threads_end_when_the_training_is_interrupted(error):
         raise error
 
     with pytest.raises(error):
-        run_together([waits, waits, waits], fit)
+        gathered([waits, waits, waits], fit)
     assert ended == [1, 1, 1]
     assert threading.active_count() == before
 
@@ -100,4 +105,28 @@ def test_an_exception_of_a_rule_ends_the_others():
         raise KeyError("of the rule")
 
     with pytest.raises(KeyError, match="of the rule"):
-        run_together([rule(1, 1, []), fails], lambda calls: [None for _ in calls])
+        gathered([rule(1, 1, []), fails], lambda calls: [None for _ in calls])
+
+
+def test_a_result_is_given_before_the_next_rule_continues():
+    log = []
+
+    def one(number):
+        def run(work):
+            work.fit(Call(number, 0))
+            log.append(f"ends {number}")
+            return number
+
+        return run
+
+    for result in run_together([one(1), one(2)], lambda calls: [None for _ in calls]):
+        log.append(f"result {result}")
+    assert log == ["ends 1", "result 1", "ends 2", "result 2"]
+
+
+def test_threads_end_when_the_results_are_no_longer_wanted():
+    before = threading.active_count()
+    results = run_together([rule(1, 1, []), rule(2, 1, [])], lambda calls: [None for _ in calls])
+    next(results)
+    results.close()
+    assert threading.active_count() == before

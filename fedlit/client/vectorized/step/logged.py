@@ -14,6 +14,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from fedlit.client.vectorized.lanes.lightning_optimization import batch_value
+from fedlit.client.vectorized.streams import IndexedBatch
 from fedlit.core.errors import ConfigError
 
 REDUCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -190,7 +191,7 @@ class LoggedValues:
                 self._values[call.name] = LoggedValue(call, self._clients, self._device)
             size = call.batch_size
             if size is None and call.on_epoch and call.reduction == "mean" and call.metric is None:
-                size = extract_batch_size(batch)
+                size = _batch_size(batch)
             self._values[call.name].add(positions, epochs, value, size or 0)
 
     def metrics(self, computed: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
@@ -217,3 +218,7 @@ class LoggedValues:
     def logged_metrics(self) -> list[str]:
         """Return the paths of the torchmetrics that were logged for an epoch."""
         return [value.call.metric for value in self._values.values() if value.call.on_epoch and value.call.metric]
+
+
+def _batch_size(batch: Any) -> int:
+    return len(batch.numbers) if isinstance(batch, IndexedBatch) else extract_batch_size(batch)

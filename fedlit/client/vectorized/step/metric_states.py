@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.func import vmap
 from torchmetrics import Metric
 
 from fedlit.client.vectorized.lanes.lightning_optimization import has_running_mean, set_update_count
@@ -107,12 +109,22 @@ class MetricStates:
         Raises:
             ConfigError: if the value of a metric is not one number.
         """
-        return {path: [self._compute(path, client) for client in range(self._clients)] for path in paths}
+        return {path: self._values(path) for path in paths}
 
-    def _compute(self, path: str, client: int) -> float:
-        with self.loaded({path: {name: value[client] for name, value in self._states[path].items()}}, 1):
+    def _values(self, path: str) -> list[float]:
+        """Compute a metric for all clients at once if possible."""
+        try:
+            return vmap(partial(self._compute, path))(self._states[path]).tolist()
+        except RuntimeError:  # of an operation that vmap does not know
+            rows = (
+                {name: value[client] for name, value in self._states[path].items()} for client in range(self._clients)
+            )
+            return [float(self._compute(path, row)) for row in rows]
+
+    def _compute(self, path: str, state: Mapping[str, Tensor]) -> Tensor:
+        with self.loaded({path: state}, 1):
             value = self.metrics[path].compute()
         if not isinstance(value, Tensor) or value.numel() != 1:
             problem = f"logs the metric {path}, whose value is not one number"
             raise ConfigError("model", self._module, problem, "log its elements under names of their own")
-        return float(value)
+        return value.reshape(())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dis
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from inspect import Parameter, signature
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.func import functional_call, grad, vmap
 from fedlit.client.vectorized.step.contrasts import FrozenStack
 from fedlit.client.vectorized.step.logged import LogCall, LogRecorder
 from fedlit.client.vectorized.step.metric_states import MetricStates, States
+from fedlit.client.vectorized.streams import IndexedBatch
 from fedlit.core.errors import ConfigError
 from fedlit.core.torch_internals import flatten_tree, unflatten_tree
 
@@ -86,10 +88,7 @@ class StackedStep:
         Raises:
             Exception: any exception of the module, or of torch if the step cannot run for several clients at once.
         """
-        leaves, spec = flatten_tree(batches[0])
-        places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-        others = [flatten_tree(batch)[0] for batch in batches[1:]]
-        stacked = [torch.stack([leaves[place], *(other[place] for other in others)]) for place in places]
+        leaves, places, stacked, make_batch = stack_batches(batches)
         names: list[str] = []
 
         def loss(trained: Any, frozen: Any, buffers: Any, states: Any, contrasts: Any, tensors: Any) -> Any:
@@ -103,7 +102,7 @@ class StackedStep:
                 tensors_of = {
                     PREFIX + name: value for part in (trained, frozen, buffers) for name, value in part.items()
                 }
-                value, new = functional_call(self._call, tensors_of, (unflatten_tree(content, spec), batch_idx))
+                value, new = functional_call(self._call, tensors_of, (make_batch(content), batch_idx))
                 new_states = self._states.read()
             names[:] = _reached(value, trained)
             return value, (new, new_states, self._recorder.values)
@@ -111,6 +110,35 @@ class StackedStep:
         differentiate = vmap(grad(loss, has_aux=True), randomness="different")
         gradients, (new, new_states, values) = differentiate(trained, frozen, buffers, states, contrasts, stacked)
         return StepResult({name: gradients[name] for name in names}, new, new_states, self._recorder.calls, values)
+
+
+def stack_batches(batches: Sequence[Any]) -> tuple[list[Any], list[int], list[Tensor], Callable[[list[Any]], Any]]:
+    """Stack the tensors of batches of equal structure.
+
+    Returns:
+        the leaves of the first batch, the places of the tensors among them, the stacked tensors of shape (clients, ...), and
+        the function that makes a batch of leaves.
+    """
+    first = batches[0]
+    if isinstance(first, IndexedBatch):
+        samples, numbers = first.samples, torch.cat([batch.numbers for batch in batches])
+        x = samples.x[numbers]
+        x = x if samples.prepare is None else samples.prepare(x)
+        shape = (len(batches), len(first.numbers))
+        stacked = [part.unflatten(0, shape) for part in (x, samples.y[numbers])]
+        return [part[0] for part in stacked], [0, 1], stacked, tuple
+    leaves, make_batch = flatten_batch(first)
+    places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+    others = [flatten_batch(batch)[0] for batch in batches[1:]]
+    return leaves, places, [torch.stack([leaves[i], *(other[i] for other in others)]) for i in places], make_batch
+
+
+def flatten_batch(batch: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+    """Return the leaves of a batch, and the function of its inverse."""
+    if type(batch) in (tuple, list) and all(isinstance(part, Tensor) for part in batch):  # the usual batch, quickly
+        return list(batch), type(batch)
+    leaves, structure = flatten_tree(batch)
+    return leaves, partial(unflatten_tree, structure=structure)
 
 
 class _TrainingStep(nn.Module):
