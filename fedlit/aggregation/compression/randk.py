@@ -46,19 +46,19 @@ class RandK(Stage):
         vector, split = with_residual(vector, ticket), LayoutSplit.of(ticket.layout)
         rest, exact = split.take(vector, False), split.take(vector, True)
         support = self._support(split, ticket.common_generator)
-        sent = torch.cat([rest[support], exact])
+        sent = torch.cat([torch.from_numpy(rest.numpy()[support]), exact])
         if not ticket.error_feedback:
             return sent, {}
-        return sent, {RESIDUAL: split.join(rest.index_fill(0, support, 0), torch.zeros_like(exact))}
+        return sent, {RESIDUAL: split.join(rest.index_fill(0, torch.from_numpy(support), 0), torch.zeros_like(exact))}
 
     def open(self, total: Tensor, ticket: SumTicket, state: StageState) -> tuple[Tensor, StageState]:
         """Put the sums at their positions, and 0 elsewhere."""
         split = LayoutSplit.of(ticket.layout)
         support = self._support(split, ticket.common_generator)
         factor = 1.0 if ticket.error_feedback else split.rest.size / max(1, len(support))
-        rest = torch.zeros(split.rest.size, dtype=torch.float64)
-        rest[support] = factor * total[: len(support)]
-        return split.join(rest, total[len(support) :]), state
+        rest = np.zeros(split.rest.size)  # unlike torch.zeros it takes memory that is zero already
+        rest[support] = factor * total[: len(support)].numpy()
+        return split.join(torch.from_numpy(rest), total[len(support) :]), state
 
     def encoded_layout(self, layout: Layout) -> Layout:
         """The chosen numbers, then those that are sent exactly."""
@@ -66,8 +66,29 @@ class RandK(Stage):
         sample = ("sample", self.name, (count_of(self.fraction, split.rest.size),))
         return Layout((sample, *split.exact.entries))
 
-    def _support(self, split: LayoutSplit, generator: np.random.Generator) -> Tensor:
-        """Positions of the chosen numbers, in ascending order."""
-        size = split.rest.size
-        chosen = generator.choice(size, count_of(self.fraction, size), replace=False, shuffle=False)
-        return torch.from_numpy(np.sort(chosen)) if size else torch.zeros(0, dtype=torch.int64)
+    def _support(self, split: LayoutSplit, generator: np.random.Generator) -> np.ndarray:
+        """Positions of the chosen numbers, int64 in ascending order."""
+        return draw_subset(split.rest.size, count_of(self.fraction, split.rest.size), generator)
+
+
+def draw_subset(size: int, count: int, generator: np.random.Generator) -> np.ndarray:
+    """A random subset of `count` of the numbers below `size`.
+
+    Each number joins with a probability near count / size. Then surplus members leave at random, or missing ones join. No
+    number is treated unlike another, so all subsets are equally likely. A byte a number is faster than a permutation.
+
+    Returns:
+        int64 in ascending order, shape (count,).
+    """
+    if 50 * count <= size:  # NumPy draws so few one by one
+        return np.sort(generator.choice(size, count, replace=False, shuffle=False)) if size else np.arange(0)
+    threshold = round(256 * count / size)
+    draws = generator.integers(0, 2**64, -(-size // 8), np.uint64).view(np.uint8)[:size]
+    is_member = draws < threshold if threshold < 256 else np.ones(size, bool)
+    surplus = np.count_nonzero(is_member) - count
+    if surplus:
+        candidates = np.flatnonzero(is_member if surplus > 0 else ~is_member)
+        is_member[candidates[generator.choice(len(candidates), abs(surplus), replace=False, shuffle=False)]] = (
+            surplus < 0
+        )
+    return np.flatnonzero(is_member)

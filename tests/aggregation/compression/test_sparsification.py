@@ -9,6 +9,7 @@ from fedlit.aggregation import Channel, SumTicket, Ticket
 from fedlit.aggregation.channel import channel_states, pack_channel_states
 from fedlit.aggregation.compression import QSGD, Half, Int8, RandK, Sign, TopK
 from fedlit.aggregation.compression.indices import indices_nbytes
+from fedlit.aggregation.compression.randk import draw_subset
 from fedlit.aggregation.compression.topk import largest
 from fedlit.core.messages import StageState
 from fedlit.core.tensors import Layout
@@ -80,6 +81,29 @@ def test_the_sum_of_random_k_is_random_k_of_the_sum():
     assert len(chosen) == 12 + 4
     factor = torch.where(torch.isin(chosen, torch.arange(30, 34)), 1.0, 46 / 12)
     assert torch.allclose(together[chosen], (a + b).double()[chosen] * factor, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "count"), [(5, 2), (5, 5), (5, 0), (0, 0), (1000, 1), (300, 3), (300, 299), (7, 1)], ids=str
+)
+def test_subsets_are_uniform(size, count):
+    generator, hits = np.random.default_rng(0), np.zeros(size)
+    for _ in range(2000):
+        subset = draw_subset(size, count, generator)
+        assert (len(subset), len(set(subset.tolist()))) == (count, count)
+        assert (np.diff(subset) > 0).all()
+        hits[subset] += 1
+    expected, rate = 2000 * count / max(1, size), count / max(1, size)
+    assert (np.abs(hits - expected) <= 5 * (2000 * rate * (1 - rate)) ** 0.5).all()
+
+
+def test_pairs_of_a_subset_are_uniform():
+    generator, pairs = np.random.default_rng(0), np.zeros((6, 6))
+    for _ in range(3000):
+        subset = draw_subset(6, 3, generator)
+        pairs[np.ix_(subset, subset)] += 1
+    together = pairs[np.triu_indices(6, 1)]  # each pair is in a subset with probability 1/5
+    assert (np.abs(together - 600) < 5 * (3000 * 0.2 * 0.8) ** 0.5).all()
 
 
 def test_random_k_is_unbiased_over_rounds():
