@@ -1,0 +1,153 @@
+"""Measure what a round costs beside the training of its clients.
+
+    python scripts/bench_scale.py                        all parts
+    python scripts/bench_scale.py --part server          100 updates of 200,000 numbers through one round of the server
+    python scripts/bench_scale.py --part population      10^3 to 10^6 registered clients, cohorts of 10 to 10,000
+    python scripts/bench_scale.py --part sum             updates of 10^4 to 10^8 numbers in the sum, against a memory copy
+    python scripts/bench_scale.py --part sum --largest 10000000
+
+The clients of the first two parts do not train: each returns the same update. So a round has everything else: the plan, jobs,
+packing, unpacking, checks, the sum, the step of the server, digest, record, and with `server` a checkpoint that is synced.
+Everything runs in one process with one thread. Medians and ranges are printed; docs/cluster.md computes with them.
+"""
+
+import argparse
+import gc
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from bench_population import make_population, resident_mb
+from lightning.pytorch import LightningModule
+
+from fedlit.aggregation import MeanAggregator
+from fedlit.algorithms import FedAvg
+from fedlit.client.module.replica import ModuleReplica
+from fedlit.client.trainer import TrainerConfig
+from fedlit.client.worker import ClientWorker
+from fedlit.core.messages import Update
+from fedlit.data.client_data import ClientData
+from fedlit.data.loading import Loading
+from fedlit.server.checkpoint.checkpointer import NoCheckpoints
+from fedlit.server.checkpoint.disk import DiskCheckpointer
+from fedlit.server.monitor import Monitor
+from fedlit.server.sampling import Uniform
+from fedlit.server.schedule import Schedule
+from fedlit.server.setup import Federation
+
+
+@dataclass(frozen=True)
+class Untrained(FedAvg):
+    """FedAvg with clients that return a constant update."""
+
+    def client(self, local, shared, client_state):
+        """Return the update, without training."""
+        groups = {"parameters": {name: torch.full_like(w, 1e-3) for name, w in shared.model.parameters.items()}}
+        return Update(groups | {"buffers": {}}, weight=1.0)
+
+
+class Numbers(LightningModule):
+    """A module of so many parameters, in ten tensors."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.parts = torch.nn.ParameterList(torch.zeros(size // 10) for _ in range(10))
+
+    def training_step(self, batch, index):
+        """Return a loss that no client computes."""
+        return self.parts[0].sum()
+
+    def configure_optimizers(self):
+        """Return an optimizer that no client uses."""
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def round_seconds(population, cohort, size, rounds, checkpointer):
+    """Return the seconds of each round but the first."""
+    data, owners = population
+    replica = ModuleReplica(Numbers(size))
+    client_data = ClientData(data.train, owners, {}, Loading(batch_size=10), 0)
+    worker = ClientWorker(Untrained(), replica, TrainerConfig({"accelerator": "cpu"}), client_data)
+    schedule = Schedule(rounds=rounds + 1, clients_per_round=cohort)
+    parts = {"initial": replica.read(), "worker": worker, "sampler": Uniform(cohort), "schedule": schedule}
+    federation = Federation.assemble(**parts, monitor=Monitor(None), checkpointer=checkpointer)
+    seconds, begin = [], time.perf_counter()
+    for record in federation.run():
+        assert len(record.cohort) == cohort
+        seconds.append(time.perf_counter() - begin)
+        begin = time.perf_counter()
+    return seconds[1:]
+
+
+def spread(values, digits=1):
+    """The median and the range of values as text."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def measure_server(rounds):
+    """Print the cost of 100 updates of 200,000 numbers."""
+    population = make_population(1000, 20)
+    with TemporaryDirectory(prefix="fedlit-") as folder:
+        times = {}
+        for name, checkpointer in (("without", NoCheckpoints()), ("with", DiskCheckpointer(Path(folder)))):
+            times[name] = [1000 * s for s in round_seconds(population, 100, 200_000, rounds, checkpointer)]
+    print(f"100 updates of 200,000 numbers, without checkpoints: {spread(times['without'])} ms a round")
+    print(f"  that is {spread([ms / 100 for ms in times['without']], 2)} ms an update")
+    print(f"100 updates of 200,000 numbers, with checkpoints: {spread(times['with'])} ms a round")
+
+
+def measure_population(rounds):
+    """Print the cost of a round for each number of registered clients and each cohort."""
+    for clients in (10**3, 10**4, 10**5, 10**6):
+        gc.collect()
+        before, begin = resident_mb(), time.perf_counter()
+        population = make_population(clients, 20)
+        ready, memory = time.perf_counter() - begin, resident_mb() - before
+        print(f"{clients:>9,} registered clients: ready in {ready:.2f} s, {memory:.0f} MB")
+        for cohort in (10, 100, 1000, 10_000):
+            if cohort <= clients:
+                seconds = round_seconds(population, cohort, 1000, rounds, NoCheckpoints())
+                each = [1000 * s / cohort for s in seconds]
+                print(f"{'':>9} cohort of {cohort:>6,}: {spread(seconds, 3)} s a round, {spread(each, 3)} ms a client")
+
+
+def measure_sum(largest, repeats):
+    """Print the speed of the sum against that of a memory copy."""
+    aggregator, size = MeanAggregator(), 10**4
+    while size <= largest:
+        vector, total = torch.full((size,), 1e-3), torch.zeros(size, dtype=torch.float64)
+        ratios, speeds = [], []
+        for _ in range(max(3, min(repeats, 10**9 // size))):
+            start = time.perf_counter()
+            copy = vector.clone()
+            copied = time.perf_counter()
+            total = aggregator.add(total, copy.double(), 1.0)
+            added = time.perf_counter()
+            ratios.append((copied - start) / (added - copied))
+            speeds.append(4 * size / (added - copied) / 1e9)
+        print(f"sum of updates of {size:>11,} numbers: {spread(speeds, 2)} GB/s, {spread(ratios, 2)} of a copy")
+        size *= 10
+
+
+def main():
+    """Run the chosen parts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=("server", "population", "sum"), help="one part; all by default")
+    parser.add_argument("--rounds", type=int, default=9, help="measured rounds of each case")
+    parser.add_argument("--repeats", type=int, default=101, help="largest number of repeats of a sum")
+    parser.add_argument("--largest", type=int, default=10**8, help="largest number of numbers in a sum")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.part in (None, "server"):
+        measure_server(arguments.rounds)
+    if arguments.part in (None, "population"):
+        measure_population(arguments.rounds)
+    if arguments.part in (None, "sum"):
+        measure_sum(arguments.largest, arguments.repeats)
+
+
+if __name__ == "__main__":
+    main()
