@@ -87,6 +87,15 @@ class Auto(Executor):
         """Seconds until a worker process without an answer is replaced; None: never."""
         return self.wall_timeout_s
 
+    @property
+    def has_common_key(self) -> bool:
+        """True, as in this process and in worker processes."""
+        return True
+
+    def check_worker(self, worker: Worker) -> list[ConfigError]:
+        """No error: what does not suit a stack trains alone."""
+        return []
+
     @contextmanager
     def open(self, worker: Worker, rounds: int) -> Iterator[Execute]:
         """Yield the function that runs jobs; end any worker processes afterwards."""

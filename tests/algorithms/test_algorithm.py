@@ -13,6 +13,7 @@ from test_personalization import facts
 import fedlit
 import fedlit.algorithms
 from fedlit.aggregation import Aggregator, Codec, Stage
+from fedlit.aggregation.channel.exact import ExactParts
 from fedlit.algorithms import (
     FedRep,
     PersonalLayers,
@@ -78,6 +79,7 @@ def test_every_method_has_a_docstring(name):
         (Local, NoExamples),
         (Local, LocalTrainer),
         (Executor, Auto),
+        (Codec, ExactParts),
     ],
 )
 def test_a_wrapper_overrides_every_public_method(joint, wrapper):
@@ -99,7 +101,7 @@ def test_no_other_class_of_the_package_wraps_a_joint_of_its_own_kind():
         if cls.__module__.startswith("fedlit.") and is_dataclass(cls)
         if any(re.search(rf"\b{joint.__name__}\b", str(field.type)) for field in fields(cls))
     }
-    assert wrappers == {"PersonalLayers", "FedRep"}
+    assert wrappers == {"PersonalLayers", "FedRep", "ExactParts"}
 
 
 MODEL = Model({"w": torch.zeros(1), "own": torch.zeros(1)}, {})

@@ -7,7 +7,7 @@ denominator must not become 0, and a counter must stay whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
@@ -17,6 +17,8 @@ from torch import Tensor
 
 from fedlit.aggregation.channel.codec import Codec, Float32
 from fedlit.aggregation.channel.tickets import SumTicket, Ticket
+from fedlit.core.errors import ConfigError
+from fedlit.core.facts import FederationFacts
 from fedlit.core.tensors import Layout
 
 
@@ -84,6 +86,35 @@ class ExactParts(Codec):
     """
 
     codec: Codec
+
+    @property
+    def lossless(self) -> bool:  # type: ignore[override]
+        """The codec's value."""
+        return self.codec.lossless
+
+    @property
+    def packs_weights(self) -> bool:  # type: ignore[override]
+        """The codec's value."""
+        return self.codec.packs_weights
+
+    @property
+    def linear(self) -> bool:
+        """The codec's value."""
+        return self.codec.linear
+
+    @property
+    def contracts(self) -> bool:
+        """The codec's value."""
+        return self.codec.contracts
+
+    @property
+    def name(self) -> str:
+        """The codec's name."""
+        return self.codec.name
+
+    def check(self, facts: FederationFacts) -> Iterable[ConfigError]:
+        """The codec's errors and warnings."""
+        return self.codec.check(facts)
 
     def pack(self, vector: Tensor, ticket: Ticket) -> bytes | bytearray | memoryview:
         """Pack the exact numbers, then the rest."""
