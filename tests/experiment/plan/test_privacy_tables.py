@@ -57,6 +57,14 @@ def test_refusals_are_those_of_the_run_and_all_are_found():
 
 
 @pytest.mark.slow
+def test_the_sampler_is_checked_too():
+    over = ["sampler=poisson", "clock=lognormal", "schedule.over_select=1.5"]
+    with pytest.raises(ConfigErrors) as errors:
+        find_accountant(compose_plain(*LOCAL, "privacy.epsilon=5", *over))
+    assert {error.key for error in errors.value.errors} == {"schedule.over_select"}
+
+
+@pytest.mark.slow
 def test_clients_that_only_the_data_names_are_counted_in_the_data():
     overrides = ["data=synthetic", "partition=natural", "model=logistic", *CENTRAL, "privacy.noise_multiplier=2"]
     config, out = compose_plain(*overrides), io.StringIO()
