@@ -72,6 +72,11 @@ class Ray(Executor):
         return True
 
     @property
+    def has_common_key(self) -> bool:
+        """False: no key passes between machines."""
+        return False
+
+    @property
     def timeout_s(self) -> float | None:
         """Seconds until an actor without an answer is replaced; None: never."""
         return self.wall_timeout_s

@@ -8,19 +8,23 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import federation
 from plain import Plain, plain_state
 from test_processes import comparable
 
+from fedlit.aggregation.secure import SecAgg
 from fedlit.core.errors import ConfigError, ConfigErrors
+from fedlit.core.facts import FederationFacts
 from fedlit.core.messages import EvaluateJob, TrainJob
-from fedlit.executors import Ray, Vectorized
+from fedlit.executors import Processes, Ray, Vectorized
 from fedlit.executors.pool.transport import LARGE
 
 STATE = plain_state(2.0, {"momentum": {"w": torch.tensor(1.0)}})
 TESTS = Path(__file__).parent.parent
+CLIENTS = FederationFacts(sizes=np.full(9, 5), cohort_size=5, splits=(), has_client_tests=False)
 
 
 @pytest.mark.parametrize(
@@ -36,6 +40,12 @@ def test_a_missing_ray_is_an_error_that_names_the_extra(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'fedlit\[ray\]'"):
         Ray()
+
+
+def test_actors_share_no_key_so_secure_aggregation_is_refused():
+    for executor, problems in ((Ray(), 1), (Processes(workers=2), 0)):
+        facts = replace(CLIENTS, has_common_key=executor.has_common_key)
+        assert len([error for error in SecAgg().check(facts) if "no common key" in str(error)]) == problems
 
 
 def test_the_estimate_has_the_start_and_the_makespan():
