@@ -16,12 +16,16 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from fedlit.executors.pool.worker_process import end_with_parent, run_jobs, set_malloc_options
 
 log = logging.getLogger("fedlit")
 
 MAX_MESSAGE = 1 << 20
+PROCESS_MAPS = Path("/proc/self/maps")
+"""The files that this process has mapped, such as libraries."""
+
 _server: list[ForkServer] = []
 """The fork server of this process, if it has one."""
 
@@ -113,7 +117,10 @@ def start_fork_server() -> None:
     An earlier fork server is closed.
     """
     close_fork_server()
-    if sys.platform != "linux" or (torch := sys.modules.get("torch")) is None or torch.cuda.is_initialized():
+    if sys.platform != "linux" or (torch := sys.modules.get("torch")) is None:
+        return
+    if torch.cuda.is_initialized() or "libcuda.so" in PROCESS_MAPS.read_text():  # also a count of GPUs loads the driver
+        log.info("worker processes are new processes, because this process has loaded CUDA")
         return
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     for stream in (sys.stdout, sys.stderr):

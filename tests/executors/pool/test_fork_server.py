@@ -108,10 +108,13 @@ def test_a_process_with_threads_is_not_copied(closed, caplog):
         os.waitpid(-1, os.WNOHANG)
 
 
-@pytest.mark.parametrize("reason", ["cuda", "system", "no torch"])
-def test_a_process_that_uses_cuda_or_has_no_torch_is_not_copied(closed, monkeypatch, reason):
+@pytest.mark.parametrize("reason", ["cuda", "driver", "system", "no torch"])
+def test_a_process_that_uses_cuda_or_has_no_torch_is_not_copied(closed, monkeypatch, tmp_path, reason):
     if reason == "cuda":
         monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    elif reason == "driver":
+        (tmp_path / "maps").write_text("7f1c-7f1d r-xp 00000000 fe:00 1 /usr/lib/x86_64-linux-gnu/libcuda.so.570\n")
+        monkeypatch.setattr(module, "PROCESS_MAPS", tmp_path / "maps")
     elif reason == "system":
         monkeypatch.setattr(module.sys, "platform", "darwin")
     else:
