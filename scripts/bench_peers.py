@@ -3,10 +3,10 @@
     python scripts/bench_peers.py                            all peers that are installed
     python scripts/bench_peers.py --repeats 7 --json FILE    more rounds; also as JSON
 
-The workload is w2 of scripts/floor.py: 100 of 1,000 clients with 60 images each, three steps of the 2NN. Each way trains the same
-clients on the same random images with one torch thread. The rounds of all ways alternate. The median, the range and the median of
-the ratios to the bare loop in the same repeat are printed. A peer that is not installed is left out, and named. Install peers in
-an environment of their own: `pip install pfl` has pfl-research.
+The workload is w2 of scripts/floor.py: 100 of 1,000 clients with 60 images each, three steps of the 2NN. Each way trains the
+same clients on the same random images with one torch thread. The rounds of all ways alternate. The median, the range and the
+median of the ratios to the bare loop in the same repeat are printed. A peer that is not installed is left out, and named.
+Install peers in an environment of their own: `pip install pfl` has pfl-research.
 """
 
 import argparse
@@ -106,9 +106,8 @@ def main():
     print(f"{floor.W2.cohort} clients, {arguments.repeats} repeats")
     for way, values in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(values[1:], seconds["bare"][1:], strict=True))
-        print(
-            f"{way:<14}{statistics.median(values[1:]):>8.3f} s ({min(values[1:]):.3f} to {max(values[1:]):.3f}){ratio:>7.2f} x bare"
-        )
+        median, span = statistics.median(values[1:]), f"{min(values[1:]):.3f} to {max(values[1:]):.3f}"
+        print(f"{way:<14}{median:>8.3f} s ({span}){ratio:>7.2f} x bare")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(seconds, indent=1) + "\n")
 
