@@ -91,7 +91,7 @@ def sum_ticket(
     return SumTicket(
         round=state.round,
         seed=federation.seed,
-        clients=tuple(plan.clients),
+        clients=tuple(plan.cohort),
         updates=len(tree.members),
         clipped=tree.clipped,
         weight=weight,

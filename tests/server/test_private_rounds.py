@@ -9,13 +9,16 @@ from lightning.pytorch import LightningModule
 from torch.utils.data import TensorDataset
 
 from fedlit import Channel, Checkpoints, FedAvg, Federation, Iid, Monitor, Schedule
+from fedlit.aggregation.aggregator import ReductionTree
 from fedlit.aggregation.privacy import DPFTRL, CentralDP, LocalDP
 from fedlit.aggregation.privacy.ledger import list_releases
 from fedlit.algorithms import FedNova, QFedAvg, Scaffold
 from fedlit.core.errors import ConfigErrors
 from fedlit.core.tensors import norm, sub
 from fedlit.executors import Inline, Processes
+from fedlit.server.outcome import sum_ticket
 from fedlit.server.sampling import MinSeparation, Poisson, PowerOfChoice, Uniform
+from fedlit.server.sampling.cohort import RoundPlan
 from fedlit.simulation import Drop, FaultPlan
 from fedlit.simulation.faults import FailurePolicy
 
@@ -235,6 +238,15 @@ def test_clients_of_a_lost_round_are_charged_for_their_messages():
     assert [record.lost is None for record in records] == [True, False, True, True]
     spent = [record.metrics["privacy/epsilon"] for record in records]
     assert spent == [federation.channel.stages[0].accountant.epsilon(rounds) for rounds in (1, 2, 3, 4)]
+
+
+def test_clients_that_come_too_late_are_charged_too():
+    """Their messages arrive after the round, and the server sees them."""
+    federation = federate(LocalDP(noise_multiplier=4.0))
+    state, plan = federation.initial_state(), RoundPlan(cohort=(4, 0, 2), clients=(0,))
+    ticket = sum_ticket(federation, plan, state, ReductionTree(federation.aggregator), 1.0)
+    _, after = federation.channel.open(federation.update_layout(state), torch.zeros(3).double(), ticket, state.channel)
+    assert after["privacy"].private["participations"].tolist() == [1, 0, 1, 0, 1, 0]
 
 
 def test_buffers_that_stay_with_the_server_are_accepted():

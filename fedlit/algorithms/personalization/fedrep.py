@@ -51,9 +51,10 @@ class _HeadThenBody(PersonalLocal):
         model: Model,
         *terms: GradientTerm | ContrastiveTerm,
         only: Collection[str] | None = None,
+        key: int = 0,
         **options: Any,
     ) -> FitResult:
-        """Train the head, then the body.
+        """Train the head, then the body, each with its own key.
 
         Returns:
             the body's fit: an update is weighed by the steps of the part that is sent.
@@ -65,6 +66,6 @@ class _HeadThenBody(PersonalLocal):
             problem, hint = "trains the model part by part, as FedRep does", "name all personal layers in one FedRep"
             raise ConfigError("algorithm.inner", "", problem, hint)
         full = model.fill_from(self.full_model)
-        head = self.local.fit(full, only=self.own.parameters, epochs=self.head_epochs, key=1)
-        body = self.local.fit(head.model, *terms, only=model.parameters, **options)
+        head = self.local.fit(full, only=self.own.parameters, epochs=self.head_epochs, key=2 * key + 1)
+        body = self.local.fit(head.model, *terms, only=model.parameters, key=2 * key, **options)
         return self.split_result(body, model)

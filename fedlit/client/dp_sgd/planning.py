@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, Trainer
 
 from fedlit.algorithms.algorithm import Algorithm
 from fedlit.client.dp_sgd.accounting import ReleaseHistory
-from fedlit.client.dp_sgd.private_fit import PrivateTraining
+from fedlit.client.dp_sgd.private_fit import PrivateTraining, repeated_key
 from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.steps.planned import planned_steps
 from fedlit.core.errors import ConfigError, describe_exception
@@ -33,12 +33,14 @@ class FitRecorder:
 
     Attributes:
         fits: passes over the shard of each fit, None for the schedule's local work.
+        keys: key of each fit.
         statistics: names of the statistics of the client's examples that the rule asked for.
     """
 
     examples: int = 1
     lr_factor: float = 1.0
     fits: list[int | None] = field(default_factory=list)
+    keys: list[int] = field(default_factory=list)
     statistics: list[str] = field(default_factory=list)
 
     def fit(
@@ -52,6 +54,7 @@ class FitRecorder:
         """Note a fit, and return `model` after one step."""
         if only is None or only:
             self.fits.append(epochs)
+            self.keys.append(key)
         return FitResult(model, 1, self.examples, {}, lambda: dict.fromkeys(model.parameters, 1.0))
 
     def loss(self, model: Model) -> float:
@@ -73,7 +76,8 @@ def record_fits(algorithm: Algorithm, state: ServerState) -> tuple[int | None, .
         state: the server state before round 1.
 
     Raises:
-        ConfigError: if the algorithm wants statistics of the examples without noise, or trains for evaluations.
+        ConfigError: if the algorithm wants statistics of the examples without noise, trains for evaluations, or trains twice
+            with one key.
     """
     name, recorder = type(algorithm).__name__, FitRecorder()
     try:
@@ -91,6 +95,8 @@ def record_fits(algorithm: Algorithm, state: ServerState) -> tuple[int | None, .
     if len(recorder.fits) > len(fits):
         problem = "trains clients for their evaluation, and no accountant would count these steps"
         raise ConfigError("algorithm", name, problem, "use an algorithm that evaluates models as they are")
+    if len(set(recorder.keys)) < len(recorder.keys):
+        raise repeated_key(name)
     return fits
 
 

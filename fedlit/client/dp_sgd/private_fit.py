@@ -34,6 +34,7 @@ class PrivateTraining:
         round, client: keys of the random numbers.
         planned_steps: steps of the client in the whole run, if it takes part in every round.
         history: the client's history; each fit adds its steps.
+        keys: keys of the fits so far, of which each has its own batches and noise.
     """
 
     privacy: ExamplePrivacy
@@ -42,6 +43,7 @@ class PrivateTraining:
     client: int
     planned_steps: int
     history: ReleaseHistory = field(default_factory=ReleaseHistory)
+    keys: set[int] = field(default_factory=set)
 
     @property
     def shard(self) -> np.ndarray:
@@ -134,9 +136,12 @@ def start_private_fit(privacy: ExamplePrivacy | None, training: PrivateTraining 
         key: key of the fit.
 
     Raises:
-        ConfigError: if no accountant would count the fit.
+        ConfigError: if no accountant would count the fit, or a fit of this round had the same key.
     """
     if training is not None:
+        if key in training.keys:
+            raise repeated_key("")
+        training.keys.add(key)
         return PrivateFit(training, key)
     if privacy is not None:
         problem = "does not cover local training for an evaluation, which the algorithm does with each client's model"
@@ -156,3 +161,11 @@ def refuse_statistics(privacy: ExamplePrivacy | None, name: str) -> None:
             f"does not cover {name} of a client's examples, which the algorithm or the sampler wants without noise"
         )
         raise ConfigError("privacy", "example", problem, "use an algorithm and a sampler that do not need it")
+
+
+def repeated_key(algorithm: str) -> ConfigError:
+    """The error of two fits of a client with one key."""
+    problem = (
+        "trains a client twice in a round with the same `key`, so both fits have the same noise, which then cancels"
+    )
+    return ConfigError("algorithm", algorithm, problem, "give each call of fit its own key")

@@ -21,7 +21,7 @@ from fedlit.algorithms import (
     Scaffold,
 )
 from fedlit.client.dp_sgd.accounting import ReleaseHistory
-from fedlit.client.dp_sgd.planning import bind_privacy, make_private_training, record_fits
+from fedlit.client.dp_sgd.planning import FitRecorder, bind_privacy, make_private_training, record_fits
 from fedlit.client.dp_sgd.settings import ExamplePrivacy
 from fedlit.core.errors import ConfigError
 from fedlit.core.messages import Aggregate, EvaluateJob, TrainJob
@@ -107,6 +107,31 @@ def test_an_algorithm_that_needs_more_than_private_fits_is_refused(algorithm, re
     one, state = bound(algorithm, {"noise_multiplier": 1.0})
     with pytest.raises(ConfigError, match=reason):
         record_fits(one.algorithm, state)
+
+
+class TwoFits(FedAvg):
+    """Trains from the result of a first fit, with the same key."""
+
+    def client(self, local, shared, client_state):
+        local.fit(self.model(shared))
+        return super().client(local, shared, client_state)
+
+
+def test_two_fits_with_one_key_are_refused_since_their_noise_would_cancel():
+    one, state = bound(TwoFits(), {"noise_multiplier": 1.0})
+    with pytest.raises(ConfigError, match="algorithm=TwoFits: trains a client twice in a round with the same `key`"):
+        record_fits(one.algorithm, state)
+    with pytest.raises(ConfigError, match="with the same `key`"):
+        one(TrainJob(0, 0, (0,)), state)
+
+
+@pytest.mark.parametrize("inner", [FedAvg(), Ditto(), Moon()])
+def test_fits_of_fedrep_around_another_algorithm_have_their_own_keys(inner):
+    one, state = bound(FedRep(head_epochs=1, inner=inner), {"noise_multiplier": 1.0})
+    recorder = FitRecorder()
+    one.algorithm.client(recorder, state.shared, {})
+    assert recorder.keys == list(dict.fromkeys(recorder.keys))
+    assert {0, 1} <= set(recorder.keys)
 
 
 def test_statistics_and_fits_of_an_evaluation_are_refused_when_they_are_asked_for():
