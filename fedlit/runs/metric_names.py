@@ -15,13 +15,13 @@ SPLITS = ("train", "val", "test", "own/")
 PREFIXES = ("train/", "train_", "val/", "val_", "test", "own/")
 """Prefixes of a name that `bare_name` removes. `value` and `validation/loss` have none of them."""
 FRACTION = re.compile(
-    r"acc|accuracy|auc|auroc|precision|recall|f1|dice|iou|jaccard|sensitivity|specificity|top1|top5|gini|fraction"
+    r"acc|accuracy|auc|auroc|precision|recall|f1|dice|iou|jaccard|sensitivity|specificity|top1|top5|gini"
 )
 """Words in the names of metrics between 0 and 1."""
-NOT_NEGATIVE = re.compile(
-    r"loss|nll|entropy|mse|rmse|mae|mape|error|perplexity|variance|std|epsilon|clip|noise|ratio|bytes"
-)
-"""Words in the names of metrics that are never negative."""
+LOSS = re.compile(r"loss|nll|entropy|mse|rmse|mae|mape|error|perplexity|variance|std")
+"""Words in the names of metrics that are never negative, and of which smaller values are better."""
+SHARE, AMOUNT = re.compile(r"fraction"), re.compile(r"epsilon|clip|noise|ratio|bytes")
+"""Words in the names of other metrics between 0 and 1, and of others that are never negative."""
 UNEVENNESS = re.compile(r"std|variance|gini")
 """Words in the names of metrics that measure how uneven values are."""
 
@@ -138,9 +138,9 @@ def bounds(name: str, values: Collection[float]) -> tuple[float, float]:
     """
     words = _words(name)
     known: list[tuple[float, float]] = []
-    if any(map(FRACTION.fullmatch, words)):
+    if any(FRACTION.fullmatch(word) or SHARE.fullmatch(word) for word in words):
         known = [(0.0, 1.0), (0.0, 100.0)]
-    elif any(map(NOT_NEGATIVE.fullmatch, words)):
+    elif any(LOSS.fullmatch(word) or AMOUNT.fullmatch(word) for word in words):
         known = [(0.0, math.inf)]
     fitting = (pair for pair in known if not values or (pair[0] <= min(values) and max(values) <= pair[1]))
     return next(fitting, (-math.inf, math.inf))
@@ -155,7 +155,7 @@ def preferred_mode(name: str) -> str | None:
     words = _words(name)
     if any(map(UNEVENNESS.fullmatch, words)):
         return "min"
-    is_fraction, is_loss = (any(map(pattern.fullmatch, words)) for pattern in (FRACTION, NOT_NEGATIVE))
+    is_fraction, is_loss = (any(map(pattern.fullmatch, words)) for pattern in (FRACTION, LOSS))
     return None if is_fraction == is_loss else "max" if is_fraction else "min"
 
 
