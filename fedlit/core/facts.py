@@ -63,6 +63,7 @@ class FederationFacts:
         update_numbers: numbers in each group of an update, such as parameters and buffers; empty for a channel without stages.
         integer_buffers: names of the integer buffers in an update; empty for a channel without stages.
         keeps_messages: whether the aggregator keeps every update of a round.
+        releases_empty: whether the server also steps in a round without any update.
         exchanges: names of a round's exchanges between the server and a client, in their order.
         has_common_key: whether workers share a key that the server's process does not read.
         module: class name of the LightningModule.
@@ -88,6 +89,7 @@ class FederationFacts:
     update_numbers: Mapping[str, int] = field(default_factory=dict)
     integer_buffers: tuple[str, ...] = ()
     keeps_messages: bool = False
+    releases_empty: bool = False
     exchanges: tuple[str, ...] = ("update",)
     has_common_key: bool = True
     module: str = ""

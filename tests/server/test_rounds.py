@@ -11,6 +11,7 @@ from conftest import Quadratic, federation, pairs
 from test_federation import quadratics
 
 from fedlit.aggregation import Channel, MeanAggregator, Order, Stage
+from fedlit.aggregation.secure import IdealSum
 from fedlit.algorithms import FedAvg, Scaffold
 from fedlit.core.messages import PartialAggregate, StageState, TrainJob
 from fedlit.core.serialization import state_nbytes, state_sha256, state_tree
@@ -303,6 +304,13 @@ def test_the_fingerprint_holds_the_stages_the_codec_and_the_aggregator():
     assert "channel.counting" not in plain
     other = fed.with_worker(replace(fed.worker, aggregator=OtherMean()))
     assert staged | {"aggregator": "OtherMean"} == fingerprint(other)
+
+
+def test_the_fingerprint_holds_the_items_of_a_mapping():
+    fed = make_federation()
+    channels = [Channel.of([IdealSum(ranges={"control": value})]) for value in (2.0, 3.0)]
+    one, other = (fingerprint(fed.with_worker(replace(fed.worker, channel=channel))) for channel in channels)
+    assert {key for key in one if one[key] != other[key]} == {"channel.secure_sum.ranges.control"}
 
 
 def test_a_federation_around_another_worker_takes_its_server_half_from_it():

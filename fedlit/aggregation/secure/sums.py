@@ -108,13 +108,17 @@ class IntegerSum(SecureStage):
         if facts.integer_buffers:
             problem = f"cannot add the integers {', '.join(facts.integer_buffers[:3])} on a grid of fractions"
             yield ConfigError("encryption", name, problem, "use algorithm.buffers=local or server")
+        if facts.update_numbers and not any(facts.update_numbers.values()):
+            problem = f"has nothing to add: {facts.algorithm} sends no update"
+            yield ConfigError("encryption", name, problem, "use encryption=none")
         if unknown := set(self.ranges) - set(facts.update_numbers):
             problem = f"are no groups of the update, which has {', '.join(facts.update_numbers)}"
             yield ConfigError("encryption.ranges", sorted(unknown), problem)
         named = ("parameters", *self.ranges)
         if others := [group for group, count in facts.update_numbers.items() if count and group not in named]:
+            hint = f"+encryption.ranges.{others[0]}=VALUE gives it a range of its own"
             problem = f"also limits {', '.join(others)}: larger numbers are clipped, and secure/clipped counts them"
-            yield ConfigError("encryption.range", self.range, problem, "set encryption.ranges.NAME", warning=True)
+            yield ConfigError("encryption.range", self.range, problem, hint, warning=True)
         largest, smallest = facts.max_cohort or facts.cohort_size, facts.cohort_size
         if facts.sampling.kind != "poisson" and smallest < MIN_CLIENTS:
             problem = f"needs cohorts of {MIN_CLIENTS} clients or more: of a sum of 2 each can subtract its own update"

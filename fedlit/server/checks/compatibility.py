@@ -72,6 +72,7 @@ def federation_facts(
             name for tensors in update.values() for name, tensor in tensors.items() if not tensor.is_floating_point()
         ),
         keeps_messages=federation.aggregator.keeps_messages,
+        releases_empty=federation.channel.releases_empty,
         exchanges=("update",) if federation.channel.secure is None else federation.channel.secure.exchanges,
         has_common_key=federation.executor.has_common_key,
         module=type(module).__name__,

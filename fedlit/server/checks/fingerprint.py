@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -45,11 +45,15 @@ def fingerprint(federation: FederationParts) -> dict[str, Any]:
 def _plain(key: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Yield plain values by name.
 
-    A value that is not plain becomes its type's name and, for a dataclass, its fields.
+    A value that is not plain becomes its type's name and its parts: the fields of a dataclass, the items of a mapping.
     """
     if value is None or isinstance(value, bool | int | float | str):
         yield key, value
         return
     yield key, type(value).__name__
-    for field in fields(value) if is_dataclass(value) else ():
-        yield from _plain(f"{key}.{field.name}", getattr(value, field.name))
+    if isinstance(value, Mapping):
+        parts = dict(value)
+    else:
+        parts = {field.name: getattr(value, field.name) for field in (fields(value) if is_dataclass(value) else ())}
+    for name, part in parts.items():
+        yield from _plain(f"{key}.{name}", part)

@@ -131,7 +131,7 @@ class RoundRobin(Sampler):
 class Poisson(Sampler):
     """Poisson sampling: each client is drawn independently with probability q.
 
-    So a cohort has any size, and a round without a client is lost.
+    So a cohort has any size. A round without a client is lost, unless a privacy mechanism releases its noise.
 
     Source: McMahan, Ramage, Talwar, Zhang, "Learning Differentially Private Recurrent Language Models", ICLR 2018,
     https://arxiv.org/abs/1710.06963
@@ -170,6 +170,8 @@ class Poisson(Sampler):
             hint = "set schedule.over_select=1, or take another sampler"
             yield ConfigError("schedule.over_select", facts.over_select, problem, hint)
         q = self._probability(len(facts.sizes))
+        if facts.releases_empty:
+            return
         if (lost := _prob_below(facts.quorum, len(facts.sizes), q)) >= LOST_SHARE:
             problem = (
                 f"draws fewer clients than schedule.quorum={facts.quorum} in {lost:.0%} of the rounds, which are lost"

@@ -126,6 +126,17 @@ def test_a_codec_is_refused(codec):
         Channel.of([SecAgg(), codec])
 
 
+def test_an_algorithm_that_sends_nothing_is_refused():
+    facts = replace(FACTS, update_numbers={"parameters": 0, "buffers": 0}, algorithm="PersonalLayers")
+    (error,) = SecAgg().check(facts)
+    assert "has nothing to add: PersonalLayers sends no update" in str(error)
+
+
+def test_a_sum_of_two_updates_is_never_opened():
+    """Each of two clients could subtract its own."""
+    assert [SecAgg(threshold=0.51).thresholds(clients).group for clients in (3, 4, 5, 6)] == [3, 3, 3, 4]
+
+
 def test_two_secure_stages_are_refused():
     with pytest.raises(ConfigError, match="secure_sum"):
         Channel.of([SecAgg(), IdealSum()])

@@ -140,6 +140,7 @@ def test_poisson_warns_about_rounds_with_too_few_clients_and_refuses_over_select
     assert "in 3% of the rounds" in str(warning)  # 0.7 ** 10
     (warning,) = Poisson(3).check(facts([1] * 10, quorum=2))
     assert "in 15% of the rounds" in str(warning)  # + 10 * 0.3 * 0.7 ** 9
+    assert errors(Poisson(3), [1] * 10, releases_empty=True) == set()  # no round is lost
     assert errors(Poisson(5, q=1.0), [1] * 10, quorum=10) == errors(Poisson(50), [1] * 1000) == set()
     assert ("schedule.over_select", False) in errors(Poisson(3), [1] * 10, over_select=1.5)
 

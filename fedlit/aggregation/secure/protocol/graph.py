@@ -50,7 +50,7 @@ def make_thresholds(clients: int, threshold: float | None, neighbours: int | Non
 
     Args:
         clients: n, clients of the group.
-        threshold: part of the group that must survive, in (0.5, 1]; None for floor(2n/3) + 1.
+        threshold: part of the group that must survive, in (0.5, 1], and never fewer than 3; None for floor(2n/3) + 1.
         neighbours: k; None for a complete graph.
 
     Raises:
@@ -58,7 +58,11 @@ def make_thresholds(clients: int, threshold: float | None, neighbours: int | Non
     """
     if clients < MIN_CLIENTS:
         raise ValueError(f"a group of {clients} clients is too small: it needs {MIN_CLIENTS}")
-    group = default_threshold(clients) if threshold is None else max(clients // 2 + 1, ceil(threshold * clients))
+    group = (
+        default_threshold(clients)
+        if threshold is None
+        else max(MIN_CLIENTS, clients // 2 + 1, ceil(threshold * clients))
+    )
     size = clients if neighbours is None else min(clients, neighbours + 1)
     return Thresholds(clients, group, min(size, max(size // 2 + 1, ceil(size * group / clients))))
 
