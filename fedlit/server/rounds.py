@@ -175,5 +175,5 @@ def record(
         lost=outcome.lost,
         sha256=state_sha256(state_tree(state)),
         model=federation.algorithm.model(state.shared),
-        clients={**outcome.clients, **scores.clients},
+        clients={} if federation.channel.hides_clients else {**outcome.clients, **scores.clients},
     )

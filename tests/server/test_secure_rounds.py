@@ -15,6 +15,7 @@ from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import TrainerConfig
 from fedlit.client.worker import ClientWorker
 from fedlit.core.messages import ExchangeJob, TrainJob
+from fedlit.data.samples import ClientTestSet
 from fedlit.executors import Inline, Processes
 from fedlit.executors.executor import Executor
 from fedlit.server.checkpoint.disk import DiskCheckpointer
@@ -180,6 +181,16 @@ def test_the_record_has_bytes_and_seconds_of_each_exchange_and_no_metric_of_clie
     assert not [name for name in metrics if name.startswith(("train/", "drift/"))]
     assert [name for name in plain.metrics if name.startswith(("train/", "drift/"))]
     assert metrics["secure/clipped"] == 0
+
+
+@pytest.mark.parametrize("stage", [None, IdealSum()])
+def test_no_figure_of_a_single_client_is_in_the_record(stage):
+    fed = federation(stage)
+    data = fed.worker.data
+    own = replace(data, client_tests=ClientTestSet(data.train, data.population))
+    (record,) = fed.with_worker(replace(fed.worker, data=own)).run()
+    assert [name for name in record.metrics if name.startswith("own/")]
+    assert bool(record.clients) == (stage is None)
 
 
 def test_ideal_counts_the_bytes_that_secagg_sends():

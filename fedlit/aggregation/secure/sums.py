@@ -111,6 +111,10 @@ class IntegerSum(SecureStage):
         if facts.update_numbers and not any(facts.update_numbers.values()):
             problem = f"has nothing to add: {facts.algorithm} sends no update"
             yield ConfigError("encryption", name, problem, "use encryption=none")
+        if facts.has_client_tests:
+            problem = "hides updates alone: the server sees the metrics of each client's own test set in the clear"
+            hint = "take data without test sets of clients, such as data.client_test_fraction=0"
+            yield ConfigError("encryption", name, problem, hint, warning=True)
         if unknown := set(self.ranges) - set(facts.update_numbers):
             problem = f"are no groups of the update, which has {', '.join(facts.update_numbers)}"
             yield ConfigError("encryption.ranges", sorted(unknown), problem)

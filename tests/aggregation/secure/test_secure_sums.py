@@ -132,6 +132,12 @@ def test_an_algorithm_that_sends_nothing_is_refused():
     assert "has nothing to add: PersonalLayers sends no update" in str(error)
 
 
+def test_metrics_of_clients_own_test_sets_are_in_the_clear_and_warned_about():
+    (warning,) = SecAgg().check(replace(FACTS, has_client_tests=True))
+    assert warning.warning
+    assert "in the clear" in str(warning)
+
+
 def test_a_sum_of_two_updates_is_never_opened():
     """Each of two clients could subtract its own."""
     assert [SecAgg(threshold=0.51).thresholds(clients).group for clients in (3, 4, 5, 6)] == [3, 3, 3, 4]
