@@ -13,6 +13,7 @@ from fedlit.aggregation.aggregator import Aggregator, sum_metrics
 from fedlit.aggregation.channel import Channel
 from fedlit.aggregation.geometry import sketch
 from fedlit.aggregation.validation import invalid_values
+from fedlit.core.errors import ConfigError
 from fedlit.core.messages import Aggregate, ClientFailure, PartialAggregate
 from fedlit.core.model import FitResult
 from fedlit.core.tensors import Groups, Layout, Tensors, norm
@@ -93,7 +94,8 @@ class ChunkSum:
         if problem := invalid_values(vector, weight):
             return problem
         if self.channel.denominator is not None and weight not in (0.0, 1.0):
-            raise ValueError(f"client {client} has weight {weight}, and a fixed divisor takes weights of 0 and 1 alone")
+            problem = f"gives client {client} the weight {weight}, and a fixed divisor takes weights of 0 and 1 alone"
+            raise ConfigError("algorithm", "", problem, "give each client the weight 1")
         if self.channel.keeps_geometry:
             parameters = vector[self.layout.span("parameters")]
             square = float(parameters.dot(parameters))

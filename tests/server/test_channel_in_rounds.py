@@ -12,7 +12,7 @@ from test_rounds import ROWS, by_row
 from fedlit.aggregation import Channel, Clip, Codec, Float32, Order, Stage
 from fedlit.aggregation.channel.downlink import broadcast, broadcast_nbytes
 from fedlit.algorithms import FedAvg, Scaffold
-from fedlit.core.errors import ConfigErrors
+from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.messages import StageState
 from fedlit.core.serialization import shared_tree, state_bytes
 from fedlit.data import Data
@@ -209,7 +209,7 @@ def test_a_fixed_divisor_refuses_other_weights_at_run_time():
         def weight(self, y):
             return 2.0
 
-    with pytest.raises(ValueError, match=r"client 0 has weight 2\.0"):
+    with pytest.raises(ConfigError, match=r"algorithm: gives client 0 the weight 2\.0"):
         list(make(Fixed(), algorithm=Sized("uniform")).run())
 
 

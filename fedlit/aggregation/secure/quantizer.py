@@ -84,12 +84,11 @@ class RingQuantizer:
             The integers modulo the ring, shape (d + 2,): weight * update, the weight, the number of clipped coordinates.
 
         Raises:
-            ValueError: if the weight is not allowed.
+            ConfigError: if the weight is not allowed.
         """
         if not (0 <= weight <= self.max_weight and float(weight).is_integer()):
-            raise ValueError(
-                f"the weight {weight} is no whole number from 0 to {self.max_weight}, so it cannot be masked"
-            )
+            problem = f"gives a client the weight {weight}, and a mask needs a whole number from 0 to {self.max_weight}"
+            raise ConfigError("algorithm", "", problem, "give whole weights, up to encryption.max_weight")
         exact = vector.astype(np.float64)
         clipped = int(np.count_nonzero(np.abs(exact) > self.range))
         exact *= weight / self.step

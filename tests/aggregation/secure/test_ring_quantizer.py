@@ -71,7 +71,9 @@ def test_the_random_numbers_are_the_clients_own():
 
 @pytest.mark.parametrize("weight", [0.5, -1, 4, float("nan"), float("inf")])
 def test_a_weight_that_cannot_be_masked_is_refused(weight):
-    with pytest.raises(ValueError, match="no whole number from 0 to 3"):
+    with pytest.raises(
+        ConfigError, match=r"algorithm: gives a client the weight .*, and a mask needs a whole number from 0 to 3"
+    ):
         quantizer(max_weight=3).quantize(np.zeros(2), weight, rng())
 
 
