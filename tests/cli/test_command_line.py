@@ -87,7 +87,10 @@ def test_a_key_of_other_choices_is_reported_with_those_choices_and_the_current_o
             "partition=dirichlet, partition=dirichlet_0.1, partition=dirichlet_0.5, partition=dirichlet_5, "
             "partition=dirichlet_client and partition=quantity have the key",
         ),
-        ("is not a key of executor=inline", "executor=auto and executor=processes have the key"),
+        (
+            "is not a key of executor=inline",
+            "executor=auto, executor=processes, executor=ray and executor=vectorized have the key",
+        ),
         ("is not a key of clock=none", "did you mean clock.deadline_s? clock=lognormal and clock=table have the key"),
     ]
 

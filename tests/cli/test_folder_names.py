@@ -44,4 +44,6 @@ def test_a_folder_of_any_name_is_shown_and_read(tmp_path, monkeypatch, capfd, na
     client = "0"
     assert "client 0 in round 1" in call(monkeypatch, capfd, replay_command, folder, "--round", 1, "--client", client)
     assert "the configurations are identical" in call(monkeypatch, capfd, compare.main, folder, folder)
-    assert f"{tmp_path / 'out'}: report.md" in call(monkeypatch, capfd, report.main, folder, "--out", tmp_path / "out")
+    assert f"{tmp_path / 'out'}: report.html, report.md" in call(
+        monkeypatch, capfd, report.main, folder, "--out", tmp_path / "out"
+    )

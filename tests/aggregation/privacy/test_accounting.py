@@ -1,6 +1,7 @@
 """Accountants: epsilon against dp-accounting and Opacus, for each sampler and relation, and the noise for a target."""
 
 import math
+import subprocess
 import sys
 import warnings
 from dataclasses import replace
@@ -286,3 +287,21 @@ def test_without_the_library_an_error_names_the_extra(monkeypatch):
             accountant(EVERY, delta=2e-6).epsilon(3)
     finally:
         ours._library.cache_clear()
+
+
+IMPORT = """
+import io, logging.config, sys
+sys.stderr = stream = io.StringIO()
+from fedlit.aggregation.privacy.accounting import Accountant
+from fedlit.core.facts import Sampling
+Accountant(Sampling("every", probability=1.0), 9, 1.0, 1e-3).epsilon(2)
+sys.stderr = io.StringIO()
+logging.config.dictConfig({"version": 1})  # as Hydra does: every log handler is closed
+print(stream.closed)
+"""
+
+
+@pytest.mark.slow
+def test_the_librarys_log_handler_closes_no_stream_of_the_program():
+    done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

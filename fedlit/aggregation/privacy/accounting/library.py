@@ -15,6 +15,8 @@ A noise multiplier is the standard deviation of the noise divided by the largest
 from __future__ import annotations
 
 import math
+import sys
+from contextlib import redirect_stderr
 from functools import cache, lru_cache
 from types import SimpleNamespace
 from typing import Any
@@ -50,8 +52,11 @@ def _library() -> Any:
         ConfigError: if it is not installed.
     """
     try:
-        import dp_accounting
-        from dp_accounting import pld, rdp
+        with redirect_stderr(
+            sys.__stderr__
+        ):  # absl makes a log handler at import, and the handler closes any other stream
+            import dp_accounting
+            from dp_accounting import pld, rdp
     except ImportError as error:
         problem = f"needs dp-accounting: {error}"
         raise ConfigError(
