@@ -72,6 +72,12 @@ class RingQuantizer:
                 yield ConfigError("ring", self.ring, problem, "use ring=64, or fewer bits")
                 return
 
+    def weight_error(self, weight: float) -> ConfigError | None:
+        """An error unless a client can have this weight."""
+        is_whole = 0 <= weight <= self.max_weight and float(weight).is_integer()
+        problem = f"gives a client the weight {weight}, and a mask needs a whole number from 0 to {self.max_weight}"
+        return require(is_whole, "algorithm", "", problem, "give whole weights, up to encryption.max_weight")
+
     def quantize(self, vector: np.ndarray, weight: float, generator: np.random.Generator) -> np.ndarray:
         """Quantise one client's update.
 
@@ -86,9 +92,7 @@ class RingQuantizer:
         Raises:
             ConfigError: if the weight is not allowed.
         """
-        if not (0 <= weight <= self.max_weight and float(weight).is_integer()):
-            problem = f"gives a client the weight {weight}, and a mask needs a whole number from 0 to {self.max_weight}"
-            raise ConfigError("algorithm", "", problem, "give whole weights, up to encryption.max_weight")
+        raise_errors(self.weight_error(weight))
         exact = vector.astype(np.float64)
         clipped = int(np.count_nonzero(np.abs(exact) > self.range))
         exact *= weight / self.step

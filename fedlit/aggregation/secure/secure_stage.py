@@ -13,6 +13,7 @@ from fedlit.aggregation.aggregator import Aggregator
 from fedlit.aggregation.channel.codec import Codec
 from fedlit.aggregation.channel.stage import Order, Stage
 from fedlit.aggregation.channel.tickets import Ticket
+from fedlit.core.errors import ConfigError
 from fedlit.core.tensors import Layout, Tensors
 
 
@@ -153,6 +154,10 @@ class SecureStage(Stage):
             total: sum of the groups' sums, int64.
             layout: layout of the vector that the stage receives.
         """
+
+    def weight_error(self, weight: float) -> ConfigError | None:
+        """An error unless a client can have this weight; None by default."""
+        return None
 
     def exchange_nbytes(self, clients: int) -> tuple[int, int]:
         """Bytes of one client's messages besides the update.

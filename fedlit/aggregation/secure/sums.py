@@ -132,6 +132,10 @@ class IntegerSum(SecureStage):
         for error in bound.quantizer.overflows(group, sum(facts.update_numbers.values())):
             yield error.prefixed("encryption")
 
+    def weight_error(self, weight: float) -> ConfigError | None:
+        """An error unless a mask can hold the weight."""
+        return self.quantizer.weight_error(weight)
+
     def describe(self, cohort: int) -> str:
         """The groups of a cohort, and the losses that they survive."""
         sizes = sorted(map(len, self.groups(range(cohort))))

@@ -81,8 +81,14 @@ def _try_executor(federation: Federation) -> list[ConfigError]:
     return federation.executor.check_worker(federation.worker)
 
 
-def _check_double_weight(federation: Federation, examples: int, weight: float) -> list[ConfigError]:
-    """Warn if examples decide both a client's probability and its weight."""
+def _check_weight(federation: Federation, examples: int, weight: float) -> list[ConfigError]:
+    """Refuse a weight that the channel cannot take.
+
+    A warning is for examples that decide both a client's probability and its weight.
+    """
+    secure = federation.channel.secure
+    if secure is not None and (error := secure.weight_error(weight)):
+        return [error]
     if not federation.sampler.weighted_by_examples or examples < 2 or weight != examples:
         return []
     problem = "draws clients by their examples, and the algorithm also weighs by examples: examples count twice"
@@ -124,7 +130,7 @@ def _try_training(federation: Federation, data: Data) -> list[ConfigError]:
     if errors and not errors[0].warning:
         return errors
     errors += check_averages(federation, client, stop.callbacks)
-    errors += _check_double_weight(federation, local.examples, update.weight)
+    errors += _check_weight(federation, local.examples, update.weight)
     if noise is not None and int(noise.argmax()) != client:
         _train_one_batch(federation, int(noise.argmax()))
     if update.weight:

@@ -14,6 +14,8 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAver
 from torch import nn
 from torch.utils.data import Dataset
 
+from fedlit.aggregation import Channel
+from fedlit.aggregation.secure import IdealSum
 from fedlit.algorithms import Centralised, FedAvg, FedNova, Moon, Scaffold
 from fedlit.client.trainer import TrainerConfig
 from fedlit.core.messages import TrainJob
@@ -102,6 +104,18 @@ def test_examples_that_count_twice_give_a_warning(sampler):
     assert "examples count twice; set algorithm.weights=uniform" in text
     assert errors_with_sampler(Quadratic(), sampler, algorithm=FedAvg("uniform")) == []
     assert errors_with_sampler(Quadratic(), Uniform(1)) == []
+
+
+def test_a_weight_that_cannot_be_masked_is_an_error_before_round_1():
+    class Halves(FedAvg):
+        def weight(self, y):
+            return y.examples / 2 + 0.25
+
+    fed, data = federation(Quadratic(), algorithm=Halves())
+    masked = Channel.of([IdealSum(max_weight=100)])
+    (error,) = try_first_step(fed.with_worker(replace(fed.worker, channel=masked)), data)
+    assert str(error).startswith("algorithm: gives a client the weight 10.25, and a mask needs a whole number")
+    assert try_first_step(fed, data) == []
 
 
 def test_a_warning_does_not_hide_later_errors():
