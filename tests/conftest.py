@@ -4,6 +4,8 @@ A name of `small` is imported at its first use: the process that only distribute
 """
 
 import gc
+import sys
+from contextlib import redirect_stderr, suppress
 from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
@@ -11,6 +13,10 @@ from pathlib import Path
 import pytest
 
 gc.disable()  # until the tests are imported: there is no garbage
+
+with redirect_stderr(sys.__stderr__), suppress(ImportError):
+    # A log handler that absl makes at import closes its stream when Hydra configures logging: it must not be pytest's.
+    import absl.logging  # noqa: F401
 
 SMALL = ("Quadratic", "composed", "federation", "holdings", "images", "pairs")
 

@@ -94,7 +94,7 @@ def test_at_most_eleven_frames_lie_between_the_command_and_a_clients_fit(tmp_pat
         ("cli/train.py", "_job"),
         ("experiment/runner.py", "run_experiment"),
     ]
-    assert names[-1] == ("client/trainer.py", "fit")
+    assert names[-1] == ("client/fit/single.py", "fit")
     assert len(names) <= 11, names
 
 
