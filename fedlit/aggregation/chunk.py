@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from fedlit.aggregation.aggregator import Aggregator, sum_metrics
+from fedlit.aggregation.basis import find_basis
 from fedlit.aggregation.channel import Channel
 from fedlit.aggregation.geometry import sketch
 from fedlit.aggregation.validation import invalid_values
@@ -72,8 +73,8 @@ class ChunkSum:
         start = time.perf_counter()
         encoded, own = self.channel.encode(self.layout, vector, weight, client=client, **facts)
         self._conceal_s += time.perf_counter() - start
-        if self.channel.secure is not None:
-            self._pending[client] = own.pop(self.channel.secure.name)
+        if (stage := self.channel.secure or find_basis(self.channel.stages)) is not None:
+            self._pending[client] = own.pop(stage.name)
         return encoded, own
 
     def add(self, encoded: bytearray, client: int, client_state: Groups, fits: Sequence[FitResult]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from fedlit.aggregation import Aggregator, Channel, MeanAggregator
 from fedlit.aggregation.aggregator import ReductionTree
+from fedlit.aggregation.basis import find_basis
 from fedlit.aggregation.channel.downlink import broadcast, broadcast_nbytes
 from fedlit.algorithms.algorithm import Algorithm, update_template
 from fedlit.client.dp_sgd.accounting import privacy_metrics
@@ -132,6 +133,9 @@ class FederationParts:
 
     def exchange_nbytes(self) -> tuple[int, int]:
         """Bytes of one client's exchanges besides model and update: up, down."""
+        basis = find_basis(self.channel.stages)
+        if basis is not None:
+            return basis.exchange_nbytes(self.update_layout(self.initial_state()))
         if self.channel.secure is None:
             return 0, 0
         groups = self.channel.secure.groups(range(self.schedule.cohort_size(len(self.registry))))

@@ -15,7 +15,7 @@ from fedlit.aggregation.geometry import cosines_to_mean, mean_cosine
 from fedlit.core.messages import Aggregate, PartialAggregate, Result, ServerState, StageState
 from fedlit.server.federation import FederationParts
 from fedlit.server.sampling.cohort import RoundPlan
-from fedlit.server.summation.round import SecureRound
+from fedlit.server.summation.exchanges import Exchanges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def aggregate(
     plan: RoundPlan,
     state: ServerState,
     partials: Iterable[Result],
-    secure: SecureRound | None = None,
+    exchanges: Exchanges | None = None,
 ) -> RoundOutcome:
     """Add the partial aggregates, then step or lose the round.
 
@@ -57,17 +57,17 @@ def aggregate(
         plan: the round's plan.
         state: the server state before the round.
         partials: partial aggregates in order.
-        secure: the round's exchanges; None without a secure stage.
+        exchanges: the round's exchanges; None if it has one.
     """
     tree = ReductionTree(federation.channel.summation(federation.aggregator), plan.failures, plan.up_bytes)
     for partial in partials:
         assert isinstance(partial, PartialAggregate)
         tree.add(partial)
     total, weight = tree.root()
-    if secure is not None:
-        total, weight = secure.open_sum(total)
-    figures, down_bytes = ({}, 0) if secure is None else (secure.figures, secure.down_bytes)
-    lost = None if secure is None else secure.reason_if_lost(tree.members)
+    if exchanges is not None:
+        total, weight = exchanges.open_sum(total, weight)
+    figures, down_bytes = ({}, 0) if exchanges is None else (exchanges.figures, exchanges.down_bytes)
+    lost = None if exchanges is None else exchanges.reason_if_lost(tree.members)
     lost = lost or _reason_if_lost(federation, plan, tree, weight)
     outcome = RoundOutcome(state=state, tree=tree, lost=lost, metrics=figures, down_bytes=down_bytes)
     ticket = sum_ticket(federation, plan, state, tree, weight)

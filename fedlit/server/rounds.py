@@ -24,8 +24,7 @@ from fedlit.server.federation import FederationParts
 from fedlit.server.outcome import RoundOutcome, aggregate
 from fedlit.server.sampling.cohort import LossOracle, RoundPlan, draw_cohort
 from fedlit.server.sampling.sampler import ClientPool
-from fedlit.server.summation.group import run_groups
-from fedlit.server.summation.round import SecureRound
+from fedlit.server.summation.exchanges import start_exchanges
 
 
 def run_rounds(federation: FederationParts, start: Checkpoint | None = None) -> Iterator[RoundRecord]:
@@ -52,9 +51,9 @@ def run_rounds(federation: FederationParts, start: Checkpoint | None = None) -> 
                 seconds = [time.perf_counter()]
                 sent = federation.broadcast(state)
                 plan = select(federation, sent, execute)
-                secure = SecureRound.of(federation, plan, sent, clients, execute)
-                partials = train(plan, sent, clients, execute) if secure is None else run_groups(secure)
-                outcome = aggregate(federation, plan, state, partials, secure)
+                started = start_exchanges(federation, plan, sent, clients, execute)
+                exchanges, partials = started or (None, train(plan, sent, clients, execute))
+                outcome = aggregate(federation, plan, state, partials, exchanges)
                 if outcome.lost is None:
                     clients.update(outcome.tree.client_states)
                 outcome = outcome.with_metrics(federation.charge(outcome.tree, clients, last))

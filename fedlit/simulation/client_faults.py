@@ -43,7 +43,7 @@ class Fault:
         An exception makes the client fail.
 
         Args:
-            number: number of the exchange in the round, from 1; an update without secure aggregation has one.
+            number: number of the exchange in the round, from 1; most rounds have one.
         """
 
     def before(self, attempt: int | None) -> None:

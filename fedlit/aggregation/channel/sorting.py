@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from fedlit.aggregation.basis import find_basis
 from fedlit.aggregation.channel.codec import Codec, Float32
 from fedlit.aggregation.channel.stage import Clip, Order, Stage
 from fedlit.aggregation.secure.secure_stage import SecureStage
@@ -42,6 +43,7 @@ def raise_if_invalid(stages: Sequence[Stage], codec: Codec, error_feedback: bool
     Raises:
         ConfigError: if two of them have one name, or do not go together.
     """
+    _raise_if_not_alone(stages, codec)
     names = [codec.name, *(stage.name for stage in stages)]
     for stage in stages:
         if names.count(stage.name) > 1:
@@ -78,6 +80,16 @@ def raise_if_invalid(stages: Sequence[Stage], codec: Codec, error_feedback: bool
     if down is not None and not down.packs_weights:
         problem = "suits updates, and the server sends weights, in which a small number is not a small change"
         raise ConfigError("compression.down", down.name, problem, "compression/down=none")
+
+
+def _raise_if_not_alone(stages: Sequence[Stage], codec: Codec) -> None:
+    """Raise ConfigError if a stage with two exchanges has company."""
+    basis = find_basis(stages)
+    others = [stage.name for stage in stages if stage is not basis]
+    others += [] if type(codec) is Float32 else [codec.name]
+    if basis is not None and others:
+        problem = f"sends an update in two exchanges, and {others[0]} needs all of it in one message"
+        raise ConfigError("compression", basis.name, problem, "compression=none")
 
 
 def find_secure(stages: Sequence[Stage]) -> SecureStage | None:

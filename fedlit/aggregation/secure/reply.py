@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 
+from fedlit.aggregation.basis import find_basis
 from fedlit.aggregation.channel.channel import Channel
 from fedlit.aggregation.channel.codec import Float32
 from fedlit.aggregation.channel.message import Turn
@@ -25,7 +26,7 @@ class Replies:
     """The growing replies of one job's clients.
 
     Args:
-        channel: the channel, with a secure stage.
+        channel: the channel, with a stage of several exchanges.
         failures: clients that did not reply.
     """
 
@@ -53,7 +54,7 @@ def make_reply(
     """Return a client's reply, and its tensors for the next exchange.
 
     Args:
-        channel: the channel, with a secure stage.
+        channel: the channel, with a stage of several exchanges.
         layout: layout of the updates.
         turn: the server's message.
         round: the round, counted from 0.
@@ -63,12 +64,11 @@ def make_reply(
     Raises:
         ValueError: if the client refuses to answer.
     """
-    secure = channel.secure
-    assert secure is not None
+    stage = channel.secure or find_basis(channel.stages)
+    assert stage is not None
+    facts = {"round": round, "client": client, "seed": seed, "error_feedback": channel.error_feedback}
     its = received_layout(channel, layout)
-    return secure.reply(
-        Ticket(round=round, client=client, seed=seed, weight=0.0, stage=secure.name, layout=its, turn=turn)
-    )
+    return stage.reply(Ticket(**facts, weight=0.0, stage=stage.name, layout=its, turn=turn))
 
 
 def without_secure(channel: Channel) -> Channel:

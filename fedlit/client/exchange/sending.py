@@ -67,7 +67,7 @@ def answer_exchange(
     """Let clients answer the server in an exchange without updates.
 
     Args:
-        channel: the channel, with a secure stage.
+        channel: the channel, with a stage of several exchanges.
         layout: layout of the updates.
         job: the clients and the exchange.
         seed: the experiment's seed.

@@ -10,7 +10,7 @@ from fedlit.core.tensors import Groups, Tensors
 
 @dataclass(frozen=True)
 class Exchange:
-    """An exchange with the server; a secure sum has several.
+    """An exchange with the server; a secure sum or PowerSGD has several.
 
     Args:
         number: number of the exchange in the round, from 1.

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from fedlit.aggregation.basis import find_basis
 from fedlit.aggregation.channel import pack_channel_states
-from fedlit.aggregation.secure.reply import without_secure
+from fedlit.aggregation.channel.message import Turn
+from fedlit.aggregation.secure.reply import make_reply, without_secure
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.serialization import flatten_state, groups_nbytes, tensor_nbytes
 from fedlit.experiment.run import Run
@@ -65,17 +68,14 @@ def client_state_nbytes(run: Run) -> int:
     federation, client = run.federation, median_client(run.federation.registry.sizes)
     local, update = federation.dry_run(client, steps=1)
     state = federation.initial_state()
-    layout = federation.update_layout(state)
-    _, own = without_secure(federation.channel).encode(
-        layout,
-        layout.vector(update.groups),
-        update.weight,
-        round=state.round,
-        client=client,
-        seed=federation.seed,
-        states=state.channel,
-        own={},
-    )
+    layout, channel = federation.update_layout(state), without_secure(federation.channel)
+    facts: dict[str, Any] = {"round": state.round, "client": client, "seed": federation.seed}
+    vector = layout.vector(update.groups)
+    _, own = channel.encode(layout, vector, update.weight, **facts, states=state.channel, own={})
+    if (stage := find_basis(channel.stages)) is not None:
+        basis = bytes(4 * stage.encoded_layout(layout).size)
+        turn = Turn(exchange=stage.exchanges[1], request=basis, pending=own[stage.name])
+        own = {stage.name: make_reply(channel, layout, turn, **facts)[1]}
     return groups_nbytes({**update.client_state, **local.kept_state, **pack_channel_states(own)})
 
 

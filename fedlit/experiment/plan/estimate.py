@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from fedlit.aggregation.basis import find_basis
 from fedlit.aggregation.secure.secure_stage import SecureStage
 from fedlit.core.model import Model
+from fedlit.core.tensors import Layout
 from fedlit.experiment.plan.client_states import (
     client_state_nbytes,
     estimate_client_state,
@@ -21,6 +23,7 @@ from fedlit.experiment.plan.client_states import (
 from fedlit.experiment.plan.measure import RunCosts, evaluation_seconds, measure_costs, run_threads
 from fedlit.experiment.plan.privacy import estimate_privacy
 from fedlit.experiment.run import Run
+from fedlit.server.federation import FederationParts
 from fedlit.server.sampling.cohort import LOSS_REPLY_BYTES, draw_cohort
 from fedlit.server.sampling.sampler import ClientPool
 
@@ -68,7 +71,7 @@ def estimate_run(run: Run) -> dict[str, Any]:
         "up_bytes_per_round": up,
         "down_bytes_per_round": down,
         "bytes": (up + down) * rounds,
-        "memory_bytes": 8 * layout.size * (2 + math.ceil(math.log2(max(2, means["cohort"])))) + 2 * down_nbytes,
+        "memory_bytes": _memory_bytes(federation, layout, means["cohort"]),
         "client_states": estimate_client_state(run, client_state),
         "privacy": estimate_privacy(run, federation.channel.encoded_layout(layout).size),
         "secure_sum": "" if federation.channel.secure is None else _describe(federation.channel.secure, draws),
@@ -77,6 +80,13 @@ def estimate_run(run: Run) -> dict[str, Any]:
         "evaluation_s": sum(evaluation_seconds(run, costs, ())),
         "seconds": _estimate_seconds(run, draws, costs),
     }
+
+
+def _memory_bytes(federation: FederationParts, layout: Layout, cohort: float) -> int:
+    """Bytes of the server's sums, states, and updates between two exchanges."""
+    sums = 8 * layout.size * (2 + math.ceil(math.log2(max(2, cohort))))
+    pending = 0 if find_basis(federation.channel.stages) is None else 4 * layout.size * math.ceil(cohort)
+    return sums + pending + 2 * federation.down_nbytes(federation.initial_state())
 
 
 def _describe(stage: SecureStage, draws: Sequence[Draw]) -> str:

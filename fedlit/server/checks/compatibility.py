@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fedlit.aggregation.basis import find_basis
 from fedlit.core.errors import ConfigError
 from fedlit.core.facts import FederationFacts
 from fedlit.server.federation import FederationParts
@@ -49,6 +50,7 @@ def federation_facts(
     are_classes = labels is not None and bool(classes) and labels.ndim == 1 and labels.dtype.kind in "iu"
     counts = np.bincount(labels, minlength=len(classes)) if are_classes and labels is not None else None
     schedule = federation.schedule
+    several = federation.channel.secure or find_basis(federation.channel.stages)
     update = federation.update_template() if federation.channel.stages or not federation.channel.codec.lossless else {}
     return FederationFacts(
         sizes=registry.sizes,
@@ -73,7 +75,7 @@ def federation_facts(
         ),
         keeps_messages=federation.aggregator.keeps_messages,
         releases_empty=federation.channel.releases_empty,
-        exchanges=("update",) if federation.channel.secure is None else federation.channel.secure.exchanges,
+        exchanges=("update",) if several is None else several.exchanges,
         has_common_key=federation.executor.has_common_key,
         module=type(module).__name__,
         manual_optimization=not module.automatic_optimization,

@@ -1,1 +1,1 @@
-"""Secure sums of a round, which need several exchanges."""
+"""Sums of a round that need several exchanges."""

@@ -67,10 +67,10 @@ class SecureRound:
             seed=federation.seed,
         )
 
-    def open_sum(self, total: Tensor | None) -> tuple[Tensor | None, float]:
+    def open_sum(self, total: Tensor | None, weight: float) -> tuple[Tensor | None, float]:
         """The sum of all groups as real numbers, and their weight.
 
-        Without any sum they are None and 0.
+        Without any sum they are None and 0. The messages hold the weights, so `weight` is not used.
         """
         if total is None:
             return None, 0.0

@@ -3,7 +3,7 @@
 import pytest
 from configured import build, errors_of
 
-from fedlit.aggregation.compression import QSGD, Half, Int8, RandK, TopK
+from fedlit.aggregation.compression import QSGD, Half, Int8, PowerSGD, RandK, TopK
 
 pytestmark = pytest.mark.slow  # each composes the configuration
 
@@ -13,6 +13,8 @@ def test_the_groups_make_the_channel():
     assert (channel.codec, channel.error_feedback, channel.down) == (TopK(0.02), True, Int8())
     channel = build("compression=randk", "compression/down=half", "compression.down.dtype=float16").federation.channel
     assert (channel.stages, channel.error_feedback, channel.down) == ([RandK(0.1)], False, Half("float16"))
+    channel = build("compression=powersgd", "compression.rank=2").federation.channel
+    assert (channel.stages, channel.error_feedback) == ([PowerSGD(2)], True)
     assert build("compression=none", "compression/down=qsgd").federation.channel.down == QSGD(levels=127)
 
 
@@ -20,6 +22,12 @@ def test_the_groups_make_the_channel():
     ("overrides", "key", "text"),
     [
         (["compression=topk", "compression.fraction=2"], "compression.fraction", "at most 1"),
+        (["compression=powersgd", "compression.rank=0"], "compression.rank", "at least 1"),
+        (
+            ["compression=powersgd", "privacy=central", "privacy.noise_multiplier=3", "algorithm.weights=uniform"],
+            "compression",
+            "sends an update in two exchanges, and privacy needs all of it in one message",
+        ),
         (["compression=qsgd", "compression.levels=0"], "compression.levels", "from 1 to 127"),
         (["compression/down=qsgd", "compression.down.bucket=0"], "compression.down.bucket", "at least 1"),
         (["compression=half", "compression.error_feedback=1"], "compression.error_feedback", "true or false"),

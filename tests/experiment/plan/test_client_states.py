@@ -8,7 +8,7 @@ from conftest import federation
 from safetensors.torch import load_file
 
 from fedlit.aggregation import Channel
-from fedlit.aggregation.compression import RandK, TopK
+from fedlit.aggregation.compression import PowerSGD, RandK, TopK
 from fedlit.algorithms.personalization.ditto import Ditto
 from fedlit.client.trainer import TrainerConfig
 from fedlit.core.serialization import groups_nbytes, read_client_states
@@ -67,7 +67,7 @@ def test_estimate_counts_the_client_states_that_an_evaluation_reads(clients, ram
     assert estimate.ram == 10 * ram
 
 
-@pytest.mark.parametrize("codec", [TopK(), RandK()])
+@pytest.mark.parametrize("codec", [TopK(), RandK(), PowerSGD(1)])
 def test_the_residual_of_error_feedback_is_client_state(codec):
     run = make_run(Retention(), state="reset")
     worker = replace(run.federation.worker, channel=Channel.of([codec], error_feedback=True))

@@ -32,7 +32,7 @@ def test_figures_of_the_plan_equal_those_of_the_run():
     assert figures["seconds"] > 0
 
 
-@pytest.mark.parametrize("codec", ["half", "int8", "qsgd", "topk", "randk", "sign"])
+@pytest.mark.parametrize("codec", ["half", "int8", "qsgd", "topk", "randk", "sign", "powersgd"])
 def test_bytes_of_the_plan_are_those_that_are_packed(codec):
     down = {"topk": "half", "randk": "int8", "sign": "qsgd"}.get(codec, "none")
     overrides = ["schedule.rounds=1", "schedule.local_steps=1", "model.norm=batch"]
