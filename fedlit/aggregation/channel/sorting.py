@@ -77,7 +77,7 @@ def raise_if_invalid(stages: Sequence[Stage], codec: Codec, error_feedback: bool
             "settings, and a client would add more of it in each round"
         )
         raise ConfigError("compression.error_feedback", "true", problem, "compression.error_feedback=false")
-    if down is not None and not down.packs_weights:
+    if down is not None and not (isinstance(down, Codec) and down.packs_weights):
         problem = "suits updates, and the server sends weights, in which a small number is not a small change"
         raise ConfigError("compression.down", down.name, problem, "compression/down=none")
 

@@ -45,6 +45,11 @@ def test_the_groups_make_the_channel():
             "suits updates, and the server sends weights",
         ),
         (
+            ["+compression.down._target_=fedlit.aggregation.compression.RandK"],
+            "compression.down",
+            "suits updates, and the server sends weights",
+        ),
+        (
             ["compression=int8", "privacy=local", "privacy.noise_multiplier=1", "algorithm.weights=uniform"],
             "compression",
             "needs each of them",
