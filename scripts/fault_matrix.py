@@ -66,9 +66,9 @@ def _without_manifest() -> Any:
 def _catching_everything() -> Any:
     original = ClientWorker._train_client
 
-    def catch_everything(self: ClientWorker, job: Any, client: int, state: Any) -> Any:
+    def catch_everything(self: ClientWorker, job: Any, client: int, *rest: Any) -> Any:
         try:
-            return original(self, job, client, state)
+            return original(self, job, client, *rest)
         except BaseException as error:
             return ClientFailure(client, "exception", repr(error))
 

@@ -19,6 +19,7 @@ import torch
 THIRD_PARTIES = (
     "lightning.pytorch.loggers", "torchmetrics", "hydra", "matplotlib.pyplot", "sklearn.model_selection", "scipy.stats",
     "torchvision.transforms", "PIL.Image", "safetensors.torch", "rich.progress", "torch.utils.tensorboard", "filelock",
+    "ray",
 )
 for name in THIRD_PARTIES:  # some of them add filters for warnings
     importlib.import_module(name)

@@ -38,7 +38,7 @@ def build_run(config: Mapping[str, Any], folder: Path, names: Mapping[str, str])
     """
     collector = ErrorCollector()
     settings = make_settings(config, collector)
-    if settings.executor is not None:
+    if not collector.errors():  # a run with errors starts no processes
         settings.executor.prepare()
     parts = make_components(config, settings, collector)
     dtype = None if parts.trainer_config is None else parts.trainer_config.dtype
