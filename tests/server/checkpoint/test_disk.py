@@ -216,6 +216,9 @@ def test_a_removed_state_stays_removed(tmp_path):
     store.update({1: client_state(4)})
     assert (len(store), sorted(store.read([1, 2]))) == (2, [1, 2])
     store.update({2: {}})
+    store.update({2: client_state(4)})  # removed and new before the next checkpoint
+    assert (len(store), [*store.removed], sorted(store.read([1, 2]))) == (2, [], [1, 2])
+    store.update({2: {}})
     checkpointer.commit(state(4), store, record(4))
     assert DiskCheckpointer(tmp_path).load().client_states.last_update == {1: 4}
     assert names(tmp_path) == ["memories-000001", "round-000003", "round-000004"]  # round 3 needs client 2's state
