@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,11 +14,12 @@ from fedlit.core.errors import ConfigErrors
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PAGES = "\n".join([README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))])
+DOCS = {path.relative_to(ROOT / "docs").as_posix(): path.read_text() for path in sorted((ROOT / "docs").rglob("*.md"))}
+PAGES = "\n".join([README, *DOCS.values()])
 FILES = {match[1]: match[0] for match in re.finditer(r"(?<=```python\n)# (my_\w+)\.py\n.*?(?=```)", PAGES, re.DOTALL)}
 COMMANDS = [line.split()[3:] for line in PAGES.splitlines() if re.match(r"python -m fedlit\.train .*=my_", line)]
 
-SCRIPTS = ("my_script", "my_federation")
+SCRIPTS = ("my_script", "my_federation", "my_median")
 
 pytestmark = pytest.mark.slow
 
@@ -34,7 +36,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def run(folder, monkeypatch, arguments, *, has_observers=False):
-    """Run a command of the README without its default observers, which take time; return the run's folder and records."""
+    """Run a command of the docs without its default observers, which take time; return the run's folder and records."""
     monkeypatch.setattr(sys, "argv", ["fedlit", *arguments, *([] if has_observers else ["observers=none"])])
     train.main()
     (path,) = (folder / "outputs" / "runs").glob("*/*")
@@ -46,19 +48,36 @@ def command_of(name):
     return arguments
 
 
-def test_each_example_has_fewer_than_20_lines():
+def lines_of_code(text):
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def test_each_example_has_fewer_than_25_lines():
     names = {
+        "my_net",
+        "my_prox",
         "my_model",
         "my_data",
         "my_algorithm",
         "my_codec",
+        "my_sampler",
+        "my_median",
         "my_observer",
         "my_script",
         "my_federation",
         "my_ternary",
     }
     assert set(FILES) == names
-    assert all(len([line for line in text.splitlines() if line]) < 20 for text in FILES.values())
+    assert {name: len(lines_of_code(text)) for name, text in FILES.items() if len(lines_of_code(text)) >= 25} == {}
+
+
+def test_the_examples_of_the_readme_have_at_most_12_lines():
+    assert all(f"# {name}.py" in README for name in ("my_net", "my_prox"))
+    assert max(len(lines_of_code(FILES[name])) for name in ("my_net", "my_prox")) <= 12
+
+
+def test_the_readme_has_about_120_lines():
+    assert len(README.splitlines()) <= 130
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=lambda arguments: arguments[0].split("=")[0].lstrip("+"))
@@ -71,20 +90,40 @@ def test_the_command_of_each_example_runs(folder, monkeypatch, arguments):
 
 
 def test_each_example_except_the_scripts_has_one_command():
-    assert [command_of(name)[0].partition("=")[0] for name in FILES if name not in SCRIPTS] == [
-        "model",
-        "data",
-        "algorithm",
-        "compression",
-        "+observers.mine._target_",
-        "compression",
-    ]
-    assert len(COMMANDS) == 6
+    assert {name: command_of(name)[0].partition("=")[0] for name in FILES if name not in SCRIPTS} == {
+        "my_net": "model",
+        "my_prox": "algorithm",
+        "my_model": "model",
+        "my_data": "data",
+        "my_algorithm": "algorithm",
+        "my_codec": "compression",
+        "my_sampler": "sampler._target_",
+        "my_observer": "+observers.mine._target_",
+        "my_ternary": "compression",
+    }
+    assert len(COMMANDS) == 9
 
 
-def test_the_codec_halves_the_bytes_as_the_readme_says(folder, monkeypatch):
+def test_the_algorithm_of_the_readme_is_fedprox_bit_for_bit(folder, monkeypatch):
+    command = [*command_of("my_prox"), "schedule.rounds=2"]
+    _, mine = run(folder, monkeypatch, [*command, "hydra.run.dir=outputs/runs/mine/1"])
+    shutil.rmtree(folder / "outputs")
+    _, ours = run(folder, monkeypatch, ["algorithm=fedprox", "algorithm.proximal=0.01", "schedule.rounds=2"])
+    assert [record["state_sha256"] for record in mine] == [record["state_sha256"] for record in ours]
+
+
+def test_the_sampler_takes_the_largest_of_half_of_the_clients(folder, monkeypatch):
+    path, records = run(folder, monkeypatch, command_of("my_sampler"))
+    sizes = json.loads((path / "partition.json").read_text())["sizes"]
+    largest = sorted(range(len(sizes)), key=lambda client: -sizes[client])
+    assert all(set(record["cohort"]).isdisjoint(largest[-2:]) for record in records)
+
+
+def test_the_codec_halves_the_bytes_as_the_page_says(folder, monkeypatch):
     half, whole = 318_036, 636_048
-    assert f"three clients send {half:,} bytes in a round instead of {whole:,}:" in " ".join(README.split())
+    assert f"three clients send {half:,} bytes in a round instead of {whole:,}:" in " ".join(
+        DOCS["extending.md"].split()
+    )
     _, records = run(folder, monkeypatch, [*command_of("my_codec"), "schedule.rounds=1"])
     assert [record["comm/up_bytes"] for record in records] == [half]
     numbers, weights = 3 * 53_002, 3
@@ -111,18 +150,26 @@ def test_the_script_without_hydra_runs_and_resumes(folder, capsys):
         runpy.run_path(str(folder / "my_script.py"))
 
 
+def test_the_script_with_an_aggregator_runs(folder, capsys):
+    runpy.run_path(str(folder / "my_median.py"))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [number for number, _ in lines] == ["1", "2", "3"]
+    assert all(0 < float(accuracy) < 1 for _, accuracy in lines)
+
+
 def test_the_script_with_a_module_a_pair_and_an_observer_runs(folder, monkeypatch, capsys):
     monkeypatch.syspath_prepend(folder)
     runpy.run_path(str(folder / "my_federation.py"))
     first, *lines = capsys.readouterr().out.splitlines()
-    assert f"It prints `{first}`" in " ".join(README.split())
+    assert f"It prints `{first}`" in " ".join(DOCS["from_python.md"].split())
     assert [line.split()[0] for line in lines[::2]] == ["1", "2", "3"]
     assert all(0 < float(line) < 3 for line in lines[1::2])
 
 
 def test_the_error_example_is_the_text_of_today(capsys, monkeypatch):
-    """The README shortens a list of choices by dots."""
-    example = README[README.index("$ python -m fedlit.train data=cifra10") :].split("```")[0]
+    """The page shortens a list of choices by dots."""
+    page = DOCS["configuration.md"]
+    example = page[page.index("$ python -m fedlit.train data=cifra10") :].split("```")[0]
     command, *lines = example.splitlines()
     monkeypatch.setattr(sys, "argv", ["fedlit", *command.split()[4:]])
     with pytest.raises(SystemExit) as stop:
@@ -137,7 +184,8 @@ def test_the_error_example_is_the_text_of_today(capsys, monkeypatch):
 def test_the_table_of_imports_is_the_one_of_the_architecture_test():
     from test_architecture import ALLOWED
 
-    table = README[README.index("| package | may import |") :].split("\n\n")[0]
+    page = DOCS["architecture.md"]
+    table = page[page.index("| package | may import |") :].split("\n\n")[0]
     rows = [[re.findall(r"`(\w+)`", cell) for cell in line.split("|")[1:3]] for line in table.splitlines()[2:]]
     allowed = {package: set(imports) for packages, imports in rows for package in packages}
     assert allowed.keys() == ALLOWED.keys()
@@ -151,7 +199,8 @@ def test_the_table_of_imports_is_the_one_of_the_architecture_test():
 def test_the_table_of_joints_has_every_method_of_each_base_class():
     from hydra.utils import get_object
 
-    table = README[README.index("| to add | subclass |") :].split("\n\n")[0]
+    page = DOCS["architecture.md"]
+    table = page[page.index("| to add | subclass |") :].split("\n\n")[0]
     rows = [[re.findall(r"`([\w.]+)[^`]*`", cell) for cell in line.split("|")[2:5]] for line in table.splitlines()[2:]]
     assert len(rows) == 10
     for (path,), abstract, defaults in rows:
@@ -166,7 +215,8 @@ def test_the_table_of_joints_has_every_method_of_each_base_class():
 def test_every_group_and_choice_in_the_table_exists():
     from fedlit.cli.command_line import config_dir
 
-    table = README[README.index("| group | choices |") : README.index("The most common keys")]
+    page = DOCS["configuration.md"]
+    table = page[page.index("| group | choices |") : page.index("## The most common keys")]
     for line in (line for line in table.splitlines()[2:] if line):
         groups, choices = (re.findall(r"`(\w+)`", cell) for cell in line.split("|")[1:3])
         for choice in choices if len(groups) == 1 else ():

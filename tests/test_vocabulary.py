@@ -31,7 +31,9 @@ TEXTS = [
     *(ROOT / "conf").rglob("*.yaml"),
     *(ROOT / "scripts").rglob("*.py"),
     *(path for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)),
+    *(ROOT / "docs").rglob("*.md"),
     ROOT / "README.md",
+    ROOT / "SECURITY.md",
     ROOT / "CHANGELOG.md",
 ]
 
