@@ -36,7 +36,10 @@ class Auto(Executor):
     logged. Results are bit-identical either way.
 
     Args:
-        workers, threads, per_gpu, wall_timeout_s: see `Processes`.
+        workers: number of worker processes, or `auto`, as for `Processes`.
+        threads: torch threads of each process, >= 1.
+        per_gpu: worker processes on each GPU, >= 1.
+        wall_timeout_s: seconds, > 0, after which a worker process that gives no answer is replaced; None for never.
         start_s: seconds in which a process starts on a core of its own, >= 0; None for those of a new or a forked process.
         vectorize: `auto` trains clients as stacked models where that is possible and faster, as `Vectorized` does; None never
             does, since results differ in their last bits.

@@ -43,7 +43,8 @@ class VirtualClock:
 
     Args:
         step_s: median seconds of one local step, > 0.
-        up_bytes_s, down_bytes_s: median bandwidths in bytes per second, > 0.
+        up_bytes_s: median bandwidth from a client to the server, in bytes per second, > 0.
+        down_bytes_s: median bandwidth from the server to a client, in bytes per second, > 0.
         step_sigma: standard deviation over clients of the logarithm of step_s, in [0, 10]; 0 makes all clients alike.
         bandwidth_sigma: the same for the bandwidths; the two bandwidths of a client share one factor.
         table: a CSV file with the columns client, step_s, up_bytes_s, down_bytes_s and one row for each client; None to draw

@@ -56,7 +56,8 @@ def torchvision_images(
     Args:
         name: class in torchvision.datasets that has `data`, `targets` and `classes`.
         root: folder of torchvision's files.
-        mean, std: one value for each channel, in [0, 1], or one value for all channels.
+        mean: mean of each channel, in [0, 1], or one value for all channels.
+        std: standard deviation of each channel, in [0, 1], or one value for all channels.
         download: True downloads missing files.
         augment: random transform of a batch of uint8 images in training.
         options: further arguments of the class, such as EMNIST's `split`.
@@ -103,7 +104,8 @@ def image_folder(
 
     Args:
         root: folder that holds train and test.
-        mean, std: one value for each channel, in [0, 1], or one value for all channels.
+        mean: mean of each channel, in [0, 1], or one value for all channels.
+        std: standard deviation of each channel, in [0, 1], or one value for all channels.
         size: new height and width of the images; None if all images have the same size.
         channels: 1 converts all images to grey, 3 to RGB; None uses the channels of the first image.
         cache: folder for the decoded arrays; None for `root`/.fedlit, or the user's cache if `root` is read-only.
@@ -241,10 +243,8 @@ def _read_pixels(name: str, size: int | None, channels: int | None) -> np.ndarra
         with Image.open(name) as image:
             is_grey = image.mode in ("1", "L") if channels is None else channels == 1
             image = image.convert("L" if is_grey else "RGB")
-            if size is not None:
-                image = image.resize((size, size), Image.Resampling.BILINEAR)
+            image = image if size is None else image.resize((size, size), Image.Resampling.BILINEAR)
             pixels = np.asarray(image)
     except OSError as error:  # PIL's UnidentifiedImageError is one
-        why = f"cannot be read as an image: {error}"
-        raise ConfigError("root", name, why, "remove the file or repair it") from error
+        raise ConfigError("root", name, f"cannot be read as an image: {error}", "remove or repair the file") from error
     return pixels[None] if is_grey else pixels.transpose(2, 0, 1)

@@ -46,7 +46,8 @@ def synthetic(
         iid: True gives all clients one model, and inputs around 0.
         dimension: number of features of an input.
         classes: number of classes.
-        test_samples, val_samples: numbers of new samples of all clients, drawn from at most 200 clients.
+        test_samples: number of new samples of all clients, drawn from at most 200 clients.
+        val_samples: the same for the validation set.
         seed: seed of the data; data.seed=${seed} makes it the experiment's.
 
     Raises:

@@ -28,7 +28,9 @@ class Vectorized(Executor):
     Args:
         group_size: largest number of clients in a group, >= 1; results depend on it in the last bits.
         workers: worker processes; 1 trains in this process, `auto` starts one for each core or GPU.
-        threads, per_gpu, wall_timeout_s: see `Processes`.
+        threads: torch threads of each process, >= 1.
+        per_gpu: worker processes on each GPU, >= 1.
+        wall_timeout_s: seconds, > 0, after which a worker process that gives no answer is replaced; None for never.
     """
 
     group_size: int = GROUP_SIZE

@@ -1,0 +1,107 @@
+"""The documentation: its links and anchors, and the site that is built from it, which loads nothing from elsewhere."""
+
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import fedlit
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def without_code(text):
+    """The text without blocks and spans of code."""
+    return re.sub(r"`[^`\n]+`", "", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+
+
+def anchors(path):
+    """Anchors of the headings, as repository pages and the site make them."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    titles = (match[1].lower() for match in re.finditer(r"^#+ (.*)$", text, re.MULTILINE))
+    return {re.sub(r"[^\w\- ]", "", re.sub(r"\]\([^)]*\)", "]", title)).strip().replace(" ", "-") for title in titles}
+
+
+def broken_links(path, text):
+    """Relative links of a document that lead nowhere."""
+    broken = []
+    for link in LINK.findall(without_code(text)):
+        target, _, anchor = link.partition("#")
+        if re.match(r"\w+:", link):
+            continue
+        file = (path.parent / target).resolve() if target else path
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            broken.append(link)
+    return broken
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_each_relative_link_leads_to_a_file_and_an_anchor(path):
+    assert broken_links(path, path.read_text()) == []
+
+
+def test_a_missing_file_and_a_missing_anchor_are_broken_links():
+    text = "[a](nowhere.md) [b](README.md#nowhere) [c](docs/index.md) [d](docs/index.md#next) [e](https://nowhere) `[f](g.md)`"
+    assert broken_links(ROOT / "SECURITY.md", text) == ["nowhere.md", "README.md#nowhere"]
+
+
+def test_each_public_name_is_in_the_api_reference():
+    pages = "".join(path.read_text() for path in (ROOT / "docs" / "api").glob("*.md"))
+    assert [name for name in dir(fedlit) if f"::: fedlit.{name}\n" not in pages] == []
+
+
+class Loads(HTMLParser):
+    """The addresses from which a page loads scripts, styles, fonts and images."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        if tag == "link" and not {"canonical", "next", "prev"} & set(values.get("rel", "").split()):
+            self.found.append(values.get("href", ""))
+        elif tag in ("script", "img", "iframe", "source", "object"):
+            self.found += [values[key] for key in ("src", "srcset", "data") if values.get(key)]
+
+
+def loads(html):
+    parser = Loads()
+    parser.feed(html)
+    return parser.found
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path):
+    pytest.importorskip("mkdocs", reason="needs fedlit[docs]")
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--site-dir",
+        str(tmp_path),
+    ]  # --quiet ignores warnings
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    pages = {path: loads(path.read_text()) for path in tmp_path.rglob("*.html")}
+    assert len(pages) > 40
+    assert {address for found in pages.values() for address in found if re.match(r"(\w+:)?//", address)} == set()
+    assert all(any(address.endswith(".css") for address in found) for found in pages.values())
+    styles = "".join(path.read_text() for path in tmp_path.rglob("*.css"))
+    assert set(re.findall(r"(?:url\(|@import )[\"']?((?:https?:)?//[^\"')]+)", styles)) == set()
+    api = (tmp_path / "api" / "sampling.html").read_text()
+    assert "Draw distinct ids out of range(len(pool))" in api  # the abstract __call__ of a sampler
+
+
+def test_an_address_of_another_server_is_found():
+    page = '<link rel="stylesheet" href="https://a/b.css"><script src="//c/d.js"></script><a href="https://e">e</a>'
+    assert loads(page) == ["https://a/b.css", "//c/d.js"]
