@@ -1,15 +1,24 @@
-"""The examples run: the tutorial, and the notebook with the same code."""
+"""The examples run: the tutorial, the notebook with the same code, an algorithm in a package of its own."""
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
+
+from fedlit.cli import train
+from fedlit.experiment.config.trust.allowlist import untrusted_targets
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
+OWN = EXAMPLES / "own_algorithm"
 SCRIPT = (EXAMPLES / "tutorial.py").read_text()
 NOTEBOOK = json.loads((EXAMPLES / "tutorial.ipynb").read_text())
 
@@ -59,3 +68,55 @@ def test_the_cells_of_the_notebook_run_in_order(tmp_path, monkeypatch, capsys):
     assert len(accuracies) == 2
     assert min(accuracies) > 0.93
     assert (tmp_path / "tutorial.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_own_algorithm_passes_its_tests_and_is_found_by_hydra():
+    """Its tests run in a process of their own: Hydra looks for plugins once."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        "-c",
+        OWN / "pyproject.toml",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=OWN, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "5 passed" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_own_algorithm_is_found_by_a_folder_of_configurations(tmp_path, monkeypatch):
+    """Without the plugin, `--config-dir` names the folder."""
+    shutil.copytree(OWN / "fedlit_fedexp", tmp_path / "fedlit_fedexp")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    flags = ["--config-dir", "fedlit_fedexp/conf", "algorithm=fedexp", "algorithm.epsilon=0.1"]
+    settings = ["schedule.rounds=1", "schedule.local_steps=2", "executor=inline", "observers=none", "hydra.run.dir=run"]
+    monkeypatch.setattr(sys, "argv", ["fedlit", *flags, *settings])
+    train.main()
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["algorithm"] == {"_target_": "fedlit_fedexp.FedExP", "epsilon": 0.1}
+    (record,) = (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()
+    assert json.loads(record)["fedexp/step"] >= 1
+    sys.modules.pop("fedlit_fedexp")
+
+
+@pytest.fixture
+def own_package(monkeypatch):
+    """Make the package importable, and forget it afterwards."""
+    monkeypatch.syspath_prepend(OWN)
+    yield
+    sys.modules.pop("fedlit_fedexp", None)
+
+
+def test_a_run_from_elsewhere_may_not_call_the_own_algorithm(own_package):
+    config = {"algorithm": {"_target_": "fedlit_fedexp.FedExP"}}
+    assert [error.key for error in untrusted_targets(config)] == ["algorithm._target_"]
+    assert untrusted_targets(config, allow=["fedlit_fedexp"]) == []
