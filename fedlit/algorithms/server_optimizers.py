@@ -48,7 +48,7 @@ class Momentum:
 
     Args:
         lr: the server's learning rate, > 0.
-        momentum: in [0, 1).
+        momentum: decay of v, in [0, 1).
     """
 
     lr: float = 1.0
