@@ -123,8 +123,7 @@ class ActorPool:
             while index not in batch.done:
                 self._dispatch(batch)
                 self._process_answers()
-                if batch.error is not None:
-                    raise batch.error
+                batch.raise_if_failed()
             yield batch.done.pop(index)
 
     def _make_actor(self) -> _Actor:

@@ -73,6 +73,18 @@ class JobBatch:
         """Return the job to send; training jobs carry their attempt's number."""
         return replace(task.job, attempt=self._num_lost[task.index]) if isinstance(task.job, TrainJob) else task.job
 
+    def raise_if_failed(self) -> None:
+        """Raise the exception of a job, if one failed.
+
+        The batch forgets it: its traceback holds the batch, and their memory would stay until Python searches for cycles.
+        """
+        error, self.error = self.error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error
+
     def take(self, task: Task, parts: Buffers) -> None:
         """Store a worker process's answer: the result or exception of the job."""
         kind, content = decode_message(parts)

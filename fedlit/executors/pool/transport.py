@@ -178,7 +178,9 @@ class _MessagePickler(pickle.Pickler):
         torch's own pickling would copy the tensor four times. Other tensors keep their memory layout.
         """
         if _is_plain(obj) and obj.is_contiguous() and obj.numel():
-            return _from_buffer, (pickle.PickleBuffer(_bytes(obj).data), str(obj.dtype)[6:], tuple(obj.shape))
+            # of the array, not of a memoryview: CPython before 3.11.8 and 3.12.2 crashes if its garbage collector finds
+            # a memoryview that another object uses (github.com/python/cpython/issues/77894)
+            return _from_buffer, (pickle.PickleBuffer(_bytes(obj)), str(obj.dtype)[6:], tuple(obj.shape))
         return NotImplemented
 
 

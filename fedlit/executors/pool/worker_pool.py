@@ -153,8 +153,7 @@ class WorkerPool:
             while index not in batch.done:
                 self._dispatch(batch)
                 self._process_answers(batch)
-                if batch.error is not None:
-                    raise batch.error
+                batch.raise_if_failed()
             yield batch.done.pop(index)
 
     def _dispatch(self, batch: JobBatch) -> None:

@@ -1,5 +1,7 @@
 """The rules of the pool about jobs and processes, on simulated processes: nothing depends on time."""
 
+import gc
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -103,3 +105,24 @@ def test_a_start_that_succeeds_ends_the_count_of_failed_starts(monkeypatch):
     monkeypatch.setattr(pool, "_wait", wait)
     pool._workers = [start()]
     assert [result.members for result in pool.execute([TrainJob(0, 0, (0,))], STATE)] == [(0,)]
+
+
+class JobError(Exception):
+    """An exception that can be followed."""
+
+
+def test_a_raised_error_keeps_nothing_of_its_batch_in_memory(monkeypatch):
+    pool, process = WorkerPool(-1, None, merge_means), SimulatedProcess()
+    pool._workers = [process]
+    raised = [bytearray(part) for part in encode_message(("raised", (JobError("of a client"), "trace")))]
+    monkeypatch.setattr(pool, "_wait", lambda: [(process, raised)])
+    gc.disable()
+    try:
+        with pytest.raises(JobError) as caught:
+            list(pool.execute([TrainJob(0, 0, (0,))], STATE))
+        error = weakref.ref(caught.value)
+        assert error().__notes__ == ["in a worker process:\ntrace"]
+        del caught
+        assert error() is None
+    finally:
+        gc.enable()

@@ -1,5 +1,6 @@
 """Workers cross to other processes with modules and functions that plain pickle refuses."""
 
+import gc
 import pickle
 from tempfile import TemporaryFile
 
@@ -10,7 +11,13 @@ from parametrized import PARAMETRIZATIONS, Regression, Scaled, federation_of, wo
 from torch.nn.utils import parametrize
 
 from fedlit.core.messages import TrainJob
-from fedlit.executors.pool.transport import deserialize_worker, serialize_worker
+from fedlit.executors.pool.transport import (
+    RAW,
+    decode_message,
+    deserialize_worker,
+    encode_message,
+    serialize_worker,
+)
 
 
 def copy_of(worker):
@@ -68,3 +75,24 @@ def test_what_a_fit_left_in_the_module_does_not_cross():
     worker = worker_of(Grows())
     worker(TrainJob(0, 0, (1,)), federation_of(worker).initial_state())
     assert not hasattr(copy_of(worker).replica.module, "rows")
+
+
+def test_the_garbage_collector_finds_no_memoryview_below_a_message():
+    content = {"large": torch.ones(RAW), "small": torch.ones(3)}
+    pickled, *raw = encode_message(content)
+    assert len(raw) == 1
+    found, below = [], gc.get_referents(*raw)
+    while below:
+        found += below
+        below = gc.get_referents(*below)
+    assert not [one for one in found if isinstance(one, memoryview)]  # CPython 3.11.7 would crash in a cycle
+    copy = decode_message([pickled, *map(bytearray, raw)])
+    assert all(torch.equal(copy[name], content[name]) for name in content)
+
+
+def test_messages_in_reference_cycles_are_collected():
+    for _ in range(20):
+        cycle = [encode_message(torch.ones(RAW))]
+        cycle.append(cycle)
+    del cycle
+    assert gc.collect() >= 20
