@@ -5,7 +5,6 @@ Each use in fedlit goes through one small function of this file.
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -21,11 +20,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.parsing import clean_namespace
 from torch import Tensor
 
-from fedlit.client.lightning_logging import signatures_once
+from fedlit.client.lightning_logging import quiet_logger, signatures_once
 from fedlit.core.torch_internals import cached_gpu_count
-
-LOGGER = "lightning.pytorch"
-"""Name of the logger to which Lightning writes seven INFO lines for each Trainer."""
 
 _groups_without_callbacks: set[str] = set()
 
@@ -64,24 +60,6 @@ def _load_once(search: Callable[[str], list[Any]], group: str) -> list[Any]:
     if not callbacks:
         _groups_without_callbacks.add(group)
     return callbacks
-
-
-@contextmanager
-def quiet_logger() -> Iterator[None]:
-    """Silence Lightning's INFO lines inside the block; warnings still appear.
-
-    Relies on the name of Lightning's logger, `lightning.pytorch`; checked with lightning 2.6.6.
-    """
-    logger = logging.getLogger(LOGGER)
-    level = logger.level
-    if level >= logging.WARNING:
-        yield
-        return
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 @contextmanager

@@ -6,8 +6,10 @@ Logging stays Lightning's own, at less cost.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -26,7 +28,51 @@ from lightning.pytorch.utilities.data import _extract_batch_size
 from torch import Tensor
 from torchmetrics import Metric
 
+LOGGER = "lightning.pytorch"
+"""Name of the logger to which Lightning writes seven INFO lines for each Trainer."""
+
 _argspecs: WeakKeyDictionary[Any, inspect.FullArgSpec] = WeakKeyDictionary()
+
+
+@contextmanager
+def quiet_logger() -> Iterator[None]:
+    """Silence Lightning's INFO lines inside the block; warnings still appear.
+
+    Relies on the name of Lightning's logger, `lightning.pytorch`; checked with lightning 2.6.6.
+    """
+    logger = logging.getLogger(LOGGER)
+    level = logger.level
+    if level >= logging.WARNING:
+        yield
+        return
+    _set_level(logger, logging.WARNING)
+    try:
+        yield
+    finally:
+        _set_level(logger, level)
+
+
+def _set_level(logger: logging.Logger, level: int) -> None:
+    """Set the level of Lightning's logger.
+
+    `Logger.setLevel` clears the caches of all loggers of a process, which takes longer than a small update. Only loggers
+    below this one can have cached its level.
+    Uses `logging.Logger._cache`; checked with Python 3.11 to 3.14.
+    """
+    logger.level = level
+    known = logging.Logger.manager.loggerDict
+    for name in _names_below(len(known)):
+        getattr(known[name], "_cache", {}).clear()  # a placeholder has none
+
+
+@lru_cache(maxsize=1)
+def _names_below(number: int) -> list[str]:
+    """The names of Lightning's loggers.
+
+    Args:
+        number: the number of all loggers; with another number the names are searched again.
+    """
+    return [name for name in logging.Logger.manager.loggerDict if f"{name}.".startswith(f"{LOGGER}.")]
 
 
 def use_light_results(trainer: Trainer) -> None:

@@ -15,6 +15,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities import parsing
 
 from fedlit.client import lightning_internals as internals
+from fedlit.client.lightning_logging import LOGGER, quiet_logger
 from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import LocalTrainer, TrainerConfig
 
@@ -87,21 +88,36 @@ def test_callbacks_of_installed_packages_are_made_for_each_of_our_trainers(monke
 
 
 def test_lightning_logs_its_lines_to_the_logger_that_is_silenced(caplog):
-    logging.getLogger(internals.LOGGER).setLevel(logging.INFO)
+    logging.getLogger(LOGGER).setLevel(logging.INFO)
     Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     names = {record.name for record in caplog.records}
     assert names, gone("INFO lines of a Trainer")
-    assert all(name.startswith(internals.LOGGER) for name in names), gone(f"logger {internals.LOGGER}, not {names}")
+    assert all(name.startswith(LOGGER) for name in names), gone(f"logger {LOGGER}, not {names}")
     caplog.clear()
     assert run() == 4
     assert not caplog.records
-    with internals.quiet_logger():
+    with quiet_logger():
         Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     assert not caplog.records
 
 
+def test_a_logger_of_lightning_is_silenced_that_is_new_or_was_asked_before(caplog):
+    assert hasattr(logging.Logger("any"), "_cache"), "logging.Logger._cache is gone; adapt lightning_logging.py"
+    logging.getLogger(LOGGER).setLevel(logging.INFO)
+    known, name = logging.getLogger(f"{LOGGER}.known"), f"{LOGGER}.new"
+    logging.getLogger(f"{name}.below")  # `name` is a placeholder until it is asked for
+    for _ in range(2):
+        assert known.isEnabledFor(logging.INFO)
+        with quiet_logger():
+            for logger in (known, logging.getLogger(name)):
+                assert not logger.isEnabledFor(logging.INFO)
+                assert logger.isEnabledFor(logging.WARNING)
+        assert known.isEnabledFor(logging.INFO)
+        assert logging.getLogger(name).isEnabledFor(logging.INFO)
+
+
 def test_a_scope_puts_everything_back_when_nested_and_after_an_exception():
-    logger, before = logging.getLogger(internals.LOGGER), callback_connector._load_external_callbacks
+    logger, before = logging.getLogger(LOGGER), callback_connector._load_external_callbacks
 
     def nest():
         with internals.trainer_scope():
@@ -123,7 +139,7 @@ def test_a_scope_puts_everything_back_when_nested_and_after_an_exception():
 
 
 def test_a_stricter_level_of_the_logger_stays_inside_a_scope():
-    logger = logging.getLogger(internals.LOGGER)
+    logger = logging.getLogger(LOGGER)
     logger.setLevel(logging.ERROR)
     try:
         with internals.trainer_scope():
@@ -138,7 +154,7 @@ def test_a_failed_fit_puts_everything_back():
         def training_step(self, batch, batch_idx):
             raise ZeroDivisionError
 
-    logger, before = logging.getLogger(internals.LOGGER), callback_connector._load_external_callbacks
+    logger, before = logging.getLogger(LOGGER), callback_connector._load_external_callbacks
     level, count = logger.level, torch.cuda._cached_device_count
     with pytest.raises(ZeroDivisionError):
         run(Fails())
