@@ -45,7 +45,12 @@ class Aggregator(ABC):
 
     @abstractmethod
     def merge(self, left: Tensor, right: Tensor) -> Tensor:
-        """The sum of two sums."""
+        """The sum of two sums.
+
+        Args:
+            left: the sum of the earlier clients, which may be overwritten.
+            right: the sum of the later clients.
+        """
 
     @abstractmethod
     def finish(self, total: Tensor, weight: float) -> Tensor:

@@ -33,8 +33,9 @@ def sketch(vector: Tensor, seed: int) -> Tensor:
     """
     signs, total = _signs(len(vector), seed), torch.zeros(DIMENSIONS)
     for i in range(0, len(vector), BLOCK):
-        part = vector[i : i + BLOCK].float() * signs[i : i + BLOCK]
-        part = torch.nn.functional.pad(part, (0, -len(part) % DIMENSIONS))
+        part = vector[i : i + BLOCK].to(torch.float32, copy=True).mul_(signs[i : i + BLOCK])
+        if len(part) % DIMENSIONS:
+            part = torch.nn.functional.pad(part, (0, -len(part) % DIMENSIONS))
         total += part.view(-1, DIMENSIONS).sum(0)
     return total
 

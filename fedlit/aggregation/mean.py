@@ -19,8 +19,8 @@ class MeanAggregator(Aggregator):
         return scaled if total is None else total.add_(scaled)
 
     def merge(self, left: Tensor, right: Tensor) -> Tensor:
-        """The sum of both."""
-        return left + right
+        """The sum of both, in the memory of the left one."""
+        return left.add_(right)
 
     def finish(self, total: Tensor, weight: float) -> Tensor:
         """The sum divided by the weight."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from fedlit.core.errors import ConfigError
@@ -118,7 +119,7 @@ class Layout:
             )
         )
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Length of the flat vector."""
         return sum(_numel(shape) for _, _, shape in self.entries)
