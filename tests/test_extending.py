@@ -7,7 +7,8 @@ import pytest
 from safetensors.torch import load_file
 
 from fedlit.cli import train
-from fedlit.core.serialization import from_safetensors, read_client_states, unflatten_state
+from fedlit.core.serialization import from_safetensors, unflatten_state
+from fedlit.server.checkpoint.client_states import read_client_states
 
 COUNT = '''
 import torch

@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -26,8 +25,6 @@ if sys.byteorder != "little":
 
 Tree = Mapping[str, Model | Tensors]
 FlatTensors = Mapping[tuple[str, ...], Tensor]
-CLIENT_STATES_HEADER = 512
-"""Bytes of the header of a file of client states, padded with spaces."""
 
 
 def shared_tree(state: ServerState) -> Tree:
@@ -188,50 +185,6 @@ def unflatten_client_states(flat: FlatTensors) -> dict[int, dict[str, dict[str, 
         if len(path) == 3:
             group[path[2]] = tensor
     return states
-
-
-def client_states_bytes(states: Mapping[int, Groups]) -> bytearray:
-    """Serialise client states so that each can be read alone.
-
-    Returns:
-        A safetensors file. `states` are the bytes of one safetensors file for each client, one after the other; `clients` and
-        `ends`, both int64 of shape (n,), are the ids and the places in `states` where a client's bytes end.
-    """
-    content, ends = bytearray(CLIENT_STATES_HEADER), []  # no second copy of the states, which can be large
-    for client, state in states.items():
-        content += to_safetensors(flatten_client_states({client: state}))
-        ends.append(len(content) - CLIENT_STATES_HEADER)
-    content += bytes(-len(content) % 8)
-    header, length = {}, len(content) - CLIENT_STATES_HEADER
-    header["states"] = {"dtype": "U8", "shape": [length], "data_offsets": [0, length]}
-    for name, numbers in (("clients", [*states]), ("ends", ends)):
-        offsets = [length, length + 8 * len(numbers)]
-        header[name] = {"dtype": "I64", "shape": [len(numbers)], "data_offsets": offsets}
-        content += torch.tensor(numbers, dtype=torch.int64).numpy().tobytes()
-        length = offsets[1]
-    text = json.dumps(header).encode().ljust(CLIENT_STATES_HEADER - 8)
-    content[:CLIENT_STATES_HEADER] = len(text).to_bytes(8, "little") + text
-    return content
-
-
-def read_client_states(path: Path, clients: Iterable[int]) -> dict[int, dict[str, dict[str, Tensor]]]:
-    """Read some clients' states from a file of `client_states_bytes`.
-
-    The states of other clients are not read.
-
-    Raises:
-        OSError: if there is no such file.
-        ValueError: if it is not such a file, or lacks one of the clients.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            ids, ends = file.get_tensor("clients").tolist(), file.get_tensor("ends").tolist()
-            places = {client: slice(begin, end) for client, begin, end in zip(ids, [0, *ends], ends, strict=False)}
-            content = file.get_slice("states")
-            parts = {client: content[places[client]].numpy().tobytes() for client in clients}
-    except (SafetensorError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path.name} is not a file of client states, or lacks a client: {error}") from error
-    return {client: unflatten_client_states(from_safetensors(part))[client] for client, part in parts.items()}
 
 
 def groups_nbytes(groups: Groups) -> int:

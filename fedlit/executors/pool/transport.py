@@ -13,7 +13,7 @@ import socket
 import struct
 from collections.abc import Sequence
 from functools import cached_property
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import cloudpickle
 import numpy as np
@@ -180,7 +180,7 @@ class _MessagePickler(pickle.Pickler):
         if _is_plain(obj) and obj.is_contiguous() and obj.numel():
             # of the array, not of a memoryview: CPython before 3.11.8 and 3.12.2 crashes if its garbage collector finds
             # a memoryview that another object uses (github.com/python/cpython/issues/77894)
-            return _from_buffer, (pickle.PickleBuffer(_bytes(obj)), str(obj.dtype)[6:], tuple(obj.shape))
+            return _from_buffer, (pickle.PickleBuffer(cast(Any, _bytes(obj))), str(obj.dtype)[6:], tuple(obj.shape))
         return NotImplemented
 
 

@@ -27,10 +27,11 @@ from filelock import FileLock, Timeout
 from fedlit.core.errors import ConfigError
 from fedlit.core.files import Filesystem, LocalFilesystem, sync_parents, to_json, write_atomic
 from fedlit.core.messages import ServerState
-from fedlit.core.serialization import client_states_bytes, flatten_state, to_safetensors
+from fedlit.core.serialization import flatten_state, to_safetensors
 from fedlit.runs.layout import CHECKPOINTS, JOURNAL, LOCK
 from fedlit.runs.record import RoundRecord
 from fedlit.server.checkpoint.checkpointer import Checkpoint, Checkpointer, Retention
+from fedlit.server.checkpoint.client_states import client_states_bytes
 from fedlit.server.checkpoint.folders import committed_rounds, list_partial, list_rounds, round_dir
 from fedlit.server.checkpoint.format import (
     MANIFEST,
@@ -117,18 +118,17 @@ class DiskCheckpointer(Checkpointer):
         record_line, has_journal = to_json(record.to_dict()) + "\n", journal.exists()
         changed = client_states.changed
         segment = client_states_bytes(changed) if changed else b""
-        digest = file_digest(segment) if changed else {}
-        line = ledger.line(state.round, digest, changed, client_states.removed)
+        digests = {CLIENT_STATES: file_digest(segment)} if changed else {}
+        line = ledger.line(state.round, digests.get(CLIENT_STATES, {}), changed, client_states.removed)
         note = {"round": state.round, "offset": journal.stat().st_size if has_journal else 0, "line": record_line}
         note |= {"clients": ledger.note(line), "experiment": dict(self._experiment)}
         files: dict[str, bytes | bytearray] = {STATE: to_safetensors(flatten_state(state))}
         files[ROUND] = json.dumps(note).encode()
+        digests |= {name: file_digest(content) for name, content in files.items()}
         files |= {CLIENT_STATES: segment} if changed else {}
-        files[MANIFEST] = make_manifest({name: file_digest(content) for name, content in files.items()})
+        files[MANIFEST] = make_manifest(digests)
         self._write(files, round_dir(self._path, state.round))
-        self._append(journal, record_line.encode())
-        if line:
-            self._append(parent / LEDGER, line)
+        self._append({journal: record_line.encode()} | ({parent / LEDGER: line} if line else {}))
         ledger.append(line)
         folders.add(state.round)
         folders.prune(self.retention)
@@ -202,24 +202,29 @@ class DiskCheckpointer(Checkpointer):
         ledger = SegmentLedger(path.read_bytes() if path.exists() else b"")
         return ledger, CheckpointFolders(self._path, self.filesystem, ledger)
 
-    def _append(self, path: Path, line: bytes) -> None:
-        """Append a line to a file; sync the file and its name."""
-        is_new = not path.exists()
-        self.filesystem.append(path, line)
-        self.filesystem.sync(path)
-        if is_new:
-            self.filesystem.sync(path.parent)
-
     def _write(self, files: Mapping[str, bytes | bytearray], place: Path) -> None:
+        """Write a folder under another name, sync it, and rename it.
+
+        All files are written before the first sync: the disk then writes them at once.
+        """
         disk, partial = self.filesystem, place.with_name(f".{place.name}")
         disk.remove(partial)
         disk.mkdir(partial)
         for name, content in files.items():
             disk.write(partial / name, content)
+        for name in files:
             disk.sync(partial / name)
         disk.sync(partial)
         disk.rename(partial, place)
         disk.sync(place.parent)
+
+    def _append(self, lines: Mapping[Path, bytes]) -> None:
+        """Append a line to each file; sync files and new names."""
+        new_in = {path.parent for path in lines if not path.exists()}
+        for path, line in lines.items():
+            self.filesystem.append(path, line)
+        for path in (*lines, *sorted(new_in)):
+            self.filesystem.sync(path)
 
     def _quarantine(self, damaged: Sequence[tuple[Path, str]]) -> None:
         for path, reason in damaged:

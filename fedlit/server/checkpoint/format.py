@@ -10,8 +10,9 @@ from typing import Any
 
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.messages import ServerState
-from fedlit.core.serialization import from_safetensors, read_client_states, unflatten_state
+from fedlit.core.serialization import from_safetensors, unflatten_state
 from fedlit.runs.layout import JOURNAL
+from fedlit.server.checkpoint.client_states import read_client_states
 from fedlit.server.checkpoint.folders import round_dir
 from fedlit.server.checkpoint.segments import (
     CLIENT_STATES,

@@ -17,9 +17,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedlit.core.serialization import read_client_states
 from fedlit.core.tensors import Groups
 from fedlit.runs.layout import CHECKPOINTS
+from fedlit.server.checkpoint.client_states import read_client_states
 from fedlit.server.checkpoint.folders import round_dir
 
 CLIENT_STATES = "memories.safetensors"

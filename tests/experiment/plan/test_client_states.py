@@ -11,11 +11,12 @@ from fedlit.aggregation import Channel
 from fedlit.aggregation.compression import PowerSGD, RandK, TopK
 from fedlit.algorithms.personalization.ditto import Ditto
 from fedlit.client.trainer import TrainerConfig
-from fedlit.core.serialization import groups_nbytes, read_client_states
+from fedlit.core.serialization import groups_nbytes
 from fedlit.data import Data
 from fedlit.experiment.observers import Run
 from fedlit.experiment.plan.client_states import MemoryEstimate, client_state_nbytes, estimate_client_state
 from fedlit.server.checkpoint.checkpointer import Retention
+from fedlit.server.checkpoint.client_states import read_client_states
 from fedlit.server.checkpoint.disk import DiskCheckpointer
 from fedlit.server.checkpoint.segments import CLIENT_STATES
 from fedlit.server.evaluation import Evaluations

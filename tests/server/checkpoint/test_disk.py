@@ -307,20 +307,25 @@ def test_files_and_folders_are_synced_before_the_round_counts(tmp_path):
     commit_rounds(tmp_path, 1, filesystem=filesystem)
     assert filesystem.steps == [
         f"sync {tmp_path.name}",
-        *(f"{step} {name}" for name in (STATE, ROUND, CLIENT_STATES, MANIFEST) for step in ("write", "sync")),
+        *(f"{step} {name}" for step in ("write", "sync") for name in (STATE, ROUND, CLIENT_STATES, MANIFEST)),
         "sync .round-000001",
         "rename round-000001",
         "sync checkpoints",
         "append rounds.jsonl",
-        "sync rounds.jsonl",
-        f"sync {tmp_path.name}",  # the first time, for the name of rounds.jsonl
         f"append {LEDGER}",
+        "sync rounds.jsonl",
         f"sync {LEDGER}",
-        "sync checkpoints",  # the first time
+        f"sync {tmp_path.name}",  # the first time, for the name of rounds.jsonl
+        "sync checkpoints",  # the first time, for the name of the ledger
     ]
     filesystem.steps.clear()
     commit_rounds(tmp_path, 2, filesystem=filesystem)
-    assert filesystem.steps[-3:] == ["sync rounds.jsonl", f"append {LEDGER}", f"sync {LEDGER}"]
+    assert filesystem.steps[-4:] == [
+        "append rounds.jsonl",
+        f"append {LEDGER}",
+        "sync rounds.jsonl",
+        f"sync {LEDGER}",
+    ]
 
 
 def test_rounds_jsonl_is_repaired_on_resume(tmp_path):
