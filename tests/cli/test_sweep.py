@@ -314,6 +314,16 @@ def test_a_sweep_that_cannot_start_is_an_error(arguments, expected):
     assert all(text in problem.problem for problem, (_, text) in zip(errors, expected, strict=True))
 
 
+@pytest.mark.parametrize(("path", "keys"), [(None, ["hydra/launcher"]), ("/usr/bin/srun", [])])
+def test_a_sweep_on_slurm_needs_slurm(monkeypatch, path, keys):
+    monkeypatch.setattr(checks.shutil, "which", {"srun": path}.__getitem__)
+    launcher = {"_target_": "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher"}
+    errors = checks.value_errors(search_config(sweep={}, hydra={"launcher": launcher}), [])
+    assert [error.key for error in errors] == keys
+    local = launcher["_target_"].replace("Slurm", "Local")
+    assert not [*checks.value_errors(search_config(sweep={}, hydra={"launcher": {"_target_": local}}), [])]
+
+
 def test_an_experiment_that_sweeps_an_unknown_key_is_an_error(tmp_path):
     (tmp_path / "experiment").mkdir()
     content = "# @package _global_\nhydra: {sweeper: {params: {partition.alpa: '1,2'}}}\n"

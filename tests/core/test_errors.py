@@ -10,6 +10,7 @@ from conftest import composed
 from fedlit.cli import train
 from fedlit.core.errors import ConfigErrors
 from fedlit.experiment.config.plain import to_plain
+from fedlit.experiment.config.settings import setting_errors
 from fedlit.experiment.runner import run_experiment
 
 pytestmark = pytest.mark.slow
@@ -219,6 +220,15 @@ def test_error_has_the_wrong_value_the_allowed_ones_and_a_hint(monkeypatch, caps
         assert expected in text
     assert "Traceback" not in output
     assert not list((tmp_path / "outputs").rglob("*.json"))
+
+
+def test_a_missing_file_of_weights_is_an_error_before_torch_and_the_data_are_loaded(tmp_path):
+    path = tmp_path / "start.ckpt"
+    config = to_plain(composed(f"model.init_from={path}"))
+    (error,) = setting_errors(config)
+    assert (error.subject, error.problem) == (f"model.init_from={path}", "there is no such file")
+    path.touch()
+    assert setting_errors(config) == []
 
 
 def test_check_prints_the_plan_and_leaves_no_folder(monkeypatch, capsys, tmp_path):

@@ -230,3 +230,25 @@ def test_error_feedback_of_a_lossless_codec_is_a_warning():
     )
     assert warning.warning
     assert "the codec loses nothing" in str(warning)
+
+
+@dataclass(frozen=True)
+class Careless(FedAvg):
+    """A client rule that divides by the number of steps, which is 0 for a client without examples."""
+
+    def client(self, local, shared, client_state):
+        self.divide(local.fit(shared.model).steps)
+        return super().client(local, shared, client_state)
+
+    def divide(self, steps):
+        return 1 / steps
+
+
+def test_a_client_rule_that_fails_without_examples_is_an_error_with_its_own_line():
+    with pytest.raises(ConfigErrors, match="ZeroDivisionError: division by zero") as raised:
+        make(Fixed(), algorithm=Careless())
+    (error,) = raised.value.errors
+    assert error.subject == "algorithm=Careless"
+    assert "test_channel_in_rounds.py" in error.problem
+    assert "in divide: return 1 / steps" in error.problem
+    assert isinstance(error.__cause__, ZeroDivisionError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -101,6 +102,13 @@ def value_errors(config: DictConfig, swept: Sequence[Override]) -> Iterator[Conf
         yield from error.prefixed("sweep").errors
     if OmegaConf.select(config, "hydra.launcher.n_jobs") == 0:
         yield ConfigError("hydra.launcher.n_jobs", 0, "must be a number of jobs, or -1 for one job on each core")
+    if (
+        str(OmegaConf.select(config, "hydra.launcher._target_")).endswith(".SlurmLauncher")
+        and shutil.which("srun") is None
+    ):
+        problem = "needs Slurm, and this machine has no command srun"
+        hint = "start the sweep on a machine of the Slurm cluster, or use hydra/launcher=submitit_local or joblib"
+        yield ConfigError("hydra/launcher", "submitit_slurm", problem, hint)
 
 
 def search_errors(config: DictConfig, swept: Sequence[Override]) -> Iterator[ConfigError]:

@@ -5,6 +5,7 @@ Torch and Lightning take seconds to import. So the values of these parts are che
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -61,6 +62,8 @@ def setting_errors(config: Mapping[str, Any]) -> list[ConfigError]:
     """
     collector = ErrorCollector()
     make_settings(config, collector, _calls_public_names)
+    with collector.collect("model"):
+        _check_weights_file(config["model"])
     return collector.errors()
 
 
@@ -116,6 +119,18 @@ def make_instance(node: Mapping[str, Any], base: type, name: str) -> Any:
         ConfigError: if it is not an instance of the base class.
     """
     return require_instance(instantiate_checked(node), base, "_target_", node["_target_"], name)
+
+
+def _check_weights_file(model: Any) -> None:
+    """Raise ConfigError if the file of initial weights is missing.
+
+    The model reads it only after the data.
+    """
+    path = model.get("init_from") if isinstance(model, Mapping) else None
+    if isinstance(path, str) and not os.path.isfile(os.path.expanduser(path)):
+        raise ConfigError(
+            "init_from", path, "there is no such file", "name a .ckpt or .safetensors file of the same model"
+        )
 
 
 def _calls_public_names(node: Any) -> bool:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from fedlit.aggregation.basis import find_basis
-from fedlit.core.errors import ConfigError
+from fedlit.core.errors import ConfigError, ConfigErrors, describe_exception
 from fedlit.core.facts import FederationFacts
+from fedlit.core.tensors import Groups
 from fedlit.server.federation import FederationParts
 from fedlit.server.sampling.cohort import draw_cohort
 from fedlit.server.sampling.sampler import ClientPool
@@ -51,7 +52,7 @@ def federation_facts(
     counts = np.bincount(labels, minlength=len(classes)) if are_classes and labels is not None else None
     schedule = federation.schedule
     several = federation.channel.secure or find_basis(federation.channel.stages)
-    update = federation.update_template() if federation.channel.stages or not federation.channel.codec.lossless else {}
+    update = _update_template(federation) if federation.channel.stages or not federation.channel.codec.lossless else {}
     return FederationFacts(
         sizes=registry.sizes,
         cohort_size=schedule.cohort_size(len(registry)),
@@ -80,6 +81,24 @@ def federation_facts(
         module=type(module).__name__,
         manual_optimization=not module.automatic_optimization,
     )
+
+
+def _update_template(federation: FederationParts) -> Groups:
+    """The groups of an update without a step.
+
+    Raises:
+        ConfigErrors: if the client rule of the algorithm fails.
+    """
+    try:
+        return federation.update_template()
+    except Exception as error:  # user code
+        problem = f"fails for a client without examples: {describe_exception(error)}"
+        hint = (
+            "its client rule gives stages the names and shapes of an update: it must return them if `fit` takes no step"
+        )
+        found = ConfigError("algorithm", type(federation.algorithm).__name__, problem, hint)
+        found.__cause__ = error  # for traceback=true
+        raise ConfigErrors([found]) from error
 
 
 def asks_for_losses(federation: FederationParts) -> bool:

@@ -126,8 +126,9 @@ def test_server_state_is_sent_to_each_process_once_a_round(execute, monkeypatch)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are for glibc")
 def test_worker_process_keeps_the_memory_that_a_client_frees_for_the_next(execute):
-    (partial,) = execute([chunk(0, churn=10)], STATE)
-    assert partial.total.item() < 2 * 5 * 1024  # page faults for twice the memory in use, not for ten times
+    list(execute([chunk(0, churn=10)], STATE))
+    (partial,) = execute([chunk(0, churn=10)], STATE)  # in the same process: it is the first that is free
+    assert partial.total.item() < 5 * 1024  # less page faults than for the memory in use, not for ten times as much
 
 
 def test_worker_process_ignores_signals_also_while_a_trainer_fits(execute):
