@@ -177,6 +177,13 @@ def target_loads_an_address(folder, canary):
     both(folder, "data", node, f"data._target_={node['_target_']}")
 
 
+@variant(*BUILDING)
+def executor_connects_to_a_cluster_elsewhere(folder, canary):
+    """Its actors answer with pickles."""
+    node = {"_target_": "fedlit.executors.Ray", "address": "127.0.0.1:9"}
+    both(folder, "executor", node, ["executor=ray", "executor.address='127.0.0.1:9'"])
+
+
 @variant(*BUILDING, fires=True)
 def target_is_torch_load(folder, canary):
     (folder / "weights.pth").write_bytes(bomb(canary))

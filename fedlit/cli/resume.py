@@ -1,7 +1,7 @@
 """`resume=RUN`: combine a run's overrides with the current command line.
 
 A run's folder may come from anybody. None of its overrides of Hydra's own keys are used. Unless the run is this user's own, its
-overrides may have no interpolation, and every name that its configuration calls must be on the allow-list, or be given again.
+overrides have no interpolation, and every name that its configuration calls is on the allow-list or repeated in the command.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from fedlit.cli.hydra_internals import parse_arguments
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.text.escape import shell_command
 from fedlit.experiment.config.optimizer import run_values
-from fedlit.experiment.config.trust.allowlist import ALLOW_VARIABLE, untrusted_targets
+from fedlit.experiment.config.trust.allowlist import ALLOW_VARIABLE, repeat_hint, untrusted_targets
 from fedlit.experiment.config.trust.foreign_command import foreign_command_errors
 from fedlit.runs.commands import quote, quote_if_needed, unquote
 from fedlit.runs.folder import InvalidRun, is_finished, read_command, read_config
@@ -165,11 +165,11 @@ def _in_old_command(error: ConfigError) -> ConfigError:
 
 
 def _require_trusted_names(config: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """Raise ConfigErrors for untrusted names that the command does not repeat."""
-    given = [unquote(text) for text in overrides if _key(text).endswith(("_target_", ".network"))]
-    if untrusted := untrusted_targets(config, (), given):
-        hint = f"if you trust it: give it again, or set {ALLOW_VARIABLE}=MODULE"
-        raise ConfigErrors(ConfigError(error.key, error.value, error.problem, hint) for error in untrusted)
+    """Raise ConfigErrors for untrusted names and arguments, unless repeated."""
+    names = [unquote(text) for text in overrides if _key(text).endswith(("_target_", ".network"))]
+    keys = {_key(text) for text in overrides}
+    if errors := [e for e in untrusted_targets(config, (), names) if e.key not in keys]:
+        raise ConfigErrors(ConfigError(e.key, e.value, e.problem, repeat_hint(e)) for e in errors)
 
 
 def _require_same_run(folder: Path, new: Mapping[str, Any]) -> None:
@@ -194,9 +194,7 @@ def _change_errors(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Confi
     ]
     schedule, rounds = old.get("schedule") or {}, new["schedule"]["rounds"]
     if schedule.get("rounds") != rounds and schedule.get("lr") == "cosine":
-        problem = (
-            f"was {schedule.get('rounds')}; with schedule.lr=cosine the learning rates of past rounds depend on it"
-        )
+        problem = f"was {schedule.get('rounds')}; with schedule.lr=cosine past learning rates depend on it"
         errors.append(ConfigError("schedule.rounds", rounds, problem, "leave it out"))
     return errors
 
@@ -236,7 +234,7 @@ def _key(text: str) -> str:
 def resume_command(folder: Path, config: Mapping[str, Any], flags: Sequence[str] = ()) -> str:
     """Return the command that resumes a run.
 
-    Unless the run is remembered as the user's own, it sets the environment variable that allows the user's own modules.
+    For a run that is not remembered, it allows the user's modules and repeats arguments.
 
     Args:
         folder: the run's folder.
@@ -244,7 +242,8 @@ def resume_command(folder: Path, config: Mapping[str, Any], flags: Sequence[str]
         flags: the flags of `command_line.config_flags`.
     """
     errors = [] if is_own_run(folder) else untrusted_targets(config)
-    modules = {str(error.value).partition(".")[0] for error in errors}
+    modules = {str(error.value).partition(".")[0] for error in errors if error.hint}
     modules |= {*filter(None, os.environ.get(ALLOW_VARIABLE, "").split(","))}
     allow = f"{ALLOW_VARIABLE}={','.join(sorted(modules))} " if modules else ""
-    return allow + shell_command(["python", "-m", "fedlit.train", *flags, f"resume={quote_if_needed(folder)}"])
+    words = [f"{error.key}={quote_if_needed(error.value)}" for error in errors if not error.hint]
+    return allow + shell_command(["python", "-m", "fedlit.train", *flags, *words, f"resume={quote_if_needed(folder)}"])

@@ -220,8 +220,19 @@ def test_a_class_in_a_run_must_be_trusted_or_given_again(tmp_path, monkeypatch):
     run = stopped_run(tmp_path / "run", *UNTRUSTED)
     text = errors_of(f"resume={run}")["model._target_"]
     assert "not on the list" in text
-    assert text.endswith("give it again, or set FEDLIT_ALLOW=MODULE")
+    assert text.endswith("repeat it in the command, or set FEDLIT_ALLOW=MODULE")
     assert "not on the list" in errors_of(f"resume={run}", "checkpoint.keep=3")["model._target_"]
+
+
+def test_a_cluster_in_a_run_must_be_given_again(tmp_path):
+    """Its actors answer with pickles."""
+    cluster = ["executor=ray", "executor.address='10.0.0.9:6379'"]
+    run = stopped_run(tmp_path / "run", *cluster)
+    text = errors_of(f"resume={run}", "checkpoint.keep=3")["executor.address"]
+    assert "must be null or auto" in text
+    assert text.endswith("repeat it in the command")
+    assert resume_arguments([f"resume={run}", "executor.address='10.0.0.9:6379'"])[:2] == cluster
+    assert resume_arguments([f"resume={run}", "executor.address=null"])[1] == "executor.address=null"
 
 
 def test_a_users_own_class_that_is_given_again_is_trusted(tmp_path, monkeypatch):
@@ -243,6 +254,9 @@ def test_the_printed_command_has_all_that_it_needs(tmp_path, monkeypatch):
     assert resume_command(tmp_path / "a b", config) == expected
     monkeypatch.delenv("FEDLIT_ALLOW")
     assert resume_command(tmp_path, composed()) == f"python -m fedlit.train resume={tmp_path}"
+    cluster = composed("executor=ray", "executor.address='10.0.0.9:6379'")
+    expected = f"python -m fedlit.train 'executor.address='\"'\"'10.0.0.9:6379'\"'\"'' resume={tmp_path}"
+    assert shlex.split(resume_command(tmp_path, cluster)) == shlex.split(expected)
 
 
 @pytest.fixture

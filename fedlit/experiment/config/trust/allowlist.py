@@ -41,6 +41,14 @@ def untrusted_targets(
     return [*_node_errors(config, "", modules, names)]
 
 
+def repeat_hint(error: ConfigError) -> str:
+    """Return the advice about an untrusted name or argument on resume.
+
+    A module that is allowed allows its names, and no argument that a rule forbids.
+    """
+    return "if you trust it: repeat it in the command" + (f", or set {ALLOW_VARIABLE}=MODULE" if error.hint else "")
+
+
 def _node_errors(node: Any, path: str, modules: Sequence[str], names: Sequence[str]) -> Iterator[ConfigError]:
     """Yield the errors of a node and of all nodes below."""
     if isinstance(node, Mapping):

@@ -174,6 +174,12 @@ ARGUMENT_RULES: Mapping[str, Mapping[str, tuple[Callable[[Any], bool], str]]] = 
         "fedlit.data.image_folder": {
             "cache": (lambda value: value is None, "must be null, which writes no other folder")
         },
+        "fedlit.executors.Ray": {  # actors exchange pickles with the machines of the cluster
+            "address": (
+                lambda value: value in (None, "auto"),
+                "must be null or auto, which connect to no other machine",
+            )
+        },
     }
 )
 """For some names: the arguments with a rule of their own, as a test of the value and the rule in words."""

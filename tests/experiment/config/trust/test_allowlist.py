@@ -119,6 +119,13 @@ def test_arguments_that_could_do_more_than_compute_have_rules():
     assert refused({"data": {**images, "options": {"loader": 1}}}) == ["data.options"]
     assert refused({"data": {"_target_": "fedlit.data.image_folder", "cache": None}}) == []
     assert refused({"data": {"_target_": "fedlit.data.image_folder", "cache": "elsewhere"}}) == ["data.cache"]
+    for address, keys in (
+        (None, []),
+        ("auto", []),
+        ("10.0.0.9:6379", ["executor.address"]),
+        ("ray://x", ["executor.address"]),
+    ):
+        assert refused({"executor": {"_target_": "fedlit.executors.Ray", "address": address}}) == keys
 
 
 @pytest.mark.parametrize("name", ["deserialize", "load", "loads"])
