@@ -35,6 +35,23 @@ class Sampling:
     by_loss: bool = False
 
 
+@dataclass(frozen=True)
+class SecureSumFacts:
+    """The groups of a secure sum that takes noise of its clients.
+
+    Args:
+        ring: sums are modulo 2^ring.
+        survivors: smallest number of updates in the sum of a group; with fewer it is not opened.
+        largest: clients of the largest group.
+        has_noise: whether a privacy mechanism makes the grid of its integers.
+    """
+
+    ring: int
+    survivors: int
+    largest: int
+    has_noise: bool = False
+
+
 UNKNOWN_SAMPLING = Sampling(by_loss=True)
 """The sampling of which nothing is known; a cohort may depend on anything."""
 
@@ -68,6 +85,7 @@ class FederationFacts:
         has_common_key: whether workers share a key that the server's process does not read.
         module: class name of the LightningModule.
         manual_optimization: whether the module steps its optimizers itself.
+        secure_sum: the groups of a secure sum; None without one that takes noise of its clients.
     """
 
     sizes: np.ndarray
@@ -94,3 +112,4 @@ class FederationFacts:
     has_common_key: bool = True
     module: str = ""
     manual_optimization: bool = False
+    secure_sum: SecureSumFacts | None = None

@@ -14,7 +14,7 @@ from fedlit.aggregation.channel.codec import Codec, Float32
 from fedlit.aggregation.channel.exact import ExactParts
 from fedlit.aggregation.channel.feedback import pack_with_feedback
 from fedlit.aggregation.channel.message import NUMBER, Message, Turn
-from fedlit.aggregation.channel.sorting import find_secure, raise_if_invalid, sort_stages
+from fedlit.aggregation.channel.sorting import bind_stages, find_secure, raise_if_invalid, sort_stages, with_secure_sum
 from fedlit.aggregation.channel.stage import Clip, Order, Stage
 from fedlit.aggregation.channel.tickets import SumTicket, Ticket
 from fedlit.aggregation.secure.secure_stage import SecureStage
@@ -70,7 +70,7 @@ class Channel:
         Raises:
             ConfigError: if a stage does not suit it.
         """
-        return replace(self, stages=[stage.bind(facts) for stage in self.stages])
+        return replace(self, stages=bind_stages(self.stages, facts))
 
     @property
     def secure(self) -> SecureStage | None:
@@ -108,6 +108,7 @@ class Channel:
 
     def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
         """Yield the errors and warnings of all stages."""
+        facts = with_secure_sum(facts, self.stages)
         for stage in (*self.stages, self.codec, *([self.down] if self.down else [])):
             yield from stage.check(facts)
         if self.error_feedback and self.codec.lossless and not any(s.order == Order.PROJECT for s in self.stages):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fedlit.aggregation.basis import find_basis
@@ -10,6 +11,7 @@ from fedlit.aggregation.channel.codec import Codec, Float32
 from fedlit.aggregation.channel.stage import Clip, Order, Stage
 from fedlit.aggregation.secure.secure_stage import SecureStage
 from fedlit.core.errors import ConfigError
+from fedlit.core.facts import FederationFacts
 
 
 def sort_stages(stages: Iterable[Any]) -> tuple[list[Stage], list[Codec]]:
@@ -95,3 +97,26 @@ def _raise_if_not_alone(stages: Sequence[Stage], codec: Codec) -> None:
 def find_secure(stages: Sequence[Stage]) -> SecureStage | None:
     """The secure stage among others; None without one."""
     return next((stage for stage in stages if isinstance(stage, SecureStage)), None)
+
+
+def with_secure_sum(facts: FederationFacts, stages: Sequence[Stage]) -> FederationFacts:
+    """The facts of a federation with the groups of its secure sum."""
+    secure = find_secure(stages)
+    sums = None if secure is None else secure.sum_facts(facts)
+    if sums is not None:
+        sums = replace(sums, has_noise=any(stage.makes_grid for stage in stages))
+    return replace(facts, secure_sum=sums)
+
+
+def bind_stages(stages: Sequence[Stage], facts: FederationFacts) -> list[Stage]:
+    """The stages for one federation; a secure sum gets another's grid.
+
+    Raises:
+        ConfigError: if a stage does not suit it.
+    """
+    facts = with_secure_sum(facts, stages)
+    bound = [stage.bind(facts) for stage in stages]
+    grid, secure = next((stage.grid for stage in bound if stage.grid is not None), None), find_secure(bound)
+    if grid is not None and secure is not None:
+        bound[-1] = secure.with_noise(grid)
+    return bound

@@ -17,6 +17,7 @@ from fedlit.core.tensors import Layout, Tensors
 
 if TYPE_CHECKING:
     from fedlit.aggregation.privacy.accounting.accountant import Accountant
+    from fedlit.aggregation.privacy.skellam.grid import SkellamGrid
 
 
 class Order(IntEnum):
@@ -84,6 +85,22 @@ class Stage(ABC):
         """The accountant of a bound stage's releases.
 
         None, the default, is that of a stage without differential privacy.
+        """
+        return None
+
+    @property
+    def makes_grid(self) -> bool:
+        """True if the bound stage's `grid` is that of a secure sum.
+
+        It is False by default: a secure sum has a grid of its own, without noise.
+        """
+        return False
+
+    @property
+    def grid(self) -> SkellamGrid | None:
+        """The grid on which a secure sum rounds and adds noise.
+
+        It is None by default, and before `bind`.
         """
         return None
 

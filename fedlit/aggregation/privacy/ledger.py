@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -34,3 +36,15 @@ def charge(ledger: Tensor, noise_multiplier: float) -> Tensor:
 def list_releases(ledger: Tensor) -> tuple[tuple[float, int], ...]:
     """Pairs (noise multiplier, number of releases), without those of 0 releases."""
     return tuple((float(multiplier), int(count)) for multiplier, count in ledger.tolist() if count)
+
+
+def count_participations(counts: Tensor, clients: Sequence[int]) -> Tensor:
+    """The number of rounds of each client, after one more round.
+
+    Args:
+        counts: int64 of shape (clients of the federation,); not changed.
+        clients: ids of the clients that were asked to train.
+    """
+    counted = counts.clone()
+    counted[list(clients)] += 1
+    return counted

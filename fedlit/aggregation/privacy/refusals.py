@@ -79,3 +79,21 @@ def check_central(facts: FederationFacts) -> Iterator[ConfigError]:
             "parameters, and their scale is that of gradients, so they leave the parameters little of the norm"
         )
         yield ConfigError("algorithm", facts.algorithm, problem, "expect a lower accuracy", warning=True)
+
+
+def check_distributed(facts: FederationFacts) -> Iterator[ConfigError]:
+    """Yield errors of settings in which the clients' noise does not suffice."""
+    yield from check_central(facts)
+    if facts.secure_sum is None:
+        problem = (
+            "adds noise to integers of a secure sum, and the encryption makes none that takes it: a single update would have a "
+            "small part of the noise"
+        )
+        hint = "take encryption=secagg, or privacy=local, which needs no encryption"
+        yield ConfigError("encryption", "", f"privacy=distributed {problem}", hint)
+    if facts.sampling.kind == "poisson":
+        problem = (
+            "draws cohorts of any size, and the noise of a client is sized for the fewest survivors of a known cohort. The "
+            "server sees who takes part, so Poisson sampling would not amplify privacy either"
+        )
+        yield ConfigError("sampler", "poisson", problem, "take sampler=uniform")

@@ -32,6 +32,7 @@ class IdealSum(IntegerSum):
     """
 
     is_simulated = True
+    takes_noise = True
 
     neighbours: int | None = None
 

@@ -26,7 +26,6 @@ from fedlit.aggregation.secure.protocol.graph import Thresholds, make_neighbourh
 from fedlit.aggregation.secure.protocol.server import AbortedRound, SecureAggregationServer
 from fedlit.aggregation.secure.protocol.setting import ProtocolSetting
 from fedlit.aggregation.secure.protocol.wire import HEADER, messages_nbytes
-from fedlit.aggregation.secure.quantizer import EXTRA
 from fedlit.aggregation.secure.ring import to_array, to_tensor
 from fedlit.aggregation.secure.secure_stage import GroupSession, LostGroup
 from fedlit.aggregation.secure.sums import IntegerSum
@@ -53,6 +52,7 @@ class SecAgg(IntegerSum):
     before = ("advertise_keys", "share_keys")
     carrier = "masked_input"
     after = ("unmasking",)
+    takes_noise = True
 
     neighbours: int | None = None
 
@@ -68,7 +68,7 @@ class SecAgg(IntegerSum):
         Raises:
             ValueError: if the group is too small.
         """
-        return make_thresholds(clients, self.threshold, self.neighbours)
+        return make_thresholds(clients, self.threshold, self.neighbours, self.survivors)
 
     def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
         """Yield errors as `IntegerSum`, and without a common key of the workers."""
@@ -118,7 +118,7 @@ class SecAgg(IntegerSum):
         return messages_nbytes(clients, self.neighbours)
 
     def _setting(self, round: int, group: int, clients: int, layout: Layout) -> ProtocolSetting:
-        return ProtocolSetting(round, group, layout.size + EXTRA, self.ring, self.thresholds(clients))
+        return ProtocolSetting(round, group, self.encoded_layout(layout).size, self.ring, self.thresholds(clients))
 
     def _setting_of(self, ticket: Ticket, turn: Turn) -> ProtocolSetting:
         group, clients = HEADER.unpack_from(turn.request)

@@ -13,7 +13,9 @@ from fedlit.aggregation.aggregator import Aggregator
 from fedlit.aggregation.channel.codec import Codec
 from fedlit.aggregation.channel.stage import Order, Stage
 from fedlit.aggregation.channel.tickets import Ticket
+from fedlit.aggregation.privacy.skellam.grid import SkellamGrid
 from fedlit.core.errors import ConfigError
+from fedlit.core.facts import FederationFacts, SecureSumFacts
 from fedlit.core.tensors import Layout, Tensors
 
 
@@ -154,6 +156,21 @@ class SecureStage(Stage):
             total: sum of the groups' sums, int64.
             layout: layout of the vector that the stage receives.
         """
+
+    def sum_facts(self, facts: FederationFacts) -> SecureSumFacts | None:
+        """The groups of a federation's cohorts.
+
+        None, the default, is for a sum that takes no noise of clients.
+        """
+        return None
+
+    def with_noise(self, grid: SkellamGrid) -> SecureStage:
+        """The same stage with another grid, on which clients add noise.
+
+        Raises:
+            ConfigError: if the stage takes no noise.
+        """
+        raise ConfigError("encryption", type(self).__name__, "takes no noise of clients", "take encryption=secagg")
 
     def weight_error(self, weight: float) -> ConfigError | None:
         """An error unless a client can have this weight; None by default."""

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedlit.aggregation.channel.tickets import Ticket
+from fedlit.aggregation.privacy.skellam.grid import SkellamGrid
 from fedlit.aggregation.secure.protocol.graph import MIN_CLIENTS, Thresholds, make_groups, make_thresholds
 from fedlit.aggregation.secure.quantizer import EXTRA, RingQuantizer
 from fedlit.aggregation.secure.ring import RingCodec, RingSum
 from fedlit.aggregation.secure.secure_stage import OpenedSum, SecureStage
 from fedlit.core.errors import ConfigError, raise_errors, require, require_at_least, require_positive
-from fedlit.core.facts import FederationFacts
+from fedlit.core.facts import FederationFacts, SecureSumFacts
 from fedlit.core.tensors import Layout, Tensors
 
 
@@ -32,7 +34,13 @@ class IntegerSum(SecureStage):
             clients have the same weight.
         threshold: part of a group that must survive, in (0.5, 1]; None for floor(2n/3) + 1 of n clients.
         group_size: clients that a group has at least; None for one group, the cohort.
+        noise: the grid of a privacy mechanism, which takes the place of range, bits and weights; `Channel.bind` sets it.
+
+    Attributes:
+        takes_noise: True if a sum is opened only with the noise of as many clients as its threshold.
     """
+
+    takes_noise: ClassVar[bool] = False
 
     range: float = 1.0
     ranges: Mapping[str, float] = field(default_factory=dict)
@@ -41,6 +49,7 @@ class IntegerSum(SecureStage):
     max_weight: int | None = None
     threshold: float | None = None
     group_size: int | None = None
+    noise: SkellamGrid | None = None
 
     def __post_init__(self) -> None:
         threshold = self.threshold
@@ -81,7 +90,12 @@ class IntegerSum(SecureStage):
         Raises:
             ValueError: if the group is too small.
         """
-        return make_thresholds(clients, self.threshold, None)
+        return make_thresholds(clients, self.threshold, None, self.survivors)
+
+    @property
+    def survivors(self) -> int:
+        """Least number of updates in any opened sum."""
+        return MIN_CLIENTS if self.noise is None else max(MIN_CLIENTS, self.noise.survivors)
 
     def groups(self, cohort: Sequence[int]) -> list[tuple[int, ...]]:
         """Cut a cohort into groups."""
@@ -92,6 +106,32 @@ class IntegerSum(SecureStage):
         if self.max_weight is not None:
             return self
         return replace(self, max_weight=1 if facts.weighting == "equal" else max(1, int(facts.sizes.max(initial=1))))
+
+    def sum_facts(self, facts: FederationFacts) -> SecureSumFacts | None:
+        """The groups of a federation's cohorts.
+
+        It is None for a sum that takes no noise.
+        """
+        if not self.takes_noise:
+            return None
+        smallest = min(map(len, self.groups(range(facts.cohort_size))))
+        survivors = self.thresholds(max(smallest, MIN_CLIENTS)).group
+        return SecureSumFacts(self.ring, survivors, self._largest_group(facts))
+
+    def with_noise(self, grid: SkellamGrid) -> IntegerSum:
+        """The same stage with the grid of a privacy mechanism.
+
+        Raises:
+            ConfigError: if the stage takes no noise.
+        """
+        if not self.takes_noise:
+            super().with_noise(grid)
+        return replace(self, noise=grid)
+
+    def _largest_group(self, facts: FederationFacts) -> int:
+        """Clients of the largest possible group."""
+        largest = facts.max_cohort or facts.cohort_size
+        return largest if self.group_size is None else min(largest, 2 * self.group_size - 1)
 
     def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
         """Yield errors for parts that need single updates.
@@ -115,6 +155,15 @@ class IntegerSum(SecureStage):
             problem = "hides updates alone: the server sees the metrics of each client's own test set in the clear"
             hint = "take data without test sets of clients, such as data.client_test_fraction=0"
             yield ConfigError("encryption", name, problem, hint, warning=True)
+        if facts.sampling.kind != "poisson" and facts.cohort_size < MIN_CLIENTS:
+            problem = f"needs cohorts of {MIN_CLIENTS} clients or more: of a sum of 2 each can subtract its own update"
+            yield ConfigError("encryption", name, problem, f"use schedule.clients_per_round={MIN_CLIENTS} or more")
+        yield from (
+            self._check_noise(facts) if facts.secure_sum and facts.secure_sum.has_noise else self._check_grid(facts)
+        )
+
+    def _check_grid(self, facts: FederationFacts) -> Iterator[ConfigError]:
+        """Yield errors of the stage's own grid."""
         if unknown := set(self.ranges) - set(facts.update_numbers):
             problem = f"are no groups of the update, which has {', '.join(facts.update_numbers)}"
             yield ConfigError("encryption.ranges", sorted(unknown), problem)
@@ -123,14 +172,18 @@ class IntegerSum(SecureStage):
             hint = f"+encryption.ranges.{others[0]}=VALUE gives it a range of its own"
             problem = f"also limits {', '.join(others)}: larger numbers are clipped, and secure/clipped counts them"
             yield ConfigError("encryption.range", self.range, problem, hint, warning=True)
-        largest, smallest = facts.max_cohort or facts.cohort_size, facts.cohort_size
-        if facts.sampling.kind != "poisson" and smallest < MIN_CLIENTS:
-            problem = f"needs cohorts of {MIN_CLIENTS} clients or more: of a sum of 2 each can subtract its own update"
-            yield ConfigError("encryption", name, problem, f"use schedule.clients_per_round={MIN_CLIENTS} or more")
-        group = largest if self.group_size is None else min(largest, 2 * self.group_size - 1)
         bound = self.bind(facts)
-        for error in bound.quantizer.overflows(group, sum(facts.update_numbers.values())):
+        for error in bound.quantizer.overflows(self._largest_group(facts), sum(facts.update_numbers.values())):
             yield error.prefixed("encryption")
+
+    def _check_noise(self, facts: FederationFacts) -> Iterator[ConfigError]:
+        """Yield warnings of figures that a privacy mechanism replaces."""
+        defaults = {"range": IntegerSum.range, "ranges": {}, "bits": IntegerSum.bits}
+        for name, default in defaults.items():
+            if (value := getattr(self, name)) != default:
+                problem = "has no effect: the privacy mechanism clips updates, and makes the grid of integers"
+                hint = "privacy.clip and privacy.granularity take its place"
+                yield ConfigError(f"encryption.{name}", value, problem, hint, warning=True)
 
     def weight_error(self, weight: float) -> ConfigError | None:
         """An error unless a mask can hold the weight."""
@@ -145,12 +198,16 @@ class IntegerSum(SecureStage):
             return f"{error}, so the round would be lost"
         groups = f"one group of {sizes[0]} clients" if len(sizes) == 1 else f"{len(sizes)} groups of {sizes[0]} clients"
         groups += "" if sizes[0] == sizes[-1] else " or one more"
+        noise = "" if self.noise is None else f"; {self.noise.describe()}"
         if not thresholds.losses:
-            return f"{groups}, of which none can be lost: all must answer"
-        return f"{groups}, of which {thresholds.losses} can be lost: {thresholds.group} must answer"
+            return f"{groups}, of which none can be lost: all must answer{noise}"
+        return f"{groups}, of which {thresholds.losses} can be lost: {thresholds.group} must answer{noise}"
 
     def encode(self, vector: Tensor, ticket: Ticket) -> tuple[Tensor, Tensors]:
         """Quantise weight * update, and conceal the integers."""
+        if self.noise is not None:
+            integers = self.noise.encode(vector.numpy(), ticket.weight, ticket.generator)
+            return self.conceal(integers.astype(self.quantizer.dtype), ticket)  # modulo the ring
         scaled = vector.numpy() / self._scale(ticket.layout)
         return self.conceal(self.quantizer.quantize(scaled, ticket.weight, ticket.generator), ticket)
 
@@ -163,11 +220,17 @@ class IntegerSum(SecureStage):
         raise NotImplementedError
 
     def encoded_layout(self, layout: Layout) -> Layout:
-        """Layout of the integers: coordinates, weight, number of clipped coordinates."""
-        return Layout((("integers", self.name, (layout.size + EXTRA,)),))
+        """Layout of the integers: coordinates, weight, number of clipped coordinates.
+
+        A privacy mechanism gives each client the weight 1, and clips no coordinate.
+        """
+        size = layout.size + (EXTRA if self.noise is None else 0)
+        return Layout((("integers", self.name, (size,)),))
 
     def open_sum(self, total: Tensor, layout: Layout) -> OpenedSum:
         """The sum of all groups as real numbers."""
+        if self.noise is not None:  # a fixed divisor takes the place of the weights
+            return OpenedSum(torch.from_numpy(self.noise.decode(total.numpy())), 1.0, 0)
         sums, weight, clipped = self.quantizer.dequantize(total.numpy())
         return OpenedSum(torch.from_numpy(sums * self._scale(layout)), weight, clipped)
 

@@ -58,7 +58,7 @@ class EarlyPrivacy:
 
         With noise of the clients it is the largest possible number of rounds of one client.
         """
-        return -(-self.rounds // (self.sampling.separation or 1)) if self.accountant.is_local else self.rounds
+        return -(-self.rounds // (self.sampling.separation or 1)) if self.accountant.is_per_client else self.rounds
 
 
 def find_accountant(config: Mapping[str, Any]) -> EarlyPrivacy | None:
@@ -70,7 +70,8 @@ def find_accountant(config: Mapping[str, Any]) -> EarlyPrivacy | None:
         config: the resolved configuration, plain values.
 
     Returns:
-        The accountant; None if it depends on the data: on their number of clients, or on the clients' examples.
+        The accountant; None if it depends on the data or the model: on the number of clients, on the clients' examples, or on
+        the numbers of an update.
 
     Raises:
         ConfigErrors: with all errors of the configuration that are found.
@@ -92,14 +93,17 @@ def find_accountant(config: Mapping[str, Any]) -> EarlyPrivacy | None:
 
 
 def _make_stages(config: Mapping[str, Any], collector: ErrorCollector) -> list[Stage] | None:
-    """Make the stages of privacy; None if privacy is not a stage."""
+    """Make the stages of privacy.
+
+    None if privacy is not a stage, or has a grid, which depends on the size of the model and on the encryption.
+    """
     nodes = {"privacy": config.get("privacy")}
     nodes |= {f"channel.{name}": node for name, node in (config.get("channel") or {}).items()}
     made: list[Any] = []
     for key, node in nodes.items():
         with collector.collect(key):
             made += [instantiate_checked(node)] if node else []
-    return made if all(isinstance(stage, Stage) for stage in made) else None
+    return made if all(isinstance(stage, Stage) and not stage.makes_grid for stage in made) else None
 
 
 def _facts(settings: Settings, clients: int, collector: ErrorCollector) -> FederationFacts:

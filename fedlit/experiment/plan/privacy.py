@@ -30,13 +30,19 @@ class PrivacyEstimate:
     def rows(self) -> dict[str, str]:
         """Rows of the plan's table."""
         accountant = self.accountant
-        unit = "of a client" if accountant.is_local else "in all"
+        unit = "of a client" if accountant.is_per_client else "in all"
         ratio = f"; signal to noise of a round at most {self.signal_to_noise:.3g}"
-        return {
+        rows = {
             "privacy": f"epsilon {self.epsilon:.4g} at delta {accountant.delta:.3g}, after {self.releases:,} rounds {unit}; "
             f"{accountant.relation}, by {accountant.method}",
             "noise multiplier": f"{accountant.noise_multiplier:.4g}" + (ratio if accountant.noise_multiplier else ""),
         }
+        if accountant.is_distributed:
+            known = accountant.with_noise(accountant.noise_multiplier * math.sqrt(2 / 3)).epsilon(self.releases)
+            rows["if clients collude"] = (
+                f"epsilon {known:.4g}, if a third of the fewest survivors tell the server their noise"
+            )
+        return rows
 
 
 def estimate_privacy(run: Run, numbers: int) -> PrivacyEstimate | ExampleEstimate | None:
@@ -53,8 +59,10 @@ def estimate_privacy(run: Run, numbers: int) -> PrivacyEstimate | ExampleEstimat
     rounds, cohort = federation.schedule.rounds, channel.denominator
     if cohort is None:
         cohort = federation.schedule.cohort_size(len(federation.registry))
+    if accountant.is_per_client:
+        rounds = most_rounds(run)
     if accountant.is_local:  # every client of the sum adds its own noise
-        rounds, cohort = most_rounds(run), math.sqrt(cohort)
+        cohort = math.sqrt(cohort)
     ratio = signal_to_noise(cohort, accountant.noise_multiplier, numbers)
     return PrivacyEstimate(accountant, rounds, accountant.epsilon(rounds), ratio)
 

@@ -51,7 +51,7 @@ def facts_table(privacy: EarlyPrivacy) -> Table:
     table = Table(show_header=False, title="privacy: nothing was trained", title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    table.add_row("clients", f"{privacy.clients:,}; {sampling_text(privacy.sampling, accountant.is_local)}")
+    table.add_row("clients", f"{privacy.clients:,}; {sampling_text(privacy.sampling, accountant.is_per_client)}")
     table.add_row("rounds", f"{privacy.rounds:,}")
     table.add_row("noise multiplier", f"{accountant.noise_multiplier:.6g}")
     table.add_row("delta", f"{accountant.delta:.4g}")
@@ -61,7 +61,7 @@ def facts_table(privacy: EarlyPrivacy) -> Table:
     return table
 
 
-def sampling_text(sampling: Sampling, is_local: bool = False) -> str:
+def sampling_text(sampling: Sampling, is_per_client: bool = False) -> str:
     """The choice of cohorts in words, and whether it amplifies privacy."""
     texts = {
         "poisson": f"each is in a cohort with probability {sampling.probability or 0:.4g}",
@@ -70,14 +70,14 @@ def sampling_text(sampling: Sampling, is_local: bool = False) -> str:
         "separated": f"at least {sampling.separation} rounds from one round of a client to the next",
         "other": "cohorts of another kind",
     }
-    amplifies = sampling.kind in ("poisson", "fixed") and not is_local
+    amplifies = sampling.kind in ("poisson", "fixed") and not is_per_client
     return texts[sampling.kind] + ("" if amplifies else "; sampling amplifies nothing")
 
 
 def epsilon_table(privacy: EarlyPrivacy) -> Table:
     """Epsilon after some rounds, up to the planned ones."""
     table = Table(title="epsilon spent", title_justify="left")
-    table.add_column("rounds of a client" if privacy.accountant.is_local else "rounds", justify="right")
+    table.add_column("rounds of a client" if privacy.accountant.is_per_client else "rounds", justify="right")
     table.add_column("epsilon", justify="right")
     for rounds in spread_rounds(privacy.charged_rounds):
         table.add_row(f"{rounds:,}", f"{privacy.accountant.epsilon(rounds):.4g}")

@@ -13,11 +13,15 @@ from fedlit.aggregation.privacy.accounting.library import (
     poisson_bound,
     poisson_epsilon,
 )
+from fedlit.aggregation.privacy.accounting.skellam import skellam_epsilon
 from fedlit.core.errors import ConfigError, raise_errors, require
 from fedlit.core.facts import Sampling
 
 GAUSSIAN = "Gaussian composition"
 """Name of the exact composition of Gaussian mechanisms."""
+
+SKELLAM = "RDP of Skellam noise"
+"""Name of the composition of Skellam mechanisms."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,19 @@ class Accountant:
     | `separated` | zero-out: one client sends zeros | exact Gaussian, a release every `separation` rounds |
     | `other` | zero-out | exact Gaussian, one release a round |
     | (`is_local`) | replace-one, for all that the client sends | exact Gaussian, one release a participation |
+    | (`is_distributed`) | zero-out: one client sends zeros and its noise | RDP of Skellam noise, one release a participation |
 
     Only Poisson sampling and sampling of a fixed size amplify privacy: an attacker does not know the cohort.
 
     Args:
         sampling: choice of the cohorts.
         clients: number of clients in the federation.
-        noise_multiplier: standard deviation of the noise divided by the clipping norm of one client, >= 0.
+        noise_multiplier: standard deviation of the noise divided by the clipping norm of one client, >= 0; under `square`
+            divided by the largest norm of one client's integers.
         delta: in (0, 1).
         is_local: True if each client adds the noise to its own update, and the attacker sees single updates.
+        square: largest squared norm of a client's integers, if all clients together add Skellam noise to a secure sum; None for
+            Gaussian noise.
     """
 
     sampling: Sampling
@@ -48,6 +56,7 @@ class Accountant:
     noise_multiplier: float
     delta: float
     is_local: bool = False
+    square: int | None = None
 
     def __post_init__(self) -> None:
         noise, delta = self.noise_multiplier, self.delta
@@ -71,16 +80,38 @@ class Accountant:
         """The accountant of noise that a client adds to its own update."""
         return cls(Sampling("every", probability=1.0), 1, noise_multiplier, delta, is_local=True)
 
+    @classmethod
+    def distributed(cls, *, noise_multiplier: float, delta: float, square: int) -> Accountant:
+        """The accountant of Skellam noise that clients add together."""
+        return cls(Sampling("every", probability=1.0), 1, noise_multiplier, delta, square=square)
+
+    @property
+    def is_distributed(self) -> bool:
+        """True if the clients of a secure sum add the noise together."""
+        return self.square is not None
+
+    @property
+    def is_per_client(self) -> bool:
+        """True if a client is charged for its own participations alone.
+
+        The attacker then sees who takes part, so sampling amplifies nothing.
+        """
+        return self.is_local or self.is_distributed
+
     @property
     def relation(self) -> str:
         """The relation of neighbouring federations: `add-or-remove`, `replace-one` or `zero-out`."""
+        if self.is_distributed:
+            return "zero-out"
         if self.is_local or self.sampling.kind == "fixed":
             return "replace-one"
         return "add-or-remove" if self.sampling.kind in ("poisson", "every") else "zero-out"
 
     @property
     def method(self) -> str:
-        """Name of the method: PLD, RDP, or `GAUSSIAN`."""
+        """Name of the method: PLD, RDP, `GAUSSIAN` or `SKELLAM`."""
+        if self.is_distributed:
+            return SKELLAM
         return {"poisson": "PLD", "fixed": "RDP"}.get(self.sampling.kind, GAUSSIAN)
 
     def statement(self, protected: str, attacker: str) -> str:
@@ -120,6 +151,8 @@ class Accountant:
         if min(counts) == 0:
             return math.inf
         releases = tuple(sorted(counts.items()))
+        if self.square is not None:
+            return skellam_epsilon(tuple((noise**2 * self.square, n) for noise, n in releases), self.square, self.delta)
         if self.method == "PLD":
             probability = self._probability
             return poisson_epsilon(tuple((noise, probability, count) for noise, count in releases), self.delta)
@@ -128,7 +161,7 @@ class Accountant:
     def fast_epsilon(self, rounds: int) -> float:
         """An upper bound on `epsilon` that is computed sooner."""
         noise = self.noise_multiplier
-        if not rounds or not noise or self.method == GAUSSIAN:
+        if not rounds or not noise or self.method in (GAUSSIAN, SKELLAM):
             return self.epsilon(rounds)
         if self.method == "PLD":
             return poisson_bound(((noise, self._probability, rounds),), self.delta)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stderr
 from functools import cache, lru_cache
 from types import SimpleNamespace
@@ -123,6 +124,17 @@ def poisson_bound(releases: Releases, delta: float) -> float:
     """
     total = sum(count * _poisson_rdp(noise, probability) for noise, probability, count in releases)
     return float(_library().rdp.compute_epsilon(FAST_ORDERS, total, delta)[0])
+
+
+def epsilon_of_divergences(orders: Sequence[float], divergences: np.ndarray, delta: float) -> float:
+    """Epsilon of a mechanism with these Rényi divergences.
+
+    Args:
+        orders: orders of the divergences, > 1.
+        divergences: upper bounds, of the same shape.
+        delta: in (0, 1).
+    """
+    return float(_library().rdp.compute_epsilon(orders, np.maximum(divergences, LEAST_DIVERGENCE), delta)[0])
 
 
 @lru_cache(1024)

@@ -18,6 +18,7 @@ from fedlit.aggregation.privacy.budget import (
     default_delta,
     privacy_statement,
 )
+from fedlit.aggregation.privacy.ledger import count_participations
 from fedlit.aggregation.privacy.refusals import check_releases
 from fedlit.aggregation.privacy.vectors import add_gaussian, clip_factor
 from fedlit.core.errors import ConfigError, raise_errors, require_positive
@@ -113,9 +114,7 @@ class LocalDP(Stage):
 
     def lose(self, ticket: SumTicket, state: StageState) -> StageState:
         """Charge the clients of a lost round: they may have sent messages."""
-        counts = state.private[PARTICIPATIONS].clone()
-        counts[list(ticket.clients)] += 1
-        return StageState(private={PARTICIPATIONS: counts})
+        return StageState(private={PARTICIPATIONS: count_participations(state.private[PARTICIPATIONS], ticket.clients)})
 
     def metrics(self, state: StageState) -> Mapping[str, float]:
         """Epsilon of the client with the most messages, and the clipping norm."""

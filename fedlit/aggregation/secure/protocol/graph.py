@@ -45,24 +45,28 @@ class Thresholds:
         return self.clients - self.group
 
 
-def make_thresholds(clients: int, threshold: float | None, neighbours: int | None) -> Thresholds:
+def make_thresholds(
+    clients: int, threshold: float | None, neighbours: int | None, survivors: int = MIN_CLIENTS
+) -> Thresholds:
     """The thresholds of a group.
 
     Args:
         clients: n, clients of the group.
         threshold: part of the group that must survive, in (0.5, 1], and never fewer than 3; None for floor(2n/3) + 1.
         neighbours: k; None for a complete graph.
+        survivors: least number of survivors of any group, >= 3; more than 3 if their noise would not suffice.
 
     Raises:
-        ValueError: if the group has fewer than 3 clients.
+        ValueError: if the group has fewer clients than `survivors`.
     """
-    if clients < MIN_CLIENTS:
-        raise ValueError(f"a group of {clients} clients is too small: it needs {MIN_CLIENTS}")
+    if clients < survivors:
+        raise ValueError(f"a group of {clients} clients is too small: it needs {survivors}")
     group = (
         default_threshold(clients)
         if threshold is None
         else max(MIN_CLIENTS, clients // 2 + 1, ceil(threshold * clients))
     )
+    group = max(group, survivors)
     size = clients if neighbours is None else min(clients, neighbours + 1)
     return Thresholds(clients, group, min(size, max(size // 2 + 1, ceil(size * group / clients))))
 

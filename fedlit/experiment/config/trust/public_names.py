@@ -30,7 +30,7 @@ FEDLIT_NAMES = (
     ),
     *_names("fedlit.aggregation", "Float32"),
     *_names("fedlit.aggregation.compression", "Half Int8 PowerSGD QSGD RandK Sign TopK"),
-    *_names("fedlit.aggregation.privacy", "CentralDP DPFTRL LocalDP"),
+    *_names("fedlit.aggregation.privacy", "CentralDP DPFTRL DistributedDP LocalDP"),
     *_names("fedlit.client.dp_sgd", "ExamplePrivacy"),
     *_names("fedlit.aggregation.secure", "IdealSum SecAgg"),
     *_names("fedlit.data", "Classes Dirichlet DirichletClient Iid Natural Noise Quantity Shards"),

@@ -1,0 +1,1 @@
+"""Skellam noise on integers: rotation, rounding, noise, and their ring."""
