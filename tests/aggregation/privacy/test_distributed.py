@@ -87,10 +87,12 @@ def test_a_client_moves_the_integers_of_the_sum_by_the_stated_norm_at_most(kind,
     assert square <= least * (1.0 / channel.secure.noise.step) ** 2
 
 
-def test_a_mean_without_noise_is_that_of_the_clipped_updates():
-    channel = channel_of(DistributedDP(epsilon=math.inf, clip=2.0))
+@pytest.mark.parametrize("granularity", [None, 1e-6])
+def test_a_mean_without_noise_is_that_of_the_clipped_updates(granularity):
+    channel = channel_of(DistributedDP(epsilon=math.inf, clip=2.0, granularity=granularity))
     opened, _ = release(channel, [unit(length=9.0), unit(at=3, length=1.0)])
     step = channel.secure.noise.step
+    assert granularity in (None, step)
     assert opened.tolist() == pytest.approx([2.0, 0, 0, 1.0, *[0.0] * 6], abs=8 * step)
     assert channel.denominator == COHORT  # failed clients count as zeros
 
@@ -136,9 +138,7 @@ def test_a_sum_with_too_little_noise_is_never_opened():
 def test_no_noise_is_used_twice():
     channel = channel_of(DistributedDP(noise_multiplier=50.0))
     keys = [(client, round, seed) for client in range(3) for round in range(3) for seed in (0, 1)]
-    noises = [
-        integers(channel, torch.zeros(10), client=client, round=round, seed=seed) for client, round, seed in keys
-    ]
+    noises = [integers(channel, torch.zeros(10), client=client, round=round, seed=seed) for client, round, seed in keys]
     assert len(set(torch.cat(noises).tolist())) >= 0.99 * sum(map(len, noises))
     assert torch.equal(noises[0], integers(channel, torch.zeros(10)))
 

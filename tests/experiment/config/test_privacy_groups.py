@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow  # each composes the configuration
         ("privacy=central", "privacy.epsilon=inf"),
         ("privacy=local", "privacy.epsilon=50"),
         ("privacy=ftrl", "sampler=min_separation", "privacy.epsilon=50"),
+        ("privacy=distributed", "privacy.epsilon=50", "encryption=ideal", "schedule.clients_per_round=5"),
     ],
     ids=" ".join,
 )
@@ -43,6 +44,12 @@ def test_a_run_with_each_mechanism_records_its_figures(choices):
         (("privacy=central", "privacy.epsilon=1", "sampler=power_of_choice"), "sampler", "losses"),
         (("privacy=local", "privacy.epsilon=1", "algorithm=qfedavg"), "algorithm", "by their losses"),
         (("privacy=ftrl", "privacy.epsilon=1", "sampler=poisson"), "sampler", "min_separation"),
+        (("privacy=distributed", "privacy.epsilon=1"), "encryption", "a single update would have a small part"),
+        (
+            ("privacy=distributed", "privacy.epsilon=1", "encryption=ideal", "sampler=poisson"),
+            "sampler",
+            "fewest survivors",
+        ),
         (("privacy=central", "privacy.epsilon=1", "data.client_test_fraction=0.2"), "eval.clients", "without noise"),
     ],
     ids=str,
