@@ -55,6 +55,14 @@ def stream(seed: int, purpose: Purpose, round: int = 0, client: int = 0, key: in
     return np.random.Generator(np.random.PCG64(sequence(seed, purpose, round, client, key)))
 
 
+def bit_stream(seed: int, purpose: Purpose, round: int = 0, client: int = 0, key: int = 0) -> np.random.Generator:
+    """A fast NumPy generator for one purpose, round and client.
+
+    It is SFC64, which makes a word in 60 % of the time of the generator of `stream`, and has other random numbers.
+    """
+    return np.random.Generator(np.random.SFC64(sequence(seed, purpose, round, client, key)))
+
+
 def torch_stream(
     seed: int, purpose: Purpose, round: int = 0, client: int = 0, key: int = 0, device: torch.device | str = "cpu"
 ) -> torch.Generator:

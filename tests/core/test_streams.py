@@ -4,7 +4,7 @@ from itertools import product
 import numpy as np
 import torch
 
-from fedlit.core.streams import Purpose, seeded, sequence, stream, torch_stream
+from fedlit.core.streams import Purpose, bit_stream, seeded, sequence, stream, torch_stream
 
 
 def test_a_stream_with_the_same_key_has_the_same_numbers():
@@ -17,10 +17,12 @@ def test_a_stream_with_the_same_key_has_the_same_numbers():
 
 def test_every_part_of_the_key_gives_another_stream():
     draws = {
-        int(stream(seed, purpose, r, c, k).integers(2**63))
+        int(make(seed, purpose, r, c, k).integers(2**63))
+        for make in (stream, bit_stream)
         for seed, purpose, r, c, k in product((0, 1, 2**40), (Purpose.INIT, Purpose.MODEL), (0, 1), (0, 1), (0, 1))
     }
-    assert len(draws) == 3 * 2 * 2 * 2 * 2
+    assert len(draws) == 2 * 3 * 2 * 2 * 2 * 2
+    assert bit_stream(7, Purpose.COHORT, 3).integers(2**63) == bit_stream(7, Purpose.COHORT, 3).integers(2**63)
 
 
 def test_the_numbers_of_a_purpose_never_change():

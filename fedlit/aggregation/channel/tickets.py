@@ -9,7 +9,7 @@ from zlib import crc32
 import numpy as np
 
 from fedlit.aggregation.channel.message import Turn
-from fedlit.core.streams import Purpose, stream
+from fedlit.core.streams import Purpose, bit_stream, stream
 from fedlit.core.tensors import Layout, Tensors
 
 
@@ -49,9 +49,14 @@ class Ticket:
         return stream(self.seed, self.purpose, self.round, self.client, crc32(self.stage.encode()))
 
     @cached_property
+    def bits(self) -> np.random.Generator:
+        """A fast source of random bits for this round and client."""
+        return bit_stream(self.seed, self.purpose, self.round, self.client, crc32(self.stage.encode()))
+
+    @cached_property
     def common_generator(self) -> np.random.Generator:
         """Random numbers of this stage that a round's clients share."""
-        return _common(self.seed, self.round, self.stage)
+        return common_stream(self.seed, self.round, self.stage)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +88,7 @@ class SumTicket:
     @cached_property
     def common_generator(self) -> np.random.Generator:
         """Random numbers of this stage that a round's clients share."""
-        return _common(self.seed, self.round, self.stage)
+        return common_stream(self.seed, self.round, self.stage)
 
     @cached_property
     def noise_generator(self) -> np.random.Generator:
@@ -91,5 +96,6 @@ class SumTicket:
         return stream(self.seed, Purpose.SUM_NOISE, self.round, key=crc32(self.stage.encode()))
 
 
-def _common(seed: int, round: int, stage: str) -> np.random.Generator:
+def common_stream(seed: int, round: int, stage: str) -> np.random.Generator:
+    """Make a stage's random numbers that a round's clients share."""
     return stream(seed, Purpose.COMMON, round, key=crc32(stage.encode()))

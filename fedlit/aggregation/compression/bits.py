@@ -27,7 +27,10 @@ def pack_bits(numbers: np.ndarray, width: int) -> bytes:
         numbers: unsigned integers of shape (n,), each below 2**width.
         width: bits of each number, 0 to 32.
     """
-    return b"".join(_pack_field(numbers >> shift if shift else numbers, field).data for field, shift in _fields(width))
+    return b"".join(
+        _pack_field(numbers >> shift if shift else numbers, field, shift + field < width).data
+        for field, shift in _fields(width)
+    )
 
 
 def unpack_bits(content: memoryview, count: int, width: int) -> np.ndarray:
@@ -63,19 +66,28 @@ def _field_nbytes(count: int, field: int) -> int:
     return -(-count * field // 8)
 
 
-def _pack_field(numbers: np.ndarray, field: int) -> np.ndarray:
-    """The lowest bits of numbers, as bytes."""
+def _pack_field(numbers: np.ndarray, field: int, has_more: bool) -> np.ndarray:
+    """The lowest bits of numbers, as bytes.
+
+    Args:
+        numbers: whole numbers.
+        field: how many bits.
+        has_more: whether the numbers have higher bits.
+    """
     if field >= 8:
         return numbers.astype(f"<u{field // 8}", copy=False).view(np.uint8)
-    low = numbers.astype(np.uint8) & np.uint8(2**field - 1)
+    low = numbers.astype(np.uint8, copy=False)
+    if has_more:
+        low = low & np.uint8(2**field - 1)
     if field == 1:
         return np.packbits(low, bitorder="little")
     word = WORDS[field]
     if surplus := len(low) % word.itemsize:
         low = np.append(low, np.zeros(word.itemsize - surplus, np.uint8))
     words = low.view(word)
-    packed = words.copy()
-    for place in range(1, word.itemsize):
+    packed = words >> (8 - field)
+    packed |= words
+    for place in range(2, word.itemsize):
         packed |= words >> (8 - field) * place
     return packed.astype(np.uint8)
 

@@ -16,7 +16,7 @@ from fedlit.aggregation.channel.codec import Codec
 from fedlit.aggregation.channel.tickets import Ticket
 from fedlit.aggregation.compression.bits import pack_bits, packed_nbytes, unpack_bits
 from fedlit.aggregation.compression.rounding import Quantizer, without_zeros
-from fedlit.aggregation.compression.segments import Segments, blocks
+from fedlit.aggregation.compression.segments import Segments, blocks, scratch
 from fedlit.core.errors import raise_errors, require
 from fedlit.core.tensors import Layout
 
@@ -70,25 +70,28 @@ class QSGD(Codec):
     def pack(self, vector: Tensor, ticket: Ticket) -> bytes:
         """Round each number to a level of its bucket."""
         segments, values = self._segments(len(vector)), vector.numpy()
-        norms, quantizer = segments.norms(values), Quantizer(self.levels, ticket.generator)
+        norms, quantizer = segments.norms(values), Quantizer(self.levels, ticket.bits)
+        divisors = without_zeros(norms)
         parts: list[bytes | memoryview] = [norms.astype("<f4").data]
         for block in blocks(len(values)):
-            levels = quantizer(values[block], segments.spread(without_zeros(norms), block))
-            levels += self.levels
-            parts.append(pack_bits(levels.astype(np.uint8), self._width))
+            levels = scratch("levels", np.int8, block.stop - block.start)
+            quantizer.quantize(segments, values[block], divisors, block, out=levels)
+            codes = levels.view(np.uint8)
+            codes += np.uint8(self.levels)  # modulo 256: from -levels to 0, from levels to 2 levels
+            parts.append(pack_bits(codes, self._width))
         return b"".join(parts)
 
     @np.errstate(invalid="ignore")
     def unpack(self, content: memoryview, layout: Layout) -> Tensor:
         """Multiply each level by the norm of its bucket."""
         segments, vector = self._segments(layout.size), np.empty(layout.size, np.float32)
-        norms, levels = np.frombuffer(content, "<f4", len(segments)), np.float32(self.levels)
-        start = norms.nbytes
+        norms = np.frombuffer(content, "<f4", len(segments))
+        units, start = norms / np.float32(self.levels), norms.nbytes
         for block in blocks(layout.size):
             part = vector[block]
-            np.subtract(unpack_bits(content[start:], len(part), self._width), levels, out=part)
-            part /= levels
-            part *= segments.spread(norms, block)
+            codes = unpack_bits(content[start:], len(part), self._width)
+            part[:] = (codes - np.uint8(self.levels)).view(np.int8)  # modulo 256
+            segments.multiply(part, units, block, out=part)
             start += packed_nbytes(len(part), self._width)
         return torch.from_numpy(vector)
 

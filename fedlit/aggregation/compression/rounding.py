@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedlit.aggregation.channel.codec import Codec
 from fedlit.aggregation.channel.tickets import Ticket
-from fedlit.aggregation.compression.segments import BLOCK, Segments, blocks
+from fedlit.aggregation.compression.segments import Segments, blocks, scratch
 from fedlit.core.errors import raise_errors, require_choice
 from fedlit.core.tensors import Layout
 
@@ -61,14 +61,16 @@ class Int8(Codec):
     packs_weights = True
 
     @np.errstate(invalid="ignore", over="ignore")  # NaN and infinity arrive as such, and the server refuses them
-    def pack(self, vector: Tensor, ticket: Ticket) -> bytes:
+    def pack(self, vector: Tensor, ticket: Ticket) -> memoryview:
         """Divide each tensor by its scale, and round."""
         segments, values = Segments.of_tensors(ticket.layout), vector.numpy()
-        scales, quantizer = segments.maxima(values), Quantizer(MAX_INT8, ticket.generator)
-        codes = np.empty(len(values), np.int8)
+        scales, quantizer = segments.maxima(values), Quantizer(MAX_INT8, ticket.bits)
+        divisors, content = without_zeros(scales), np.empty(scales.nbytes + len(values), np.int8)
+        content[: scales.nbytes] = scales.astype("<f4").view(np.int8)
+        codes = content[scales.nbytes :]
         for block in blocks(len(values)):
-            codes[block] = quantizer(values[block], segments.spread(without_zeros(scales), block))
-        return b"".join([scales.astype("<f4").data, codes.data])
+            quantizer.quantize(segments, values[block], divisors, block, out=codes[block])
+        return content.view(np.uint8).data
 
     @np.errstate(invalid="ignore")
     def unpack(self, content: memoryview, layout: Layout) -> Tensor:
@@ -77,8 +79,10 @@ class Int8(Codec):
         scales = np.frombuffer(content, "<f4", len(segments))
         codes = np.frombuffer(content, np.int8, layout.size, offset=scales.nbytes)
         for block in blocks(layout.size):
-            part = np.divide(codes[block], np.float32(MAX_INT8), out=vector[block])
-            part *= segments.spread(scales, block)
+            part = vector[block]
+            part[:] = codes[block]
+            part /= np.float32(MAX_INT8)
+            segments.multiply(part, scales, block, out=part)
         return torch.from_numpy(vector)
 
     def nbytes(self, layout: Layout) -> int:
@@ -91,40 +95,47 @@ class Quantizer:
 
     Args:
         levels: levels between 0 and the scale, 1 to 127.
-        generator: source of the random numbers.
+        generator: source of the random bits.
     """
 
     def __init__(self, levels: int, generator: np.random.Generator) -> None:
         self._steps = np.float32(256 * levels)
         self._generator = generator
-        self._scaled, self._floor = np.empty((2, BLOCK), np.float32)
 
-    def __call__(self, values: np.ndarray, scale: np.ndarray | np.float32) -> np.ndarray:
+    def quantize(
+        self, segments: Segments, values: np.ndarray, scales: np.ndarray, block: slice, out: np.ndarray
+    ) -> None:
         """Round one block so that the expectation stays.
 
         A number rounds up if a random number is below its fractional part. The first 8 bits of both decide, unless they are
-        equal; then 24 more bits do.
+        equal; then 24 more bits do. So the bias is below 2^-32 of a level, besides the rounding of float32.
 
         Args:
-            values: float32 of shape (n,), n <= BLOCK.
-            scale: bound of the absolute values, > 0, float32 of shape (n,) or the same for all.
-
-        Returns:
-            Whole numbers from -levels to levels, int16 of shape (n,).
+            segments: of the vector.
+            values: the block, float32 of shape (n,), n <= BLOCK.
+            scales: bound of the absolute values of each segment, > 0.
+            block: position of the block in the vector.
+            out: whole numbers from -levels to levels, int8 of shape (n,).
         """
-        scaled, floor = self._scaled[: len(values)], self._floor[: len(values)]
-        np.divide(values, scale, out=scaled)
+        size = len(values)
+        scaled, floor = scratch("scaled", np.float32, size), scratch("floor", np.float32, size)
+        steps, fractions = scratch("steps", np.int16, size), scratch("fractions", np.uint8, size)
+        segments.divide(values, scales, block, out=scaled)
         scaled *= self._steps
         np.floor(scaled, out=floor)
-        steps = floor.astype(np.int16)
-        draws = self._generator.integers(0, 2**64, -(-len(values) // 8), np.uint64)
-        draws, fractions = draws.view(np.uint8)[: len(values)], steps.astype(np.uint8)
-        is_up = draws < fractions
-        ties = np.flatnonzero(draws == fractions)
+        np.copyto(steps, floor, casting="unsafe")
+        np.copyto(fractions, steps, casting="unsafe")
+        draws = random_bytes(self._generator, size)
+        is_up, ties = draws < fractions, np.flatnonzero(draws == fractions)
         is_up[ties] = self._generator.random(len(ties), np.float32) < scaled[ties] - floor[ties]
         steps >>= 8
-        steps += is_up
-        return steps
+        np.copyto(out, steps, casting="unsafe")
+        out += is_up.view(np.int8)
+
+
+def random_bytes(generator: np.random.Generator, count: int) -> np.ndarray:
+    """Random bytes, uint8 of shape (count,)."""
+    return generator.bit_generator.random_raw(-(-count // 8)).view(np.uint8)[:count]
 
 
 def without_zeros(scales: np.ndarray) -> np.ndarray:

@@ -73,8 +73,10 @@ class Sign(Codec):
             parts.append((segments.absolute_sums(values) / segments.lengths).astype("<f4").data)
         for block in blocks(len(values)):
             is_positive = values[block] > 0
-            zeros = np.flatnonzero(values[block] == 0)
-            is_positive[zeros] = ticket.generator.integers(0, 2, len(zeros), np.uint8)
+            is_zero = values[block] == 0
+            if is_zero.any():
+                zeros = np.flatnonzero(is_zero)
+                is_positive[zeros] = ticket.generator.integers(0, 2, len(zeros), np.uint8)
             parts.append(np.packbits(is_positive, bitorder="little").data)
         return b"".join(parts)
 
@@ -87,11 +89,12 @@ class Sign(Codec):
         packed = np.frombuffer(content, np.uint8, offset=scales.nbytes)
         for block in blocks(layout.size):
             part, bits = vector[block], packed[block.start // 8 : -(-block.stop // 8)]
-            part[:] = np.unpackbits(bits, count=len(part), bitorder="little")
-            part *= 2
-            part -= 1
+            signs = np.unpackbits(bits, count=len(part), bitorder="little").view(np.int8)
+            signs += signs
+            signs -= 1
+            part[:] = signs
             if segments is not None:
-                part *= segments.spread(scales, block)
+                segments.multiply(part, scales, block, out=part)
         return torch.from_numpy(vector)
 
     def open(self, total: Tensor, ticket: SumTicket) -> Tensor:

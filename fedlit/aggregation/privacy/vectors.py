@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -10,6 +11,9 @@ from torch import Tensor
 
 CHUNK = 1 << 16
 """Numbers that are converted to float64 at a time: so few stay in the processor's cache."""
+
+MIN_CHUNKS = 4
+"""Chunks below which the start of threads takes longer than they save."""
 
 
 def exact_norm(vector: Tensor) -> float:
@@ -43,27 +47,39 @@ def gaussian(generator: np.random.Generator, size: int, std: float) -> Tensor:
     """Independent normal numbers with mean 0, float64 of shape (size,).
 
     Args:
-        generator: source of the numbers.
+        generator: source of the numbers: see `add_gaussian`.
         size: number of numbers.
         std: standard deviation, >= 0; 0 draws none.
     """
-    if std == 0:
-        return torch.zeros(size, dtype=torch.float64)
-    return torch.from_numpy(generator.standard_normal(size)).mul_(std)
+    return add_gaussian(torch.zeros(size, dtype=torch.float64), generator, std)
 
 
 def add_gaussian(vector: Tensor, generator: np.random.Generator, std: float, factor: float = 1.0) -> Tensor:
     """factor * vector + noise, computed in float64.
 
-    The result has the vector's dtype. Its memory and a chunk are all that is needed; the noise is that of `gaussian`.
+    The result has the vector's dtype. Its memory and a chunk in each thread are all that is needed. The normal numbers are
+    drawn by the ziggurat method in float64, whose tails are not cut. There are as many threads as torch has; the result does
+    not depend on their number.
 
     Args:
         vector: float32 or float64, shape (d,); not changed.
-        generator: source of the noise.
+        generator: source of the noise of the first chunk; each further chunk has a child of it (`Generator.spawn`).
         std: standard deviation of the noise, >= 0; 0 draws none.
         factor: multiplies the vector.
     """
+    if std == 0:
+        return torch.zeros(len(vector), dtype=torch.float64).add_(vector, alpha=factor).to(vector.dtype)
     result = torch.empty_like(vector)
-    for part, into in zip(vector.split(CHUNK), result.split(CHUNK), strict=True):
-        into.copy_(gaussian(generator, len(part), std).add_(part, alpha=factor))
+    parts, targets = ([part.numpy() for part in each.split(CHUNK)] for each in (vector, result))
+    generators = [generator, *generator.spawn(len(parts) - 1)]
+
+    def add(source: np.random.Generator, part: np.ndarray, into: np.ndarray) -> None:
+        noise = source.standard_normal(len(part))
+        noise *= std
+        noise += part if factor == 1 else np.multiply(part, factor, dtype=np.float64)
+        into[:] = noise
+
+    threads = torch.get_num_threads() if len(parts) >= MIN_CHUNKS else 1
+    with ThreadPoolExecutor(threads) as pool:  # NumPy draws without the interpreter's lock
+        list((pool.map if threads > 1 else map)(add, generators, parts, targets))
     return result

@@ -1,5 +1,7 @@
 """Half precision, int8 and QSGD: their grids, unbiasedness, and exact variance."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from test_codecs import flat, normal, received, ticket
 
 from fedlit.aggregation import Channel
 from fedlit.aggregation.compression import QSGD, Half, Int8, Sign
-from fedlit.aggregation.compression.segments import BLOCK, Segments
+from fedlit.aggregation.compression.segments import BLOCK, Segments, scratch
 from fedlit.core.errors import ConfigError
 from fedlit.core.tensors import Layout
 
@@ -123,6 +125,40 @@ def test_segments_agree_with_their_definition_across_blocks():
     assert len(Segments.of_buckets(0, 0)) == 0
 
 
+@pytest.mark.parametrize(
+    "segments",
+    [
+        Segments.of_buckets(2 * BLOCK + 5, 512),
+        Segments.of_buckets(2 * BLOCK + 5, 1000),
+        Segments.of_buckets(2 * BLOCK + 5, 3),
+        Segments.of_buckets(2 * BLOCK + 5, 2 * BLOCK + 5),
+        Segments(np.array([10, BLOCK - 3, BLOCK, 2 * BLOCK - 7, 2 * BLOCK + 5])),
+        Segments(np.cumsum([*[100] * (BLOCK // 100), BLOCK // 2, BLOCK // 2 + 100])),
+    ],
+    ids=["rows", "long", "short", "one", "tensors", "many tensors"],
+)
+def test_numbers_are_multiplied_and_divided_by_the_scale_of_their_segment(segments):
+    size = int(segments.ends[-1])
+    vector, scales = normal(size).numpy(), np.arange(1, len(segments) + 1, dtype=np.float32)
+    of_each = scales.repeat(segments.lengths)
+    for method, expected in ((segments.divide, vector / of_each), (segments.multiply, vector * of_each)):
+        result = vector.copy()
+        for start in range(0, size, BLOCK):
+            block = slice(start, min(start + BLOCK, size))
+            method(result[block], scales, block, out=result[block])
+        assert np.array_equal(result, expected)
+
+
+def test_the_random_bits_of_a_number_decide_about_no_other_number():
+    """Two neighbours round up independently, also beyond one block and in one 64-bit word."""
+    size, value = BLOCK + 1000, 0.5
+    vector = torch.cat([torch.ones(1), torch.full((size,), value / 127)])
+    up = received(Int8(), vector)[1:].mul(127).round().numpy() - value  # -0.5 or 0.5
+    for lag in (1, 2, 4, 8, BLOCK):
+        pairs = up[lag:] * up[:-lag] * 4
+        assert abs(float(pairs.mean())) < 4 / len(pairs) ** 0.5
+
+
 def test_a_large_vector_is_rounded_like_its_blocks_are():
     vector = normal(BLOCK + 100)
     sent = received(QSGD(levels=127), vector)
@@ -130,6 +166,15 @@ def test_a_large_vector_is_rounded_like_its_blocks_are():
     whole = received(QSGD(levels=127, bucket=None), vector)
     unit = float(vector.double().norm()) / 127
     assert float((whole - vector).abs().max()) <= unit
+
+
+def test_a_thread_uses_its_own_memory_again():
+    own = [scratch("numbers", np.float32, 10) for _ in range(2)]
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(scratch, "numbers", np.float32, 10).result()
+    assert np.shares_memory(*own)
+    assert not np.shares_memory(own[0], other)
+    assert not np.shares_memory(own[0], scratch("others", np.float32, 10))
 
 
 def test_the_ticket_decides_the_random_numbers():

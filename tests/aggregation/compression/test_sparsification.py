@@ -1,5 +1,7 @@
 """Top-k, random-k and sign: what they send, contraction, unbiasedness."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from test_codecs import flat, normal, received
 
 from fedlit.aggregation import Channel, SumTicket, Ticket
 from fedlit.aggregation.channel import channel_states, pack_channel_states
-from fedlit.aggregation.compression import QSGD, Half, Int8, RandK, Sign, TopK
+from fedlit.aggregation.compression import QSGD, Half, Int8, RandK, Sign, TopK, randk
 from fedlit.aggregation.compression.indices import indices_nbytes
 from fedlit.aggregation.compression.randk import draw_subset
 from fedlit.aggregation.compression.topk import largest
@@ -104,6 +106,38 @@ def test_pairs_of_a_subset_are_uniform():
         pairs[np.ix_(subset, subset)] += 1
     together = pairs[np.triu_indices(6, 1)]  # each pair is in a subset with probability 1/5
     assert (np.abs(together - 600) < 5 * (3000 * 0.2 * 0.8) ** 0.5).all()
+
+
+@pytest.mark.slow
+def test_subsets_of_several_blocks_are_uniform(monkeypatch):
+    """The members of a block and those of two blocks have the probabilities of a subset of all numbers."""
+    monkeypatch.setattr(randk, "SUBSET_BLOCK", 4)
+    generator, together, draws, size, count = np.random.default_rng(0), np.zeros((10, 10)), 4000, 10, 5
+    for _ in range(draws):
+        subset = draw_subset(size, count, generator)
+        assert (np.diff(subset) > 0).all()
+        together[np.ix_(subset, subset)] += 1
+    for hits, rate in ((np.diag(together), 1 / 2), (together[np.triu_indices(size, 1)], 2 / 9)):
+        assert (np.abs(hits - draws * rate) < 5 * (draws * rate * (1 - rate)) ** 0.5).all()
+
+
+def test_a_large_subset_has_its_members_in_all_blocks():
+    size = 3 * randk.SUBSET_BLOCK + 17
+    subset = draw_subset(size, size // 4, np.random.default_rng(0))
+    assert len(np.unique(subset)) == len(subset) == size // 4
+    assert (np.diff(subset) > 0).all()
+    hits = np.bincount(subset * 16 // size, minlength=16)
+    assert (np.abs(hits - len(subset) / 16) < 5 * (len(subset) / 16) ** 0.5).all()
+
+
+def test_the_seed_and_the_name_of_the_stage_decide_the_support():
+    stage, vector = RandK(0.25), torch.arange(1.0, 51.0)
+    supports = [
+        stage.encode(vector, replace(randk_ticket(), **change))[0] for change in ({}, {"seed": 1}, {"stage": "x"})
+    ]
+    assert not torch.equal(supports[0], supports[1])
+    assert not torch.equal(supports[0], supports[2])
+    assert torch.equal(stage.encode(vector, randk_ticket())[0], supports[0])
 
 
 def test_random_k_is_unbiased_over_rounds():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedlit.aggregation.privacy.vectors import CHUNK, add_gaussian, clip_factor, exact_norm, gaussian
+from fedlit.aggregation.privacy.vectors import CHUNK, MIN_CHUNKS, add_gaussian, clip_factor, exact_norm, gaussian
 
 
 def test_a_norm_is_summed_in_float64_over_chunks():
@@ -41,6 +41,11 @@ def test_noise_has_the_moments_of_a_gaussian():
     assert abs(float(noise.pow(4).mean()) - 3) <= 4 * math.sqrt(96 / count)
 
 
+def test_noise_has_the_bits_of_float64():
+    noise = gaussian(np.random.default_rng(1), 1000, 1.0)
+    assert int((noise.float().double() == noise).sum()) < 5
+
+
 def test_a_standard_deviation_of_0_draws_nothing():
     generator = np.random.default_rng(1)
     assert gaussian(generator, 3, 0.0).tolist() == [0.0] * 3
@@ -55,3 +60,22 @@ def test_noise_is_added_in_chunks_as_in_one_piece(dtype):
     assert torch.equal(noisy, (whole + 0.5 * vector.double()).to(dtype))
     assert torch.equal(vector, before)
     assert torch.equal(add_gaussian(vector, np.random.default_rng(5), 0.0), vector)
+
+
+def test_noise_does_not_depend_on_the_number_of_threads(monkeypatch):
+    vector, results = torch.linspace(-1, 1, MIN_CHUNKS * CHUNK + 3), []
+    for count in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda count=count: count)
+        results.append(add_gaussian(vector, np.random.default_rng(5), 3.0))
+    assert torch.equal(*results)
+    generator = np.random.default_rng(5)
+    for part, noisy, source in zip(
+        vector.split(CHUNK), results[0].split(CHUNK), [generator, *generator.spawn(MIN_CHUNKS)], strict=True
+    ):
+        assert torch.equal(noisy, (part.double() + 3 * torch.from_numpy(source.standard_normal(len(part)))).float())
+
+
+def test_a_generator_that_is_used_again_gives_other_noise_in_every_chunk():
+    generator, zeros = np.random.default_rng(5), torch.zeros(2 * CHUNK)
+    first, second = (add_gaussian(zeros, generator, 1.0).split(CHUNK) for _ in range(2))
+    assert len({float(chunk[0]) for chunk in (*first, *second)}) == 4
