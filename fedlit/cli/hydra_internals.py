@@ -6,8 +6,9 @@ No other module imports a private module of Hydra or OmegaConf. The code was che
 
 from __future__ import annotations
 
-from argparse import Namespace
-from collections.abc import Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -32,11 +33,32 @@ def parse_arguments(arguments: Sequence[str]) -> Namespace:
     Raises:
         ConfigErrors: if an option does not exist.
     """
-    parsed, unknown = get_args_parser().parse_known_intermixed_args(list(arguments))
+    with lazy_help_texts():
+        parsed, unknown = get_args_parser().parse_known_intermixed_args(list(arguments))
     options = [text for text in unknown if text.startswith("-")]
     if options:
         raise ConfigErrors([ConfigError(text, "", "is not an option", _option_hint(text)) for text in options])
     return parsed
+
+
+@contextmanager
+def lazy_help_texts() -> Iterator[None]:
+    """Let argument parsers have help texts that are no strings.
+
+    Python 3.14 checks a help text when its argument is added, and the one of `--shell-completion` is made when it is printed.
+
+    Private in hydra-core 1.3.8 (omegaconf 2.3): the `LazyCompletionHelp` of `get_args_parser`.
+    """
+    name = "_check_help"
+    had_own, check = name in vars(ArgumentParser), getattr(ArgumentParser, name, None)
+    if check is None:  # before Python 3.14
+        yield
+        return
+    setattr(ArgumentParser, name, lambda *_: None)
+    try:
+        yield
+    finally:
+        setattr(ArgumentParser, name, check) if had_own else delattr(ArgumentParser, name)
 
 
 def _option_hint(option: str) -> str:

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from fedlit import STARTED, __version__
 from fedlit.cli.command_line import ParsedCommand, config_dir, early_errors, flags_first, parse_command
+from fedlit.cli.hydra_internals import lazy_help_texts
 from fedlit.cli.hydra_job import HydraJob, exit_status, explain_interrupt, report_errors
 from fedlit.cli.overrides.texts import expand_home
 from fedlit.cli.sweep import jobs
@@ -97,7 +98,7 @@ def main() -> None:
             if sweep is None and HELP_FLAGS & set(sys.argv[1:]):
                 _print_help()
             else:
-                with _finish_sweep(sweep):
+                with _finish_sweep(sweep), lazy_help_texts():
                     _job()
     except Interrupted as interrupt:
         print_lines(f"fedlit: stopped by {interrupt}; {interrupt.hint}")

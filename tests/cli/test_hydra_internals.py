@@ -1,6 +1,8 @@
 """Canaries of Hydra's private APIs, which name the library and version."""
 
 import ast
+import sys
+from argparse import ArgumentParser, _ActionsContainer
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -10,10 +12,12 @@ from hydra import compose
 from omegaconf import DictConfig
 
 import fedlit
+from fedlit.cli import train
 from fedlit.cli.command_line import config_loader
 from fedlit.cli.hydra_internals import (
     active_config_loader,
     add_config_dir,
+    lazy_help_texts,
     list_options,
     list_subgroups,
     load_option,
@@ -46,6 +50,46 @@ def test_hydras_argument_parser_is_there():
         assert (parsed.multirun, parsed.config_dir, parsed.config_name) == (True, "folder", "other")
         parsed = parse_arguments([])
         assert (parsed.overrides, parsed.multirun, parsed.cfg, parsed.config_path) == ([], False, None, None)
+
+
+@pytest.fixture
+def python_3_14(monkeypatch):
+    """Give argparse the check of Python 3.14, if it has none: a help text is formatted when its argument is added."""
+    if hasattr(_ActionsContainer, "_check_help"):
+        return
+
+    def check_help(self, action):
+        if action.help and hasattr(self, "_get_formatter"):
+            try:
+                self._get_formatter()._expand_help(action)
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError("badly formed help string") from error
+
+    def add_argument(self, *names, **options):
+        action = add(self, *names, **options)
+        self._check_help(action)
+        return action
+
+    add = _ActionsContainer.add_argument
+    monkeypatch.setattr(_ActionsContainer, "_check_help", check_help, raising=False)
+    monkeypatch.setattr(_ActionsContainer, "add_argument", add_argument)
+
+
+def test_python_3_14_reads_hydras_help_texts(python_3_14):
+    with pytest.raises((TypeError, ValueError)):
+        ArgumentParser(prog="program").add_argument("--flag", help=object())
+    with canary("LazyCompletionHelp of hydra._internal.utils.get_args_parser"):
+        assert parse_arguments(["seed=1"]).overrides == ["seed=1"]
+    with lazy_help_texts():
+        ArgumentParser(prog="program").add_argument("--flag", help=object())
+    with pytest.raises(ValueError, match="badly formed"):
+        ArgumentParser(prog="program").add_argument("--flag", help="%(nothing)s")
+
+
+def test_the_command_starts_on_python_3_14(python_3_14, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["fedlit", "--cfg", "job", "--package", "partition"])
+    train.main()
+    assert "num_clients: 10" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
