@@ -28,7 +28,17 @@ from unittest.mock import patch
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
 import torch  # noqa: E402
-from matrix import checkpoint_rows, client_rows, damage_rows, disk_rows, disks, run_rows, signal_rows, worker_rows  # noqa: E402
+from matrix import (  # noqa: E402
+    checkpoint_rows,
+    client_rows,
+    damage_rows,
+    disk_rows,
+    disks,
+    run_rows,
+    secure_rows,
+    signal_rows,
+    worker_rows,
+)
 from matrix.lab import Broken, Row, capture_logs  # noqa: E402
 
 from fedlit.aggregation.aggregator import ReductionTree  # noqa: E402
@@ -36,7 +46,7 @@ from fedlit.client.worker import ClientWorker  # noqa: E402
 from fedlit.core.messages import ClientFailure, PartialAggregate  # noqa: E402
 from fedlit.server.checkpoint import format as checkpoint_format  # noqa: E402
 
-PARTS = (checkpoint_rows, damage_rows, client_rows, worker_rows, signal_rows, disk_rows, run_rows)
+PARTS = (checkpoint_rows, damage_rows, client_rows, worker_rows, signal_rows, disk_rows, run_rows, secure_rows)
 ROWS: Sequence[Row] = [row for part in PARTS for row in part.ROWS]
 
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 
-from fedlit import FedAvg, Federation, Iid, Loading, Schedule, TensorSamples
+from fedlit import Channel, FedAvg, Federation, Iid, Loading, Schedule, TensorSamples
 from fedlit.client.trainer import TrainerConfig
 from fedlit.core import serialization
 from fedlit.core.files import Filesystem, LocalFilesystem
@@ -139,6 +139,7 @@ def federation(
     partition: Any = None,
     train: TensorSamples | None = None,
     retention: Retention | None = None,
+    channel: Channel | None = None,
     **schedule: Any,
 ) -> Federation:
     """Return a federation whose checkpoints are in the folder."""
@@ -153,6 +154,7 @@ def federation(
         loading=Loading(batch_size=5, val_fraction=0.0),
         trainer_config=TrainerConfig({"accelerator": "cpu"}),
         executor=executor,
+        channel=channel,
         checkpointer=DiskCheckpointer(folder, retention or Retention(), disk or LocalFilesystem()),
         faults=faults,
     )
