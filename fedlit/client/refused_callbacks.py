@@ -48,7 +48,10 @@ def refuse_callbacks(callbacks: Iterable[Callback], module: LightningModule | No
 
 
 class RefuseModuleCallbacks(Callback):
-    """Refuses callbacks of a module that `trainer.callbacks` may not have either."""
+    """Refuses callbacks of a module that `trainer.callbacks` may not have either.
+
+    It leaves the Trainer after the check, since Lightning calls each hook of each callback.
+    """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check all callbacks, before the first of them acts."""
@@ -58,3 +61,4 @@ class RefuseModuleCallbacks(Callback):
         except ConfigError:
             callbacks.clear()  # some of them would write a file on the exception
             raise
+        trainer.callbacks = [callback for callback in callbacks if callback is not self]  # type: ignore[attr-defined]

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from fedlit.client.callbacks import StopAfterSteps
 from fedlit.client.dp_sgd.private_fit import PrivateTraining, refuse_statistics, start_private_fit
 from fedlit.client.dp_sgd.settings import ExamplePrivacy
 from fedlit.client.fit.call import FitCall, LocalWork
+from fedlit.client.fit.light_trainer import new_trainer
 from fedlit.client.fit.single import SingleWork
 from fedlit.client.lightning_internals import trainer_scope
 from fedlit.client.lightning_logging import use_light_results
@@ -113,9 +113,8 @@ class TrainerConfig:
         """
         refuse_callbacks(callbacks)
         options = {**self.options, **FIXED_ARGS, **more}
-        callbacks = (RefuseModuleCallbacks(), *callbacks)
-        with trainer_scope():  # another environment would install a handler for a cluster's signals
-            trainer = Trainer(**options, callbacks=list(callbacks), plugins=[LightningEnvironment()])
+        with trainer_scope():
+            trainer = new_trainer(**options, callbacks=[RefuseModuleCallbacks(), *callbacks])
         use_light_results(trainer)
         return trainer
 

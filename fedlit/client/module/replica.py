@@ -41,6 +41,8 @@ class ModuleReplica:
         for error in unsupported_module(module):
             raise error
         remove_unpicklable_hparams(module)
+        if any(tensor.is_cuda for tensor in (*module.parameters(), *module.buffers())):
+            module.cpu()  # where a Trainer leaves it after each run
         self._shown_warnings: set[tuple[str, str, str, int]] = set()
         persistent = set(module.state_dict())
         parts = {path: part for path, part in module.named_modules() if not isinstance(part, Metric)}

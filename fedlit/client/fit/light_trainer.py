@@ -1,0 +1,106 @@
+"""A Trainer that does less between the hooks of a run.
+
+It uses public parts of Lightning alone: a profiler, a strategy, and a property of the Trainer. Each behaves as Lightning's own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from inspect import Signature
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.trainer.states import RunningStage
+
+ENVIRONMENT = "PL_TRAINER_"
+"""Prefix of the environment variables that set arguments of Trainers."""
+
+NO_PROFILE = nullcontext()
+
+
+class LightTrainer(Trainer):
+    """A Trainer whose arguments come from no environment variable.
+
+    Lightning reads the names of the arguments from the signature of the class, once for each Trainer.
+    """
+
+    __signature__ = Signature()
+
+    @property
+    def training(self) -> bool:
+        """True in the training stage; Lightning asks 25 times in a step."""
+        return self.state.stage is RunningStage.TRAINING
+
+    @training.setter
+    def training(self, val: bool) -> None:
+        Trainer.training.__set__(self, val)
+
+
+class SilentProfiler(PassThroughProfiler):
+    """A profiler that measures nothing, with one context for all actions."""
+
+    def profile(self, action_name: str) -> AbstractContextManager[Any]:  # type: ignore[override]
+        """Return a context that does nothing."""
+        return NO_PROFILE
+
+
+class HostStrategy(SingleDeviceStrategy):
+    """Runs on the CPU, where the module is before and after each run.
+
+    Lightning's own strategy moves all tensors to the CPU, twice in each run.
+    """
+
+    def model_to_device(self) -> None:
+        """Leave the module where it is, unless its class moves it in another way."""
+        if not _moves_as_usual(type(self.model)):
+            super().model_to_device()
+
+    def teardown(self) -> None:
+        """End the run; leave module and optimizers where they are."""
+        if not _moves_as_usual(type(self.lightning_module)):
+            super().teardown()
+            return
+        assert self.accelerator is not None
+        self.precision_plugin.teardown()
+        self.accelerator.teardown()
+        self.checkpoint_io.teardown()
+
+
+def new_trainer(**options: Any) -> Trainer:
+    """Return a Trainer for one run of a module that is on the CPU.
+
+    It ignores the environment of a cluster, in which it would install a handler of signals.
+
+    Args:
+        options: arguments of a Trainer, with one device, no profiler and no plugins.
+    """
+    options["plugins"] = [LightningEnvironment()]
+    if any(name.startswith(ENVIRONMENT) for name in os.environ):
+        return Trainer(**options)
+    if _runs_on_host(options):
+        options["strategy"] = HostStrategy()
+    return LightTrainer(**options, profiler=SilentProfiler())
+
+
+def _runs_on_host(options: Mapping[str, Any]) -> bool:
+    accelerator = options.get("accelerator", "auto")
+    return options.get("strategy", "auto") == "auto" and (
+        accelerator == "cpu" or (accelerator == "auto" and _automatic_device() == "cpu")
+    )
+
+
+@cache
+def _automatic_device() -> str:
+    """Return the type of the device that Lightning chooses on this machine."""
+    return Trainer(accelerator="auto", devices=1, logger=False, enable_checkpointing=False).strategy.root_device.type
+
+
+@cache
+def _moves_as_usual(kind: type) -> bool:
+    return all(getattr(kind, method, None) is getattr(LightningModule, method) for method in ("to", "cpu"))
