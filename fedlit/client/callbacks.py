@@ -80,14 +80,15 @@ class LocalTrainingCallback(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._trainer, self._is_automatic = trainer, pl_module.automatic_optimization
         _refuse_fused_with_scaler(trainer)
-        self._observer.set_module(pl_module)
+        parameters = dict(pl_module.named_parameters())
+        self._observer.set_parameters(parameters.values())
         self._module_name = type(pl_module).__name__
         if self._guards_weights:
-            self._guard = WeightGuard(list(pl_module.named_parameters()))
+            self._guard = WeightGuard(list(parameters.items()))
         for callback in averaging_callbacks(trainer.callbacks):  # type: ignore[attr-defined]
             problem, hint = f"replaces the weights by an average, {LENGTH}", "leave it out, or use another algorithm"
             self.displacement.refuse(ConfigError("trainer.callbacks", type(callback).__name__, problem, hint))
-        self._fit_terms = FitTerms(self._terms, pl_module, trainer.optimizers)
+        self._fit_terms = FitTerms(self._terms, parameters, pl_module.device, trainer.optimizers)
         for number, optimizer in enumerate(trainer.optimizers):
             if self._client_state:
                 load_state(optimizer, number, self._client_state)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from inspect import signature
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -118,13 +120,12 @@ def _instantiate(module: Any, base: type, key: str, node: Mapping[str, Any], fir
         ConfigError: if there is no such class, or it refuses an argument.
     """
     name, options = node.get("name"), {option: value for option, value in node.items() if option != "name"}
-    public = {key: value for key, value in vars(module).items() if isinstance(value, type) and not key.startswith("_")}
-    classes = {key.lower(): value for key, value in public.items() if issubclass(value, base)}
+    classes = _public_classes(module, base)
     if str(name).lower() not in classes:
         raise ConfigError(f"{key}.name", name, f"is not a class of {module.__name__}", did_you_mean(name, classes))
     target = classes[str(name).lower()]
     for option, value in options.items():
-        if option not in signature(target).parameters:
+        if option not in _argument_names(target):
             raise ConfigError(
                 f"{key}.{option}",
                 value,
@@ -135,3 +136,15 @@ def _instantiate(module: Any, base: type, key: str, node: Mapping[str, Any], fir
         return target(first, **options)
     except (TypeError, ValueError) as error:
         raise ConfigError(key, dict(node), f"is refused by {target.__name__}: {error}") from error
+
+
+@cache  # each fit makes an optimizer
+def _public_classes(module: ModuleType, base: type) -> dict[str, Any]:
+    """Return the public subclasses of a class in a module, by lower-case names."""
+    public = {key: value for key, value in vars(module).items() if isinstance(value, type) and not key.startswith("_")}
+    return {key.lower(): value for key, value in public.items() if issubclass(value, base)}
+
+
+@cache
+def _argument_names(target: type) -> frozenset[str]:
+    return frozenset(signature(target).parameters)

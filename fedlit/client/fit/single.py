@@ -7,11 +7,14 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TypeVar
 
+from torch import nn
+
 from fedlit.client.callbacks import LocalTrainingCallback
 from fedlit.client.fit.call import FitCall, FitOutcome
 from fedlit.client.lightning_internals import no_validation, trainer_scope
 from fedlit.client.losses.contrastive import contrastive_loss
 from fedlit.client.metrics import final_metrics
+from fedlit.client.steps.displacement import DisplacementTracker
 from fedlit.core.streams import Purpose, seeded
 from fedlit.data.datamodule import fit_arguments
 
@@ -42,10 +45,14 @@ class SingleWork:
             trainer = config.make_trainer(*first, callback, *config.callbacks(), **config.duration)
             arguments = fit_arguments(call.data.datamodule, call.batches, no_validation(replica.module))
             trainer.fit(replica.module, **arguments)
-        read_displacement = partial(callback.displacement.read, dict(replica.module.named_parameters()))
+        read_displacement = partial(_read_displacement, callback.displacement, replica.module)
         metrics = final_metrics(trainer) if private is None else private.metrics
         return FitOutcome(replica.read(), callback.steps, metrics, read_displacement, callback.optimizer_state)
 
     def measure(self, function: Callable[[], T]) -> T:
         """Return the result of a function."""
         return function()
+
+
+def _read_displacement(tracker: DisplacementTracker, module: nn.Module) -> dict[str, float]:
+    return tracker.read(dict(module.named_parameters()))

@@ -26,7 +26,7 @@ class ModuleSnapshot:
     """
 
     def __init__(self, parts: Mapping[str, nn.Module], others: Iterable[object]) -> None:
-        self._attributes: list[tuple[nn.Module, bool, dict[str, Any]]] = []
+        self._attributes: list[tuple[nn.Module, bool, dict[str, Any], frozenset[str]]] = []
         self._contents: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
         self._hidden: list[tuple[str, Any, bytes]] = []
         seen = {id(value) for value in (*parts.values(), *others)}
@@ -34,7 +34,7 @@ class ModuleSnapshot:
         for path, part in parts.items():
             is_library = type(part).__module__.startswith("torch.")
             attributes = {name: value for name, value in vars(part).items() if _is_covered(name, is_library)}
-            self._attributes.append((part, is_library, attributes))
+            self._attributes.append((part, is_library, attributes, frozenset(vars(part))))
             queue += [(f"{path}.{name}".lstrip("."), value) for name, value in attributes.items()]
         while queue:
             path, value = queue.popleft()
@@ -57,11 +57,10 @@ class ModuleSnapshot:
 
     def restore(self) -> None:
         """Restore all recorded values, and remove attributes that are new."""
-        for part, is_library, recorded in self._attributes:
+        for part, is_library, recorded, names in self._attributes:
             attributes = vars(part)
-            if len(attributes) > len(recorded):
-                new = [name for name in attributes.keys() - recorded.keys() if _is_covered(name, is_library)]
-                for name in new:
+            for name in attributes.keys() - names:
+                if _is_covered(name, is_library):
                     delattr(part, name)
             attributes.update(recorded)
         for restore, args in self._contents:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,9 +72,9 @@ class StepObserver:
             for handle in self._handles:
                 handle.remove()
 
-    def set_module(self, module: nn.Module) -> None:
-        """Set the module whose parameters are observed."""
-        self._parameters = {id(parameter) for parameter in module.parameters()}
+    def set_parameters(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Set the parameters that are observed."""
+        self._parameters = {id(parameter) for parameter in parameters}
 
     def _meet(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Hook into an optimizer before its first step.

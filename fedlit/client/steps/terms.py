@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer, SparseAdam
 
@@ -20,16 +19,23 @@ class FitTerms:
 
     Args:
         terms: the terms.
-        module: the module, on its device.
+        parameters: the module's parameters by name.
+        device: device of the module.
         optimizers: the optimizers of the fit.
 
     Raises:
         ConfigError: if an optimizer cannot take the terms.
     """
 
-    def __init__(self, terms: Sequence[GradientTerm], module: LightningModule, optimizers: Sequence[Optimizer]) -> None:
-        self._terms = [_to_device(term, module.device) for term in terms]
-        self._names = {id(parameter): name for name, parameter in module.named_parameters()}
+    def __init__(
+        self,
+        terms: Sequence[GradientTerm],
+        parameters: Mapping[str, nn.Parameter],
+        device: torch.device,
+        optimizers: Sequence[Optimizer],
+    ) -> None:
+        self._terms = [_to_device(term, device) for term in terms]
+        self._names = {id(parameter): name for name, parameter in parameters.items()}
         if self._terms and any(isinstance(optimizer, SparseAdam) for optimizer in optimizers):
             problem = "takes sparse gradients alone, and the algorithm adds a dense term to each gradient"
             raise ConfigError("model.optimizer", "SparseAdam", problem, "use SGD or Adagrad")
