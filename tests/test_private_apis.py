@@ -1,4 +1,4 @@
-"""Private APIs of torch and Lightning stay in four files."""
+"""Private APIs of torch and Lightning stay in five files."""
 
 import ast
 from pathlib import Path
@@ -10,6 +10,7 @@ INTERNALS = {
     "core/torch_internals.py": "torch",
     "client/lightning_internals.py": "lightning",
     "client/lightning_logging.py": "lightning",
+    "client/fit/lightning_signals.py": "lightning",
     "client/vectorized/lanes/lightning_optimization.py": "lightning",
 }
 """The files that may use private APIs, each with its library."""

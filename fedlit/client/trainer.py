@@ -17,7 +17,6 @@ from fedlit.client.fit.call import FitCall, LocalWork
 from fedlit.client.fit.light_trainer import new_trainer
 from fedlit.client.fit.single import SingleWork
 from fedlit.client.lightning_internals import trainer_scope
-from fedlit.client.lightning_logging import use_light_results
 from fedlit.client.losses.shard import ShardLoss, measure_shard
 from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.refused_callbacks import RefuseModuleCallbacks, refuse_callbacks
@@ -114,9 +113,7 @@ class TrainerConfig:
         refuse_callbacks(callbacks)
         options = {**self.options, **FIXED_ARGS, **more}
         with trainer_scope():
-            trainer = new_trainer(**options, callbacks=[RefuseModuleCallbacks(), *callbacks])
-        use_light_results(trainer)
-        return trainer
+            return new_trainer(**options, callbacks=[RefuseModuleCallbacks(), *callbacks])
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """A Trainer that does less between the hooks of a run.
 
-It uses public parts of Lightning alone: a profiler, a strategy, and a property of the Trainer. Each behaves as Lightning's own.
+The classes use public parts of Lightning alone: a profiler, a strategy, and a property of the Trainer. Each behaves as
+Lightning's own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.trainer.states import RunningStage
+
+from fedlit.client.fit.lightning_signals import use_light_signals
+from fedlit.client.lightning_logging import use_light_results
 
 ENVIRONMENT = "PL_TRAINER_"
 """Prefix of the environment variables that set arguments of Trainers."""
@@ -82,10 +86,14 @@ def new_trainer(**options: Any) -> Trainer:
     """
     options["plugins"] = [LightningEnvironment()]
     if any(name.startswith(ENVIRONMENT) for name in os.environ):
-        return Trainer(**options)
-    if _runs_on_host(options):
-        options["strategy"] = HostStrategy()
-    return LightTrainer(**options, profiler=SilentProfiler())
+        trainer = Trainer(**options)
+    else:
+        if _runs_on_host(options):
+            options["strategy"] = HostStrategy()
+        trainer = LightTrainer(**options, profiler=SilentProfiler())
+    use_light_results(trainer)
+    use_light_signals(trainer)
+    return trainer
 
 
 def _runs_on_host(options: Mapping[str, Any]) -> bool:
