@@ -140,7 +140,7 @@ def _instantiate(module: Any, base: type, key: str, node: Mapping[str, Any], fir
 
 @cache  # each fit makes an optimizer
 def _public_classes(module: ModuleType, base: type) -> dict[str, Any]:
-    """Return the public subclasses of a class in a module, by lower-case names."""
+    """Return public subclasses in a module, by lower-case names."""
     public = {key: value for key, value in vars(module).items() if isinstance(value, type) and not key.startswith("_")}
     return {key.lower(): value for key, value in public.items() if issubclass(value, base)}
 

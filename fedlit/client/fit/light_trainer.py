@@ -38,7 +38,7 @@ class LightTrainer(Trainer):
 
     @property
     def training(self) -> bool:
-        """True in the training stage; Lightning asks 25 times in a step."""
+        """True in the training stage; Lightning asks often."""
         return self.state.stage is RunningStage.TRAINING
 
     @training.setter
@@ -47,7 +47,7 @@ class LightTrainer(Trainer):
 
 
 class SilentProfiler(PassThroughProfiler):
-    """A profiler that measures nothing, with one context for all actions."""
+    """A profiler that measures nothing: one context for all actions."""
 
     def profile(self, action_name: str) -> AbstractContextManager[Any]:  # type: ignore[override]
         """Return a context that does nothing."""
@@ -55,13 +55,13 @@ class SilentProfiler(PassThroughProfiler):
 
 
 class HostStrategy(SingleDeviceStrategy):
-    """Runs on the CPU, where the module is before and after each run.
+    """Runs on the CPU, where the module always is.
 
     Lightning's own strategy moves all tensors to the CPU, twice in each run.
     """
 
     def model_to_device(self) -> None:
-        """Leave the module where it is, unless its class moves it in another way."""
+        """Leave the module where it is, or call its own `to`."""
         if not _moves_as_usual(type(self.model)):
             super().model_to_device()
 
@@ -77,15 +77,15 @@ class HostStrategy(SingleDeviceStrategy):
 
 
 def new_trainer(**options: Any) -> Trainer:
-    """Return a Trainer for one run of a module that is on the CPU.
+    """Return a Trainer for one run of a module.
 
-    It ignores the environment of a cluster, in which it would install a handler of signals.
+    The module is on the CPU. The Trainer ignores the environment of a cluster, in which it would install a handler of signals.
 
     Args:
         options: arguments of a Trainer, with one device, no profiler and no plugins.
     """
     options["plugins"] = [LightningEnvironment()]
-    if any(name.startswith(ENVIRONMENT) for name in os.environ):
+    if _has_environment_arguments():
         trainer = Trainer(**options)
     else:
         if _runs_on_host(options):
@@ -104,8 +104,14 @@ def _runs_on_host(options: Mapping[str, Any]) -> bool:
 
 
 @cache
+def _has_environment_arguments() -> bool:
+    """Return True if an environment variable sets an argument."""
+    return any(name.startswith(ENVIRONMENT) for name in os.environ)
+
+
+@cache
 def _automatic_device() -> str:
-    """Return the type of the device that Lightning chooses on this machine."""
+    """Return the type of the device that Lightning chooses."""
     return Trainer(accelerator="auto", devices=1, logger=False, enable_checkpointing=False).strategy.root_device.type
 
 

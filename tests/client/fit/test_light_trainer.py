@@ -106,6 +106,15 @@ def test_the_training_stage_is_that_of_lightnings_own_property(stage):
         assert (light.state.stage, light.training) == (own.state.stage, own.training)
 
 
+@pytest.fixture
+def fresh_process():
+    """No environment variable was read yet."""
+    light_trainer._has_environment_arguments.cache_clear()
+    yield
+    light_trainer._has_environment_arguments.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_process")
 def test_an_environment_variable_still_sets_an_argument(monkeypatch):
     monkeypatch.setenv("PL_TRAINER_GRADIENT_CLIP_VAL", "2.5")
     assert Trainer(accelerator="cpu", **QUIET).gradient_clip_val == 2.5
