@@ -15,7 +15,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.utilities import parsing
 
 from fedlit.client import lightning_internals as internals
-from fedlit.client.lightning_logging import LOGGER, quiet_logger
+from fedlit.client.lightning_logging import LOGGER
 from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import LocalTrainer, TrainerConfig
 
@@ -85,35 +85,6 @@ def test_callbacks_of_installed_packages_are_made_for_each_of_our_trainers(monke
     assert (first, second) == (1, 1)
     one, other = ([c for c in t.callbacks if type(c) is Callback] for t in (trainer(), trainer()))
     assert one[0] is not other[0]
-
-
-def test_lightning_logs_its_lines_to_the_logger_that_is_silenced(caplog):
-    logging.getLogger(LOGGER).setLevel(logging.INFO)
-    Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    names = {record.name for record in caplog.records}
-    assert names, gone("INFO lines of a Trainer")
-    assert all(name.startswith(LOGGER) for name in names), gone(f"logger {LOGGER}, not {names}")
-    caplog.clear()
-    assert run() == 4
-    assert not caplog.records
-    with quiet_logger():
-        Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    assert not caplog.records
-
-
-def test_a_logger_of_lightning_is_silenced_that_is_new_or_was_asked_before(caplog):
-    assert hasattr(logging.Logger("any"), "_cache"), "logging.Logger._cache is gone; adapt lightning_logging.py"
-    logging.getLogger(LOGGER).setLevel(logging.INFO)
-    known, name = logging.getLogger(f"{LOGGER}.known"), f"{LOGGER}.new"
-    logging.getLogger(f"{name}.below")  # `name` is a placeholder until it is asked for
-    for _ in range(2):
-        assert known.isEnabledFor(logging.INFO)
-        with quiet_logger():
-            for logger in (known, logging.getLogger(name)):
-                assert not logger.isEnabledFor(logging.INFO)
-                assert logger.isEnabledFor(logging.WARNING)
-        assert known.isEnabledFor(logging.INFO)
-        assert logging.getLogger(name).isEnabledFor(logging.INFO)
 
 
 def test_a_scope_puts_everything_back_when_nested_and_after_an_exception():

@@ -1,6 +1,7 @@
 """Canaries of Lightning's private APIs around logged values."""
 
 import inspect
+import logging
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -116,3 +117,32 @@ def test_the_lengths_of_a_batchs_tensors_are_found_in_any_structure():
     assert internals.tensor_lengths(batch) == {4, 3}, gone("_extract_batch_size")
     assert internals.tensor_lengths(torch.tensor(1.0)) == {1}, gone("_extract_batch_size")
     assert internals.tensor_lengths("text") == set(), gone("_extract_batch_size")
+
+
+def test_lightning_logs_its_lines_to_the_logger_that_is_silenced(caplog):
+    logging.getLogger(internals.LOGGER).setLevel(logging.INFO)
+    Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    names = {record.name for record in caplog.records}
+    assert names, gone("INFO lines of a Trainer")
+    assert all(name.startswith(internals.LOGGER) for name in names), gone(f"logger {internals.LOGGER}, not {names}")
+    caplog.clear()
+    fit(Quadratic(), Takes())
+    assert not caplog.records
+    with internals.quiet_logger():
+        Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    assert not caplog.records
+
+
+def test_a_logger_of_lightning_is_silenced_that_is_new_or_was_asked_before(caplog):
+    assert hasattr(logging.Logger("any"), "_cache"), "logging.Logger._cache is gone; adapt lightning_logging.py"
+    logging.getLogger(internals.LOGGER).setLevel(logging.INFO)
+    known, name = logging.getLogger(f"{internals.LOGGER}.known"), f"{internals.LOGGER}.new"
+    logging.getLogger(f"{name}.below")  # `name` is a placeholder until it is asked for
+    for _ in range(2):
+        assert known.isEnabledFor(logging.INFO)
+        with internals.quiet_logger():
+            for logger in (known, logging.getLogger(name)):
+                assert not logger.isEnabledFor(logging.INFO)
+                assert logger.isEnabledFor(logging.WARNING)
+        assert known.isEnabledFor(logging.INFO)
+        assert logging.getLogger(name).isEnabledFor(logging.INFO)
