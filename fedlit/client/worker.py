@@ -27,8 +27,8 @@ from fedlit.client.losses.query import answer_loss_query
 from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.steps.optimizer_state import algorithm_state
 from fedlit.client.trainer import LocalTrainer, Reply, TrainerConfig
-from fedlit.client.vectorized.together import train_together, with_difference
-from fedlit.client.vectorized.trial import raise_if_not_stackable
+from fedlit.client.vectorized.together import StackTraining, with_difference
+from fedlit.client.vectorized.trial import try_stacks
 from fedlit.core.errors import FatalClientFailure
 from fedlit.core.messages import (
     ClientFailure,
@@ -64,7 +64,7 @@ class ClientWorker:
         channel: stages between the client's update and the sum.
         aggregator: adds the updates.
         guards_weights: see `LocalTrainer`.
-        is_vectorized: True to train the clients of a job as one stacked model.
+        stacks: trains the clients of a job together; None to train them one by one.
         vault: seals what clients keep between two exchanges of a round.
     """
 
@@ -76,7 +76,7 @@ class ClientWorker:
     channel: Channel = field(default_factory=Channel)
     aggregator: Aggregator = field(default_factory=MeanAggregator)
     guards_weights: bool = False
-    is_vectorized: bool = False
+    stacks: StackTraining | None = None
     vault: Vault = field(default_factory=Vault)
     _template: tuple[int, Groups] | None = None  # the round, and names, shapes and dtypes of its updates
 
@@ -141,8 +141,7 @@ class ClientWorker:
 
     def vectorize(self, if_faster: bool = False) -> ClientWorker:
         """Return the same worker, which trains clients together: see `Worker`."""
-        raise_if_not_stackable(self, if_faster)
-        return replace(self, is_vectorized=True)
+        return replace(self, stacks=try_stacks(self, if_faster))
 
     def merge(self, parts: Sequence[PartialAggregate]) -> PartialAggregate:
         """Merge parts as if one worker added all clients left to right."""
@@ -157,9 +156,9 @@ class ClientWorker:
     def _replies(self, job: TrainJob, state: ServerState, spent: dict[int, Groups]) -> Iterable[Reply]:
         """Train the clients of a job, one by one or together."""
         rules = [partial(self._train_client, job, client, state, spent) for client in job.clients]
-        if not self.is_vectorized:
+        if self.stacks is None:
             return map(operator.call, rules)  # no frame of a generator in the users' tracebacks
-        return with_difference(job, train_together(rules), lambda client: self._train_client(job, client, state, {}))
+        return with_difference(job, self.stacks.train(rules), lambda client: self._train_client(job, client, state, {}))
 
     def _train_client(
         self, job: TrainJob, client: int, state: ServerState, spent: dict[int, Groups], work: LocalWork | None = None

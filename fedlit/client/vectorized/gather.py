@@ -33,7 +33,9 @@ class ClientRule(Generic[T]):
     """
 
     def __init__(self, rule: Callable[[LocalWork], T]) -> None:
-        self._rule, self._own_turn, self._callers_turn = rule, threading.Semaphore(0), threading.Semaphore(0)
+        self._rule, self._own_turn, self._callers_turn = rule, threading.Lock(), threading.Lock()
+        self._own_turn.acquire()
+        self._callers_turn.acquire()
         self._is_cancelled = False
         self._answer: Any = None
         self.request: FitCall | Callable[[], Any] | None = None

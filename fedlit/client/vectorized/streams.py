@@ -69,10 +69,12 @@ def _read(call: FitCall, num_batches: int) -> Iterator[Any]:
 
     They are read with the random numbers of the client's own fit.
     """
+    if (indexed := _indexed_batches(call)) is not None:
+        while True:
+            numbers = islice(indexed.sample_numbers(), num_batches)
+            yield from (IndexedBatch(indexed.samples, batch) for batch in numbers)
     samples = call.data.train
-    if (
-        isinstance(samples, TensorSamples) and samples.augment is None
-    ):  # only the order is random, and has its own stream
+    if isinstance(samples, TensorSamples) and samples.augment is None:  # only the order is random, with its own stream
         while True:
             yield from islice(iter(call.batches), num_batches)
     stream = _ClientStream(call)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fedlit.client.fit.call import FitCall, FitOutcome
-from fedlit.client.vectorized.gather import LocalWork, run_together
-from fedlit.client.vectorized.stack import fit_stack, stack_signature
-from fedlit.client.vectorized.streams import UnreadableBatch
+from fedlit.client.fit.call import FitCall, LocalWork
+from fedlit.client.vectorized.gather import run_together
+from fedlit.client.vectorized.joint_fit import Outcome, fit_together, stack_signature
+from fedlit.client.vectorized.step.recorded import RecordedSteps
 from fedlit.core.messages import TrainJob
 from fedlit.core.tensors import Layout
 
@@ -21,25 +21,44 @@ SLOW_OPERATION = r"There is a performance drop because we have not yet implement
 """The warning of torch for an operation that it runs for one client after the other."""
 
 
-def train_together(rules: Sequence[Callable[[LocalWork], Any]]) -> Iterator[Any]:
-    """Run the rules of several clients; train the clients as stacked models.
+@dataclass
+class StackTraining:
+    """Trains the clients of a job as stacked models.
 
     Args:
-        rules: functions that return a failure, or update and local training of one client.
-
-    Yields:
-        the replies in the order of the rules.
-
-    Raises:
-        BaseException: any exception that a rule does not catch.
+        recorded: the recorded operations of the module's steps.
     """
-    yield from map(_with_own_state, run_together(rules, _fit_quietly))
 
+    recorded: RecordedSteps = field(default_factory=RecordedSteps)
 
-def _fit_quietly(calls: Sequence[FitCall]) -> list[FitOutcome | Exception]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=SLOW_OPERATION)  # the check before round 1 has reported it
-        return fit_stacks(calls)
+    def train(self, rules: Sequence[Callable[[LocalWork], Any]]) -> Iterator[Any]:
+        """Run the rules of several clients; train the clients together.
+
+        Args:
+            rules: functions that return a failure, or update and local training of one client.
+
+        Yields:
+            the replies in the order of the rules.
+
+        Raises:
+            BaseException: any exception that a rule does not catch.
+        """
+        yield from map(_with_own_state, run_together(rules, self._fit_quietly))
+
+    def _fit_quietly(self, calls: Sequence[FitCall]) -> list[Outcome]:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=SLOW_OPERATION)  # the check before round 1 has reported it
+            return self.fit(calls)
+
+    def fit(self, calls: Sequence[FitCall]) -> list[Outcome]:
+        """Train calls with equal signatures together."""
+        groups: dict[Any, list[int]] = {}
+        for index, call in enumerate(calls):
+            groups.setdefault(stack_signature(call), []).append(index)
+        outcomes: dict[int, Outcome] = {}
+        for members in groups.values():
+            outcomes |= zip(members, fit_together([calls[index] for index in members], self.recorded), strict=True)
+        return [outcomes[index] for index in range(len(calls))]
 
 
 def _with_own_state(reply: Any) -> Any:
@@ -78,36 +97,3 @@ def with_difference(job: TrainJob, replies: Iterable[Any], train_alone: Callable
         first = local.results[0]
         local.results[0] = replace(first, metrics={**first.metrics, DIFFERENCE: difference})
     return replies
-
-
-def fit_stacks(calls: Sequence[FitCall]) -> list[FitOutcome | Exception]:
-    """Train calls with equal signatures together.
-
-    An exception of the module is that of each client in its stack.
-    """
-    stacks: dict[Any, list[int]] = {}
-    for index, call in enumerate(calls):
-        stacks.setdefault(stack_signature(call), []).append(index)
-    results: list[Any] = [None] * len(calls)
-    for members in stacks.values():
-        outcomes = _fit_stack_or_fail([calls[index] for index in members])
-        for index, outcome in zip(members, outcomes, strict=True):
-            results[index] = outcome
-    return results
-
-
-def _fit_stack_or_fail(calls: Sequence[FitCall]) -> Sequence[FitOutcome | Exception]:
-    """Train a stack without clients whose samples cannot be read."""
-    failed: dict[int, Exception] = {}
-    while rest := [call for call in calls if call.client not in failed]:
-        if failed:  # the batches were read in part: begin again
-            rest = [replace(call, batches=call.data.train_batches(call.round, call.client, call.key)) for call in rest]
-        try:
-            outcomes = {call.client: outcome for call, outcome in zip(rest, fit_stack(rest), strict=True)}
-        except UnreadableBatch as unreadable:
-            failed[unreadable.call.client] = unreadable.error
-        except Exception as error:  # of the module; the rules decide
-            return [failed.get(call.client, error) for call in calls]
-        else:
-            return [failed[call.client] if call.client in failed else outcomes[call.client] for call in calls]
-    return [failed[call.client] for call in calls]

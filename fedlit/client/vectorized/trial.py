@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule
 from fedlit.client.fit.call import LocalWork
 from fedlit.client.vectorized.gather import run_together
 from fedlit.client.vectorized.refusals import explain, refuse_new_state, slow_layers, static_errors
-from fedlit.client.vectorized.together import SLOW_OPERATION, fit_stacks
+from fedlit.client.vectorized.together import SLOW_OPERATION, StackTraining
 from fedlit.core.errors import ConfigError, ConfigErrors
 
 log = logging.getLogger("fedlit")
@@ -24,17 +24,20 @@ log = logging.getLogger("fedlit")
 NUM_CLIENTS, NUM_BATCHES = 2, 2
 
 
-def raise_if_not_stackable(worker: Any, if_faster: bool = False) -> None:
+def try_stacks(worker: Any, if_faster: bool = False) -> StackTraining:
     """Try a short training of two clients as one stacked model, twice.
 
     Args:
         worker: a `ClientWorker`.
         if_faster: True to refuse also what trains slower as a stack: convolutions on a CPU.
 
+    Returns:
+        the training of stacks that suits the module.
+
     Raises:
         ConfigErrors: if the module, its Trainer or the data cannot train several clients at once.
     """
-    module, config = worker.replica.module, worker.trainer_config
+    module, config, training = worker.replica.module, worker.trainer_config, StackTraining()
     worker.replica.load(worker.replica.read())  # without changes by an earlier fit
     errors = static_errors(module, config, worker.data.loading.num_workers)
     if if_faster and worker.device.type == "cpu":
@@ -43,9 +46,11 @@ def raise_if_not_stackable(worker: Any, if_faster: bool = False) -> None:
         short = replace(config, options={**config.options, "limit_train_batches": NUM_BATCHES}, epochs=1, steps=None)
         trial, state = replace(worker, trainer_config=short), worker.algorithm.init(worker.replica.read())
         clients = np.argsort(-worker.data.population.sizes, kind="stable")[:NUM_CLIENTS]
-        errors = _try_rules(module, [partial(_try_two_rounds, partial(trial.dry_run, int(c), state)) for c in clients])
+        rules = [partial(_try_two_rounds, partial(trial.dry_run, int(client), state)) for client in clients]
+        errors = _try_rules(module, rules, training)
     if errors:
         raise ConfigErrors(errors)
+    return training
 
 
 def _try_two_rounds(dry_run: Callable[..., Any], work: LocalWork) -> None:
@@ -54,11 +59,13 @@ def _try_two_rounds(dry_run: Callable[..., Any], work: LocalWork) -> None:
     dry_run({**update.client_state, **local.optimizer_state}, None, (), work)
 
 
-def _try_rules(module: LightningModule, rules: Sequence[Callable[[LocalWork], Any]]) -> list[ConfigError]:
+def _try_rules(
+    module: LightningModule, rules: Sequence[Callable[[LocalWork], Any]], training: StackTraining
+) -> list[ConfigError]:
     try:
         with refuse_new_state(module), warnings.catch_warnings(record=True) as caught:
             warnings.filterwarnings("always", message=SLOW_OPERATION)
-            list(run_together(rules, fit_stacks))
+            list(run_together(rules, training.fit))
     except (ConfigError, ConfigErrors) as error:
         return error.errors
     except Exception as error:  # of the module

@@ -23,6 +23,7 @@ from fedlit.algorithms import (
     Scaffold,
 )
 from fedlit.algorithms.feddyn import FedDyn
+from fedlit.client.vectorized.together import StackTraining
 from fedlit.core.messages import TrainJob
 from fedlit.executors import Inline, Vectorized
 
@@ -248,7 +249,7 @@ def test_step_budgets_freeze_each_client_at_its_own_step():
     clients = (0, 1, 2, 3)
     job = TrainJob(0, 1, clients, budgets={0: 3, 1: 1, 2: 9})
     single = fed.worker(job, fed.initial_state())
-    stacked = replace(fed.worker, is_vectorized=True)(job, fed.initial_state())
+    stacked = replace(fed.worker, stacks=StackTraining())(job, fed.initial_state())
     assert single.steps == stacked.steps
     assert float((single.total - stacked.total).norm() / single.total.norm()) < TOLERANCE
     assert single.metrics.keys() == stacked.metrics.keys()

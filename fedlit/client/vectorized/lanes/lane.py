@@ -58,11 +58,12 @@ class Lane:
         """Positions in the stack of the clients that still train."""
         return range(self.start, self.start + self.active)
 
-    def prepare(self, module: LightningModule, stacks: Mapping[str, Tensor]) -> None:
+    def prepare(self, module: LightningModule, own: Mapping[str, nn.Parameter], stacks: Mapping[str, Tensor]) -> None:
         """Make the optimizer on the rows of the stack.
 
         Args:
             module: the module, whose optimizer it is.
+            own: its parameters by name.
             stacks: all clients' parameters by name, shape (clients, ...).
 
         Raises:
@@ -78,7 +79,6 @@ class Lane:
         if any(config.reduce_on_plateau for config in self._schedulers):
             problem = "follows a metric, which each client that trains in a stack has for itself"
             raise ConfigError("model", "ReduceLROnPlateau", problem, "use executor=processes")
-        own = dict(module.named_parameters())
         rows = {
             key: nn.Parameter(stacks[key][self.start : self.start + self.active], p.requires_grad)
             for key, p in own.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,12 +37,11 @@ def make_optimizers(module: LightningModule) -> tuple[list[Optimizer], list[LRSc
 
 
 @contextmanager
-def attached(module: LightningModule, trainer: Any) -> Iterator[None]:
-    """Attach an object to a module as its Trainer inside the block.
+def attached(parts: Sequence[LightningModule], trainer: Any) -> Iterator[None]:
+    """Attach an object to modules as their Trainer inside the block.
 
-    Sets `LightningModule._trainer` of the module and its parts; checked with lightning 2.6.6.
+    Sets `LightningModule._trainer`; checked with lightning 2.6.6.
     """
-    parts = [part for part in module.modules() if isinstance(part, LightningModule)]
     before = [part._trainer for part in parts]
     for part in parts:
         part._trainer = trainer

@@ -64,7 +64,8 @@ class LogRecorder:
     """
 
     def __init__(self, module: LightningModule, metrics: Mapping[str, Metric]) -> None:
-        self._module = module
+        self._module = type(module).__name__
+        self.parts = [part for part in module.modules() if isinstance(part, LightningModule)]
         self._paths = {id(metric): path for path, metric in metrics.items()}
         self.calls: list[LogCall] = []
         self.values: list[Tensor] = []
@@ -73,10 +74,9 @@ class LogRecorder:
     def recording(self) -> Iterator[None]:
         """Record the values logged inside the block."""
         with ExitStack() as stack:
-            for part in self._module.modules():
-                if isinstance(part, LightningModule):
-                    part.log = self._log  # type: ignore[method-assign]
-                    stack.callback(delattr, part, "log")
+            for part in self.parts:
+                part.log = self._log  # type: ignore[method-assign]
+                stack.callback(delattr, part, "log")
             yield
 
     def begin(self) -> None:
@@ -117,7 +117,7 @@ class LogRecorder:
         self.calls.append(LogCall(name, on_step, on_epoch, reduction, batch_size, metric))
 
     def _error(self, problem: str) -> ConfigError:
-        return ConfigError("model", type(self._module).__name__, problem, "use executor=processes")
+        return ConfigError("model", self._module, problem, "use executor=processes")
 
 
 class LoggedValue:

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.func import vmap
 from torchmetrics import Metric
 
 from fedlit.client.vectorized.lanes.lightning_optimization import has_running_mean, set_update_count
+from fedlit.client.vectorized.step.recorded import RecordedSteps
 from fedlit.core.errors import ConfigError
 
 States = dict[str, dict[str, Tensor]]
@@ -23,13 +23,14 @@ class MetricStates:
     """The states of a module's torchmetrics for several clients.
 
     Args:
-        module: the module.
+        module: class name of the module, for errors.
+        metrics: its metrics by path.
         clients: number of clients.
+        recorded: recorded operations, which compute the metrics too.
     """
 
-    def __init__(self, module: LightningModule, clients: int) -> None:
-        self.metrics = {path: part for path, part in module.named_modules() if isinstance(part, Metric)}
-        self._module, self._clients = type(module).__name__, clients
+    def __init__(self, module: str, metrics: Mapping[str, Metric], clients: int, recorded: RecordedSteps) -> None:
+        self.metrics, self._module, self._clients, self._recorded = metrics, module, clients, recorded
         self._states: States = {}
         self._defaults: States = {}
 
@@ -113,8 +114,14 @@ class MetricStates:
 
     def _values(self, path: str) -> list[float]:
         """Compute a metric for all clients at once if possible."""
+        states = self._states[path]
+
+        def compute(tensors: Sequence[Tensor]) -> tuple[list[Tensor], None]:
+            return [vmap(partial(self._compute, path))(dict(zip(states, tensors, strict=True)))], None
+
         try:
-            return vmap(partial(self._compute, path))(self._states[path]).tolist()
+            (values,), _ = self._recorded.run((path, tuple(states)), compute, [*states.values()])
+            return values.tolist()
         except RuntimeError:  # of an operation that vmap does not know
             rows = (
                 {name: value[client] for name, value in self._states[path].items()} for client in range(self._clients)

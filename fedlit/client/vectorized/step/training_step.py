@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import dis
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from inspect import Parameter, signature
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from fedlit.client.vectorized.lanes.clock import TrainerView
+from fedlit.client.vectorized.step.batches import stack_batches
 from fedlit.client.vectorized.step.contrasts import FrozenStack
 from fedlit.client.vectorized.step.logged import LogCall, LogRecorder
 from fedlit.client.vectorized.step.metric_states import MetricStates, States
-from fedlit.client.vectorized.streams import IndexedBatch
+from fedlit.client.vectorized.step.recorded import RecordedSteps
 from fedlit.core.errors import ConfigError
-from fedlit.core.torch_internals import flatten_tree, unflatten_tree
+from fedlit.core.torch_internals import map_leaves
 
 PREFIX = "module."
 
@@ -50,21 +50,26 @@ class StackedStep:
     Args:
         module: the module.
         recorder: records what it logs.
-        states: the states of its metrics.
-        frozen_stacks: frozen models of the clients, for contrasts.
+        recorded: the recorded operations of its steps.
+        view: stands for the module's Trainer.
     """
 
     def __init__(
-        self,
-        module: LightningModule,
-        recorder: LogRecorder,
-        states: MetricStates,
-        frozen_stacks: Sequence[FrozenStack],
+        self, module: LightningModule, recorder: LogRecorder, recorded: RecordedSteps, view: TrainerView
     ) -> None:
-        self._frozen_stacks = frozen_stacks
-        self._module, self._recorder, self._states = module, recorder, states
-        self._call = _TrainingStep(module)
-        self.reads_index = reads_batch_index(module) or states.have_running_means
+        self._recorder, self.recorded, self._view = recorder, recorded, view
+        self._call, self._reads_index = _TrainingStep(module), reads_batch_index(module)
+
+    def begin(self, states: MetricStates, frozen_stacks: Sequence[FrozenStack], is_recordable: bool) -> None:
+        """Begin the steps of a stack.
+
+        Args:
+            states: the states of the clients' metrics.
+            frozen_stacks: frozen models of the clients, for contrasts.
+            is_recordable: False if more than names and shapes decides what a step does.
+        """
+        self._states, self._frozen_stacks, self._is_recordable = states, frozen_stacks, is_recordable
+        self.reads_index = self._reads_index or states.have_running_means
 
     def __call__(
         self,
@@ -89,7 +94,30 @@ class StackedStep:
             Exception: any exception of the module, or of torch if the step cannot run for several clients at once.
         """
         leaves, places, stacked, make_batch = stack_batches(batches)
+        others = tuple(leaf for place, leaf in enumerate(leaves) if place not in places)
+        inputs = (trained, frozen, buffers, states, contrasts, stacked)
+
+        def differentiate(tensors: Sequence[Tensor]) -> tuple[list[Tensor], _Names]:
+            return self._differentiate(unflatten(inputs, tensors), leaves, places, make_batch, batch_idx)
+
+        index, key = batch_idx if self.reads_index else None, None
+        if self._is_recordable and all(isinstance(leaf, int | float | str | None) for leaf in others):
+            key = (names_of(inputs), type(batches[0]), others, index)
+        outputs, names = self.recorded.run(key, differentiate, leaves_of(inputs))
+        gradients, new, new_states, values = unflatten(names.outputs, outputs)
+        return StepResult(gradients, new, new_states, names.calls, values)
+
+    def _differentiate(
+        self,
+        inputs: Any,
+        leaves: Sequence[Any],
+        places: Sequence[int],
+        make_batch: Callable[[list[Any]], Any],
+        batch_idx: int,
+    ) -> tuple[list[Tensor], _Names]:
+        """Run the step under the transforms of torch."""
         names: list[str] = []
+        num_reads = self._view.num_reads
 
         def loss(trained: Any, frozen: Any, buffers: Any, states: Any, contrasts: Any, tensors: Any) -> Any:
             content = list(leaves)
@@ -108,37 +136,49 @@ class StackedStep:
             return value, (new, new_states, self._recorder.values)
 
         differentiate = vmap(grad(loss, has_aux=True), randomness="different")
-        gradients, (new, new_states, values) = differentiate(trained, frozen, buffers, states, contrasts, stacked)
-        return StepResult({name: gradients[name] for name in names}, new, new_states, self._recorder.calls, values)
+        gradients, (new, new_states, values) = differentiate(*inputs)
+        if self._view.num_reads != num_reads:  # the step depends on the progress of the fit
+            self.recorded.refuse()
+        outputs = ({name: gradients[name] for name in names}, new, new_states, values)
+        return leaves_of(outputs), _Names(map_leaves(lambda _: None, outputs), self._recorder.calls)
 
 
-def stack_batches(batches: Sequence[Any]) -> tuple[list[Any], list[int], list[Tensor], Callable[[list[Any]], Any]]:
-    """Stack the tensors of batches of equal structure.
+@dataclass
+class _Names:
+    """Names and calls of one step, beside its tensors.
 
-    Returns:
-        the leaves of the first batch, the places of the tensors among them, the stacked tensors of shape (clients, ...), and
-        the function that makes a batch of leaves.
+    Args:
+        outputs: the structure of its tensors.
+        calls: the calls of `self.log`.
     """
-    first = batches[0]
-    if isinstance(first, IndexedBatch):
-        samples, numbers = first.samples, torch.cat([batch.numbers for batch in batches])
-        x = samples.x[numbers]
-        x = x if samples.prepare is None else samples.prepare(x)
-        shape = (len(batches), len(first.numbers))
-        stacked = [part.unflatten(0, shape) for part in (x, samples.y[numbers])]
-        return [part[0] for part in stacked], [0, 1], stacked, tuple
-    leaves, make_batch = flatten_batch(first)
-    places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-    others = [flatten_batch(batch)[0] for batch in batches[1:]]
-    return leaves, places, [torch.stack([leaves[i], *(other[i] for other in others)]) for i in places], make_batch
+
+    outputs: Any
+    calls: Sequence[LogCall]
 
 
-def flatten_batch(batch: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
-    """Return the leaves of a batch, and the function of its inverse."""
-    if type(batch) in (tuple, list) and all(isinstance(part, Tensor) for part in batch):  # the usual batch, quickly
-        return list(batch), type(batch)
-    leaves, structure = flatten_tree(batch)
-    return leaves, partial(unflatten_tree, structure=structure)
+def leaves_of(tree: Any) -> list[Tensor]:
+    """Return the leaves of nested tuples, lists and dicts."""
+    if isinstance(tree, Mapping):
+        return [leaf for part in tree.values() for leaf in leaves_of(part)]
+    return [leaf for part in tree for leaf in leaves_of(part)] if isinstance(tree, tuple | list) else [tree]
+
+
+def names_of(tree: Any) -> Any:
+    """Return the structure of nested tuples, lists and dicts, to compare."""
+    if isinstance(tree, Mapping):
+        return tuple((name, names_of(part)) for name, part in tree.items())
+    return tuple(names_of(part) for part in tree) if isinstance(tree, tuple | list) else None
+
+
+def unflatten(tree: Any, leaves: Sequence[Tensor]) -> Any:
+    """Return a tree of the same structure with other leaves."""
+    return _take(tree, iter(leaves))
+
+
+def _take(tree: Any, leaves: Iterator[Tensor]) -> Any:
+    if isinstance(tree, Mapping):
+        return {name: _take(part, leaves) for name, part in tree.items()}
+    return [_take(part, leaves) for part in tree] if isinstance(tree, tuple | list) else next(leaves)
 
 
 class _TrainingStep(nn.Module):

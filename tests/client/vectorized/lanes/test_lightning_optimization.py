@@ -31,7 +31,7 @@ def test_optimizers_and_schedulers_are_read_as_a_trainer_reads_them():
 
 def test_an_object_stands_for_the_trainer_inside_the_block():
     module, trainer = Dense(), object()
-    with internals.attached(module, trainer):
+    with internals.attached([module], trainer):
         assert module.trainer is trainer, gone("LightningModule._trainer")
     assert module._trainer is None
 

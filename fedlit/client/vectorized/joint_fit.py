@@ -1,0 +1,180 @@
+"""Fits of several clients by one Trainer, stack after stack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+from lightning.pytorch import LightningModule
+
+from fedlit.client.fit.call import FitCall, FitOutcome
+from fedlit.client.lightning_internals import trainer_scope
+from fedlit.client.vectorized.lanes.clock import TrainerView
+from fedlit.client.vectorized.lanes.lightning_optimization import attached
+from fedlit.client.vectorized.stack import Stack
+from fedlit.client.vectorized.stacked_module import StackedModule
+from fedlit.client.vectorized.step.recorded import RecordedSteps
+from fedlit.client.vectorized.streams import JointBatch, UnreadableBatch
+from fedlit.core.streams import Purpose, seeded
+from fedlit.data.datamodule import apply_hooks
+
+WHOLE = {
+    "limit_train_batches": None,
+    "accumulate_grad_batches": 1,
+    "gradient_clip_val": None,
+    "gradient_clip_algorithm": None,
+    "max_epochs": 1,
+}
+"""Arguments of the Trainer of stacks, in which each client has its own epochs, steps and clipping."""
+
+STACK_BYTES = 32 << 20
+"""Weights of a stack whose steps are recorded, on a CPU: they stay in its cache from one step to the next."""
+
+Outcome = FitOutcome | Exception
+
+
+def fit_together(calls: Sequence[FitCall], recorded: RecordedSteps) -> list[Outcome]:
+    """Train clients with equal signatures as stacked models, by one Trainer.
+
+    An exception of the module is that of each client in its stack.
+
+    Args:
+        calls: the clients' fits, with equal signatures: see `stack_signature`.
+        recorded: the recorded operations of the module's steps.
+    """
+    first = calls[0]
+    with trainer_scope(), first.replica.limit_warnings():
+        first.replica.load(first.model, first.only)
+        fit = JointFit(calls, recorded)
+        first.config.make_trainer(**WHOLE).fit(fit, train_dataloaders=Stacks(fit))
+    return [fit.outcomes[place] for place in range(len(calls))]
+
+
+def stack_signature(call: FitCall) -> tuple[Any, ...]:
+    """Return what fits that train as one stack must share."""
+
+    def names(tensors: Mapping[str, Any] | None) -> tuple[str, ...] | None:
+        return None if tensors is None else tuple(tensors)
+
+    terms = tuple((names(term.center), names(term.offset)) for term in call.gradient_terms)
+    contrasts = tuple((term.mu, term.temperature, term.layer, term.away is None) for term in call.contrasts)
+    return call.round, call.key, call.only, call.epochs, terms, contrasts
+
+
+class JointFit(LightningModule):
+    """Trains one stack after the other, each until its clients are done.
+
+    Args:
+        calls: the clients' fits.
+        recorded: the recorded operations of the module's steps.
+    """
+
+    def __init__(self, calls: Sequence[FitCall], recorded: RecordedSteps) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.module = calls[0].replica.module
+        self.calls = calls
+        self.outcomes: dict[int, Outcome] = {}
+        self._recorded = recorded
+
+    def configure_optimizers(self) -> list[Any]:
+        """Return no optimizer: each lane of a stack has its own."""
+        return []
+
+    def on_fit_start(self) -> None:
+        """Set up the module on the Trainer's device."""
+        datamodule, precision = self.calls[0].data.datamodule, self.trainer.precision
+        view = TrainerView(type(self.module).__name__, datamodule=datamodule, precision=precision)
+        parts = [part for part in self.module.modules() if isinstance(part, LightningModule)]
+        with attached(parts, view):
+            self.module.setup("fit")
+        self._stacked = StackedModule(self.module, view, self._recorded)
+
+    def stacks(self) -> list[range]:
+        """Return the places of each stack's clients among the calls.
+
+        Steps that run as Python cost most by themselves, so these stacks are as large as possible.
+        """
+        count, model = len(self.calls), self.calls[0].model
+        nbytes = sum(tensor.nbytes for tensor in model.parameters.values())
+        is_small = self.device.type == "cpu" and not self._recorded.is_refused
+        return list(even_parts(count, max(1, STACK_BYTES // max(1, nbytes)) if is_small else count))
+
+    def training_step(self, batch: int, batch_idx: int) -> None:
+        """Train a stack without clients whose samples cannot be read.
+
+        Args:
+            batch: number of the stack.
+            batch_idx: the same.
+        """
+        failed: dict[int, Exception] = {}
+        places = self.stacks()[batch]
+        rest = {place: self.calls[place] for place in places}
+        while rest:
+            try:
+                outcomes = self._train([*rest.values()])
+                self.outcomes.update(zip(rest, outcomes, strict=True))
+                break
+            except UnreadableBatch as unreadable:
+                failed[unreadable.call.client] = unreadable.error
+            except Exception as error:  # of the module; the rules decide
+                self.outcomes.update(dict.fromkeys(rest, error))
+                break
+            rest = {place: _read_again(call) for place, call in rest.items() if call.client not in failed}
+        self.outcomes.update({place: failed[self.calls[place].client] for place in places if place not in rest})
+
+    def _train(self, calls: Sequence[FitCall]) -> list[FitOutcome]:
+        """Train clients as one stacked model.
+
+        Random numbers of the model are drawn for all clients at once. They are keyed by the first client, so results depend on
+        the clients that train together, and on nothing else.
+        """
+        first, module = calls[0], self._stacked
+        with seeded(first.data.seed, Purpose.MODEL, first.round, first.client, first.key), ExitStack() as contexts:
+            contexts.enter_context(attached(module.recorder.parts, module.view))
+            contexts.enter_context(module.recorder.recording())
+            stack = Stack(calls, module, contexts)
+            stack.train(self._to_device)
+            return stack.outcomes()
+
+    def _to_device(self, batch: JointBatch) -> JointBatch:
+        """Move the clients' batches to the device, in the Trainer's precision.
+
+        The hooks are those of the user's data module, if there is one.
+        """
+        datamodule = self.calls[0].data.datamodule
+        batch = batch if self.calls[0].config.dtype is None else self.trainer.precision_plugin.convert_input(batch)
+        if datamodule is not None:
+            return [(position, apply_hooks(datamodule, self.trainer, part)) for position, part in batch]
+        return batch if self.device.type == "cpu" else super().transfer_batch_to_device(batch, self.device, 0)
+
+
+class Stacks:
+    """The numbers of a Trainer's stacks; each is a batch.
+
+    Args:
+        fit: the fit, whose device is known when the epoch begins.
+    """
+
+    def __init__(self, fit: JointFit) -> None:
+        self._fit = fit
+
+    def __len__(self) -> int:
+        return len(self._fit.stacks())
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self)))
+
+
+def even_parts(count: int, size: int) -> Iterator[range]:
+    """Yield ranges up to `size`, whose lengths differ by at most one."""
+    parts = -(-count // size)
+    for part in range(parts):
+        yield range(count * part // parts, count * (part + 1) // parts)
+
+
+def _read_again(call: FitCall) -> FitCall:
+    """Return a fit with new batches: those before were read in part."""
+    return replace(call, batches=call.data.train_batches(call.round, call.client, call.key))

@@ -1,0 +1,215 @@
+"""Stacked steps as recorded operations of torch.
+
+A step of several clients runs the module's Python code and the transforms of torch once for each shape of its batches. After
+that its recorded operations run alone: the same operations on other tensors, with the same bits.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import getitem
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from fedlit.client.vectorized.streams import get_generators, set_generators
+from fedlit.core.torch_internals import (
+    changes_tensors,
+    draws_random_numbers,
+    map_leaves,
+    observe_operations,
+    tree_leaves,
+)
+
+Step = Callable[[Sequence[Tensor]], tuple[list[Tensor], Any]]
+"""A function of tensors that returns tensors, and facts about them that depend on names and shapes alone."""
+
+VIEWS = ("aten::view", "aten::expand", "aten::_unsafe_view", "aten::alias", "aten::detach")
+MAX_RECORDINGS = 512
+"""Shapes that are recorded; further ones run as Python."""
+
+
+class NotRecordable(Exception):
+    """A step that depends on more than its tensors."""
+
+
+@dataclass
+class Recording:
+    """The operations of a step.
+
+    Args:
+        run: function of the step's tensors.
+        facts: what the step returned beside its tensors.
+        is_checked: True if a second step agreed with them.
+    """
+
+    run: Callable[..., Sequence[Tensor]]
+    facts: Any
+    is_checked: bool = False
+
+
+class RecordedSteps:
+    """Runs steps, by their recorded operations where these agree.
+
+    The first step of a kind is recorded. The second one runs both ways. If one bit differs, or if the module uses random
+    numbers of Python or NumPy, all steps run as Python from then on.
+    """
+
+    def __init__(self) -> None:
+        self.is_refused = False
+        self._recordings: dict[Any, Recording] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state for pickle: another process records for itself."""
+        return {"is_refused": self.is_refused, "_recordings": {}}
+
+    def run(self, key: Any, step: Step, tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Any]:
+        """Return what a step returns.
+
+        Args:
+            key: what the step depends on besides names, shapes and values of its tensors; None if it must run as Python.
+            step: the step.
+            tensors: its tensors.
+        """
+        if key is None or self.is_refused:
+            return step(tensors)
+        key = (key, tuple((tensor.shape, tensor.dtype, tensor.stride()) for tensor in tensors))
+        recording = self._recordings.get(key)
+        if recording is None:
+            return step(tensors) if len(self._recordings) >= MAX_RECORDINGS else self._record(key, step, tensors)
+        if not recording.is_checked:
+            return self._check(recording, step, tensors)
+        with torch.no_grad():
+            return recording.run(*tensors), recording.facts
+
+    def _record(self, key: Any, step: Step, tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Any]:
+        recorder, before = OperationRecorder(tensors), _python_generators()
+        with observe_operations(recorder.add):
+            outputs, facts = step(tensors)
+        try:
+            if _python_generators() != before:
+                raise NotRecordable("random numbers of Python or NumPy")
+            if not self.is_refused:
+                self._recordings[key] = Recording(recorder.compile(outputs), facts)
+        except NotRecordable:
+            self.refuse()
+        return outputs, facts
+
+    def _check(self, recording: Recording, step: Step, tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Any]:
+        """Run a step both ways, and compare the bits of all results."""
+        before = get_generators()
+        copies = [tensor.clone() for tensor in tensors]
+        with torch.no_grad():
+            again = [tensor.clone() for tensor in recording.run(*copies)]
+        after = get_generators()
+        set_generators(before)
+        outputs, facts = step(tensors)
+        pairs = [*zip(again, outputs, strict=True), *zip(copies, tensors, strict=True)]
+        if facts == recording.facts and _same(after, get_generators()) and all(_is_equal(*pair) for pair in pairs):
+            recording.is_checked = True
+        else:
+            self.refuse()
+        return outputs, facts
+
+    def refuse(self) -> None:
+        """Run all steps as Python from now on."""
+        self.is_refused = True
+        self._recordings.clear()
+
+
+class OperationRecorder:
+    """Records the operations of one step.
+
+    Args:
+        tensors: the tensors of the step.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._graph, self._root = fx.Graph(), torch.nn.Module()
+        self._nodes = {id(tensor): self._graph.placeholder(f"x{i}") for i, tensor in enumerate(tensors)}
+        self._inputs = {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}
+        self._alive: list[Any] = list(tensors)  # an id belongs to one tensor as long as it lives
+        self._problem: str | None = None
+
+    def add(self, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
+        """Record one operation."""
+        self._alive.append((args, kwargs, result))
+        if any(isinstance(leaf, torch.Generator) for leaf in tree_leaves((args, kwargs))):
+            self._problem = "a random generator of its own"
+            return
+        results = [result] if isinstance(result, Tensor) else result
+        if _is_same_view(operation, args, result):
+            self._nodes[id(result)] = self._node(args[0])
+            return
+        node = self._graph.call_function(operation, map_leaves(self._node, tuple(args)), map_leaves(self._node, kwargs))
+        if isinstance(result, Tensor):
+            self._nodes.setdefault(id(result), node)  # an operation in place returns its argument
+        elif isinstance(results, tuple | list):
+            for place, part in enumerate(results):
+                if isinstance(part, Tensor):
+                    self._nodes.setdefault(id(part), self._graph.call_function(getitem, (node, place)))
+        elif result is not None:
+            self._problem = f"{operation} returns {type(result).__name__}"
+
+    def _node(self, value: Any) -> Any:
+        """Return the node of a tensor; other values stay."""
+        if not isinstance(value, Tensor):
+            return value
+        if id(value) not in self._nodes:
+            if value.numel() and value.untyped_storage().data_ptr() in self._inputs:
+                self._problem = "a tensor made of others without an operation"
+            name = f"constant{len(self._nodes)}"
+            self._root.register_buffer(name, value.detach(), persistent=False)
+            self._alive.append(value)
+            self._nodes[id(value)] = self._graph.get_attr(name)
+        return self._nodes[id(value)]
+
+    def compile(self, outputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
+        """Return a function that runs the operations.
+
+        Args:
+            outputs: tensors that it returns.
+
+        Raises:
+            NotRecordable: if they do not depend on the tensors of the step alone.
+        """
+        self._graph.output(tuple(self._node(output) for output in outputs))
+        if self._problem is not None:
+            raise NotRecordable(self._problem)
+        for node in reversed([*self._graph.nodes]):
+            if node.op == "call_function" and not node.users and not _has_effects(node.target):
+                self._graph.erase_node(node)
+        return fx.GraphModule(self._root, self._graph).forward
+
+
+def _has_effects(operation: Any) -> bool:
+    return operation is not getitem and (changes_tensors(operation) or draws_random_numbers(operation))
+
+
+def _is_same_view(operation: Any, args: Any, result: Any) -> bool:
+    """Return True if an operation returns its argument as it is."""
+    if operation.name().partition(".")[0] not in VIEWS or not isinstance(args[0], Tensor):
+        return False
+    return (result.shape, result.stride(), result.dtype) == (args[0].shape, args[0].stride(), args[0].dtype)
+
+
+def _python_generators() -> tuple[Any, ...]:
+    kind, keys, *rest = np.random.get_state()
+    return random.getstate(), kind, np.asarray(keys).tobytes(), *rest
+
+
+def _same(states: Sequence[Any], others: Sequence[Any]) -> bool:
+    """Return True if the generators of torch have the same states."""
+    pairs = [(states[0], others[0]), (states[3], others[3])]
+    return all(torch.equal(a, b) if isinstance(a, Tensor) else a is b for a, b in pairs)
+
+
+def _is_equal(one: Tensor, other: Tensor) -> bool:
+    """Return True if two tensors have the same bits."""
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return torch.equal(*(tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other)))
