@@ -115,7 +115,7 @@ class IntegerSum(SecureStage):
         if not self.takes_noise:
             return None
         smallest = min(map(len, self.groups(range(facts.cohort_size))))
-        survivors = self.thresholds(max(smallest, MIN_CLIENTS)).group
+        survivors = replace(self, noise=None).thresholds(max(smallest, MIN_CLIENTS)).group
         return SecureSumFacts(self.ring, survivors, self._largest_group(facts))
 
     def with_noise(self, grid: SkellamGrid) -> IntegerSum:

@@ -19,6 +19,7 @@ from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.facts import Sampling
 
 COHORT, DELTA = 10, 1e-2
+STAGE = DistributedDP(noise_multiplier=1.0)
 FIXED = Sampling("fixed", size=COHORT)
 
 
@@ -120,6 +121,20 @@ def test_each_group_of_a_cohort_has_enough_noise_alone():
     assert [channel.secure.thresholds(clients).group for clients in (3, 4, 5)] == [3, 3, 4]
 
 
+def test_a_bound_channel_is_bound_again_for_a_smaller_cohort():
+    again = channel_of(STAGE).bind(facts(cohort_size=4, sampling=Sampling("fixed", size=4)))
+    fresh = channel_of(STAGE, cohort_size=4, sampling=Sampling("fixed", size=4))
+    assert again.secure.noise == fresh.secure.noise
+    assert again.secure.noise.survivors == 3
+
+
+def test_members_of_a_sparse_graph_need_as_many_neighbours_as_the_noise_needs_survivors():
+    secagg = pytest.importorskip("fedlit.aggregation.secure.secagg", reason="the extra secure is not installed").SecAgg
+    plain, noisy = secagg(neighbours=4), channel_of(STAGE, secagg(neighbours=4)).secure
+    assert (plain.thresholds(8).group, noisy.thresholds(8).group) == (6, 7)
+    assert (plain.thresholds(8).neighbourhood, noisy.thresholds(8).neighbourhood) == (4, 5)
+
+
 def test_a_sum_with_too_little_noise_is_never_opened():
     """A sampler may find fewer clients than planned. A group of 8 needs 6 survivors by itself, and 7 for the noise."""
     channel = channel_of(DistributedDP(noise_multiplier=1.0))
@@ -208,9 +223,6 @@ def errors(stage, encryption=None, **given):
     return {error.key: error for error in channel.check(facts(**{**defaults, **given}))}
 
 
-STAGE = DistributedDP(noise_multiplier=1.0)
-
-
 class Deaf(IdealSum):
     """A secure sum that takes no noise."""
 
@@ -247,7 +259,7 @@ def test_every_sampler_of_known_cohorts_is_accepted_and_the_secure_sums_own_grid
     [
         (DistributedDP(noise_multiplier=1.0, granularity=1e-9), 10, "squared norm"),
         (DistributedDP(noise_multiplier=100.0, granularity=1e-5), 10, "not drawn accurately"),
-        (STAGE, 10**7, "sum of 10,000,000 clients leave the ring of 32 bits with probability 1 a round"),
+        (STAGE, 10**7, "sum of 10,000,000 clients leave the ring of 32 bits with probability 1"),
     ],
 )
 def test_a_grid_that_is_too_fine_is_refused(stage, clients, reason):

@@ -107,6 +107,16 @@ def test_noise_of_clients_is_charged_in_their_own_rounds_and_grows_with_the_coho
     assert "after 5 rounds of a client" in privacy_rows(found)["privacy"]
 
 
+def test_distributed_noise_has_a_row_about_clients_that_collude():
+    shared = Accountant.distributed(noise_multiplier=3.0, delta=1e-3, square=10**6)
+    found = estimate_privacy(make_run(Noisy(shared), rounds=13, sampler=EveryThird(2)), 400)
+    assert found == PrivacyEstimate(shared, 5, shared.epsilon(5), 2 / (3.0 * 20.0))
+    rows, known = privacy_rows(found), shared.with_noise(6**0.5).epsilon(5)  # two thirds of the variance
+    assert known > 1.1 * found.epsilon
+    assert f"epsilon {known:.4g}, if a third of the fewest survivors" in rows["if clients collude"]
+    assert "after 5 rounds of a client; zero-out, by RDP of Skellam noise" in rows["privacy"]
+
+
 def test_a_run_without_noise_has_an_infinite_epsilon():
     found = estimate_privacy(make_run(Noisy(central(0.0))), 400)
     assert (found.epsilon, found.signal_to_noise) == (math.inf, math.inf)

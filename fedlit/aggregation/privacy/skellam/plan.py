@@ -74,6 +74,6 @@ class GridPlan:
         elif grid.wraps > MAX_WRAPS:
             problem = (
                 f"lets the sum of {self.sums.largest:,} clients leave the ring of {self.sums.ring} bits with probability "
-                f"{grid.wraps:.2g} a round"
+                f"{grid.wraps:.2g}"
             )
             yield ConfigError(key, self.step, problem, f"{coarser}, or encryption.ring=64")
