@@ -1,5 +1,7 @@
 """The configuration reference is what its generator makes of conf/ and the constructors."""
 
+import ast
+import re
 import runpy
 from pathlib import Path
 
@@ -63,3 +65,67 @@ def test_a_key_without_a_meaning_is_refused(tmp_path, monkeypatch):
     monkeypatch.setitem(SCRIPT["group_lines"].__globals__, "CONF", tmp_path)
     with pytest.raises(SystemExit, match=r"trainer\.speed has no meaning"):
         list(SCRIPT["group_lines"]("trainer", "mine"))
+
+
+SETTING = re.compile(r"(?<![\w.+@/\-{}~])([a-z_]+(?:[./][a-z_]+)*)=([\w.\-]*\w)")
+"""A choice or a value as it is given on the command line."""
+GROUPS = {path.parent.relative_to(ROOT / "conf").as_posix() for path in (ROOT / "conf").rglob("*.yaml")}
+FREE = ("trainer.", "algorithm.inner.")
+"""Keys that conf/ does not list: further arguments of Lightning's Trainer, and those of an inner algorithm."""
+
+
+def known_keys():
+    """The keys of the page, with the values of those that take only listed values."""
+    keys = {}
+    for line in PAGE.read_text().splitlines():
+        if row := re.match(r"\| `([\w.]+)` \| (.*) \|$", line):
+            values = re.split(r"(?<!\\)\|", row[2])[1]
+            is_list = "`" in values and not re.search(r"\w", re.sub(r"`[^`]*`|null", "", values))
+            listed = set(re.findall(r"`([^`]+)`", values)) | {"null", "None"} if is_list else None
+            old = keys.get(row[1], set())
+            keys[row[1]] = None if listed is None or old is None else listed | old
+    return keys
+
+
+def unknown_settings(text, keys):
+    """The settings in a text that no configuration has."""
+    unknown = []
+    for key, value in SETTING.findall(text):
+        if key.startswith(FREE) or key.endswith("_target_") or value != value.lower() or value == "lambda":
+            continue
+        if key in GROUPS:
+            is_known = value.startswith("my_") or (ROOT / "conf" / key / f"{value}.yaml").is_file()
+        elif "." in key and key.partition(".")[0] in GROUPS:
+            parents = [key.rsplit(".", count)[0] for count in range(1, key.count("."))]
+            is_known = keys[key] is None or value in keys[key] if key in keys else any(name in keys for name in parents)
+        else:
+            continue
+        unknown += [] if is_known else [f"{key}={value}"]
+    return unknown
+
+
+def texts_of(path):
+    """What a file says: the text constants of code; commands and code in the sentences of a page."""
+    if path.suffix == ".py":
+        nodes = ast.walk(ast.parse(path.read_text()))
+        return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    prose = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    commands = [line for line in path.read_text().splitlines() if line.startswith("python -m fedlit")]
+    return [*re.findall(r"`([^`\n]+)`", prose), *commands]
+
+
+@pytest.mark.slow
+def test_messages_and_pages_name_only_choices_keys_and_values_that_exist():
+    keys, unknown = known_keys(), {}
+    pages = [ROOT / "README.md", *(path for path in (ROOT / "docs").rglob("*.md") if path != PAGE)]
+    for path in [*(ROOT / "fedlit").rglob("*.py"), *(ROOT / "conf").rglob("*.yaml"), *pages]:
+        texts = [path.read_text()] if path.suffix == ".yaml" else texts_of(path)
+        if found := [setting for text in texts for setting in unknown_settings(text, keys)]:
+            unknown[path.relative_to(ROOT).as_posix()] = found
+    assert unknown == {}
+
+
+def test_an_unknown_choice_key_or_value_is_found():
+    text = "use algorithm.buffers=local, model.norm=group, data=cifra10, schedule.round=5 or schedule.rounds=50, data=mnist"
+    expected = ["algorithm.buffers=local", "data=cifra10", "schedule.round=5"]
+    assert unknown_settings(text, known_keys()) == expected

@@ -147,7 +147,7 @@ class IntegerSum(SecureStage):
             yield ConfigError("encryption", name, problem, "use sampler=uniform")
         if facts.integer_buffers:
             problem = f"cannot add the integers {', '.join(facts.integer_buffers[:3])} on a grid of fractions"
-            yield ConfigError("encryption", name, problem, "use algorithm.buffers=local or server")
+            yield ConfigError("encryption", name, problem, "use algorithm.buffers=server, or model.norm=group")
         if facts.update_numbers and not any(facts.update_numbers.values()):
             problem = f"has nothing to add: {facts.algorithm} sends no update"
             yield ConfigError("encryption", name, problem, "use encryption=none")
