@@ -183,7 +183,7 @@ class ClientWorker:
                 continue
             finally:
                 if local.private is not None:
-                    spent[client] = local.private.history.groups()
+                    spent[client] = local.private.history.or_longer(spent.get(client, {})).groups()
             if not (problem := layout_mismatch(update.groups, self.update_template(state))):
                 return update, local
             failure = ClientFailure(client, "bad_shape", problem)

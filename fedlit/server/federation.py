@@ -14,11 +14,12 @@ from fedlit.aggregation.basis import find_basis
 from fedlit.aggregation.channel.downlink import broadcast, broadcast_nbytes
 from fedlit.algorithms.algorithm import Algorithm, update_template
 from fedlit.client.dp_sgd.accounting import privacy_metrics
+from fedlit.client.dp_sgd.planning import history_after_round
 from fedlit.client.steps.planned import planned_steps
 from fedlit.client.trainer import LocalTrainer, TrainerConfig
 from fedlit.client.worker import ClientWorker
 from fedlit.core.facts import Sampling
-from fedlit.core.messages import ServerState, Update
+from fedlit.core.messages import Outcome, ServerState, Update
 from fedlit.core.model import Model
 from fedlit.core.tensors import Groups, Layout
 from fedlit.data.loading import Loading
@@ -35,6 +36,9 @@ from fedlit.server.schedule import Schedule
 from fedlit.simulation.clock import VirtualClock
 from fedlit.simulation.faults import FailurePolicy
 from fedlit.simulation.timing import RoundWork
+
+UNSEEN_TRAINING: tuple[Outcome, ...] = ("deadline", "surplus", "lost_worker")
+"""Outcomes of clients that can have trained without a result that the server gets."""
 
 
 @runtime_checkable
@@ -153,6 +157,8 @@ class FederationParts:
     def charge(self, tree: ReductionTree, clients: ClientStateStore, last: RoundRecord | None) -> dict[str, float]:
         """Charge clients for their training, also in a lost round.
 
+        A client whose update is late, or whose worker process is lost for good, is charged for all steps of the round.
+
         Args:
             tree: the sum of the round's updates.
             clients: client states, which get the clients' privacy histories.
@@ -161,9 +167,19 @@ class FederationParts:
         Returns:
             Figures of privacy for the round's record; none without privacy in local training.
         """
-        clients.charge(tree.spent)
-        before = {} if last is None else last.metrics
-        return privacy_metrics(self.trainer_config.privacy, tree.spent, tree.metrics(), before)
+        before, config = {} if last is None else last.metrics, self.trainer_config
+        if config.privacy is None:
+            return {}
+        failed = (failure.client for failure in tree.failures if failure.outcome in UNSEEN_TRAINING)
+        unseen = [client for client in failed if client not in tree.spent]
+        states, sizes = clients.read(unseen), self.registry.sizes
+        histories = {
+            client: history_after_round(config, self.loading, int(sizes[client]), states.get(client, {}))
+            for client in unseen
+        }
+        spent = {**histories, **tree.spent}
+        clients.charge(spent)
+        return privacy_metrics(config.privacy, spent, tree.metrics(), before)
 
     def planned_steps(self, sizes: np.ndarray) -> np.ndarray:
         """Planned optimizer steps of clients with these numbers of examples, shape (n,)."""

@@ -1,6 +1,7 @@
 """Federations whose clients train by DP-SGD: histories over rounds, resume, executors and failures; refusals."""
 
 from collections import Counter
+from contextlib import nullcontext
 from itertools import islice
 
 import pytest
@@ -15,10 +16,13 @@ from fedlit.client.dp_sgd.accounting import ReleaseHistory, epsilon_of
 from fedlit.client.dp_sgd.settings import ExamplePrivacy
 from fedlit.client.trainer import TrainerConfig
 from fedlit.core.errors import ConfigError, ConfigErrors
+from fedlit.core.messages import ClientFailure, PartialAggregate, TrainJob
 from fedlit.executors import Processes
+from fedlit.executors.executor import Executor
 from fedlit.server.checks.fingerprint import fingerprint
 from fedlit.server.sampling import PowerOfChoice
 from fedlit.simulation import Corrupt, Drop, FaultPlan, Raise
+from fedlit.simulation.clock import VirtualClock
 from fedlit.simulation.faults import FailurePolicy
 
 PRIVACY = {"noise_multiplier": 1.0}
@@ -38,13 +42,13 @@ def federate(
 ):
     """A federation of four clients with twelve examples each, of which two train in a round."""
     torch.set_num_threads(1)
-    privacy = ExamplePrivacy(**(privacy or PRIVACY))
+    privacy, schedule = ExamplePrivacy(**(privacy or PRIVACY)), parts.pop("schedule", None)
     return Federation.of(
         model,
         (toy(48), toy(10, 1)) if data is None else data,
         Iid(4),
         algorithm or FedAvg(),
-        Schedule(rounds=rounds, clients_per_round=2, local_epochs=1, quorum=parts.pop("quorum", 1)),
+        schedule or Schedule(rounds=rounds, clients_per_round=2, local_epochs=1, quorum=parts.pop("quorum", 1)),
         seed=1,
         loading=Loading(**{"batch_size": 5, "val_fraction": 0.0, **(loading or {})}),
         trainer_config=TrainerConfig({"accelerator": "cpu", **(options or {})}, privacy=privacy),
@@ -115,6 +119,70 @@ def test_finished_training_is_charged_also_in_a_lost_round_and_if_the_update_is_
     failed = [{failure.client for failure in one.failures} for one in quorum]
     sent = [set(one.cohort) - failures for one, failures in zip(quorum, failed, strict=True)]
     assert histories(tmp_path / "quorum") == expected(sent)  # who failed before training spends nothing
+
+
+LENIENT = FailurePolicy(max_lost_rounds=9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("clock", "over_select", "outcome"),
+    [
+        (VirtualClock(step_s=1.0, up_bytes_s=1e9, down_bytes_s=1e9, deadline_s=1.0), 1.0, "deadline"),
+        (VirtualClock(step_s=1.0, up_bytes_s=1e9, down_bytes_s=1e9, step_sigma=1.0), 2.0, "surplus"),
+    ],
+    ids=["late", "surplus"],
+)
+def test_a_client_whose_update_comes_too_late_is_charged_for_all_its_steps(clock, over_select, outcome, tmp_path):
+    schedule = Schedule(rounds=2, clients_per_round=2, local_epochs=1, over_select=over_select)
+    parts = {"schedule": schedule, "clock": clock, "faults": LENIENT}
+    records = list(federate(Quiet, Ditto(), folder=tmp_path, **parts).run())
+    assert {failure.outcome for one in records for failure in one.failures} == {outcome}
+    assert histories(tmp_path) == expected([one.cohort for one in records], 2)
+    assert [one.metrics["privacy/epsilon"] for one in records][-1] == max(
+        epsilon_of(ReleaseHistory(one), 1e-5) for one in histories(tmp_path).values()
+    )
+
+
+@pytest.mark.slow
+def test_a_client_whose_worker_process_is_lost_is_charged_for_all_its_steps(tmp_path):
+    class Lossy(Executor):
+        """Loses the worker of client 1."""
+
+        def open(self, worker, rounds):
+            return nullcontext(lambda jobs, state: (self._run(worker, job, state) for job in jobs))
+
+        def _run(self, worker, job, state):
+            if isinstance(job, TrainJob) and job.clients == (1,):
+                return PartialAggregate(index=job.index, failures=(ClientFailure(1, "lost_worker", ""),))
+            return worker(job, state)
+
+    records = list(federate(folder=tmp_path, executor=Lossy(), faults=LENIENT).run())
+    assert {failure.client for one in records for failure in one.failures} == {1}
+    assert histories(tmp_path) == expected([one.cohort for one in records])
+
+
+class Breaking(Quiet):
+    """A module that fails in the second step of a fit, and in the first step of the next one."""
+
+    failing = -1
+
+    def training_step(self, batch, batch_idx):
+        if batch_idx == Breaking.failing:
+            Breaking.failing = 1 - batch_idx
+            raise RuntimeError("broken")
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.slow
+def test_the_steps_before_an_error_are_charged_once(tmp_path, monkeypatch):
+    """A retry has the same noise, so it is not charged beyond the steps of the first attempt."""
+    fed = federate(Breaking, folder=tmp_path, faults=FailurePolicy(on_error="retry", max_lost_rounds=9))
+    monkeypatch.setattr(Breaking, "failing", 1)
+    records = list(fed.run())
+    assert all(one.lost for one in records)
+    whole = expected([one.cohort for one in records])
+    assert histories(tmp_path) == {client: ((1.0, 5 / 12, steps // 3),) for client, ((*_, steps),) in whole.items()}
 
 
 def test_a_target_calibrates_the_noise_and_is_part_of_the_experiment(tmp_path):

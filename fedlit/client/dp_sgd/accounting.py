@@ -56,6 +56,14 @@ class ReleaseHistory:
             counts[key] = counts.get(key, 0) + steps
         return ReleaseHistory(tuple((noise, rate, count) for (noise, rate), count in counts.items()))
 
+    def or_longer(self, client_state: Groups) -> ReleaseHistory:
+        """The history with more steps: this one, or that in a client state.
+
+        It joins two attempts at a round, which have the same noise as far as both of them get.
+        """
+        other = ReleaseHistory.of(client_state)
+        return max(self, other, key=lambda each: sum(steps for _, _, steps in each.releases))
+
     def groups(self) -> dict[str, Tensors]:
         """The history as a group of a client state.
 
@@ -90,6 +98,20 @@ def noise_multiplier_for(epsilon: float, delta: float, sample_rate: float, steps
     """
     sampling = Sampling("poisson", probability=sample_rate)
     return calibrate(Accountant.of(sampling, 1, noise_multiplier=1.0, delta=delta), epsilon, steps)
+
+
+def noise_multiplier_of(privacy: ExamplePrivacy, sample_rate: float, steps: int) -> float:
+    """The noise multiplier of a client.
+
+    Args:
+        privacy: the settings.
+        sample_rate: probability that an example is in a batch, in (0, 1].
+        steps: steps of the client in the whole run, >= 1.
+    """
+    if privacy.noise_multiplier is not None:
+        return privacy.noise_multiplier
+    assert privacy.epsilon is not None
+    return noise_multiplier_for(privacy.epsilon, privacy.delta, sample_rate, steps)
 
 
 def privacy_metrics(

@@ -10,7 +10,7 @@ import numpy as np
 from lightning.pytorch import Callback, Trainer
 
 from fedlit.algorithms.algorithm import Algorithm
-from fedlit.client.dp_sgd.accounting import ReleaseHistory
+from fedlit.client.dp_sgd.accounting import ReleaseHistory, noise_multiplier_of
 from fedlit.client.dp_sgd.private_fit import PrivateTraining, repeated_key
 from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.steps.planned import planned_steps
@@ -20,6 +20,7 @@ from fedlit.core.messages import ServerState
 from fedlit.core.model import ContrastiveTerm, FitResult, GradientTerm, Model
 from fedlit.core.tensors import Groups, Tensors, zeros_like
 from fedlit.data.client_data import ClientData
+from fedlit.data.loading import Loading
 
 if TYPE_CHECKING:
     from fedlit.client.trainer import TrainerConfig
@@ -163,7 +164,30 @@ def make_private_training(
     """
     if config.privacy is None:
         return None
-    sizes = np.array([data.population.size(client)])
-    works = (config.with_budget(epochs) for epochs in config.privacy.fits)
-    steps = config.privacy.rounds * sum(int(planned_steps(work, data.loading, sizes)[0]) for work in works)
+    steps = config.privacy.rounds * _steps_of_a_round(config, data.loading, data.population.size(client))
     return PrivateTraining(config.privacy, data, round, client, steps, ReleaseHistory.of(client_state))
+
+
+def history_after_round(config: TrainerConfig, loading: Loading, examples: int, client_state: Groups) -> Groups:
+    """Return the history of a client whose training the server does not see.
+
+    All steps of the round are counted.
+
+    Args:
+        config: settings of the Trainers; empty without privacy.
+        loading: recipe of batches.
+        examples: number of examples of the client.
+        client_state: the client's state before the round, with its history.
+    """
+    privacy = config.privacy
+    if privacy is None or not examples:
+        return {}
+    steps, rate = _steps_of_a_round(config, loading, examples), privacy.sample_rate(examples, loading.local_batch_size)
+    noise = noise_multiplier_of(privacy, rate, privacy.rounds * steps)
+    return ReleaseHistory.of(client_state).add(noise, rate, steps).groups()
+
+
+def _steps_of_a_round(config: TrainerConfig, loading: Loading, examples: int) -> int:
+    assert config.privacy is not None
+    works = (config.with_budget(epochs) for epochs in config.privacy.fits)
+    return sum(int(planned_steps(work, loading, np.array([examples]))[0]) for work in works)

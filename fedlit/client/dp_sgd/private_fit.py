@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from lightning.pytorch import LightningModule
 
-from fedlit.client.dp_sgd.accounting import ReleaseHistory, noise_multiplier_for
+from fedlit.client.dp_sgd.accounting import ReleaseHistory, noise_multiplier_of
 from fedlit.client.dp_sgd.poisson import PoissonBatches
 from fedlit.client.dp_sgd.settings import ExamplePrivacy
 from fedlit.core.errors import ConfigError
@@ -58,11 +58,7 @@ class PrivateTraining:
     @property
     def noise_multiplier(self) -> float:
         """Standard deviation of this client's noise / clip."""
-        privacy = self.privacy
-        if privacy.noise_multiplier is not None:
-            return privacy.noise_multiplier
-        assert privacy.epsilon is not None
-        return noise_multiplier_for(privacy.epsilon, privacy.delta, self.sample_rate, self.planned_steps)
+        return noise_multiplier_of(self.privacy, self.sample_rate, self.planned_steps)
 
 
 @dataclass
@@ -121,9 +117,11 @@ class PrivateFit:
             expected_size=rate * len(training.shard),
             make_generator=lambda device: torch_stream(seed, Purpose.EXAMPLE_NOISE, *keys, device),
         )
-        with callback.attached():
-            yield callback
-        training.history = training.history.add(noise, rate, callback.steps)
+        try:
+            with callback.attached():
+                yield callback
+        finally:  # the steps before an error have used the examples, too
+            training.history = training.history.add(noise, rate, callback.steps)
         self.metrics |= callback.figures()
 
 
