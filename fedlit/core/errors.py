@@ -45,7 +45,9 @@ class ConfigError(ValueError):
     @property
     def subject(self) -> str:
         """The key with its value, or the one that is not empty."""
-        return "=".join(filter(None, (self.key, str(self.value))))
+        words = {None: "null", True: "true", False: "false"}  # as a configuration spells them
+        value = words[self.value] if self.value is None or isinstance(self.value, bool) else str(self.value)
+        return "=".join(filter(None, (self.key, value)))
 
     @property
     def errors(self) -> list[ConfigError]:
@@ -218,7 +220,9 @@ def require_choice(key: str, value: object, names: Iterable[str]) -> ConfigError
 
 def require_positive(key: str, value: float, hint: str = "") -> ConfigError | None:
     """An error unless the value is finite and greater than 0."""
-    return require(0 < value < float("inf"), key, value, "must be greater than 0", hint)
+    if value == float("inf"):
+        return ConfigError(key, value, "must be a finite number", hint)
+    return require(value > 0, key, value, "must be greater than 0", hint)
 
 
 def require_at_least(key: str, value: float, least: int = 1) -> ConfigError | None:

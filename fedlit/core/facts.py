@@ -5,6 +5,7 @@ The parts of the federation need the facts to check themselves against each othe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -33,6 +34,36 @@ class Sampling:
     size: int | None = None
     separation: int | None = None
     by_loss: bool = False
+
+    def prob_below(self, count: int, clients: int) -> float:
+        """Probability of a cohort of fewer clients than `count` by Poisson sampling.
+
+        It is 0 for other sampling.
+
+        Args:
+            count: number of clients.
+            clients: number of clients in the federation.
+        """
+        q = self.probability
+        if self.kind != "poisson" or q is None:
+            return 0.0
+        if q == 1:
+            return float(count > clients)
+        of = math.lgamma(clients + 1)
+        return sum(
+            math.exp(
+                of
+                - math.lgamma(k + 1)
+                - math.lgamma(clients - k + 1)
+                + k * math.log(q)
+                + (clients - k) * math.log1p(-q)
+            )
+            for k in range(min(count, clients + 1))
+        )
+
+
+LOST_SHARE = 0.01
+"""Share of rounds with too few clients from which on a warning tells it."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import pytest
 from conftest import composed
 
 from fedlit.cli import train
-from fedlit.core.errors import ConfigErrors
+from fedlit.core.errors import ConfigError, ConfigErrors, require_positive
 from fedlit.experiment.config.plain import to_plain
 from fedlit.experiment.config.settings import setting_errors
 from fedlit.experiment.runner import run_experiment
@@ -254,3 +254,16 @@ def test_errors_in_values_are_printed_together_and_a_traceback_on_request(monkey
     assert "Traceback" in output
     assert "collector.raise_if_any()" in output
     assert "2 errors" in output
+
+
+@pytest.mark.parametrize(("value", "word"), [(None, "null"), (True, "true"), (False, "false"), (0, "0"), ("", "")])
+def test_an_error_spells_a_value_as_a_configuration_does(value, word):
+    assert str(ConfigError("key", value, "is wrong")) == ("key=" + word).rstrip("=") + ": is wrong"
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"), [(float("inf"), "must be a finite number"), (0, "must be greater than 0")]
+)
+def test_a_number_that_must_be_positive_is_also_finite(value, problem):
+    assert str(require_positive("key", value)) == f"key={value}: {problem}"
+    assert require_positive("key", 0.5) is None

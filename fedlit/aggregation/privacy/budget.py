@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from fedlit.aggregation.channel.stage import Stage
 from fedlit.aggregation.privacy.accounting import Accountant, calibrate
-from fedlit.core.errors import ConfigError, require
+from fedlit.core.errors import ConfigError, require, require_positive
 
 
 def budget_errors(
@@ -28,6 +28,12 @@ def budget_errors(
         yield require(epsilon > 0, "epsilon", epsilon, "must be greater than 0", "inf adds no noise")
     if delta is not None:
         yield require(0 < delta < 1, "delta", delta, "must be greater than 0 and less than 1", "null is clients^(-1.1)")
+
+
+def clip_error(clip: float) -> ConfigError | None:
+    """An error unless a clipping norm is finite and greater than 0."""
+    hint = "noise in proportion to an infinite norm is infinite; privacy=none adds none" if clip == float("inf") else ""
+    return require_positive("clip", clip, hint)
 
 
 def default_delta(clients: int) -> float:
@@ -88,7 +94,7 @@ def check_budget(
         hint = (
             "noise_multiplier gives the noise / the clipping norm; epsilon calibrates the noise to the planned rounds"
         )
-        yield ConfigError("privacy.epsilon", "null", "needs a value, or privacy.noise_multiplier does", hint)
+        yield ConfigError("privacy.epsilon", None, "needs a value, or privacy.noise_multiplier does", hint)
     if delta is not None and delta >= 1 / clients:
         problem = (
             f"is not below 1 / {clients:,} clients: a mechanism that publishes one client at random would satisfy it"

@@ -17,7 +17,7 @@ from fedlit.aggregation.secure.quantizer import EXTRA, RingQuantizer
 from fedlit.aggregation.secure.ring import RingCodec, RingSum
 from fedlit.aggregation.secure.secure_stage import OpenedSum, SecureStage
 from fedlit.core.errors import ConfigError, raise_errors, require, require_at_least, require_positive
-from fedlit.core.facts import FederationFacts, SecureSumFacts
+from fedlit.core.facts import LOST_SHARE, FederationFacts, SecureSumFacts
 from fedlit.core.tensors import Layout, Tensors
 
 
@@ -158,6 +158,11 @@ class IntegerSum(SecureStage):
         if facts.sampling.kind != "poisson" and facts.cohort_size < MIN_CLIENTS:
             problem = f"needs cohorts of {MIN_CLIENTS} clients or more: of a sum of 2 each can subtract its own update"
             yield ConfigError("encryption", name, problem, f"use schedule.clients_per_round={MIN_CLIENTS} or more")
+        if (share := facts.sampling.prob_below(self.survivors, len(facts.sizes))) >= LOST_SHARE:
+            problem = (
+                f"draws fewer than {self.survivors} clients in {share:.0%} of the rounds, and such a sum is not opened"
+            )
+            yield ConfigError("sampler", "poisson", problem, "take a larger q, or more clients a round", warning=True)
         yield from (
             self._check_noise(facts) if facts.secure_sum and facts.secure_sum.has_noise else self._check_grid(facts)
         )

@@ -57,7 +57,7 @@ class ReleaseHistory:
         return ReleaseHistory(tuple((noise, rate, count) for (noise, rate), count in counts.items()))
 
     def or_longer(self, client_state: Groups) -> ReleaseHistory:
-        """The history with more steps: this one, or that in a client state.
+        """The longer one: this history or that in a client state.
 
         It joins two attempts at a round, which have the same noise as far as both of them get.
         """

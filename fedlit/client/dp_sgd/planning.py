@@ -169,7 +169,7 @@ def make_private_training(
 
 
 def history_after_round(config: TrainerConfig, loading: Loading, examples: int, client_state: Groups) -> Groups:
-    """Return the history of a client whose training the server does not see.
+    """Return a client's history after a round of unseen training.
 
     All steps of the round are counted.
 

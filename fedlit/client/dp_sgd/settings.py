@@ -55,9 +55,7 @@ class ExamplePrivacy:
         least = "must be a number of at least 0"
         raise_errors(
             require_positive("clip", self.clip),
-            require(
-                (noise is None) != (epsilon is None), "epsilon", "null" if epsilon is None else epsilon, problem, hint
-            ),
+            require((noise is None) != (epsilon is None), "epsilon", epsilon, problem, hint),
             require(noise is None or 0 <= noise < math.inf, "noise_multiplier", noise, least, "0 adds no noise"),
             require(epsilon is None or epsilon > 0, "epsilon", epsilon, "must be greater than 0", "inf adds no noise"),
             require(0 < delta < 1, "delta", delta, "must be greater than 0 and less than 1", "1e-5 is a usual value"),

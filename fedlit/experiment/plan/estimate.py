@@ -15,6 +15,7 @@ import numpy as np
 from fedlit.aggregation.basis import find_basis
 from fedlit.aggregation.secure.secure_stage import SecureStage
 from fedlit.core.model import Model
+from fedlit.core.serialization import tensor_nbytes
 from fedlit.core.tensors import Layout
 from fedlit.experiment.plan.client_states import (
     client_state_nbytes,
@@ -83,10 +84,16 @@ def estimate_run(run: Run) -> dict[str, Any]:
 
 
 def _memory_bytes(federation: FederationParts, layout: Layout, cohort: float) -> int:
-    """Bytes of the server's sums, states, and updates between two exchanges."""
+    """Bytes of the server's sums, states, and updates between two exchanges.
+
+    A state is counted twice, before and after the round, with what stays with the server, such as a noise history.
+    """
+    state = federation.initial_state()
+    private = [*state.private.values(), *(part.private for part in state.channel.values())]
+    kept = sum(tensor_nbytes(tensor) for tensors in private for tensor in tensors.values())
     sums = 8 * layout.size * (2 + math.ceil(math.log2(max(2, cohort))))
     pending = 0 if find_basis(federation.channel.stages) is None else 4 * layout.size * math.ceil(cohort)
-    return sums + pending + 2 * federation.down_nbytes(federation.initial_state())
+    return sums + pending + 2 * (federation.down_nbytes(state) + kept)
 
 
 def _describe(stage: SecureStage, draws: Sequence[Draw]) -> str:

@@ -14,14 +14,11 @@ from typing import ClassVar
 import numpy as np
 
 from fedlit.core.errors import ConfigError
-from fedlit.core.facts import FederationFacts, Sampling
+from fedlit.core.facts import LOST_SHARE, FederationFacts, Sampling
 from fedlit.server.sampling.sampler import ClientPool, Sampler
 
 PASS_KEY = 1
 """Key of the streams from which the passes of `RoundRobin` are drawn."""
-
-LOST_SHARE = 0.01
-"""Share of rounds lost for lack of clients from which on `Poisson` warns."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +169,7 @@ class Poisson(Sampler):
         q = self._probability(len(facts.sizes))
         if facts.releases_empty:
             return
-        if (lost := _prob_below(facts.quorum, len(facts.sizes), q)) >= LOST_SHARE:
+        if (lost := self.sampling(len(facts.sizes)).prob_below(facts.quorum, len(facts.sizes))) >= LOST_SHARE:
             problem = (
                 f"draws fewer clients than schedule.quorum={facts.quorum} in {lost:.0%} of the rounds, which are lost"
             )
@@ -198,16 +195,3 @@ def check_cohort_size(facts: FederationFacts, size: int) -> Iterator[ConfigError
     if count < size:
         problem = f"draws {size} clients by their examples, and only {count} have any"
         yield ConfigError("sampler", "", problem, "take fewer clients a round, or partition.min_samples=1")
-
-
-def _prob_below(count: int, clients: int, q: float) -> float:
-    """Probability that fewer than `count` clients are drawn, each with probability q."""
-    if q == 1:
-        return float(count > clients)
-    of = math.lgamma(clients + 1)
-    return sum(
-        math.exp(
-            of - math.lgamma(k + 1) - math.lgamma(clients - k + 1) + k * math.log(q) + (clients - k) * math.log1p(-q)
-        )
-        for k in range(min(count, clients + 1))
-    )

@@ -1,9 +1,12 @@
 """Settings that privacy mechanisms refuse, each with its reason."""
 
+import math
+
 import pytest
 from private import facts, separated
 
-from fedlit.aggregation.privacy import DPFTRL, CentralDP, LocalDP
+from fedlit.aggregation.privacy import DPFTRL, CentralDP, DistributedDP, LocalDP
+from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.facts import Sampling
 
 EVERY_MECHANISM = [
@@ -15,6 +18,7 @@ EVERY_MECHANISM = [
     ("algorithm.buffers", {"update_numbers": {"parameters": 10, "buffers": 3}}, "releases 3 numbers of buffers"),
     ("eval.clients", {"has_client_tests": True}, "without noise"),
     ("sampler", {"sampling": Sampling("other", by_loss=True)}, "such as their losses"),
+    ("privacy", {"clients": 1, "cohort_size": 1}, "the only client of this run has all data"),
 ]
 OF_THE_SUM = [
     ("aggregator", {"keeps_messages": True}, "compares single updates"),
@@ -71,3 +75,18 @@ def test_a_budget_is_needed(stage):
     (error,) = errors_of(stage, sampling=separated(5))
     assert error.key == "privacy.epsilon"
     assert "privacy.noise_multiplier" in error.problem
+
+
+@pytest.mark.parametrize("mechanism", [CentralDP, LocalDP, DPFTRL, DistributedDP])
+@pytest.mark.parametrize(
+    ("clip", "problem"),
+    [
+        (math.inf, "finite number; noise in proportion to an infinite norm is infinite"),
+        (0.0, "greater than 0"),
+        (-1.0, "greater than 0"),
+        (math.nan, "greater than 0"),
+    ],
+)
+def test_a_clipping_norm_without_noise_in_proportion_is_refused(mechanism, clip, problem):
+    with pytest.raises((ConfigError, ConfigErrors), match=f"clip={clip}: must be (a )?{problem}"):
+        mechanism(epsilon=1.0, clip=clip)

@@ -54,6 +54,16 @@ def test_a_small_poisson_cohort_is_possible_so_it_is_not_refused():
     assert errors(sampling=Sampling("poisson", probability=0.5), cohort_size=2) == []
 
 
+def test_poisson_cohorts_below_three_clients_are_a_warning():
+    given = replace(FACTS, sampling=Sampling("poisson", probability=0.5), cohort_size=2)
+    (warning,) = [error for error in SecAgg().check(given) if error.key == "sampler"]
+    assert warning.warning
+    assert "draws fewer than 3 clients in 69% of the rounds" in warning.problem  # 11 of 16 cohorts
+    for probability, clients in ((0.5, 30), (1.0, 3)):
+        given = replace(FACTS, sampling=Sampling("poisson", probability=probability), sizes=np.full(clients, 5))
+        assert not [error for error in SecAgg().check(given) if error.key == "sampler"]
+
+
 def test_groups_make_the_ring_large_enough():
     assert errors(max_cohort=10**6) != []
     assert errors(SecAgg(group_size=100), max_cohort=10**6) == []

@@ -51,6 +51,7 @@ def test_a_run_with_each_mechanism_records_its_figures(choices):
             "fewest survivors",
         ),
         (("privacy=central", "privacy.epsilon=1", "data.client_test_fraction=0.2"), "eval.clients", "without noise"),
+        (("privacy=central", "privacy.epsilon=1", "algorithm=centralised"), "privacy", "privacy=example protects"),
     ],
     ids=str,
 )

@@ -8,7 +8,7 @@ import pytest
 from configured import build
 from rich.console import Console
 
-from fedlit.experiment.plan.estimate import estimate_run
+from fedlit.experiment.plan.estimate import _memory_bytes, estimate_run
 from fedlit.experiment.plan.table import format_duration, plan_table
 
 pytestmark = pytest.mark.slow  # whole runs
@@ -108,3 +108,14 @@ def test_plan_of_a_resumed_run_has_the_remaining_work():
     Console(file=out, width=80).print(plan_table(run, figures))
     for part in ("20 rounds, 7 done, 13 left", "bytes left", "the rest"):
         assert part in out.getvalue()
+
+
+def test_the_servers_memory_counts_what_stays_with_the_server():
+    setting = ("privacy=ftrl", "privacy.noise_multiplier=1", "sampler=min_separation", "algorithm.weights=uniform")
+    memory = {}
+    for bands in (1, 3):
+        federation = build(*setting, f"privacy.bands={bands}", "schedule.client_fraction=0.2").federation
+        layout = federation.update_layout(federation.initial_state())
+        memory[bands] = _memory_bytes(federation, layout, 2.0)
+    strategy = 2 * 8 * 2 * federation.schedule.rounds  # one number a round and band
+    assert memory[3] - memory[1] == 2 * 8 * 2 * layout.size + strategy

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fedlit.aggregation.channel.stage import SumTicket
 from fedlit.aggregation.privacy.adaptive import QuantileClip
+from fedlit.aggregation.privacy.budget import clip_error
 from fedlit.aggregation.privacy.mechanisms.sum_noise import CLIP, SumNoise
 from fedlit.aggregation.privacy.vectors import add_gaussian
 from fedlit.core.errors import ConfigError, raise_errors, require
@@ -43,10 +44,13 @@ class CentralDP(SumNoise):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        is_adaptive = self.clip == "adaptive"
-        is_norm = not isinstance(self.clip, str) and 0 < self.clip < float("inf")
-        hint = "adaptive follows a quantile of the updates' norms"
-        raise_errors(require(is_adaptive or is_norm, "clip", self.clip, "must be greater than 0, or adaptive", hint))
+        if isinstance(self.clip, str):
+            hint = "adaptive follows a quantile of the updates' norms"
+            raise_errors(
+                require(self.clip == "adaptive", "clip", self.clip, "must be greater than 0, or adaptive", hint)
+            )
+        else:
+            raise_errors(clip_error(self.clip))
         self._adaptive  # raises the errors of its arguments  # noqa: B018
 
     @cached_property

@@ -15,18 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlit.aggregation.channel.stage import Order, Stage, SumTicket, Ticket
+from fedlit.aggregation.channel.stage import Order, SumTicket, Ticket
 from fedlit.aggregation.privacy.accounting import Accountant
 from fedlit.aggregation.privacy.budget import (
     bound_accountant,
     budget_errors,
     calibrate_noise,
     check_budget,
+    clip_error,
     default_delta,
     privacy_statement,
 )
 from fedlit.aggregation.privacy.ledger import count_participations
 from fedlit.aggregation.privacy.mechanisms.local import PARTICIPATIONS, most_participations
+from fedlit.aggregation.privacy.mechanisms.mechanism import PrivacyMechanism
 from fedlit.aggregation.privacy.mechanisms.sum_noise import FIGURES, expected_cohort
 from fedlit.aggregation.privacy.refusals import check_distributed
 from fedlit.aggregation.privacy.skellam.grid import SkellamGrid
@@ -43,7 +45,7 @@ COUNT_SHARE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistributedDP(Stage):
+class DistributedDP(PrivacyMechanism):
     """Clipping on the client, and noise of all clients together.
 
     The noise is added to the integers of a secure sum. The server sees the noisy sums of groups alone, so it need not be
@@ -71,24 +73,15 @@ class DistributedDP(Stage):
     order = Order.PROTECT
 
     clip: float = 1.0
-    noise_multiplier: float | None = None
-    epsilon: float | None = None
-    delta: float | None = None
     granularity: float | None = None
     rotate: bool = True
-    population: int = 0
     expected: float | None = None
     sum_grid: SkellamGrid | None = None
 
     def __post_init__(self) -> None:
         errors = [] if self.population else budget_errors(self.noise_multiplier, self.epsilon, self.delta)
         granularity = None if self.granularity is None else require_positive("granularity", self.granularity)
-        raise_errors(require_positive("clip", self.clip), granularity, *errors)
-
-    @property
-    def name(self) -> str:
-        """The name of every privacy mechanism: a channel has one."""
-        return "privacy"
+        raise_errors(clip_error(self.clip), granularity, *errors)
 
     @property
     def makes_grid(self) -> bool:
@@ -99,11 +92,6 @@ class DistributedDP(Stage):
     def grid(self) -> SkellamGrid | None:
         """The grid of the secure sum; None before `bind`."""
         return self.sum_grid
-
-    @property
-    def hides_clients(self) -> bool:
-        """True: metrics of clients would be releases without noise."""
-        return True
 
     @property
     def denominator(self) -> float | None:

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from fedlit.aggregation.channel.stage import SumTicket
 from fedlit.aggregation.privacy.banded import optimal_columns, substitution_row
+from fedlit.aggregation.privacy.budget import clip_error
 from fedlit.aggregation.privacy.mechanisms.sum_noise import CLIP, SumNoise
 from fedlit.aggregation.privacy.vectors import exact_norm, gaussian
-from fedlit.core.errors import ConfigError, raise_errors, require_at_least, require_positive
+from fedlit.core.errors import ConfigError, raise_errors, require_at_least
 from fedlit.core.facts import FederationFacts, Sampling
 from fedlit.core.messages import StageState
 from fedlit.core.tensors import Layout
@@ -51,7 +52,7 @@ class DPFTRL(SumNoise):
     def __post_init__(self) -> None:
         super().__post_init__()
         bands = None if self.bands is None else require_at_least("bands", self.bands)
-        raise_errors(require_positive("clip", self.clip), bands)
+        raise_errors(clip_error(self.clip), bands)
 
     def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
         """Yield errors, also of cohorts whose clients return too soon."""

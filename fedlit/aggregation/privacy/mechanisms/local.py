@@ -8,20 +8,22 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fedlit.aggregation.channel.stage import Order, Stage, SumTicket, Ticket
+from fedlit.aggregation.channel.stage import Order, SumTicket, Ticket
 from fedlit.aggregation.privacy.accounting import Accountant
 from fedlit.aggregation.privacy.budget import (
     bound_accountant,
     budget_errors,
     calibrate_noise,
     check_budget,
+    clip_error,
     default_delta,
     privacy_statement,
 )
 from fedlit.aggregation.privacy.ledger import count_participations
+from fedlit.aggregation.privacy.mechanisms.mechanism import PrivacyMechanism
 from fedlit.aggregation.privacy.refusals import check_releases
 from fedlit.aggregation.privacy.vectors import add_gaussian, clip_factor
-from fedlit.core.errors import ConfigError, raise_errors, require_positive
+from fedlit.core.errors import ConfigError, raise_errors
 from fedlit.core.facts import FederationFacts, Sampling
 from fedlit.core.messages import StageState
 from fedlit.core.tensors import Layout, Tensors
@@ -30,7 +32,7 @@ PARTICIPATIONS = "participations"
 
 
 @dataclass(frozen=True, kw_only=True)
-class LocalDP(Stage):
+class LocalDP(PrivacyMechanism):
     """Clipping and noise on the client: the server is not trusted.
 
     A message hides which data the client has: any other data could change the clipped update by 2 * clip. The noise has the
@@ -50,24 +52,10 @@ class LocalDP(Stage):
     order = Order.PROTECT
 
     clip: float = 1.0
-    noise_multiplier: float | None = None
-    epsilon: float | None = None
-    delta: float | None = None
-    population: int = 0
 
     def __post_init__(self) -> None:
         errors = [] if self.population else budget_errors(self.noise_multiplier, self.epsilon, self.delta)
-        raise_errors(require_positive("clip", self.clip), *errors)
-
-    @property
-    def name(self) -> str:
-        """The name of every privacy mechanism: a channel has one."""
-        return "privacy"
-
-    @property
-    def hides_clients(self) -> bool:
-        """True: metrics of clients would be releases without noise."""
-        return True
+        raise_errors(clip_error(self.clip), *errors)
 
     @property
     def accountant(self) -> Accountant | None:
@@ -91,13 +79,6 @@ class LocalDP(Stage):
         assert self.epsilon is not None
         rounds = most_participations(facts.sampling, facts.rounds)
         return replace(bound, noise_multiplier=calibrate_noise(bound, self.epsilon, rounds))
-
-    @property
-    def multiplier(self) -> float:
-        """The noise multiplier of a bound mechanism."""
-        if self.noise_multiplier is None:
-            raise ValueError("the mechanism has no noise multiplier before `bind`")
-        return self.noise_multiplier
 
     def init(self, layout: Layout) -> StageState:
         """The number of messages of each client."""

@@ -22,6 +22,7 @@ from fedlit.aggregation.privacy.budget import (
     privacy_statement,
 )
 from fedlit.aggregation.privacy.ledger import charge, list_releases, new_ledger
+from fedlit.aggregation.privacy.mechanisms.mechanism import PrivacyMechanism
 from fedlit.aggregation.privacy.refusals import check_central
 from fedlit.aggregation.privacy.vectors import clip_factor, exact_norm
 from fedlit.core.errors import ConfigError, raise_errors
@@ -35,7 +36,7 @@ FIGURES = "figures"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SumNoise(Clip):
+class SumNoise(PrivacyMechanism, Clip):
     """Clipping on the client, and noise on the sum by the server.
 
     One norm is taken over all groups of an update together, in float64. Noise is added once, to the sum, with standard
@@ -51,21 +52,12 @@ class SumNoise(Clip):
         expected: mean number of clients in a cohort; `bind` sets it.
     """
 
-    noise_multiplier: float | None = None
-    epsilon: float | None = None
-    delta: float | None = None
     sampling: Sampling | None = None
-    population: int = 0
     expected: float | None = None
 
     def __post_init__(self) -> None:
         is_bound = self.sampling is not None
         raise_errors(*([] if is_bound else budget_errors(self.noise_multiplier, self.epsilon, self.delta)))
-
-    @property
-    def name(self) -> str:
-        """The name of every privacy mechanism: a channel has one."""
-        return "privacy"
 
     @property
     def releases_empty(self) -> bool:
@@ -75,11 +67,6 @@ class SumNoise(Clip):
     @property
     def needs_exact_clip(self) -> bool:
         """True: the noise is scaled by the norm of the clip."""
-        return True
-
-    @property
-    def hides_clients(self) -> bool:
-        """True: metrics of clients would be releases without noise."""
         return True
 
     @property
@@ -119,13 +106,6 @@ class SumNoise(Clip):
             return bound
         assert self.epsilon is not None
         return replace(bound, noise_multiplier=calibrate_noise(bound, self.epsilon, facts.rounds))
-
-    @property
-    def multiplier(self) -> float:
-        """The noise multiplier of a bound mechanism."""
-        if self.noise_multiplier is None:
-            raise ValueError("the mechanism has no noise multiplier before `bind`")
-        return self.noise_multiplier
 
     @abstractmethod
     def first_clip(self) -> float:
