@@ -12,7 +12,10 @@ import pytest
 import fedlit
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    *sorted(ROOT.glob("*.md")),
+    *(path for name in ("docs", "examples") for path in sorted((ROOT / name).rglob("*.md"))),
+]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
