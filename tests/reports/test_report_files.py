@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import re
+import shutil
+import subprocess
 
 import pytest
 from written_runs import write_run, write_sweep
@@ -28,7 +30,7 @@ def test_latex_has_every_table_with_the_rules_of_booktabs(tmp_path):
         rows = [line for line in body.splitlines() if line != r"\midrule"]
         assert len(rows) == len(table.rows) + 1
         assert all(line.endswith(r" \\") and line.count(" & ") == len(columns) - 1 for line in rows)
-    assert r"algorithm=fedavg partition.alpha=0.1 & best & 3 & 0.723 & 0.025 & [0.661, 0.786] \\" in text
+    assert r"algorithm=fedavg partition.alpha=0.1 & best & 3 & 0.723 & 0.025 & {[}0.661, 0.786] \\" in text
     assert "95 \\%" in text
 
 
@@ -39,12 +41,46 @@ def test_latex_has_every_table_with_the_rules_of_booktabs(tmp_path):
         (r"\input{/etc/passwd}", r"\textbackslash{}input\{/etc/passwd\}"),
         ("~^<>|", r"\textasciitilde{}\textasciicircum{}\textless{}\textgreater{}\textbar{}"),
         ("1 ± 2", r"1 $\pm$ 2"),
-        ("-0.5 [-1, +2], 1e-3, a-b", "$-$0.5 [$-$1, +2], 1e{-}3, a{-}b"),
+        ("-0.5 [-1, +2], 1e-3, a-b", "$-$0.5 {[}$-$1, +2], 1e{-}3, a{-}b"),
         ("a\nb\x1b", r"a b\textbackslash{}x1b"),
+        ("[2ex] *x*", r"{[}2ex] {*}x{*}"),
+        ("'a' `b`,,c", r"\textquotesingle{}a\textquotesingle{} \textasciigrave{}b\textasciigrave{},{,}c"),
+        ("é λ😀", r"é \reportsign{λ}{03BB}\reportsign{😀}{1F600}"),
     ],
 )
 def test_texts_are_printed_by_latex_as_they_are(text, expected):
     assert escape_latex(text) == expected
+
+
+DOCUMENT = r"""\documentclass{article}
+\usepackage[T1]{fontenc}
+\usepackage{booktabs}
+\begin{document}
+\input{report.tex}
+\begin{tabular}{ll}
+%s
+\end{tabular}
+\end{document}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["pdflatex", "lualatex"])
+def test_latex_compiles_whatever_the_names_are(tmp_path, engine):
+    if shutil.which(engine) is None:
+        pytest.skip(f"{engine} is not installed")
+    names = ["<script>", "a_b%c&d#e$f^g~h\\i{j}k", "[2ex] *x", "\\input{/etc/passwd}", "é λ 日本 😀", "?` !` ,, -- '"]
+    for number, name in enumerate(names):
+        write_run(tmp_path / f"{number}", model__name=name)
+        write_run(tmp_path / f"{number} again", model__name=name, seed=2)
+    (tmp_path / "report.tex").write_text(to_latex(make_result([tmp_path], target=0.6)))
+    signs = [chr(number) for number in range(33, 256) if chr(number).isprintable()]
+    rows = [rf"{escape_latex(sign)} & {escape_latex(f'{sign}{sign} 1{sign}')} \\" for sign in signs]  # [ after \\, --
+    (tmp_path / "main.tex").write_text(DOCUMENT % "\n".join(rows))
+    command = [engine, "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-1000:]
+    assert (tmp_path / "main.pdf").stat().st_size > 10_000
 
 
 def test_long_csv_has_a_row_for_each_run_round_and_metric(tmp_path):

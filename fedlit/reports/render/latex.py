@@ -18,10 +18,17 @@ SIGNS = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
+    "'": r"\textquotesingle{}",
+    "`": r"\textasciigrave{}",
     "±": r"$\pm$",
-    "-": "{-}",
+    **{sign: f"{{{sign}}}" for sign in "-[*"},  # hyphens join; at the beginning of a row [ is a length and * a form
 }
 """LaTeX for the signs that mean something else there."""
+HEAD = r"""% needs \usepackage{booktabs} and \usepackage[T1]{fontenc}
+% pdflatex prints other signs than those of Latin-1 as their numbers, lualatex and xelatex as the font has them
+\DeclareRobustCommand\reportsign[2]{\ifdefined\Umathcode#1\else U+#2\fi}"""
+LATIN_1 = 256
+"""Number of signs that LaTeX prints with any engine."""
 MINUS = re.compile(r"(?<![\w.])-(?=\d)")
 
 
@@ -30,8 +37,7 @@ def to_latex(result: ReportValues) -> str:
 
     The document needs `\\usepackage{booktabs}` and, for `\\textquotedbl`, `\\usepackage[T1]{fontenc}`.
     """
-    head = ["% needs \\usepackage{booktabs} and \\usepackage[T1]{fontenc}"]
-    return "\n\n".join([*head, *(_table(table) for table in make_tables(result, with_ends=True))]) + "\n"
+    return "\n\n".join([HEAD, *(_table(table) for table in make_tables(result, with_ends=True))]) + "\n"
 
 
 def _table(table: ReportTable) -> str:
@@ -62,4 +68,8 @@ def escape_latex(text: str) -> str:
 
     A hyphen before a digit is a minus."""
     parts = MINUS.split(" ".join(printable(text, keep="\n\t").split()))
-    return "$-$".join("".join(SIGNS.get(sign, sign) for sign in part) for part in parts)
+    return "$-$".join("".join(map(_escape_sign, part)) for part in parts).replace(",,", ",{,}")  # a low quote in T1
+
+
+def _escape_sign(sign: str) -> str:
+    return SIGNS.get(sign, sign) if ord(sign) < LATIN_1 else f"\\reportsign{{{sign}}}{{{ord(sign):04X}}}"
