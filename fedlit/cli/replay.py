@@ -44,6 +44,7 @@ class ReplayResult:
         fits: results of the client's local fits.
         steps: the client's step budget; None without one.
         excluded: why the round did not wait for the client; None if it waited.
+        was_stacked: True if the client trained in a stack, whose last bits differ from those of the client alone.
     """
 
     start: int
@@ -52,6 +53,7 @@ class ReplayResult:
     fits: Sequence[FitResult] = ()
     steps: int | None = None
     excluded: ClientFailure | None = None
+    was_stacked: bool = False
 
 
 @dataclass
@@ -110,7 +112,8 @@ def replay_client(
         update, fits = (None, ()) if excluded is not None else _train(federation, before, round, client, steps, debug)
     if whole:
         _recompute(federation, newest, records, round)
-    return ReplayResult(start, round - 1 - start + whole, update, fits, steps, excluded)
+    was_stacked = isinstance(federation.executor, Vectorized)
+    return ReplayResult(start, round - 1 - start + whole, update, fits, steps, excluded, was_stacked)
 
 
 def _build_federation(
@@ -220,6 +223,8 @@ def _table(run: Path, round: int, client: int, result: ReplayResult) -> Table:
         table.add_row("local fit", f"{work}; {metrics}" if metrics else work)
     if result.update is None:
         return table
+    if result.was_stacked:
+        table.add_row("trained", "alone; in the run it trained in a stack, whose last bits and dropout masks differ")
     table.add_row("weight", f"{result.update.weight:g}")
     for group, tensors in result.update.groups.items():
         table.add_row(group, f"{sum(t.numel() for t in tensors.values()):,} numbers, norm {norm(tensors):.6g}")

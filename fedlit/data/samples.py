@@ -132,7 +132,7 @@ class TensorBatches:
         rows = self.rows
         if self.generator is not None:
             rows = rows[torch.randperm(len(rows), generator=self.generator)]
-        rows = rows[: self.count * self.size].to(self.samples.y.device)
+        rows = rows[: self.count * self.size].to(self.samples.y.device, non_blocking=True)
         yield from rows.split(self.size) if len(rows) else ()
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:

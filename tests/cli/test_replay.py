@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from argparse import Namespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from configured import compose_plain
 from fedlit.algorithms import FedAvg
 from fedlit.cli.arguments import replay_command
 from fedlit.cli.evaluate import evaluate_run
-from fedlit.cli.replay import replay_client
+from fedlit.cli.replay import print_replay, replay_client
 from fedlit.client.trainer import LocalTrainer
 from fedlit.core.errors import ConfigErrors
 from fedlit.experiment.runner import run_experiment
@@ -70,6 +71,29 @@ def test_the_whole_round_has_its_digest_and_another_digest_is_an_error(recorded,
     assert replay_client(tmp_path, 3, client).recomputed == 0
     with pytest.raises(ConfigErrors, match="round 3 has another digest than in the run"):
         replay_client(tmp_path, 3, client, whole=True)
+
+
+def test_a_round_of_stacks_has_its_digest_and_the_client_alone_agrees(tmp_path, capsys):
+    folder, updates, rule = tmp_path / "run", {}, FedAvg.client
+
+    def client(self, local, shared, client_state):
+        update = rule(self, local, shared, client_state)
+        if isinstance(local, LocalTrainer):
+            updates[local.round + 1, local.client] = update.groups["parameters"]
+        return update
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FedAvg, "client", client)
+        stacks = ["executor=vectorized", "executor.group_size=2", "model.optimizer.momentum=0.9"]
+        run_experiment(compose_plain(*SMALL, *stacks), folder, {}, time.time())
+    chosen = cohort(folder, 2)[-1]
+    result = replay_client(folder, 2, chosen, whole=True)
+    assert (result.recomputed, result.was_stacked) == (2, True)
+    for name, tensor in result.update.groups["parameters"].items():
+        assert torch.allclose(tensor, updates[2, chosen][name], rtol=2e-5, atol=2e-5 * float(tensor.abs().max()))
+    options = Namespace(run=folder, round=1, client=cohort(folder, 1)[0], allow=(), whole=False, debug=False)
+    print_replay(options)
+    assert "trained in a stack" in " ".join(capsys.readouterr().out.split())
 
 
 def test_errors_are_reported(recorded, tmp_path):

@@ -134,8 +134,8 @@ class JointFit(LightningModule):
         first, module = calls[0], self._stacked
         with seeded(first.data.seed, Purpose.MODEL, first.round, first.client, first.key), ExitStack() as contexts:
             contexts.enter_context(attached(module.recorder.parts, module.view))
+            stack = Stack(calls, module, contexts)  # it may copy the module, whose `log` must not be ours yet
             contexts.enter_context(module.recorder.recording())
-            stack = Stack(calls, module, contexts)
             stack.train(self._to_device)
             return stack.outcomes()
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from fedlit.client.fit.call import FitCall, FitOutcome
 from fedlit.client.vectorized.lanes.clock import DifferentClients
 from fedlit.client.vectorized.lanes.lane import make_lanes
+from fedlit.client.vectorized.lanes.rows import ALL, rows_of
 from fedlit.client.vectorized.lanes.terms import stack_tensors
 from fedlit.client.vectorized.stacked_module import StackedModule
 from fedlit.client.vectorized.step.contrasts import stacked_contrasts
@@ -19,9 +20,6 @@ from fedlit.client.vectorized.step.metric_states import MetricStates
 from fedlit.client.vectorized.streams import IndexedBatch, JointBatch, JointBatches, get_generators, set_generators
 from fedlit.core.model import Model
 from fedlit.core.torch_internals import flatten_tree
-
-ALL = slice(None)
-"""The index of all rows."""
 
 
 class Stack:
@@ -118,28 +116,29 @@ class Stack:
         positions = [position for position, _ in group]
         lanes = list(dict.fromkeys(self._lane_of[position] for position in positions))
         self._view.show([lane.clock for lane in lanes])
-        index = rows_of(positions, len(self._calls))
+        index = rows_of(positions, len(self._calls), self._device)
         weights, buffers = (
             dict(tensors) if index is ALL else {name: value[index] for name, value in tensors.items()}
             for tensors in (self._weights, self._statistics)
         )
         trained = {name: weights.pop(name) for name in self._module.trained}
-        states, batches = self._states.rows(positions), [part for _, part in group]
+        states, batches = self._states.rows(index), [part for _, part in group]
         contrasts = [stack.rows(index, len(positions)) for stack in self._frozen]
         result = self._step(trained, weights, buffers, states, contrasts, batches, lanes[0].clock.batch_idx)
         for name, value in result.buffers.items():
             if value is not buffers[name] or not isinstance(index, slice):
                 self._statistics[name][index] = value
-        self._states.store(positions, result.states)
+        self._states.store(index, result.states)
         epochs = [self._lane_of[position].clock.epoch for position in positions]
-        self._logged.add(result.calls, result.values, positions, epochs, group[0][1])
+        self._logged.add(result.calls, result.values, index, (positions, epochs), group[0][1])
         for lane in lanes:
             own = [place for place, position in enumerate(positions) if self._lane_of[position] is lane]
-            part = rows_of(own, len(positions))
+            part = rows_of(own, len(positions), self._device)
             gradients = {
                 name: gradient if part is ALL else gradient[part] for name, gradient in result.gradients.items()
             }
-            lane.add_gradients([positions[place] - lane.start for place in own], gradients)
+            rows = [positions[place] - lane.start for place in own]
+            lane.add_gradients(rows_of(rows, lane.active, self._device), gradients)
 
     def outcomes(self) -> list[FitOutcome]:
         """Return the results in the order of the calls."""
@@ -158,17 +157,6 @@ class Stack:
             state = lane.optimizer_states[row]
             results[index] = FitOutcome(model, lane.steps[row], metrics[position], lane.displacement(row), state)
         return results
-
-
-def rows_of(positions: Sequence[int], count: int) -> Any:
-    """Return an index of rows.
-
-    It is a slice if they follow each other, and `ALL` if there are no others.
-    """
-    if len(positions) == count:
-        return ALL
-    is_range = positions[-1] - positions[0] == len(positions) - 1
-    return slice(positions[0], positions[-1] + 1) if is_range else list(positions)
 
 
 def _shape_of(batch: Any) -> Any:

@@ -27,6 +27,7 @@ from fedlit.client.vectorized.lanes.optimizers import (
     stack_optimizer,
     state_signature,
 )
+from fedlit.client.vectorized.lanes.rows import ALL
 from fedlit.client.vectorized.lanes.terms import StackedTerm
 from fedlit.core.errors import ConfigError
 from fedlit.core.tensors import Tensors
@@ -101,20 +102,20 @@ class Lane:
             DisplacementTracker(call.gradient_terms, keep=call.client_state is not None) for call in self.calls
         ]
 
-    def add_gradients(self, rows: Sequence[int], gradients: Mapping[str, Tensor]) -> None:
+    def add_gradients(self, rows: Any, gradients: Mapping[str, Tensor]) -> None:
         """Add the gradients of a batch.
 
         Args:
-            rows: clients of this lane whose batches it were, numbered from 0.
+            rows: index of the active clients whose batches it were: see `rows_of`.
             gradients: their gradients by name, shape (rows, ...); a parameter that the loss does not reach has none.
         """
         for name, gradient in gradients.items():
             parameter = self.parameters[name]
             if self.clock.accumulate > 1:
                 gradient = gradient / self.clock.accumulate
-            if len(rows) < self.active:
+            if rows is not ALL:
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                parameter.grad[list(rows)] += gradient
+                parameter.grad[rows] += gradient
             elif parameter.grad is None:
                 parameter.grad = gradient
             else:

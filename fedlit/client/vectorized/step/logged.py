@@ -14,6 +14,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from fedlit.client.vectorized.lanes.lightning_optimization import batch_value
+from fedlit.client.vectorized.lanes.rows import to_device
 from fedlit.client.vectorized.streams import IndexedBatch
 from fedlit.core.errors import ConfigError
 
@@ -23,6 +24,8 @@ REDUCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "min": torch.minimum,
     "max": torch.maximum,
 }
+Clients = tuple[Sequence[int], Sequence[int]]
+"""Positions of some clients, and the epoch of each."""
 STARTS = {"sum": 0.0, "mean": 0.0, "min": torch.inf, "max": -torch.inf}
 NAMES: dict[Any, str] = {
     torch.mean: "mean",
@@ -136,22 +139,24 @@ class LoggedValue:
         self._weight, self.last = torch.zeros(clients, device=device), torch.zeros(clients, device=device)
         self.epochs: list[int | None] = [None] * clients  # the epoch in which each client logged it last
 
-    def add(self, positions: Sequence[int], epochs: Sequence[int], values: Tensor, batch_size: int) -> None:
-        """Add the values of a batch, shape (positions,)."""
-        rows = torch.as_tensor(positions, device=self._total.device)
-        is_new = [self.epochs[position] != epoch for position, epoch in zip(positions, epochs, strict=True)]
-        for position, epoch in zip(positions, epochs, strict=True):
+    def add(self, rows: Any, clients: Clients, values: Tensor, batch_size: int) -> None:
+        """Add the values of a batch, shape (clients,)."""
+        is_new = [self.epochs[position] != epoch for position, epoch in zip(*clients, strict=True)]
+        for position, epoch in zip(*clients, strict=True):
             self.epochs[position] = epoch
         dtype = torch.promote_types(self._total.dtype, values.dtype)
         self._total, self.last, values = self._total.to(dtype), self.last.to(dtype), values.to(dtype)
         self.last[rows] = values
         if not self.call.on_epoch or self.call.metric is not None:
             return
-        new = torch.tensor(is_new, device=rows.device)
-        before = torch.where(new, self._start[rows].to(self._total), self._total[rows])
+        before, weight = self._total[rows], self._weight[rows]
+        if any(is_new):
+            new = to_device(is_new, values.device)
+            before = torch.where(new, self._start[rows].to(before.dtype), before)
+            weight = weight.masked_fill(new, 0.0)
         is_mean = self.call.reduction == "mean"
         self._total[rows] = REDUCTIONS[self.call.reduction](before, values * batch_size if is_mean else values)
-        self._weight[rows] = self._weight[rows].masked_fill(new, 0.0) + batch_size
+        self._weight[rows] = weight + batch_size
 
     def reduced(self) -> Tensor:
         """Return the reduction over the last epoch of each client."""
@@ -174,16 +179,16 @@ class LoggedValues:
         self,
         calls: Sequence[LogCall],
         values: Sequence[Tensor],
-        positions: Sequence[int],
-        epochs: Sequence[int],
+        rows: Any,
+        clients: Clients,
         batch: Any,
     ) -> None:
         """Add what some clients logged in one step.
 
         Args:
-            calls, values: the calls, and their values of shape (positions,).
-            positions: positions of the clients.
-            epochs: the epoch of each of them.
+            calls, values: the calls, and their values of shape (clients,).
+            rows: index of the clients: see `rows_of`.
+            clients: their positions and epochs.
             batch: the batch of one of them; all have the same size.
         """
         for call, value in zip(calls, values, strict=True):
@@ -192,7 +197,7 @@ class LoggedValues:
             size = call.batch_size
             if size is None and call.on_epoch and call.reduction == "mean" and call.metric is None:
                 size = _batch_size(batch)
-            self._values[call.name].add(positions, epochs, value, size or 0)
+            self._values[call.name].add(rows, clients, value, size or 0)
 
     def metrics(self, computed: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
         """Return each client's metrics under the names of `callback_metrics`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,9 +40,8 @@ class MetricStates:
         """True if a state depends on the number of batches before."""
         return any(has_running_mean(metric) for metric in self.metrics.values())
 
-    def rows(self, positions: Sequence[int]) -> States:
-        """Return the states of some clients, shape (positions, ...)."""
-        index = list(positions)
+    def rows(self, index: Any) -> States:
+        """Return the states of some clients, shape (clients, ...)."""
         return {path: {name: value[index] for name, value in state.items()} for path, state in self._states.items()}
 
     @contextmanager
@@ -61,6 +61,14 @@ class MetricStates:
         finally:
             for path in self.updated | states.keys():
                 self.metrics[path].reset()
+
+    def clear(self) -> None:
+        """Reset all metrics, outside of the transforms of torch.
+
+        A state that is made inside of them is a tensor of the transform, which cannot be copied.
+        """
+        for metric in self.metrics.values():
+            metric.reset()
 
     @property
     def updated(self) -> set[str]:
@@ -82,9 +90,8 @@ class MetricStates:
                 raise ConfigError("model", self._module, problem, "use a binned metric, or executor=processes")
         return states  # type: ignore[return-value]
 
-    def store(self, positions: Sequence[int], states: States) -> None:
+    def store(self, index: Any, states: States) -> None:
         """Store the states of some clients after a batch."""
-        index = list(positions)
         for path, state in states.items():
             if path not in self._states:
                 self._defaults[path] = {
@@ -98,11 +105,11 @@ class MetricStates:
         default = self._defaults[path][name].to(value.device, value.dtype)
         return default.expand(self._clients, *value.shape[1:]).clone()
 
-    def reset(self, positions: Sequence[int], paths: Sequence[str]) -> None:
+    def reset(self, positions: range, paths: Sequence[str]) -> None:
         """Reset logged metrics of some clients at the beginning of an epoch."""
         for path in paths:
             for name, value in self._states.get(path, {}).items():
-                value[list(positions)] = self._defaults[path][name].to(value)
+                value[positions.start : positions.stop] = self._defaults[path][name].to(value)
 
     def compute(self, paths: Sequence[str]) -> dict[str, list[float]]:
         """Return the values of logged metrics for each client.
@@ -110,7 +117,10 @@ class MetricStates:
         Raises:
             ConfigError: if the value of a metric is not one number.
         """
-        return {path: self._values(path) for path in paths}
+        try:
+            return {path: self._values(path) for path in paths}
+        finally:
+            self.clear()
 
     def _values(self, path: str) -> list[float]:
         """Compute a metric for all clients at once if possible."""

@@ -136,11 +136,16 @@ class StackedStep:
             return value, (new, new_states, self._recorder.values)
 
         differentiate = vmap(grad(loss, has_aux=True), randomness="different")
-        gradients, (new, new_states, values) = differentiate(*inputs)
+        try:
+            gradients, (new, new_states, values) = differentiate(*inputs)
+        finally:
+            self._states.clear()
         if self._view.num_reads != num_reads:  # the step depends on the progress of the fit
             self.recorded.refuse()
         outputs = ({name: gradients[name] for name in names}, new, new_states, values)
-        return leaves_of(outputs), _Names(map_leaves(lambda _: None, outputs), self._recorder.calls)
+        found = leaves_of(outputs), _Names(map_leaves(lambda _: None, outputs), self._recorder.calls)
+        self._recorder.begin()  # it keeps no tensor of the transforms
+        return found
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Recorded operations have the same bits as Python, and steps that depend on more than tensors run as Python."""
 
+import copy
 import itertools
 import pickle
 import random
@@ -204,3 +205,12 @@ def test_a_step_that_reads_the_progress_of_its_fit_runs_as_python():
     assert not ragged(Dense).worker.vectorize().stacks.recorded.is_refused
     records = list(replace(fed, executor=Vectorized(6)).run())
     assert records[-1].metrics["train/epoch"] == 2.0
+
+
+@pytest.mark.slow
+def test_the_module_keeps_no_tensor_of_the_transforms():
+    fed = ragged(Dense)
+    module = fed.worker.replica.module
+    list(with_executor(fed, Vectorized(6)).run())
+    copied = copy.deepcopy(module)
+    assert all(torch.equal(state, torch.zeros_like(state)) for state in copied.accuracy.metric_state.values())
