@@ -127,7 +127,7 @@ def _difference_table(result: ReportValues, with_ends: bool) -> ReportTable:
         notes.append(f"Values {'above' if result['mode'] == 'max' else 'below'} 0 are better than the baseline.")
     notes.append("paired: differences seed by seed. unpaired: Welch intervals. Each interval holds alone, not jointly.")
     if not result["baseline_was_typed"]:
-        notes.append("Use --baseline KEY=VALUE to choose another baseline.")
+        notes.append(f"The baseline is the first group, {result['baseline']}; --baseline KEY=VALUE takes another.")
     title = f"{result['metric']}, difference from {result['baseline']}"
     return ReportTable(title, ["group", "round", "pairs", "paired", "unpaired"], rows, notes)
 
