@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from fedlit.aggregation.sum_tree import SumTree
 from fedlit.core.errors import ConfigError
 from fedlit.core.facts import FederationFacts
 from fedlit.core.messages import Aggregate, ClientFailure, PartialAggregate
@@ -129,7 +130,7 @@ class ReductionTree:
 
     def __init__(self, aggregator: Aggregator, failures: Sequence[ClientFailure] = (), up_bytes: int = 0) -> None:
         self._aggregator = aggregator
-        self._tree: list[tuple[int, Tensor | None, float]] = []  # (height, sum, weight) of subtrees, tallest first
+        self._tree = SumTree(aggregator.merge)
         self._next = 0
         self._sums: dict[str, tuple[float, float]] = {}
         self.layout: Layout | None = None
@@ -161,7 +162,8 @@ class ReductionTree:
                     f"the updates of clients {partial.members} have another layout than the updates before"
                 )
             self.layout = partial.layout
-        self._push(0, partial.total, partial.weight)
+        if partial.height is not None:
+            self._tree.push(partial.height, partial.total, partial.weight)
         self.members += partial.members
         self.failures += partial.failures
         self.client_states |= partial.client_states
@@ -181,12 +183,7 @@ class ReductionTree:
         Returns:
             The sum of all partial aggregates, None without any, and its weight.
         """
-        while len(self._tree) > 1:
-            height, total, weight = self._tree.pop()
-            left_height, left, left_weight = self._tree.pop()
-            merged = _merge_totals(self._aggregator, left, total)
-            self._tree.append((max(height, left_height) + 1, merged, left_weight + weight))
-        return self._tree[0][1:] if self._tree else (None, 0.0)
+        return self._tree.root()
 
     def finish(
         self, layout: Layout, opened: Tensor, weight: float, population: int, clients: float | None = None
@@ -206,10 +203,3 @@ class ReductionTree:
     def metrics(self) -> dict[str, float]:
         """Metrics that the clients' modules logged, averaged by examples."""
         return {name: total / examples for name, (total, examples) in self._sums.items() if examples}
-
-    def _push(self, height: int, total: Tensor | None, weight: float) -> None:
-        while self._tree and self._tree[-1][0] == height:
-            height += 1
-            _, left, left_weight = self._tree.pop()
-            total, weight = _merge_totals(self._aggregator, left, total), left_weight + weight
-        self._tree.append((height, total, weight))

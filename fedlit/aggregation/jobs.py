@@ -8,7 +8,12 @@ from typing import TypeVar
 from fedlit.core.messages import Exchange, ExchangeJob, TrainJob
 from fedlit.core.tensors import Groups
 
-MAX_CHUNKS = 64
+MIN_CHUNKS = 64
+"""Clients of a cohort up to which each is a job."""
+
+MAX_CHUNK_SIZE = 4
+"""Largest number of clients in a job."""
+
 T = TypeVar("T")
 
 
@@ -21,7 +26,8 @@ def make_train_jobs(
 ) -> list[TrainJob]:
     """Cut a cohort, in its order, into jobs.
 
-    Up to 64 clients each job has one client; a larger cohort is cut into at most 64 equal parts.
+    Up to 64 clients each job has one client. A cohort of up to 256 is cut into at most 64 equal parts, a larger one into parts
+    of 4 clients. So the number of jobs grows with the cohort, and does not depend on the workers: see `join_jobs`.
 
     Args:
         round: the round, counted from 0.
@@ -49,7 +55,7 @@ def make_exchange_jobs(round: int, exchange: Exchange) -> list[ExchangeJob]:
 
 
 def _chunks(clients: Sequence[int]) -> list[tuple[int, ...]]:
-    size = max(1, -(-len(clients) // MAX_CHUNKS))
+    size = min(max(1, -(-len(clients) // MIN_CHUNKS)), MAX_CHUNK_SIZE)
     return [tuple(clients[start : start + size]) for start in range(0, len(clients), size)]
 
 

@@ -7,6 +7,7 @@ import torch
 from fedlit.aggregation import MeanAggregator
 from fedlit.aggregation.aggregator import ReductionTree, merge
 from fedlit.aggregation.jobs import make_train_jobs
+from fedlit.aggregation.sum_tree import SumTree
 from fedlit.core.messages import ClientFailure, PartialAggregate
 from fedlit.core.tensors import Layout
 
@@ -37,10 +38,11 @@ def reduce_partials(*partials):
     ) if total is not None and weight > 0 else None
 
 
-def test_jobs_are_single_clients_up_to_64_and_equal_parts_above():
+def test_jobs_are_single_clients_up_to_64_and_equal_parts_of_at_most_4_above():
     assert [job.clients for job in make_train_jobs(0, [7, 3, 5])] == [(7,), (3,), (5,)]
     assert len(make_train_jobs(0, range(64))) == 64
     assert {len(job.clients) for job in make_train_jobs(0, range(128))} == {2}
+    assert [len(make_train_jobs(0, range(count))) for count in (256, 257, 10_000)] == [64, 65, 2500]
     assert [client for job in make_train_jobs(4, range(200)) for client in job.clients] == list(range(200))
 
 
@@ -81,6 +83,30 @@ def test_the_sum_is_the_pairwise_tree_over_the_index(count):
         summed.add(part)
     assert summed.root()[0].tolist() == tree(0, count).tolist()
     assert count < 5 or tree(0, count).tolist() != sum(values[1:], values[0]).tolist()  # another order shows
+
+
+@pytest.mark.parametrize("size", [2, 4, 16])
+@pytest.mark.parametrize("count", [1, 3, 16, 17, 23, 30, 31, 64])
+def test_subtrees_that_were_added_elsewhere_do_not_change_the_sum(count, size):
+    generator = np.random.default_rng(count)
+    values = generator.normal(size=(count, 32)) * 10.0 ** generator.integers(-8, 8, (count, 32))
+    weights = generator.random(count)
+    leaves = [(torch.tensor(value), weight) for value, weight in zip(values, weights, strict=True)]
+    leaves[count // 2] = (None, 0.0)  # no client of this job succeeded
+
+    def add(parts):
+        tree = SumTree(torch.add)
+        for height, total, weight in parts:
+            tree.push(height, total, weight)
+        return tree.root()
+
+    def subtree(part):
+        return ((len(part) - 1).bit_length(), *add((0, *leaf) for leaf in part))
+
+    total, weight = add((0, *leaf) for leaf in leaves)
+    joined, joined_weight = add(subtree(leaves[i : i + size]) for i in range(0, count, size))
+    assert weight == joined_weight
+    assert (total is None and joined is None) or torch.equal(total, joined)
 
 
 def test_a_job_without_a_successful_client_changes_nothing():

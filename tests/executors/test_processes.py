@@ -216,6 +216,9 @@ def test_results_are_bit_identical_to_inline_for_every_cohort_and_when_auto_move
         for which, fed in enumerate(feds):
             fed = replace(fed, executor=SharedProcesses(execute=execute, which=which))
             assert [comparable(record) for record in fed.run()] == expected[which]
+        monkeypatch.setattr("fedlit.executors.pool.joining.MIN_JOBS", 4)  # joins the 35 jobs of the first
+        joined = replace(feds[0], executor=SharedProcesses(execute=execute, which=0))
+        assert [comparable(record) for record in joined.run()] == expected[0]
         monkeypatch.setattr(
             Auto, "_make_processes", lambda self: SharedProcesses(execute=execute, which=1)
         )  # others take long to start

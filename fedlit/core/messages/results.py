@@ -35,6 +35,7 @@ class PartialAggregate:
         layout: position of each named tensor in the flat sum; None if no client succeeded.
         total: sum of weight * update, float64 of shape (d,); None if no client succeeded.
         weight: sum of the weights.
+        height: the sum is that of at most 2^height jobs, beginning with this one; None if an earlier one has this job's sum.
         members: clients in the sum.
         failures: clients that are not in the sum.
         metrics: for each logged name the pair (sum of examples * value, sum of examples).
@@ -55,6 +56,7 @@ class PartialAggregate:
     layout: Layout | None = None
     total: Tensor | None = None
     weight: float = 0.0
+    height: int | None = 0
     members: tuple[int, ...] = ()
     failures: tuple[ClientFailure, ...] = ()
     metrics: Mapping[str, tuple[float, float]] = field(default_factory=dict)

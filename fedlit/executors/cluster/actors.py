@@ -116,7 +116,7 @@ class ActorPool:
             self._state, parts = state, encode_message(replace(state, private={}))
             self._stored_state = ray.put([np.frombuffer(part, np.uint8) for part in parts])
             self._state_number += 1
-        batch = JobBatch(jobs, (), self._state_number, self._merge)
+        batch = JobBatch(jobs, (), self._state_number, self._merge, len(self._actors))
         self._last_answer = time.monotonic()
         for index in range(batch.total):
             batch.next_index = index
@@ -133,7 +133,7 @@ class ActorPool:
     def _dispatch(self, batch: JobBatch) -> None:
         for actor in self._actors:
             if actor.call is None and batch.tasks:
-                if batch.tasks[0].index >= batch.next_index + 2 * len(self._actors):
+                if batch.is_far_ahead(len(self._actors)):
                     return
                 actor.task, actor.since = batch.tasks.popleft(), time.monotonic()
                 (job, *buffers) = encode_message(batch.job(actor.task))

@@ -53,6 +53,7 @@ class JobRunner:
             number: number of the server state.
             state: the message with the server state, read once for each number.
         """
+        from fedlit.executors.pool.joining import run_job
         from fedlit.executors.pool.transport import decode_message
 
         if number != self._state_number:
@@ -60,7 +61,7 @@ class JobRunner:
             self._state_number = number
         content = decode_message([bytearray(part) for part in job])
         try:
-            return _to_arrays(("done", self._worker(content, state=self._state)))
+            return _to_arrays(("done", run_job(self._worker, content, self._state)))
         except Exception as error:
             trace = traceback.format_exc()
             try:

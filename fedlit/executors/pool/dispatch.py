@@ -23,6 +23,7 @@ from fedlit.core.messages import (
     Result,
     TrainJob,
 )
+from fedlit.executors.pool.joining import JoinedJob, join_jobs
 from fedlit.executors.pool.transport import Buffers, decode_message
 
 MAX_ATTEMPTS = 2
@@ -37,14 +38,14 @@ class Task:
 
     Args:
         batch: the batch of the job.
-        index: the place of the job in its batch.
+        index: the place of the job's result, or of its first one.
         job: the job; for a client that runs alone, a job of this client only.
         position: place of a client that runs alone among the clients of its job; None for a whole job.
     """
 
     batch: JobBatch
     index: int
-    job: Job
+    job: Job | JoinedJob
     position: int | None = None
 
 
@@ -58,20 +59,31 @@ class JobBatch:
         state: the encoded server state.
         number: the number of this server state.
         merge: see `Worker.merge`.
+        workers: number of workers; if there are many more jobs, some are joined.
     """
 
-    def __init__(self, jobs: Iterable[Job], state: Buffers, number: int, merge: Merge) -> None:
-        self.tasks = deque(Task(self, index, job) for index, job in enumerate(jobs))
-        self.state, self.number, self.total, self.next_index = state, number, len(self.tasks), 0
+    def __init__(self, jobs: Iterable[Job], state: Buffers, number: int, merge: Merge, workers: int = 1) -> None:
+        jobs = list(jobs)
+        joined = join_jobs(jobs, workers)
+        self._stride = len(joined[0].jobs) if joined and isinstance(joined[0], JoinedJob) else 1
+        self.tasks = deque(Task(self, place * self._stride, job) for place, job in enumerate(joined))
+        self.state, self.number, self.total, self.next_index = state, number, len(jobs), 0
         self.done: dict[int, Result] = {}
         self.error: Exception | None = None
         self._merge = merge
         self._num_lost: Counter[int] = Counter()
         self._single_results: dict[int, list[PartialAggregate | None]] = {}  # of jobs whose clients run alone
 
-    def job(self, task: Task) -> Job:
+    def job(self, task: Task) -> Job | JoinedJob:
         """Return the job to send; training jobs carry their attempt's number."""
-        return replace(task.job, attempt=self._num_lost[task.index]) if isinstance(task.job, TrainJob) else task.job
+        attempt = {"attempt": self._num_lost[task.index]}
+        if isinstance(task.job, JoinedJob):
+            return JoinedJob(tuple(replace(job, **attempt) for job in task.job.jobs))
+        return replace(task.job, **attempt) if isinstance(task.job, TrainJob) else task.job
+
+    def is_far_ahead(self, workers: int) -> bool:
+        """Return True if the next task must wait for earlier results."""
+        return self.tasks[0].index >= self.next_index + 2 * workers * self._stride
 
     def raise_if_failed(self) -> None:
         """Raise the exception of a job, if one failed.
@@ -91,6 +103,8 @@ class JobBatch:
         if kind == "raised":
             self.error, trace = content
             content[0].add_note(f"in a worker process:\n{trace}")
+        elif isinstance(task.job, JoinedJob):
+            self.done |= {task.index + place: part for place, part in enumerate(content)}
         elif task.position is None:
             self.done[task.index] = content
         else:
@@ -99,8 +113,13 @@ class JobBatch:
     def lose(self, task: Task) -> None:
         """Retry a job whose worker process is lost, or store its failure.
 
-        After `MAX_ATTEMPTS` attempts the clients of a training job run alone, so that only one of them can fail.
+        Joined jobs are retried one by one. After `MAX_ATTEMPTS` attempts the clients of a training job run alone, so that only
+        one of them can fail.
         """
+        if isinstance(task.job, JoinedJob):
+            tasks = [Task(self, task.index + place, job) for place, job in enumerate(task.job.jobs)]
+            self._num_lost.update(one.index for one in tasks)
+            return self.tasks.extendleft(reversed(tasks))
         if task.position is not None:
             assert isinstance(task.job, TrainJob)
             reason = f"its worker process was lost {MAX_ATTEMPTS} times with other clients and once with this one alone"

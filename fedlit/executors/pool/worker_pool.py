@@ -147,7 +147,7 @@ class WorkerPool:
         if self._state is not state:  # the state of a round's evaluation is that of the next round: send it once
             self._state, self._encoded_state = state, encode_message(replace(state, private={}))
             self._state_number += 1
-        batch = JobBatch(jobs, self._encoded_state, self._state_number, self._merge)
+        batch = JobBatch(jobs, self._encoded_state, self._state_number, self._merge, len(self._workers))
         for index in range(batch.total):
             batch.next_index = index
             while index not in batch.done:
@@ -159,7 +159,7 @@ class WorkerPool:
     def _dispatch(self, batch: JobBatch) -> None:
         for worker in self._workers:
             if worker.is_ready and worker.task is None and batch.tasks:
-                if batch.tasks[0].index >= batch.next_index + 2 * len(self._workers):
+                if batch.is_far_ahead(len(self._workers)):
                     return
                 worker.assign(batch.tasks.popleft())
 

@@ -70,10 +70,11 @@ def _make_worker(settings: dict[str, Any], content: bytes) -> Any:
 
 
 def _run_job(worker: Any, job: Any, state: Any) -> Any:
+    from fedlit.executors.pool.joining import run_job
     from fedlit.executors.pool.transport import decode_message, encode_message
 
     try:
-        return encode_message(("done", worker(job, state=state)))
+        return encode_message(("done", run_job(worker, job, state)))
     except Exception as error:
         trace = traceback.format_exc()
         try:
