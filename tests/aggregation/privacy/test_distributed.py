@@ -71,7 +71,9 @@ HARD = {
 
 @pytest.mark.parametrize("rotate", [True, False])
 @pytest.mark.parametrize("granularity", [None, 0.3])
-@pytest.mark.parametrize("kind", HARD)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind in ("one number", "small") else pytest.mark.slow) for kind in HARD]
+)
 def test_a_client_moves_the_integers_of_the_sum_by_the_stated_norm_at_most(kind, rotate, granularity):
     """The neighbour sends zeros and the same noise. A coarse grid makes rounding the larger part."""
     stage = DistributedDP(noise_multiplier=0.0, rotate=rotate, granularity=granularity)

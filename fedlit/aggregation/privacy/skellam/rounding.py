@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-MAX_DRAWS = 10_000
+MAX_DRAWS = 1000
 """Draws of a rounding before its vector counts as too long."""
 
 
