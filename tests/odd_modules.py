@@ -60,7 +60,7 @@ class Largest(Metric):
 
 
 class ExtraState(Linear):
-    """It has state that is no tensor, a metric with a persistent list, and an object as a hyperparameter."""
+    """It has state that is not a tensor, a metric with a persistent list, and an object as a hyperparameter."""
 
     def __init__(self, network=None):
         super().__init__()

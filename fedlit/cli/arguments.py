@@ -27,9 +27,10 @@ def evaluate_command() -> None:
     parser = _make_parser("evaluate", "Evaluate a finished run's model again.")
     help_text = "changed values of the run's configuration, such as data.root=FOLDER"
     parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=help_text)
-    help_text = "model of the best round or of the last (default: best)"
+    help_text = "model of the best round (default) or of the last"
     parser.add_argument("--checkpoint", choices=[*CKPTS], default="best", help=help_text)
-    parser.add_argument("--split", action="append", choices=["val", "test"], help="default: all splits of the run")
+    help_text = "split to evaluate, can be repeated; by default all splits of the run"
+    parser.add_argument("--split", action="append", choices=["val", "test"], help=help_text)
     options = parser.parse_intermixed_args()
     try:
         _require_checkpoint(options.run, options.checkpoint)
@@ -73,7 +74,7 @@ def _make_parser(command: str, description: str) -> ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"python -m fedlit.{command}", description=description)
     parser.add_argument("--version", action="version", version=f"fedlit {__version__}")
     parser.add_argument("run", type=_folder, help="folder of a run")
-    help_text = "trust the classes of this module in the run's configuration"
+    help_text = "module of your own that a configuration from elsewhere may call; can be repeated"
     parser.add_argument("--allow", action="append", default=[], metavar="MODULE", help=help_text)
     return parser
 

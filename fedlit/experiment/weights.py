@@ -91,7 +91,7 @@ def _read_weights(file: Path) -> Mapping[str, Any]:
     try:
         return load_file(file) if is_safetensors else _read_ckpt(file)
     except Exception as error:  # a pickle of anything can raise anything
-        kind = "no safetensors file" if is_safetensors else "no checkpoint of Lightning or torch.save"
+        kind = "not a safetensors file" if is_safetensors else "not a checkpoint of Lightning or torch.save"
         raise ValueError(f"it is {kind} ({describe_exception(error)})") from error
 
 

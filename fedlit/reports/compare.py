@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     The exit status is 2 if the command line has errors.
     """
     escape_tracebacks()
-    parser = argparse.ArgumentParser(prog="python -m fedlit.compare", description=__doc__)
+    description = "List the differences between two runs: changed keys, and the first round with another state."
+    parser = argparse.ArgumentParser(prog="python -m fedlit.compare", description=description)
     parser.add_argument("a", type=Path, metavar="RUN_A", help="folder of a run, finished or not")
     parser.add_argument("b", type=Path, metavar="RUN_B", help="folder of another run, finished or not")
     parser.add_argument("--version", action="version", version=f"fedlit {__version__}")

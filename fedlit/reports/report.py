@@ -52,19 +52,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m fedlit.report", description=__doc__)
-    parser.add_argument("path", type=Path, nargs="+", help="folder of a run or of a sweep, or a pattern of folders")
-    parser.add_argument(
-        "--out", type=Path, help="folder for the report; default: the sweep's folder, if PATH is a sweep"
+    description = (
+        "Compare runs and sweeps: means over seeds with intervals, differences seed by seed, and learning curves."
     )
-    parser.add_argument("--target", type=float, help="report the cost until the metric first reached this value")
-    parser.add_argument("--baseline", metavar="KEY=VALUE", help="report differences from it, e.g. algorithm=fedavg")
-    parser.add_argument("--metric", help="default: the counterpart of the monitored metric on the test set")
-    parser.add_argument("--mode", choices=["max", "min"], help="max if larger values of --metric are better, or min")
-    plot_help = "figure of the trade-off of two columns, e.g. comm/up_bytes:test/accuracy; can be given again"
+    parser = argparse.ArgumentParser(prog="python -m fedlit.report", description=description)
+    parser.add_argument("path", type=Path, nargs="+", help="folder of a run or a sweep, or a pattern such as 'runs/*'")
+    parser.add_argument(
+        "--out", type=Path, help="folder of the report; by default the sweep's folder, if PATH is a sweep"
+    )
+    parser.add_argument("--target", type=float, help="also report the cost until the metric first reaches this value")
+    parser.add_argument(
+        "--baseline", metavar="KEY=VALUE", help="group with which others are compared, such as algorithm=fedavg"
+    )
+    parser.add_argument("--metric", help="metric of the tables; by default the monitored metric on the test set")
+    parser.add_argument("--mode", choices=["max", "min"], help="max if larger values of --metric are better, else min")
+    plot_help = "figure of the trade-off of two columns, such as comm/up_bytes:test/accuracy; can be repeated"
     parser.add_argument("--plot", metavar="X:Y", action="append", default=[], help=plot_help)
-    parser.add_argument("--latex", action="store_true", help="also write the tables as report.tex, for booktabs")
-    csv_help = "long: also write report-long.csv with a row for each run, round and metric"
+    parser.add_argument(
+        "--latex", action="store_true", help="also write the tables as report.tex, for the package booktabs"
+    )
+    csv_help = "runs (default): a row for each run; long: also report-long.csv, a row for each run, round and metric"
     parser.add_argument("--csv", choices=["runs", "long"], default="runs", help=csv_help)
     watch_help = f"write report.html again when runs change, every SECONDS ({WATCH_S:g}), until Ctrl-C"
     parser.add_argument("--watch", metavar="SECONDS", type=_seconds, nargs="?", const=WATCH_S, help=watch_help)

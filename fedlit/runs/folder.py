@@ -170,7 +170,7 @@ def read_records(folder: Path) -> tuple[list[dict[str, Any]], bool]:
         if [record["round"] for record in records] != [*range(1, len(records) + 1)]:
             raise ValueError("must have the rounds 1, 2, 3, ... in this order")
         if not all(isinstance(client, int) for record in records for client in record["cohort"]):
-            raise ValueError("has a client that is no number")
+            raise ValueError("has a client that is not a number")
     return records, is_truncated
 
 

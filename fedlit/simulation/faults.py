@@ -38,7 +38,9 @@ class FaultPlan:
     def __post_init__(self) -> None:
         fault = type(self.fault).__name__
         raise_errors(
-            require(isinstance(self.fault, Fault), "fault", fault, "is no Fault", "subclass fedlit.simulation.Fault"),
+            require(
+                isinstance(self.fault, Fault), "fault", fault, "is not a Fault", "subclass fedlit.simulation.Fault"
+            ),
             require(0 <= self.probability <= 1, "probability", self.probability, "must be from 0 to 1"),
         )
 
@@ -110,7 +112,7 @@ class FailurePolicy:
     @staticmethod
     def _plan_error(name: str, plan: object) -> ConfigError | None:
         hint = "use a fedlit.simulation.FaultPlan, whose fault is a subclass of fedlit.simulation.Fault"
-        return require(isinstance(plan, FaultPlan), f"plans.{name}", type(plan).__name__, "is no FaultPlan", hint)
+        return require(isinstance(plan, FaultPlan), f"plans.{name}", type(plan).__name__, "is not a FaultPlan", hint)
 
     def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
         """Yield errors in plans that can never strike."""

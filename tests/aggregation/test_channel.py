@@ -223,7 +223,7 @@ def test_random_numbers_of_a_stage_do_not_depend_on_other_stages():
         ([Half(), Shift()], "loses digits"),
         ([object()], "is not a stage"),
         ([type("Unordered", (Stage,), {"encode": Shift.encode})()], "has no `order`"),
-        ([type("Longer", (Shift,), {"order": Order.CLIP})()], "is no Clip"),
+        ([type("Longer", (Shift,), {"order": Order.CLIP})()], "is not a Clip"),
     ],
 )
 def test_an_invalid_channel_is_refused(stages, problem):

@@ -32,7 +32,7 @@ class Uncopyable(Quadratic):
     ("source", "value", "problem"),
     [
         (torch.nn.Linear(2, 1), "Linear", "is a torch.nn.Module, and clients train a LightningModule"),
-        (7, "int", "is no LightningModule and not callable"),
+        (7, "int", "is neither a LightningModule nor callable"),
         (torch.nn.Identity, "Identity", "makes a Identity, and clients train a LightningModule"),
         (Uncopyable(), "Uncopyable", "cannot be copied: RuntimeError: only once; give a function that makes it"),
     ],

@@ -56,7 +56,7 @@ def test_the_estimate_has_the_start_and_the_makespan():
 def test_an_address_without_a_cluster_is_an_error_at_once(address):
     from fedlit.executors.cluster.connection import check_address  # here: Ray takes seconds to import
 
-    with pytest.raises(ConfigErrors, match="is no cluster that can be used"):
+    with pytest.raises(ConfigErrors, match="is not a cluster that can be used"):
         check_address(address)
 
 

@@ -52,9 +52,9 @@ def test_files_without_weights_of_this_model_are_an_error(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("text.ckpt", b"hello world\n", "it is no checkpoint of Lightning or torch.save (KeyError: 101)"),
-        ("empty.ckpt", b"", "it is no checkpoint of Lightning or torch.save (EOFError"),
-        ("zip.safetensors", b"PK\x03\x04aaaaaaaaaa", "it is no safetensors file (SafetensorError: "),
+        ("text.ckpt", b"hello world\n", "it is not a checkpoint of Lightning or torch.save (KeyError: 101)"),
+        ("empty.ckpt", b"", "it is not a checkpoint of Lightning or torch.save (EOFError"),
+        ("zip.safetensors", b"PK\x03\x04aaaaaaaaaa", "it is not a safetensors file (SafetensorError: "),
         ("missing.ckpt", None, "No such file or directory"),
         ("folder.safetensors", "folder", "Is a directory"),
     ],

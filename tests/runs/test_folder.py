@@ -37,7 +37,7 @@ def test_finished_run_has_the_content_of_its_files(tmp_path):
         (JOURNAL, '{"round": 2}\n', "must have the rounds 1, 2, 3, ... in this order"),
         (JOURNAL, "1\n", "subscriptable"),
         (JOURNAL, '{"round": 1}\n', "has no 'cohort'"),
-        (JOURNAL, '{"round": 1, "cohort": ["../client"]}\n', "has a client that is no number"),
+        (JOURNAL, '{"round": 1, "cohort": ["../client"]}\n', "has a client that is not a number"),
     ],
 )
 def test_invalid_file_is_named_with_the_problem(tmp_path, file, content, problem):

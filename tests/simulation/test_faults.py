@@ -124,10 +124,10 @@ def test_fault_that_is_no_subclass_is_refused():
 
         def after(self, update, generator): ...
 
-    with pytest.raises(ConfigError, match=r"fault=Duck: is no Fault; subclass fedlit\.simulation\.Fault"):
+    with pytest.raises(ConfigError, match=r"fault=Duck: is not a Fault; subclass fedlit\.simulation\.Fault"):
         FaultPlan(Duck(), 1.0)
     with pytest.raises(
-        ConfigError, match=r"plans\.mine=Duck: is no FaultPlan; .* a subclass of fedlit\.simulation\.Fault"
+        ConfigError, match=r"plans\.mine=Duck: is not a FaultPlan; .* a subclass of fedlit\.simulation\.Fault"
     ):
         FailurePolicy(plans=(Duck(),), names=("mine",))
 

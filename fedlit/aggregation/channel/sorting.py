@@ -51,7 +51,7 @@ def raise_if_invalid(stages: Sequence[Stage], codec: Codec, error_feedback: bool
         if names.count(stage.name) > 1:
             raise ConfigError("channel", stage.name, "names two stages", "give one of them another `name`")
         if stage.order == Order.CLIP and not isinstance(stage, Clip):
-            problem = "has order CLIP and is no Clip, so it could do more than shorten a vector"
+            problem = "has order CLIP and is not a Clip, so it could do more than shorten a vector"
             raise ConfigError("channel", stage.name, problem, "subclass fedlit.Clip")
         if stage.order == Order.PROTECT and not codec.lossless:
             problem = (

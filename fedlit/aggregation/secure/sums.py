@@ -156,7 +156,7 @@ class IntegerSum(SecureStage):
             hint = "take data without test sets of clients, such as data.client_test_fraction=0"
             yield ConfigError("encryption", name, problem, hint, warning=True)
         if facts.sampling.kind != "poisson" and facts.cohort_size < MIN_CLIENTS:
-            problem = f"needs cohorts of {MIN_CLIENTS} clients or more: of a sum of 2 each can subtract its own update"
+            problem = f"needs cohorts of {MIN_CLIENTS} clients or more: in a sum of 2, each client can subtract its own update"
             yield ConfigError("encryption", name, problem, f"use schedule.clients_per_round={MIN_CLIENTS} or more")
         if (share := facts.sampling.prob_below(self.survivors, len(facts.sizes))) >= LOST_SHARE:
             problem = (

@@ -36,7 +36,7 @@ def make_module(source: ModuleSource) -> LightningModule:
         raise ConfigError("model", name, problem, "give it a training_step and configure_optimizers")
     if not callable(source):
         hint = "give a LightningModule, or a function that makes one"
-        raise ConfigError("model", name, "is no LightningModule and not callable", hint)
+        raise ConfigError("model", name, "is neither a LightningModule nor callable", hint)
     module = source()
     if not isinstance(module, LightningModule):
         problem = f"makes a {type(module).__name__}, and clients train a LightningModule"

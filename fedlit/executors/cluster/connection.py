@@ -41,7 +41,7 @@ def connected(address: str | None, num_cpus: int) -> Iterator[None]:
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **local)
         except (ConnectionError, ValueError, RayError) as error:
-            problem = f"is no cluster that can be used: {error}"
+            problem = f"is not a cluster that can be used: {error}"
             raise ConfigErrors([ConfigError("executor.address", address, problem)]) from error
         try:
             yield
@@ -62,6 +62,6 @@ def check_address(address: str) -> None:
             raise OSError("it is not HOST:PORT")
         socket.create_connection((host, int(port)), CONNECT_S).close()
     except OSError as error:
-        problem = f"is no cluster that can be used: {error}"
+        problem = f"is not a cluster that can be used: {error}"
         hint = "give HOST:PORT of the head, auto for the cluster of this machine, or null to start Ray here"
         raise ConfigErrors([ConfigError("executor.address", address, problem, hint)]) from error

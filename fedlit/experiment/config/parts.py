@@ -71,7 +71,7 @@ def _make_logger(name: str, node: Mapping[str, Any]) -> LoggerChoice:
         return make_instance(node, LoggerChoice, "LoggerChoice")
     is_logger = isinstance(target, type) and issubclass(target, Logger)
     hint = "give a class of lightning.pytorch.loggers, or a subclass of Logger"
-    raise_errors(require(is_logger, "_target_", node["_target_"], "is no logger of Lightning", hint))
+    raise_errors(require(is_logger, "_target_", node["_target_"], "is not a logger of Lightning", hint))
     check_types(target, {key: value for key, value in node.items() if not key.startswith("_")})
     has_save_dir = "save_dir" in inspect.signature(target).parameters and "save_dir" not in node
     return OwnLogger(partial(instantiate_checked, node), name, has_save_dir)

@@ -32,5 +32,5 @@ def try_files(federation: Federation) -> list[ConfigError]:
     if not entries:
         return []
     names = ", ".join(entries[:5]) + (f" and {len(entries) - 5} more" if len(entries) > 5 else "")
-    problem = f"has state that is no tensor: {WEIGHTS} is without {names}"
+    problem = f"has state that is not a tensor: {WEIGHTS} is without {names}"
     return [ConfigError("model", name, problem, f"{LAST_CKPT} has all of it", warning=True)]

@@ -162,7 +162,7 @@ def test_any_logger_of_lightning_by_configuration(tmp_path, fed):
 @pytest.mark.parametrize(
     ("node", "key", "problem"),
     [
-        ({"_target_": "collections.OrderedDict"}, "loggers.x._target_", "is no logger of Lightning"),
+        ({"_target_": "collections.OrderedDict"}, "loggers.x._target_", "is not a logger of Lightning"),
         ({"_target_": f"{__name__}.Memory", "colour": 1}, "loggers.x.colour", "is not an argument"),
         ({"_target_": "fedlit.experiment.observers.loggers.CSV", "a": 1}, "loggers.x.a", "is not an argument"),
     ],

@@ -37,7 +37,7 @@ def test_state_that_is_no_tensor_is_left_out_of_safetensors_with_a_warning():
     ((text, warning),) = errors_of(ExtraState())
     assert warning
     names = "_extra_state, largest.values"
-    assert f"has state that is no tensor: model.safetensors is without {names}; model.ckpt has all of it" in text
+    assert f"has state that is not a tensor: model.safetensors is without {names}; model.ckpt has all of it" in text
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def mask_vector(
     if len(received) + 1 < needed:
         raise ProtocolError(f"client {own.client} got the shares of {len(received)} neighbours and needs {needed - 1}")
     if vector.shape != (setting.length,) or vector.dtype != setting.dtype:
-        raise ValueError(f"a vector {vector.dtype} {vector.shape} is no {setting.dtype} ({setting.length},)")
+        raise ValueError(f"a vector {vector.dtype} {vector.shape} is not {setting.dtype} ({setting.length},)")
     masking = KeyPair(own.mask_key)
     keys = {v: masking.agree(own.mask_publics[v], mask_info(setting, own.client, v)) for v in received}
     masked = vector.copy()

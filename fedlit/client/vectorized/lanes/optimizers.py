@@ -43,7 +43,7 @@ def stack_optimizer(optimizer: Optimizer, rows: Mapping[int, nn.Parameter], modu
     """
     for group in optimizer.param_groups:
         if any(id(parameter) not in rows for parameter in group["params"]):
-            problem = "gives its optimizer a tensor that is no parameter of the module, so clients would share it"
+            problem = "gives its optimizer a tensor that is not a parameter of the module, so clients would share it"
             raise ConfigError("model", module, problem, "use executor=processes")
         group["params"] = [rows[id(parameter)] for parameter in group["params"]]
     states = list(optimizer.state.items())

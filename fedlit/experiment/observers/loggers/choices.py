@@ -115,7 +115,7 @@ class OwnLogger(LoggerChoice):
         """Return the logger."""
         logger = self.make_logger(**({"save_dir": folder / self.name} if self.has_save_dir else {}))
         if not isinstance(logger, Logger):
-            raise TypeError(f"{type(logger).__name__} is no lightning.pytorch.loggers.Logger")
+            raise TypeError(f"{type(logger).__name__} is not a lightning.pytorch.loggers.Logger")
         return logger
 
 
