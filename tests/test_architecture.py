@@ -39,6 +39,7 @@ LIGHTNING = (
 HYDRA = ("cli", "experiment/config")
 EXTRAS = {
     "cryptography": "aggregation/secure/protocol/primitives.py",
+    "tenseal": "aggregation/secure/homomorphic/bfv.py",
     "dp_accounting": "aggregation/privacy/accounting/library.py",
 }
 """Optional libraries, and the file that imports each."""

@@ -12,6 +12,7 @@ from fedlit.aggregation import Aggregator, Channel, MeanAggregator
 from fedlit.aggregation.aggregator import ReductionTree
 from fedlit.aggregation.basis import find_basis
 from fedlit.aggregation.channel.downlink import broadcast, broadcast_nbytes
+from fedlit.aggregation.secure.reply import received_layout
 from fedlit.algorithms.algorithm import Algorithm, update_template
 from fedlit.client.dp_sgd.accounting import privacy_metrics
 from fedlit.client.dp_sgd.planning import history_after_round
@@ -135,15 +136,17 @@ class FederationParts:
         """Bytes that one client receives in the round after a state."""
         return broadcast_nbytes(self.channel.down, state)
 
-    def exchange_nbytes(self) -> tuple[int, int]:
+    def exchange_nbytes(self, state: ServerState | None = None) -> tuple[int, int]:
         """Bytes of one client's exchanges besides model and update: up, down."""
         basis = find_basis(self.channel.stages)
-        if basis is not None:
-            return basis.exchange_nbytes(self.update_layout(self.initial_state()))
-        if self.channel.secure is None:
+        if basis is None and self.channel.secure is None:
             return 0, 0
+        layout = self.update_layout(self.initial_state() if state is None else state)
+        if basis is not None:
+            return basis.exchange_nbytes(layout)
+        assert self.channel.secure is not None
         groups = self.channel.secure.groups(range(self.schedule.cohort_size(len(self.registry))))
-        return self.channel.secure.exchange_nbytes(len(groups[0]))
+        return self.channel.secure.exchange_nbytes(len(groups[0]), received_layout(self.channel, layout))
 
     def broadcast(self, state: ServerState) -> ServerState:
         """The state as the clients of the next round receive it."""
@@ -187,11 +190,12 @@ class FederationParts:
 
     def round_work(self, clients: Sequence[int], state: ServerState) -> RoundWork:
         """The work of some clients in the round after a state."""
+        up_more, down_more = self.exchange_nbytes(state)
         return RoundWork(
             clients=clients,
             steps=self.planned_steps(self.registry.sizes[list(clients)]),
-            down_bytes=self.down_nbytes(state) + self.exchange_nbytes()[1],
-            up_bytes=self.up_nbytes(state) + self.exchange_nbytes()[0],
+            down_bytes=self.down_nbytes(state) + down_more,
+            up_bytes=self.up_nbytes(state) + up_more,
             seed=self.seed,
         )
 

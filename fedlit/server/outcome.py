@@ -59,7 +59,8 @@ def aggregate(
         partials: partial aggregates in order.
         exchanges: the round's exchanges; None if it has one.
     """
-    tree = ReductionTree(federation.channel.summation(federation.aggregator), plan.failures, plan.up_bytes)
+    aggregator = federation.channel.summation(federation.aggregator) if exchanges is None else exchanges.aggregator
+    tree = ReductionTree(aggregator, plan.failures, plan.up_bytes)
     for partial in partials:
         assert isinstance(partial, PartialAggregate)
         tree.add(partial)

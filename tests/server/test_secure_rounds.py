@@ -15,6 +15,7 @@ from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import TrainerConfig
 from fedlit.client.worker import ClientWorker
 from fedlit.core.messages import ExchangeJob, TrainJob
+from fedlit.core.tensors import Layout
 from fedlit.data.samples import ClientTestSet
 from fedlit.executors import Inline, Processes
 from fedlit.executors.executor import Executor
@@ -175,7 +176,7 @@ def test_the_record_has_bytes_and_seconds_of_each_exchange_and_no_metric_of_clie
         assert metrics[f"time/{name}_server_s"] > 0
         assert metrics[f"secure/{name}_up_bytes"] > 0
         assert metrics[f"secure/{name}_down_bytes"] > 0
-    up, down = stage.exchange_nbytes(7)
+    up, down = stage.exchange_nbytes(7, Layout(()))
     assert metrics["comm/up_bytes"] == 7 * (up + 4 * 3)
     assert metrics["comm/down_bytes"] == plain.metrics["comm/down_bytes"] + 7 * down
     assert not [name for name in metrics if name.startswith(("train/", "drift/"))]
@@ -277,9 +278,9 @@ def vectors_of(monkeypatch):
         kept["integers"][ticket.client] = integers.copy()
         return conceal(self, integers, ticket)
 
-    def record_secrets(self, ticket, turn, secrets):
+    def record_secrets(self, ticket, secrets):
         kept["secrets"] += [value for value in (secrets.sealing_key, secrets.mask_key, secrets.seed) if value]
-        return dump(self, ticket, turn, secrets)
+        return dump(self, ticket, secrets)
 
     monkeypatch.setattr(SecAgg, "conceal", record_integers)
     monkeypatch.setattr(SecAgg, "_dump", record_secrets)

@@ -9,12 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fedlit.aggregation.secure.homomorphic.stage import HomomorphicSum
     from fedlit.aggregation.secure.ideal import IdealSum
     from fedlit.aggregation.secure.secagg import SecAgg
 
-__all__ = ["IdealSum", "SecAgg"]
+__all__ = ["HomomorphicSum", "IdealSum", "SecAgg"]
 
-_FILES = {"IdealSum": "ideal", "SecAgg": "secagg"}
+_FILES = {"HomomorphicSum": "homomorphic.stage", "IdealSum": "ideal", "SecAgg": "secagg"}
 
 
 def __getattr__(name: str) -> Any:

@@ -51,7 +51,7 @@ class IdealSum(IntegerSum):
         except ValueError as error:
             raise LostGroup(str(error)) from None
 
-    def exchange_nbytes(self, clients: int) -> tuple[int, int]:
+    def exchange_nbytes(self, clients: int, layout: Layout) -> tuple[int, int]:
         """Bytes of messages that `SecAgg` would need: up, down."""
         return messages_nbytes(clients, self.neighbours)
 

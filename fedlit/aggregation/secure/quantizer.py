@@ -58,16 +58,18 @@ class RingQuantizer:
         """The dtype of integers modulo the ring."""
         return np.dtype(f"<u{self.ring // 8}")
 
-    def overflows(self, clients: int, size: int) -> Iterator[ConfigError]:
+    def overflows(self, clients: int, size: int, limit: int | None = None) -> Iterator[ConfigError]:
         """Yield an error if a sum could leave the ring.
 
         Args:
             clients: updates in the largest sum.
             size: d, numbers of an update.
+            limit: the largest absolute value of a sum; None for that of the ring.
         """
+        allowed = 2 ** (self.ring - 1) - 1 if limit is None else limit
         largest = {"coordinate": self.levels, "weight": self.max_weight, "number of clipped coordinates": size}
         for name, value in largest.items():
-            if clients * value >= 2 ** (self.ring - 1):
+            if clients * value > allowed:
                 problem = f"is too small: the sum of {clients:,} clients' {name} can reach {clients * value:.3g}"
                 yield ConfigError("ring", self.ring, problem, "use ring=64, or fewer bits")
                 return

@@ -5,7 +5,7 @@ Source: see `protocol.client` and, for `neighbours`, `protocol.graph`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlit.aggregation.channel.message import Turn
 from fedlit.aggregation.channel.tickets import Ticket
+from fedlit.aggregation.secure.pending import read_request, seal_pending, unseal_pending
 from fedlit.aggregation.secure.protocol.client import (
     ClientSecrets,
     advertise_keys,
@@ -29,13 +29,9 @@ from fedlit.aggregation.secure.protocol.wire import HEADER, messages_nbytes
 from fedlit.aggregation.secure.ring import to_array, to_tensor
 from fedlit.aggregation.secure.secure_stage import GroupSession, LostGroup
 from fedlit.aggregation.secure.sums import IntegerSum
-from fedlit.core.errors import ConfigError, raise_errors, require
-from fedlit.core.facts import FederationFacts
+from fedlit.core.errors import raise_errors, require
 from fedlit.core.streams import Purpose, stream
 from fedlit.core.tensors import Layout, Tensors
-
-SEALED = "sealed"
-"""Name of the pending tensor: the client's secrets, sealed by its vault."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +66,6 @@ class SecAgg(IntegerSum):
         """
         return make_thresholds(clients, self.threshold, self.neighbours, self.survivors)
 
-    def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
-        """Yield errors as `IntegerSum`, and without a common key of the workers."""
-        yield from super().check(facts)
-        if not facts.has_common_key:
-            problem = "seals keys of clients between exchanges, and this executor's workers have no common key"
-            yield ConfigError("encryption", type(self).__name__, problem, "use executor=processes or inline")
-
     def statement(self) -> str:
         """The protection, and whom it trusts."""
         return (
@@ -97,50 +86,35 @@ class SecAgg(IntegerSum):
 
     def reply(self, ticket: Ticket) -> tuple[bytes, Tensors]:
         """Answer AdvertiseKeys, ShareKeys or Unmasking."""
-        turn, request = self._turn(ticket)
-        setting = self._setting_of(ticket, turn)
+        turn, (group, clients), request = read_request(ticket)
+        setting = self._setting(ticket.round, group, clients, ticket.layout)
         if turn.exchange == "advertise_keys":
             secrets, reply = advertise_keys(ticket.client)
         elif turn.exchange == "share_keys":
-            secrets, reply = share_keys(self._load(ticket, turn), setting, request)
+            secrets, reply = share_keys(self._load(ticket), setting, request)
         else:
-            secrets, reply = reveal_shares(self._load(ticket, turn), setting, request)
-        return reply, self._dump(ticket, turn, secrets)
+            secrets, reply = reveal_shares(self._load(ticket), setting, request)
+        return reply, self._dump(ticket, secrets)
 
     def conceal(self, integers: np.ndarray, ticket: Ticket) -> tuple[Tensor, Tensors]:
         """Mask the integers: MaskedInput."""
-        turn, request = self._turn(ticket)
-        secrets, masked = mask_vector(self._load(ticket, turn), self._setting_of(ticket, turn), request, integers)
-        return to_tensor(masked), self._dump(ticket, turn, secrets)
+        _, (group, clients), request = read_request(ticket)
+        setting = self._setting(ticket.round, group, clients, ticket.layout)
+        secrets, masked = mask_vector(self._load(ticket), setting, request, integers)
+        return to_tensor(masked), self._dump(ticket, secrets)
 
-    def exchange_nbytes(self, clients: int) -> tuple[int, int]:
+    def exchange_nbytes(self, clients: int, layout: Layout) -> tuple[int, int]:
         """Bytes of a client's messages besides the update: up, down."""
         return messages_nbytes(clients, self.neighbours)
 
     def _setting(self, round: int, group: int, clients: int, layout: Layout) -> ProtocolSetting:
         return ProtocolSetting(round, group, self.encoded_layout(layout).size, self.ring, self.thresholds(clients))
 
-    def _setting_of(self, ticket: Ticket, turn: Turn) -> ProtocolSetting:
-        group, clients = HEADER.unpack_from(turn.request)
-        return self._setting(ticket.round, group, clients, ticket.layout)
+    def _load(self, ticket: Ticket) -> ClientSecrets:
+        return ClientSecrets.load(unseal_pending(ticket))
 
-    def _turn(self, ticket: Ticket) -> tuple[Turn, bytes]:
-        """The turn, and the request without its header."""
-        if ticket.turn is None:
-            raise ValueError("secure aggregation needs the server's message")
-        return ticket.turn, ticket.turn.request[HEADER.size :]
-
-    def _load(self, ticket: Ticket, turn: Turn) -> ClientSecrets:
-        sealed = turn.pending[SEALED].numpy().tobytes()
-        return ClientSecrets.load(turn.vault.unseal(sealed, _owner(ticket)))
-
-    def _dump(self, ticket: Ticket, turn: Turn, secrets: ClientSecrets) -> Tensors:
-        sealed = turn.vault.seal(secrets.dump(), _owner(ticket))
-        return {SEALED: torch.frombuffer(bytearray(sealed), dtype=torch.uint8)}
-
-
-def _owner(ticket: Ticket) -> bytes:
-    return f"{ticket.round}/{ticket.client}".encode()
+    def _dump(self, ticket: Ticket, secrets: ClientSecrets) -> Tensors:
+        return seal_pending(ticket, secrets.dump())
 
 
 class _Session(GroupSession):

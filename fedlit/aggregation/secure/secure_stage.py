@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -115,6 +115,22 @@ class SecureStage(Stage):
     def aggregator(self) -> Aggregator:
         """The sum of encoded vectors."""
 
+    def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
+        """Yield errors for parts that need single updates.
+
+        Pending secrets that some worker cannot open are an error too.
+        """
+        name = type(self).__name__
+        if facts.keeps_messages:
+            problem = "hides each update, and the aggregator needs them one by one"
+            yield ConfigError("encryption", name, problem, "use the mean")
+        if facts.sampling.by_loss:
+            problem = "hides what clients know, and the sampler asks for their losses"
+            yield ConfigError("encryption", name, problem, "use sampler=uniform")
+        if self.before and not facts.has_common_key:
+            problem = "seals keys of clients between exchanges, and this executor's workers have no common key"
+            yield ConfigError("encryption", name, problem, "use executor=processes or inline")
+
     @abstractmethod
     def groups(self, cohort: Sequence[int]) -> Sequence[tuple[int, ...]]:
         """Cut a cohort into the groups whose sums the server sees."""
@@ -176,13 +192,14 @@ class SecureStage(Stage):
         """An error unless a client can have this weight; None by default."""
         return None
 
-    def exchange_nbytes(self, clients: int) -> tuple[int, int]:
+    def exchange_nbytes(self, clients: int, layout: Layout) -> tuple[int, int]:
         """Bytes of one client's messages besides the update.
 
         They are a pair: to the server, and from it. They are 0 by default.
 
         Args:
             clients: clients of the group; none is lost.
+            layout: layout of the vector that the stage receives.
         """
         return 0, 0
 

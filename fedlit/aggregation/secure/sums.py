@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlit.aggregation.aggregator import Aggregator
+from fedlit.aggregation.channel.codec import Codec
 from fedlit.aggregation.channel.tickets import Ticket
 from fedlit.aggregation.privacy.skellam.grid import SkellamGrid
 from fedlit.aggregation.secure.protocol.graph import MIN_CLIENTS, Thresholds, make_groups, make_thresholds
@@ -75,12 +77,17 @@ class IntegerSum(SecureStage):
         return RingQuantizer(self.range, self.bits, self.ring, self.max_weight or 1)
 
     @property
-    def codec(self) -> RingCodec:
+    def largest_sum(self) -> int | None:
+        """The largest absolute value of a sum; None for the ring's."""
+        return None
+
+    @property
+    def codec(self) -> Codec:
         """The codec of encoded vectors."""
         return RingCodec(self.ring)
 
     @property
-    def aggregator(self) -> RingSum:
+    def aggregator(self) -> Aggregator:
         """The sum modulo the ring."""
         return RingSum()
 
@@ -108,15 +115,12 @@ class IntegerSum(SecureStage):
         return replace(self, max_weight=1 if facts.weighting == "equal" else max(1, int(facts.sizes.max(initial=1))))
 
     def sum_facts(self, facts: FederationFacts) -> SecureSumFacts | None:
-        """The groups of a federation's cohorts.
-
-        It is None for a sum that takes no noise.
-        """
+        """The groups of a federation's cohorts; None for a sum without noise."""
         if not self.takes_noise:
             return None
         smallest = min(map(len, self.groups(range(facts.cohort_size))))
         survivors = replace(self, noise=None).thresholds(max(smallest, MIN_CLIENTS)).group
-        return SecureSumFacts(self.ring, survivors, self._largest_group(facts))
+        return SecureSumFacts(self.ring, survivors, self.largest_group(facts))
 
     def with_noise(self, grid: SkellamGrid) -> IntegerSum:
         """The same stage with the grid of a privacy mechanism.
@@ -128,23 +132,13 @@ class IntegerSum(SecureStage):
             super().with_noise(grid)
         return replace(self, noise=grid)
 
-    def _largest_group(self, facts: FederationFacts) -> int:
-        """Clients of the largest possible group."""
-        largest = facts.max_cohort or facts.cohort_size
-        return largest if self.group_size is None else min(largest, 2 * self.group_size - 1)
-
     def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
         """Yield errors for parts that need single updates.
 
         Sums that could leave the ring are errors too.
         """
+        yield from super().check(facts)
         name = type(self).__name__
-        if facts.keeps_messages:
-            problem = "hides each update, and the aggregator needs them one by one"
-            yield ConfigError("encryption", name, problem, "use the mean")
-        if facts.sampling.by_loss:
-            problem = "hides what clients know, and the sampler asks for their losses"
-            yield ConfigError("encryption", name, problem, "use sampler=uniform")
         if facts.integer_buffers:
             problem = f"cannot add the integers {', '.join(facts.integer_buffers[:3])} on a grid of fractions"
             yield ConfigError("encryption", name, problem, "use algorithm.buffers=server, or model.norm=group")
@@ -177,14 +171,18 @@ class IntegerSum(SecureStage):
             hint = f"+encryption.ranges.{others[0]}=VALUE gives it a range of its own"
             problem = f"also limits {', '.join(others)}: larger numbers are clipped, and secure/clipped counts them"
             yield ConfigError("encryption.range", self.range, problem, hint, warning=True)
-        bound = self.bind(facts)
-        for error in bound.quantizer.overflows(self._largest_group(facts), sum(facts.update_numbers.values())):
+        size, group = sum(facts.update_numbers.values()), self.largest_group(facts)
+        for error in self.bind(facts).quantizer.overflows(group, size, self.largest_sum):
             yield error.prefixed("encryption")
+
+    def largest_group(self, facts: FederationFacts) -> int:
+        """Number of clients of the largest possible group."""
+        cohort = facts.max_cohort or facts.cohort_size
+        return cohort if self.group_size is None else min(cohort, 2 * self.group_size - 1)
 
     def _check_noise(self, facts: FederationFacts) -> Iterator[ConfigError]:
         """Yield warnings of figures that a privacy mechanism replaces."""
-        defaults = {"range": IntegerSum.range, "ranges": {}, "bits": IntegerSum.bits}
-        for name, default in defaults.items():
+        for name, default in {"range": IntegerSum.range, "ranges": {}, "bits": IntegerSum.bits}.items():
             if (value := getattr(self, name)) != default:
                 problem = "has no effect: the privacy mechanism clips updates, and makes the grid of integers"
                 hint = "privacy.clip and privacy.granularity take its place"
@@ -204,9 +202,10 @@ class IntegerSum(SecureStage):
         groups = f"one group of {sizes[0]} clients" if len(sizes) == 1 else f"{len(sizes)} groups of {sizes[0]} clients"
         groups += "" if sizes[0] == sizes[-1] else " or one more"
         noise = "" if self.noise is None else f"; {self.noise.describe()}"
-        if not thresholds.losses:
-            return f"{groups}, of which none can be lost: all must answer{noise}"
-        return f"{groups}, of which {thresholds.losses} can be lost: {thresholds.group} must answer{noise}"
+        losses = (
+            f"{thresholds.losses} can be lost: {thresholds.group}" if thresholds.losses else "none can be lost: all"
+        )
+        return f"{groups}, of which {losses} must answer{noise}"
 
     def encode(self, vector: Tensor, ticket: Ticket) -> tuple[Tensor, Tensors]:
         """Quantise weight * update, and conceal the integers."""
@@ -241,9 +240,7 @@ class IntegerSum(SecureStage):
 
     def _scale(self, layout: Layout) -> np.ndarray:
         """Each coordinate's range as a multiple of `range`, shape (d,) or ()."""
-        if not self.ranges:
-            return np.ones(())
-        scale = np.ones(layout.size)
+        scale = np.ones(layout.size if self.ranges else ())
         for group, value in self.ranges.items():
             scale[layout.span(group)] = value / self.range
         return scale

@@ -91,7 +91,8 @@ def _memory_bytes(federation: FederationParts, layout: Layout, cohort: float) ->
     state = federation.initial_state()
     private = [*state.private.values(), *(part.private for part in state.channel.values())]
     kept = sum(tensor_nbytes(tensor) for tensors in private for tensor in tensors.values())
-    sums = 8 * layout.size * (2 + math.ceil(math.log2(max(2, cohort))))
+    each = max(8 * layout.size, federation.channel.nbytes(layout))
+    sums = each * (2 + math.ceil(math.log2(max(2, cohort))))
     pending = 0 if find_basis(federation.channel.stages) is None else 4 * layout.size * math.ceil(cohort)
     return sums + pending + 2 * (federation.down_nbytes(state) + kept)
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from fedlit.aggregation.aggregator import Aggregator
 from fedlit.core.messages import PartialAggregate, ServerState
 from fedlit.executors.executor import Execute
 from fedlit.server.client_store import ClientStateStore
@@ -19,6 +20,11 @@ from fedlit.server.summation.round import SecureRound
 
 class Exchanges(Protocol):
     """The exchanges of one round, after its partial aggregates were read."""
+
+    @property
+    def aggregator(self) -> Aggregator:
+        """Adds the partial aggregates."""
+        ...
 
     @property
     def figures(self) -> Mapping[str, float]:

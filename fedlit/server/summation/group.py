@@ -136,11 +136,15 @@ class GroupRound:
         """
         up_bytes = partial.up_bytes + self._up_bytes
         if self._stage.is_simulated:
-            up, down = (len(self._group) * nbytes for nbytes in self._stage.exchange_nbytes(len(self._group)))
+            up, down = (len(self._group) * nbytes for nbytes in self._predict_nbytes())
             self._count("predicted", "down_bytes", down)
             self._count("predicted", "up_bytes", up)
             up_bytes += up
         return {"index": self._index, "failures": (*self._failures, *partial.failures), "up_bytes": up_bytes}
+
+    def _predict_nbytes(self) -> tuple[int, int]:
+        """Bytes of one client's exchanges besides the update: up, down."""
+        return self._stage.exchange_nbytes(len(self._group), self._round.layout)
 
     def _count(self, exchange: str, figure: str, value: float) -> None:
         self._round.figures[f"secure/{exchange}_{figure}"] += int(value)

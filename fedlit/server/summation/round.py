@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from fedlit.aggregation.aggregator import Aggregator
 from fedlit.aggregation.secure.reply import received_layout
+from fedlit.aggregation.secure.ring import RingSum
 from fedlit.aggregation.secure.secure_stage import SecureStage
 from fedlit.core.messages import ServerState
 from fedlit.core.tensors import Layout
@@ -66,6 +68,11 @@ class SecureRound:
             execute=execute,
             seed=federation.seed,
         )
+
+    @property
+    def aggregator(self) -> Aggregator:
+        """Adds the sums of the groups, which are integers in the clear."""
+        return RingSum()
 
     def open_sum(self, total: Tensor | None, weight: float) -> tuple[Tensor | None, float]:
         """The sum of all groups as real numbers, and their weight.

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from fedlit.experiment.plan.estimate import estimate_run
 from fedlit.experiment.plan.table import plan_table
+from fedlit.experiment.summary import protections
 
 pytestmark = pytest.mark.slow  # builds configurations
 
@@ -30,9 +31,43 @@ def test_the_plan_has_the_losses_and_the_bytes_of_the_run(overrides):
     assert "1 can be lost" in out.getvalue()
 
 
-def test_both_choices_have_the_same_bits():
-    digests = [next(build(f"encryption={name}", *SMALL).federation.run()).sha256 for name in ("secagg", "ideal")]
-    assert digests[0] == digests[1]
+def test_the_plan_of_homomorphic_encryption_has_its_bytes_and_the_limit_of_a_shared_key():
+    run = build("encryption=he", *SMALL)
+    figures = estimate_run(run)
+    (record,) = run.federation.run()
+    for name in ("up_bytes", "down_bytes"):
+        assert figures[f"{name}_per_round"] == pytest.approx(record.metrics[f"comm/{name}"], rel=1e-3)
+    limit = (
+        "3 keepers of a group have the secret key, and one of them must answer. The server reads every update if one"
+    )
+    assert figures["secure_sum"].startswith("one group of 4 clients, of which 1 can be lost: 3 must answer; " + limit)
+    assert figures["memory_bytes"] > 4 * 16 * figures["federated"]  # sums of ciphertexts, 16 bytes a number
+    assert "that key opens the update of every client" in protections(run.federation)[0]
+
+
+@pytest.mark.parametrize("executor", ["inline", "vectorized"])
+def test_all_choices_have_the_same_bits(executor):
+    runs = [build(f"encryption={name}", *SMALL, f"executor={executor}") for name in ("secagg", "ideal", "he")]
+    assert len({next(run.federation.run()).sha256 for run in runs}) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "text"),
+    [
+        (("encryption.scheme=ckks",), "encryption.scheme", "Li and Micciancio 2021"),
+        (("encryption.scheme=paillier",), "encryption.scheme", "must be one of bfv"),
+        (("encryption.keepers=0",), "encryption.keepers", "at least 1"),
+        (("encryption.bits=31",), "encryption.ring", "is too small"),
+        (("schedule.clients_per_round=2",), "encryption", "cohorts of 3 clients or more"),
+        (("sampler=power_of_choice",), "encryption", "asks for their losses"),
+        (("model.norm=batch",), "encryption", "num_batches_tracked"),
+        (("compression=int8",), "compression", "have no small format"),
+        (("privacy=central", "privacy.noise_multiplier=1"), "encryption", "can become longer than the norm"),
+        (("faults=drop", "faults.plans.drop.fault.exchange=5"), "faults.plans.drop.fault.exchange", "from 1 to 4"),
+    ],
+)
+def test_settings_that_do_not_go_with_homomorphic_encryption_are_refused(overrides, key, text):
+    assert text in errors_of("encryption=he", "schedule.rounds=1", *overrides)[key]
 
 
 @pytest.mark.parametrize(
@@ -52,13 +87,20 @@ def test_settings_that_do_not_go_together_are_refused(overrides, key, text):
     assert text in errors[key]
 
 
-def test_without_the_library_the_error_names_the_extra():
+@pytest.mark.parametrize(
+    ("library", "name", "extra"),
+    [
+        ("cryptography", "SecAgg", "fedlit[secure]"),
+        ("tenseal", "HomomorphicSum", "fedlit[he]"),
+    ],
+)
+def test_without_the_library_the_error_names_the_extra(library, name, extra):
     program = (
-        "import sys; sys.modules['cryptography'] = None\n"
+        f"import sys; sys.modules['{library}'] = None\n"
         "from fedlit.core.errors import ConfigError\n"
         "from fedlit.aggregation.secure import IdealSum\n"
-        "try:\n    from fedlit.aggregation.secure import SecAgg\n"
+        f"try:\n    from fedlit.aggregation.secure import {name}\n"
         "except ConfigError as error:\n    print(error)\n"
     )
     output = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
-    assert "pip install 'fedlit[secure]'" in output
+    assert f"pip install '{extra}'" in output

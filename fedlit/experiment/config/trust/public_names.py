@@ -32,7 +32,7 @@ FEDLIT_NAMES = (
     *_names("fedlit.aggregation.compression", "Half Int8 PowerSGD QSGD RandK Sign TopK"),
     *_names("fedlit.aggregation.privacy", "CentralDP DPFTRL DistributedDP LocalDP"),
     *_names("fedlit.client.dp_sgd", "ExamplePrivacy"),
-    *_names("fedlit.aggregation.secure", "IdealSum SecAgg"),
+    *_names("fedlit.aggregation.secure", "HomomorphicSum IdealSum SecAgg"),
     *_names("fedlit.data", "Classes Dirichlet DirichletClient Iid Natural Noise Quantity Shards"),
     *_names("fedlit.data", "digits heart_disease image_folder shakespeare synthetic torchvision_images"),
     *_names("fedlit.executors", "Auto Inline Processes Ray Vectorized"),

@@ -1,0 +1,1 @@
+"""Homomorphic encryption: the server adds ciphertexts, and keepers open the sum."""
