@@ -3,6 +3,7 @@
 import json
 import re
 import runpy
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from fedlit.cli import train
+from fedlit.cli.command_line import parse_command
+from fedlit.cli.overrides.texts import expand_home
 from fedlit.core.errors import ConfigErrors
 
 ROOT = Path(__file__).parent.parent
@@ -224,3 +227,26 @@ def test_every_group_and_choice_in_the_table_exists():
     groups = ("data", "partition", "model", "algorithm", "experiment")
     names = {path.stem for group in groups for path in (config_dir() / group).glob("*.yaml")}
     assert not [name for name in names if f"`{name}`" not in table]
+
+
+def all_commands():
+    """The commands of fedlit.train in the documentation, without flags, runs to resume and the plugins of fedlit[sweep]."""
+    pages = "\n".join([README, *DOCS.values()]).replace("\\\n", " ")
+    lines = [
+        line for block in re.findall(r"```(?:console|bash)\n(.*?)```", pages, re.DOTALL) for line in block.splitlines()
+    ]
+    found = {match[1] for line in lines if (match := re.match(r"(?:\w+=\S+ )*python -m fedlit\.train\b(.*)", line))}
+    commands = {text: shlex.split(text, comments=True) for text in sorted(found)}
+    commands = {
+        text: words for text, words in commands.items() if not any(w.startswith(("--", "resume=")) for w in words)
+    }
+    return {text: [w for w in words if not w.startswith(("hydra", "hparams_"))] for text, words in commands.items()}
+
+
+def test_each_command_of_the_documentation_has_choices_and_keys_that_exist():
+    commands = all_commands()
+    assert len(commands) > 50
+    errors = {
+        text: [str(error) for error in parse_command(expand_home(words)).errors] for text, words in commands.items()
+    }
+    assert {text: found for text, found in errors.items() if found} == {}
