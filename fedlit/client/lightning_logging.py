@@ -62,7 +62,7 @@ def _set_level(logger: logging.Logger, level: int) -> None:
     logger.level = level
     known = logging.Logger.manager.loggerDict
     for name in _names_below(len(known)):
-        getattr(known[name], "_cache", {}).clear()  # a placeholder has none
+        getattr(known.get(name), "_cache", {}).clear()  # a placeholder has none
 
 
 @lru_cache(maxsize=1)
