@@ -35,7 +35,7 @@ STACK_BYTES = 32 << 20
 Outcome = FitOutcome | Exception
 
 
-def fit_together(calls: Sequence[FitCall], recorded: RecordedSteps) -> list[Outcome]:
+def fit_together(calls: Sequence[FitCall], recorded: RecordedSteps, max_bytes: int | None) -> list[Outcome]:
     """Train clients with equal signatures as stacked models, by one Trainer.
 
     An exception of the module is that of each client in its stack.
@@ -43,11 +43,12 @@ def fit_together(calls: Sequence[FitCall], recorded: RecordedSteps) -> list[Outc
     Args:
         calls: the clients' fits, with equal signatures: see `stack_signature`.
         recorded: the recorded operations of the module's steps.
+        max_bytes: weights of a stack on a CPU; None for stacks of all clients.
     """
     first = calls[0]
     with trainer_scope(), first.replica.limit_warnings():
         first.replica.load(first.model, first.only)
-        fit = JointFit(calls, recorded)
+        fit = JointFit(calls, recorded, max_bytes)
         first.config.make_trainer(**WHOLE).fit(fit, train_dataloaders=Stacks(fit))
     return [fit.outcomes[place] for place in range(len(calls))]
 
@@ -69,15 +70,16 @@ class JointFit(LightningModule):
     Args:
         calls: the clients' fits.
         recorded: the recorded operations of the module's steps.
+        max_bytes: weights of a stack on a CPU; None for stacks of all clients.
     """
 
-    def __init__(self, calls: Sequence[FitCall], recorded: RecordedSteps) -> None:
+    def __init__(self, calls: Sequence[FitCall], recorded: RecordedSteps, max_bytes: int | None) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.module = calls[0].replica.module
         self.calls = calls
         self.outcomes: dict[int, Outcome] = {}
-        self._recorded = recorded
+        self._recorded, self._max_bytes = recorded, max_bytes
 
     def configure_optimizers(self) -> list[Any]:
         """Return no optimizer: each lane of a stack has its own."""
@@ -93,14 +95,11 @@ class JointFit(LightningModule):
         self._stacked = StackedModule(self.module, view, self._recorded)
 
     def stacks(self) -> list[range]:
-        """Return the places of each stack's clients among the calls.
-
-        Steps that run as Python cost most by themselves, so these stacks are as large as possible.
-        """
+        """Return the places of each stack's clients among the calls."""
         count, model = len(self.calls), self.calls[0].model
         nbytes = sum(tensor.nbytes for tensor in model.parameters.values())
-        is_small = self.device.type == "cpu" and not self._recorded.is_refused
-        return list(even_parts(count, max(1, STACK_BYTES // max(1, nbytes)) if is_small else count))
+        limit = self._max_bytes if self.device.type == "cpu" else None
+        return list(even_parts(count, count if limit is None else max(1, limit // max(1, nbytes))))
 
     def training_step(self, batch: int, batch_idx: int) -> None:
         """Train a stack without clients whose samples cannot be read.

@@ -9,7 +9,7 @@ from typing import Any
 
 from fedlit.client.fit.call import FitCall, LocalWork
 from fedlit.client.vectorized.gather import run_together
-from fedlit.client.vectorized.joint_fit import Outcome, fit_together, stack_signature
+from fedlit.client.vectorized.joint_fit import STACK_BYTES, Outcome, fit_together, stack_signature
 from fedlit.client.vectorized.step.recorded import RecordedSteps
 from fedlit.core.messages import TrainJob
 from fedlit.core.tensors import Layout
@@ -27,9 +27,11 @@ class StackTraining:
 
     Args:
         recorded: the recorded operations of the module's steps.
+        max_bytes: weights of a stack on a CPU; None for stacks of all clients. Results depend on it in their last bits.
     """
 
     recorded: RecordedSteps = field(default_factory=RecordedSteps)
+    max_bytes: int | None = STACK_BYTES
 
     def train(self, rules: Sequence[Callable[[LocalWork], Any]]) -> Iterator[Any]:
         """Run the rules of several clients; train the clients together.
@@ -57,7 +59,8 @@ class StackTraining:
             groups.setdefault(stack_signature(call), []).append(index)
         outcomes: dict[int, Outcome] = {}
         for members in groups.values():
-            outcomes |= zip(members, fit_together([calls[index] for index in members], self.recorded), strict=True)
+            part = [calls[index] for index in members]
+            outcomes |= zip(members, fit_together(part, self.recorded, self.max_bytes), strict=True)
         return [outcomes[index] for index in range(len(calls))]
 
 

@@ -16,6 +16,7 @@ from lightning.pytorch import LightningModule
 from fedlit.client.fit.call import LocalWork
 from fedlit.client.vectorized.gather import run_together
 from fedlit.client.vectorized.refusals import explain, refuse_new_state, slow_layers, static_errors
+from fedlit.client.vectorized.step.recorded import RecordedSteps
 from fedlit.client.vectorized.together import SLOW_OPERATION, StackTraining
 from fedlit.core.errors import ConfigError, ConfigErrors
 
@@ -37,7 +38,7 @@ def try_stacks(worker: Any, if_faster: bool = False) -> StackTraining:
     Raises:
         ConfigErrors: if the module, its Trainer or the data cannot train several clients at once.
     """
-    module, config, training = worker.replica.module, worker.trainer_config, StackTraining()
+    module, config, training = worker.replica.module, worker.trainer_config, StackTraining(RecordedSteps(0))
     worker.replica.load(worker.replica.read())  # without changes by an earlier fit
     errors = static_errors(module, config, worker.data.loading.num_workers)
     if if_faster and worker.device.type == "cpu":
@@ -50,7 +51,9 @@ def try_stacks(worker: Any, if_faster: bool = False) -> StackTraining:
         errors = _try_rules(module, rules, training)
     if errors:
         raise ConfigErrors(errors)
-    return training
+    if training.recorded.is_refused:  # steps as Python cost most by themselves
+        return StackTraining(training.recorded, max_bytes=None)
+    return StackTraining()
 
 
 def _try_two_rounds(dry_run: Callable[..., Any], work: LocalWork) -> None:

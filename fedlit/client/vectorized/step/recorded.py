@@ -7,6 +7,7 @@ that its recorded operations run alone: the same operations on other tensors, wi
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import getitem
@@ -29,8 +30,8 @@ Step = Callable[[Sequence[Tensor]], tuple[list[Tensor], Any]]
 """A function of tensors that returns tensors, and facts about them that depend on names and shapes alone."""
 
 VIEWS = ("aten::view", "aten::expand", "aten::_unsafe_view", "aten::alias", "aten::detach")
-MAX_RECORDINGS = 512
-"""Shapes that are recorded; further ones run as Python."""
+MAX_RECORDINGS = 256
+"""Kinds of steps that are recorded; further ones run as Python."""
 
 
 class NotRecordable(Exception):
@@ -55,17 +56,22 @@ class Recording:
 class RecordedSteps:
     """Runs steps, by their recorded operations where these agree.
 
-    The first step of a kind is recorded. The second one runs both ways. If one bit differs, or if the module uses random
-    numbers of Python or NumPy, all steps run as Python from then on.
+    After some steps of a kind the next one is recorded. The one after that runs both ways. If one bit differs, or if the module
+    uses random numbers of Python or NumPy, all steps run as Python from then on.
+
+    Args:
+        patience: steps of a kind that run as Python before one is recorded, since a recording costs more than a step.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: int = 2) -> None:
         self.is_refused = False
+        self._patience = patience
+        self._counts: Counter[Any] = Counter()
         self._recordings: dict[Any, Recording] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for pickle: another process records for itself."""
-        return {"is_refused": self.is_refused, "_recordings": {}}
+        return {**self.__dict__, "_counts": Counter(), "_recordings": {}}
 
     def run(self, key: Any, step: Step, tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Any]:
         """Return what a step returns.
@@ -80,7 +86,9 @@ class RecordedSteps:
         key = (key, tuple((tensor.shape, tensor.dtype, tensor.stride()) for tensor in tensors))
         recording = self._recordings.get(key)
         if recording is None:
-            return step(tensors) if len(self._recordings) >= MAX_RECORDINGS else self._record(key, step, tensors)
+            self._counts[key] += 1
+            is_due = self._counts[key] > self._patience and len(self._recordings) < MAX_RECORDINGS
+            return self._record(key, step, tensors) if is_due else step(tensors)
         if not recording.is_checked:
             return self._check(recording, step, tensors)
         with torch.no_grad():
@@ -118,6 +126,7 @@ class RecordedSteps:
     def refuse(self) -> None:
         """Run all steps as Python from now on."""
         self.is_refused = True
+        self._counts.clear()
         self._recordings.clear()
 
 

@@ -15,6 +15,7 @@ from torch.func import grad, vmap
 
 from fedlit.client.vectorized.step import recorded
 from fedlit.client.vectorized.step.recorded import RecordedSteps
+from fedlit.core.messages import TrainJob
 from fedlit.executors import Vectorized
 
 
@@ -31,7 +32,7 @@ class Step:
 
 def run(body, count=5, shape=(4, 3)):
     """Results by recorded operations and by Python, the steps, and the number of calls of Python."""
-    steps, step = RecordedSteps(), Step(body)
+    steps, step = RecordedSteps(0), Step(body)
     results = []
     for number in range(count):
         inputs = [torch.randn(shape, generator=torch.Generator().manual_seed(number)) for _ in range(2)]
@@ -87,8 +88,15 @@ def test_recorded_operations_have_the_bits_of_python(body):
             assert torch.equal(one, other)
 
 
+def test_a_step_is_recorded_after_some_of_its_kind():
+    steps, step = RecordedSteps(patience=2), Step(differentiate)
+    for _ in range(9):
+        steps.run("key", step, [torch.ones(2, 3), torch.ones(2, 3)])
+    assert step.calls == 4
+
+
 def test_each_shape_and_key_is_recorded_by_itself():
-    steps, step = RecordedSteps(), Step(differentiate)
+    steps, step = RecordedSteps(0), Step(differentiate)
     for shape, key in itertools.product([(2, 3), (3, 3)], "ab"):
         for _ in range(3):
             outputs, _ = steps.run(key, step, [torch.ones(shape), torch.ones(shape)])
@@ -127,7 +135,7 @@ class Counts:
 
 @pytest.mark.parametrize("body", [numpy_random, python_random, rarely_another, own_generator, Counts()])
 def test_a_step_that_depends_on_more_than_tensors_runs_as_python(body):
-    steps, step = RecordedSteps(), Step(body)
+    steps, step = RecordedSteps(0), Step(body)
     for _ in range(4):
         steps.run("key", step, [torch.ones(2, 3), torch.ones(2, 3)])
     assert steps.is_refused
@@ -140,13 +148,13 @@ def test_a_tensor_made_of_an_input_without_an_operation_is_noticed(monkeypatch):
     def hidden(x, w):
         return [torch.from_numpy(x.numpy()) + w]
 
-    steps = RecordedSteps()
+    steps = RecordedSteps(0)
     steps.run("key", Step(hidden), [torch.ones(2, 3), torch.ones(2, 3)])
     assert steps.is_refused
 
 
 def test_another_process_records_for_itself():
-    steps, step = RecordedSteps(), Step(own_constant)
+    steps, step = RecordedSteps(0), Step(own_constant)
     for _ in range(2):
         steps.run("key", step, [torch.ones(4, 3), torch.ones(4, 3)])
     copy = pickle.loads(pickle.dumps(steps))
@@ -198,11 +206,32 @@ def test_a_run_by_recorded_operations_has_the_same_bits(monkeypatch, sizes):
 
 
 @pytest.mark.slow
+def test_small_stacks_train_one_after_the_other_and_do_not_depend_on_what_was_refused():
+    """A refusal in a later round must not change the stacks, which would depend on the number of processes."""
+    fed = ragged(Dense, sizes=(20, 20, 20, 15, 10))
+    worker = fed.worker.vectorize()
+    nbytes = sum(tensor.nbytes for tensor in fed.initial_state().shared.model.parameters.values())
+    totals = []
+    for is_refused in (False, True):
+        stacks = replace(worker.stacks, recorded=RecordedSteps(0), max_bytes=2 * nbytes)
+        if is_refused:
+            stacks.recorded.refuse()
+        totals.append(replace(worker, stacks=stacks)(TrainJob(1, 0, (0, 1, 2, 3, 4)), fed.initial_state()).total)
+    assert torch.equal(*totals)
+    whole = replace(worker, stacks=replace(worker.stacks, max_bytes=None))
+    together = whole(TrainJob(1, 0, (0, 1, 2, 3, 4)), fed.initial_state()).total
+    assert torch.allclose(totals[0], together, rtol=2e-5, atol=2e-5 * float(together.abs().max()))
+
+
+@pytest.mark.slow
 def test_a_step_that_reads_the_progress_of_its_fit_runs_as_python():
     fed = ragged(LogsEpoch, epochs=3)
     worker = fed.worker.vectorize()
     assert worker.stacks.recorded.is_refused
-    assert not ragged(Dense).worker.vectorize().stacks.recorded.is_refused
+    assert worker.stacks.max_bytes is None
+    plain = ragged(Dense).worker.vectorize()
+    assert not plain.stacks.recorded.is_refused
+    assert plain.stacks.max_bytes
     records = list(replace(fed, executor=Vectorized(6)).run())
     assert records[-1].metrics["train/epoch"] == 2.0
 
