@@ -10,9 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import test_powersgd_rounds as powersgd_rounds
 import torch
 from conftest import federation
 from plain import Plain, plain_state
+from shared_processes import Several, SharedProcesses
+from test_compressed_rounds import CHANNELS as CODECS
+from test_compressed_rounds import compressed
 from test_processes import comparable
 
 from fedlit.aggregation.secure import SecAgg
@@ -129,6 +133,18 @@ def test_a_federation_in_actors_is_bit_identical_to_one_inline(cluster, caplog):
     assert [comparable(record) for record in replace(fed, executor=Ray(workers=2, group_size=2)).run()] == stacked
     with pytest.raises(ConfigErrors, match="does not fit: the cluster has"):
         next(replace(fed, executor=Ray(gpus=1.0)).run())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_codecs_in_actors_are_bit_identical_to_inline(cluster):
+    """A codec with a compressed broadcast, error feedback, and PowerSGD's two exchanges, each with lost updates."""
+    feds = [*(compressed(CODECS[which]) for which in (1, 3)), powersgd_rounds.federation(powersgd_rounds.CHANNELS[0])]
+    expected = [[comparable(record) for record in fed.run()] for fed in feds]
+    with Ray(workers=2).open(Several(tuple(fed.worker for fed in feds)), 1) as execute:
+        for which, fed in enumerate(feds):
+            shared = replace(fed, executor=SharedProcesses(execute=execute, which=which))
+            assert [comparable(record) for record in shared.run()] == expected[which], fed.channel
 
 
 SCRIPT = """

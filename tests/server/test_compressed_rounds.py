@@ -1,6 +1,12 @@
 """Whole rounds with each codec: the same bits everywhere, and residuals that only accepted updates change."""
 
+import os
+import signal
+import subprocess
+import sys
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +17,9 @@ from small import ready
 from fedlit.aggregation import Channel
 from fedlit.aggregation.compression import QSGD, Half, Int8, RandK, Sign, TopK
 from fedlit.algorithms import FedAvg, FedNova, Scaffold
+from fedlit.core.messages import TrainJob
 from fedlit.executors import Processes
+from fedlit.executors.executor import Executor
 from fedlit.server.checkpoint.disk import DiskCheckpointer
 from fedlit.server.checks.compatibility import federation_facts
 from fedlit.simulation.client_faults import Corrupt, Drop
@@ -61,6 +69,52 @@ def test_results_are_bit_identical_in_processes_and_after_a_stop(tmp_path):
         first = comparable(next(stopped))
         stopped.close()
         assert [first, *results(fed)] == expected[which], channel
+
+
+class Killed(Executor):
+    """An executor whose process is killed in round 2, after the first client's update."""
+
+    def open(self, worker, rounds):
+        return nullcontext(lambda jobs, state: self._run(worker, jobs, state))
+
+    def _run(self, worker, jobs, state):
+        for job in jobs:
+            yield worker(job, state)
+            if isinstance(job, TrainJob) and job.round == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+KILLED = (2, 3, 4)
+"""Numbers of channels with error feedback: qsgd, topk and randk."""
+
+SCRIPT = """
+import os, sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+from test_compressed_rounds import CHANNELS, KILLED, Killed, compressed
+
+torch.set_num_threads(1)
+for which in KILLED:
+    child = os.fork()  # a new process would load torch again
+    if not child:
+        list(replace(compressed(CHANNELS[which], folder=Path(sys.argv[1]) / f"{which}"), executor=Killed()).run())
+        os._exit(0)
+    print(os.WTERMSIG(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_whose_process_is_killed_within_a_round_repeats_it(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-W", "ignore", str(tmp_path / "script.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=240)
+    assert done.stdout.split() == [str(int(signal.SIGKILL))] * len(KILLED)
+    for which in KILLED:
+        rest = results(compressed(CHANNELS[which], folder=tmp_path / f"{which}"))
+        assert rest == results(compressed(CHANNELS[which]))[1:], CHANNELS[which]
 
 
 @pytest.mark.slow
