@@ -14,6 +14,9 @@ EXTRA = 2
 
 MIN_BITS, MAX_BITS = 2, 32
 
+BLOCK = 1 << 14
+"""Coordinates that are quantised at a time: so few stay in the processor's cache."""
+
 
 @dataclass(frozen=True)
 class RingQuantizer:
@@ -95,16 +98,18 @@ class RingQuantizer:
             ConfigError: if the weight is not allowed.
         """
         raise_errors(self.weight_error(weight))
-        exact = vector.astype(np.float64)
-        clipped = int(np.count_nonzero(np.abs(exact) > self.range))
-        exact *= weight / self.step
-        np.clip(exact, -self.levels, self.levels, out=exact)
-        exact += generator.random(len(exact))
-        np.floor(exact, out=exact)
-        integers = np.empty(len(exact) + EXTRA, np.int64)
-        integers[:-EXTRA] = exact
-        integers[-EXTRA:] = int(weight), clipped
-        return integers.astype(self.dtype)  # modulo the ring
+        clipped, integers = 0, np.empty(len(vector) + EXTRA, self.dtype)
+        signed = integers.view(f"<i{self.ring // 8}")
+        for start in range(0, len(vector), BLOCK):
+            exact = vector[start : start + BLOCK].astype(np.float64)
+            clipped += int(np.count_nonzero(np.abs(exact) > self.range))
+            exact *= weight / self.step
+            np.clip(exact, -self.levels, self.levels, out=exact)
+            exact += generator.random(len(exact))
+            np.floor(exact, out=exact)
+            signed[start : start + len(exact)] = exact
+        integers[-EXTRA:] = np.array([int(weight), clipped]).astype(self.dtype)  # modulo the ring
+        return integers
 
     def signed(self, total: np.ndarray) -> np.ndarray:
         """The sum of integers, int64, from their sum modulo the ring."""

@@ -98,7 +98,7 @@ class DPFTRL(SumNoise):
         for entry, before in zip(others, history, strict=False):  # the newest first
             noise.sub_(before, alpha=float(entry))
         noise.div_(float(diagonal))
-        history = torch.cat([noise[None], history])[: len(history)]
+        history = torch.cat([noise[None], history[:-1]])[: len(history)]
         std = exact_norm(noise) / max(len(noise), 1) ** 0.5
         after = self.charge_release(total, std, ticket, state)
         return total + noise, StageState(after.shared, {**after.private, HISTORY: history})
