@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
 
 from fedlit.core.errors import ConfigError, did_you_mean
+from fedlit.models.accuracy import LightAccuracy
 
 
 class Classifier(LightningModule):
@@ -55,8 +55,7 @@ class Classifier(LightningModule):
         self.save_hyperparameters()
         module, _, name = network.rpartition(".")
         self.network: nn.Module = getattr(import_module(module), name)(shape=shape, classes=classes, **arguments)
-        accuracies = [MulticlassAccuracy(classes, average="micro", validate_args=False) for _ in range(3)]
-        self.train_accuracy, self.val_accuracy, self.test_accuracy = accuracies
+        self.train_accuracy, self.val_accuracy, self.test_accuracy = (LightAccuracy() for _ in range(3))
         self.optimizer, self.scheduler = dict(optimizer), scheduler and dict(scheduler)
         self._make_optimizers([nn.Parameter(torch.zeros(1))])  # a wrong optimizer fails here and not in the first fit
 
