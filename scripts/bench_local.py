@@ -50,16 +50,20 @@ def images(w, folder):
     return (x.transpose(0, 3, 1, 2).copy() if x.ndim == 4 else x[:, None]), archive["y_train"].astype(np.int64)
 
 
+def make_module(w, shape):
+    """Make the module of a workload for images of a shape."""
+    return Classifier(
+        NETWORKS[w.name], list(shape), 10, {"name": "sgd", "lr": w.lr, "momentum": w.momentum, "fused": True}
+    )
+
+
 def make_worker(w, x, y, parts):
     """Make a worker of fedlit on the shards of a workload.
 
     Returns:
         (worker, server state before round 1).
     """
-    channels = x.shape[1]
-    module = Classifier(
-        NETWORKS[w.name], list(x.shape[1:]), 10, {"name": "sgd", "lr": w.lr, "momentum": w.momentum, "fused": True}
-    )
+    channels, module = x.shape[1], make_module(w, x.shape[1:])
     samples = TensorSamples(torch.from_numpy(x), torch.from_numpy(y), Normalise((0.5,) * channels, (0.5,) * channels))
     owner = np.zeros(len(y), dtype=np.int64)
     for client, part in enumerate(parts):
