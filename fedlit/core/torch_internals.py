@@ -60,6 +60,22 @@ def set_buffer(module: nn.Module, name: str, value: Tensor) -> None:
     module._buffers[name] = value
 
 
+def module_hooks(module: nn.Module) -> list[dict[int, Any]]:
+    """Return the dictionaries with a module's own hooks.
+
+    Uses the attributes of `nn.Module` with `_hooks` in their names, such as `_forward_hooks`; checked with torch 2.14.1.
+    """
+    return [value for name, value in vars(module).items() if "_hooks" in name and isinstance(value, dict)]
+
+
+def tensor_hooks(tensor: Tensor) -> list[dict[int, Any]]:
+    """Return the two dictionaries with a tensor's hooks.
+
+    Uses `Tensor._backward_hooks` and `Tensor._post_accumulate_grad_hooks`; checked with torch 2.14.1.
+    """
+    return [tensor._backward_hooks or {}, tensor._post_accumulate_grad_hooks or {}]
+
+
 def batch_norm_base() -> type[nn.Module]:
     """Return the base class of all batch and instance norms.
 

@@ -79,6 +79,29 @@ def test_batch_and_instance_norm_have_one_base_class(kind):
     assert not issubclass(nn.LayerNorm, internals.batch_norm_base())
 
 
+HOOKS = [name for name in dir(nn.Module) if name.startswith("register_") and name.endswith("hook")]
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_a_module_has_its_hooks_in_dictionaries(name):
+    module = nn.Linear(1, 1)
+    assert not any(internals.module_hooks(module))
+    getattr(module, name)(lambda *_: None)
+    assert sum(map(len, internals.module_hooks(module))) == 1, gone(f"the dictionary of {name}")
+
+
+def test_a_tensor_has_its_hooks_in_two_dictionaries():
+    tensor, calls = nn.Parameter(torch.ones(1)), []
+    assert internals.tensor_hooks(tensor) == [{}, {}]
+    tensor.register_hook(calls.append)
+    tensor.register_post_accumulate_grad_hook(calls.append)
+    assert [len(hooks) for hooks in internals.tensor_hooks(tensor)] == [1, 1], gone("Tensor._backward_hooks")
+    for hooks in internals.tensor_hooks(tensor):
+        hooks.clear()
+    tensor.sum().backward()
+    assert not calls
+
+
 def test_leaves_of_a_tree_come_in_order():
     assert hasattr(torch.utils, "_pytree"), gone("torch.utils._pytree")
     assert hasattr(torch.utils._pytree, "tree_leaves"), gone("torch.utils._pytree.tree_leaves")

@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 from torchmetrics import Metric, MetricCollection
 
 from fedlit.client.lightning_internals import overrides, quiet_warnings, remove_unpicklable_hparams
+from fedlit.client.module.hooks import HookSnapshot
 from fedlit.client.module.snapshot import ModuleSnapshot
 from fedlit.core.errors import ConfigError
 from fedlit.core.model import Model
@@ -52,6 +53,7 @@ class ModuleReplica:
         self._metrics = [(metric, id(metric) in grouped) for metric in metrics]
         self._children = [(part, {name for name, _ in part.named_children()}) for part in parts.values()]
         self._snapshot = ModuleSnapshot(parts, [*module.parameters(), *module.buffers(), *metrics])
+        self._hooks = HookSnapshot(parts.values(), module.parameters())
         self._requires_grad = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
         self._scratch = [
             (part, name, buffer.detach().clone())
@@ -72,6 +74,7 @@ class ModuleReplica:
         No fit may influence the next one.
         """
         self._snapshot.restore()
+        self._hooks.restore()
         for parameter, requires_grad in self._requires_grad:
             if parameter.requires_grad != requires_grad:
                 parameter.requires_grad_(requires_grad)
