@@ -23,7 +23,7 @@ from fedlit.core.model import Model
 
 def test_4_the_last_update_instead_of_the_sum_fails(monkeypatch):
     check(FedAvg(), fedavg)
-    mean = mutated("fedlit.aggregation.mean", ("return left + right", "return right"))
+    mean = mutated("fedlit.aggregation.mean", ("return left.add_(right)", "return right"))
     monkeypatch.setattr(MeanAggregator, "merge", mean.MeanAggregator.merge)
     with pytest.raises(AssertionError):
         check(FedAvg(), fedavg)
