@@ -145,7 +145,8 @@ class LoggedValue:
         for position, epoch in zip(*clients, strict=True):
             self.epochs[position] = epoch
         dtype = torch.promote_types(self._total.dtype, values.dtype)
-        self._total, self.last, values = self._total.to(dtype), self.last.to(dtype), values.to(dtype)
+        self._total, self.last = self._total.to(dtype), self.last.to(dtype)
+        values = values.to(self.last.device, dtype, non_blocking=True)  # numbers are logged from the CPU
         self.last[rows] = values
         if not self.call.on_epoch or self.call.metric is not None:
             return
