@@ -19,6 +19,7 @@ def test_the_page_is_what_the_generator_writes():
     assert SCRIPT["page"]() == PAGE.read_text(), remedy
 
 
+@pytest.mark.slow
 def test_each_choice_and_each_key_of_conf_is_on_the_page():
     page = PAGE.read_text()
     for path in (ROOT / "conf").rglob("*.yaml"):
