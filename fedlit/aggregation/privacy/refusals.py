@@ -49,7 +49,7 @@ def check_releases(facts: FederationFacts) -> Iterator[ConfigError]:
         yield ConfigError("algorithm.buffers", "mean", problem, "set algorithm.buffers=server, or model.norm=group")
     if len(facts.sizes) == 1:
         problem = "protects all data of one client, and the only client of this run has all data"
-        hint = "privacy=example protects single examples; algorithm=centralised and one client can have it"
+        hint = "privacy=example protects single examples, also those of one client"
         yield ConfigError("privacy", "", problem, hint)
     if not sum(facts.update_numbers.values()):
         yield ConfigError(
