@@ -126,7 +126,7 @@ def test_the_choice_of_cohorts_says_whether_it_amplifies():
     poisson, fixed = Sampling("poisson", probability=0.25), Sampling("fixed", probability=0.1, size=1000)
     assert sampling_text(poisson) == "each is in a cohort with probability 0.25"
     assert sampling_text(fixed) == "1,000 of them in each cohort, drawn uniformly"
-    assert sampling_text(fixed, is_local=True).endswith("; sampling amplifies nothing")
+    assert sampling_text(fixed, is_per_client=True).endswith("; sampling amplifies nothing")
     assert sampling_text(Sampling("other")).endswith("; sampling amplifies nothing")
 
 
