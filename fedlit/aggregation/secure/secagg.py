@@ -68,10 +68,19 @@ class SecAgg(IntegerSum):
 
     def statement(self) -> str:
         """The protection, and whom it trusts."""
+        part = "group" if self.neighbours is None else f"neighbourhood of {self.neighbours + 1} clients"
         return (
             "secure aggregation: the server sees sums of groups, no single update; all parties follow the protocol, and fewer "
-            "clients of a group than its threshold share what they know with the server"
+            f"clients of a {part} than its threshold share what they know with the server"
         )
+
+    def describe(self, cohort: int) -> str:
+        """The groups of a cohort, and the losses that they survive."""
+        described, smallest = super().describe(cohort), min(map(len, self.groups(range(cohort))))
+        if self.neighbours is None or not self.survivors <= smallest > self.neighbours + 1:
+            return described
+        needed = self.thresholds(smallest).neighbourhood
+        return f"{described}; in each neighbourhood of {self.neighbours + 1} clients {needed} must answer, too"
 
     def begin(self, group: int, clients: Sequence[int], *, round: int, seed: int, layout: Layout) -> GroupSession:
         """Begin the server's half for one group."""

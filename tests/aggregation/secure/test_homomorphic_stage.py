@@ -75,6 +75,14 @@ def test_the_plan_says_who_keeps_the_key_and_what_it_opens():
     one = f"{secagg}; one keeper of a group has the secret key, and it must answer. {limit}"
     assert HomomorphicSum(keepers=1).describe(10) == one.format("it")
     assert HomomorphicSum().describe(2) == SecAgg().describe(2)
+    assert "; 10 keepers of a group have the secret key" in HomomorphicSum(keepers=20).describe(10)
+
+
+@pytest.mark.parametrize(("keepers", "warned"), [(3, 0), (4, 1), (9, 1)])
+def test_a_key_that_each_client_keeps_is_warned_about(keepers, warned):
+    found = [error for error in HomomorphicSum(keepers=keepers).check(FACTS) if error.key == "encryption.keepers"]
+    assert len(found) == warned
+    assert all(error.warning and "every client of a group of 4" in error.problem for error in found)
 
 
 def test_the_summary_says_that_one_key_opens_every_update():

@@ -193,3 +193,14 @@ def test_a_group_of_an_update_can_have_its_own_range():
     assert bool(((opened.total - vector).abs() <= steps).all())
     assert (opened.weight, opened.clipped, decoded.weight, len(message)) == (1.0, 0, 0.0, 4 * 7)
     assert channel.nbytes(layout) == 4 * 7
+
+
+def test_a_sparse_graph_is_described_by_its_neighbourhoods():
+    """The secrets of a client are shared in its neighbourhood, whose threshold limits losses and colluding clients."""
+    complete, sparse = SecAgg(), SecAgg(neighbours=32)
+    text = "; in each neighbourhood of 33 clients 23 must answer, too"
+    assert sparse.describe(100) == complete.describe(100) + text
+    assert sparse.describe(33) == complete.describe(33)  # the graph is complete
+    assert sparse.describe(2) == complete.describe(2)  # too small
+    assert "fewer clients of a group than its threshold" in complete.statement()
+    assert "fewer clients of a neighbourhood of 33 clients than its threshold" in sparse.statement()

@@ -102,14 +102,20 @@ class HomomorphicSum(IntegerSum):
         if largest > allowed:
             problem = f"adds up to {largest:,} ciphertexts, and {allowed:,} can be added without an error"
             yield ConfigError("encryption.group_size", self.group_size, problem, f"use at most {allowed // 2:,}")
+        smallest = min(map(len, self.groups(range(facts.cohort_size))))
+        if smallest >= MIN_CLIENTS and self.keepers >= smallest:
+            problem = (
+                f"gives the secret key to every client of a group of {smallest:,}: each can open the others' updates"
+            )
+            yield ConfigError("encryption.keepers", self.keepers, problem, "3 is the default", warning=True)
 
     def describe(self, cohort: int) -> str:
         """The groups of a cohort, their losses, and the keepers."""
-        keepers = f"{self.keepers} keepers of a group have" if self.keepers > 1 else "one keeper of a group has"
-        limit = "one of them" if self.keepers > 1 else "it"
-        groups = super().describe(cohort)
-        if len(self.groups(range(cohort))[-1]) < MIN_CLIENTS:
+        groups, smallest = super().describe(cohort), min(map(len, self.groups(range(cohort))))
+        if smallest < MIN_CLIENTS:
             return groups
+        several = f"{min(self.keepers, smallest)} keepers of a group have"
+        keepers, limit = (several, "one of them") if self.keepers > 1 else ("one keeper of a group has", "it")
         return (
             f"{groups}; {keepers} the secret key, and {limit} must answer. The server reads every update if "
             f"{limit} shows it the key"
