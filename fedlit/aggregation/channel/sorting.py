@@ -66,7 +66,8 @@ def raise_if_invalid(stages: Sequence[Stage], codec: Codec, error_feedback: bool
         if stage.needs_exact_clip:
             clip = type(stage).__name__
             problem = f"changes updates after the clip of {clip}: they can become longer than the norm in its epsilon"
-            raise ConfigError("encryption", type(protections[0]).__name__, problem, "encryption=none")
+            hint = "take encryption=none, or privacy=distributed with encryption=secagg"
+            raise ConfigError("encryption", "", problem, hint)
     secure = [stage.name for stage in stages if isinstance(stage, SecureStage)]
     if len(secure) > 1:
         raise ConfigError("channel", " and ".join(secure), "both make a secure sum", "leave one of them out")

@@ -90,11 +90,11 @@ def check_distributed(facts: FederationFacts) -> Iterator[ConfigError]:
     yield from check_central(facts)
     if facts.secure_sum is None:
         problem = (
-            "adds noise to integers of a secure sum, and the encryption makes none that takes it: a single update would have a "
-            "small part of the noise"
+            "must be secagg, or ideal to simulate it: with privacy=distributed each client adds a small part of the noise, "
+            "which protects sums, and no single update"
         )
         hint = "take encryption=secagg, or privacy=local, which needs no encryption"
-        yield ConfigError("encryption", "", f"privacy=distributed {problem}", hint)
+        yield ConfigError("encryption", "", problem, hint)
     if facts.sampling.kind == "poisson":
         problem = (
             "draws cohorts of any size, and the noise of a client is sized for the fewest survivors of a known cohort. The "

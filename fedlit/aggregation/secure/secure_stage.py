@@ -120,16 +120,15 @@ class SecureStage(Stage):
 
         Pending secrets that some worker cannot open are an error too.
         """
-        name = type(self).__name__
         if facts.keeps_messages:
             problem = "hides each update, and the aggregator needs them one by one"
-            yield ConfigError("encryption", name, problem, "use the mean")
+            yield ConfigError("encryption", "", problem, "use the mean")
         if facts.sampling.by_loss:
             problem = "hides what clients know, and the sampler asks for their losses"
-            yield ConfigError("encryption", name, problem, "use sampler=uniform")
+            yield ConfigError("encryption", "", problem, "use sampler=uniform")
         if self.before and not facts.has_common_key:
             problem = "seals keys of clients between exchanges, and this executor's workers have no common key"
-            yield ConfigError("encryption", name, problem, "use executor=processes or inline")
+            yield ConfigError("encryption", "", problem, "use executor=processes or inline")
 
     @abstractmethod
     def groups(self, cohort: Sequence[int]) -> Sequence[tuple[int, ...]]:

@@ -138,20 +138,19 @@ class IntegerSum(SecureStage):
         Sums that could leave the ring are errors too.
         """
         yield from super().check(facts)
-        name = type(self).__name__
         if facts.integer_buffers:
             problem = f"cannot add the integers {', '.join(facts.integer_buffers[:3])} on a grid of fractions"
-            yield ConfigError("encryption", name, problem, "use algorithm.buffers=server, or model.norm=group")
+            yield ConfigError("encryption", "", problem, "use algorithm.buffers=server, or model.norm=group")
         if facts.update_numbers and not any(facts.update_numbers.values()):
             problem = f"has nothing to add: {facts.algorithm} sends no update"
-            yield ConfigError("encryption", name, problem, "use encryption=none")
+            yield ConfigError("encryption", "", problem, "use encryption=none")
         if facts.has_client_tests:
             problem = "hides updates alone: the server sees the metrics of each client's own test set in the clear"
             hint = "take data without test sets of clients, such as data.client_test_fraction=0"
-            yield ConfigError("encryption", name, problem, hint, warning=True)
+            yield ConfigError("encryption", "", problem, hint, warning=True)
         if facts.sampling.kind != "poisson" and facts.cohort_size < MIN_CLIENTS:
             problem = f"needs cohorts of {MIN_CLIENTS} clients or more: in a sum of 2, each client can subtract its own update"
-            yield ConfigError("encryption", name, problem, f"use schedule.clients_per_round={MIN_CLIENTS} or more")
+            yield ConfigError("encryption", "", problem, f"use schedule.clients_per_round={MIN_CLIENTS} or more")
         if (share := facts.sampling.prob_below(self.survivors, len(facts.sizes))) >= LOST_SHARE:
             problem = (
                 f"draws fewer than {self.survivors} clients in {share:.0%} of the rounds, and such a sum is not opened"

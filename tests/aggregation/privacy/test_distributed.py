@@ -234,8 +234,8 @@ class Deaf(IdealSum):
 @pytest.mark.parametrize(
     ("encryption", "given", "key", "reason"),
     [
-        (None, {}, "encryption", "a single update would have a small part of the noise"),
-        (Deaf(), {}, "encryption", "makes none that takes it"),
+        (None, {}, "encryption", "protects sums, and no single update"),
+        (Deaf(), {}, "encryption", "must be secagg, or ideal to simulate it"),
         (IdealSum(), {"sampling": Sampling("poisson", probability=0.1)}, "sampler", "fewest survivors"),
         (IdealSum(), {"weighting": "examples"}, "algorithm.weights", "no largest norm"),
         (IdealSum(), {"quorum": 5}, "schedule.quorum", "depends on the clients' data"),

@@ -65,9 +65,12 @@ class GridPlan:
 
     def errors(self, grid: SkellamGrid) -> Iterator[ConfigError]:
         """Yield errors of a grid that is too fine."""
-        key, coarser = "privacy.granularity", "take a larger granularity"
+        key, coarser = "privacy.granularity", "take a larger granularity, or null for the default"
         if grid.square >= MAX_SQUARE:
-            yield ConfigError(key, self.step, f"makes integers with a squared norm of {grid.square:.3g}", coarser)
+            problem = (
+                f"makes integers with a squared norm of {grid.square:.3g}, and below {MAX_SQUARE:.3g} sums are exact"
+            )
+            yield ConfigError(key, self.step, problem, coarser)
         elif grid.share > MAX_SHARE:
             problem = f"needs noise of variance {grid.share:.3g} from each client, which is not drawn accurately"
             yield ConfigError(key, self.step, problem, coarser)
@@ -76,4 +79,4 @@ class GridPlan:
                 f"lets the sum of {self.sums.largest:,} clients leave the ring of {self.sums.ring} bits with probability "
                 f"{grid.wraps:.2g}"
             )
-            yield ConfigError(key, self.step, problem, f"{coarser}, or encryption.ring=64")
+            yield ConfigError(key, self.step, problem, f"{coarser}; or encryption.ring=64")

@@ -28,15 +28,15 @@ def wrap_probability(*, ring: int, clients: int, norm: float, variance: float, s
     """Upper bound on the probability that a sum leaves the ring.
 
     A number of the sum is at most clients * norm. After a random rotation it is a sum of signed numbers whose squares add up to
-    (clients * norm)^2 / size, so that Hoeffding's inequality limits it too. Rounding moves it by at most 1 a client. The union
-    bound is taken over all numbers.
+    (clients * norm)^2 / (size - 1), so that Hoeffding's inequality limits it too. Rounding moves it by at most 1 a client. The
+    union bound is taken over all numbers.
 
     Args:
         ring: sums are modulo 2^ring, and decoded to signed numbers.
         clients: clients of the largest group.
         norm: largest norm of a client's vector, in steps of the grid.
         variance: variance of the noise of one client.
-        size: numbers in a sum.
+        size: numbers in a sum. One of them is not rotated, and far smaller than the ring.
         is_rotated: whether the vectors are rotated, with signs that do not depend on them.
 
     Returns:
@@ -50,6 +50,6 @@ def wrap_probability(*, ring: int, clients: int, norm: float, variance: float, s
         signal = room * split / SPLITS
         logs = [skellam_tail(room - signal, noise)]
         if signal < most:
-            logs.append(math.log(2) - signal**2 * size / (2 * most**2) if is_rotated else 0.0)
+            logs.append(math.log(2) - signal**2 * (size - 1) / (2 * most**2) if is_rotated else 0.0)
         found = min(found, math.log(size) + max(logs) + math.log(len(logs)))
     return math.exp(found)
