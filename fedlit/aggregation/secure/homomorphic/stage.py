@@ -107,7 +107,8 @@ class HomomorphicSum(IntegerSum):
             problem = (
                 f"gives the secret key to every client of a group of {smallest:,}: each can open the others' updates"
             )
-            yield ConfigError("encryption.keepers", self.keepers, problem, "3 is the default", warning=True)
+            hint = "take fewer keepers, or more clients a round"
+            yield ConfigError("encryption.keepers", self.keepers, problem, hint, warning=True)
 
     def describe(self, cohort: int) -> str:
         """The groups of a cohort, their losses, and the keepers."""
@@ -125,7 +126,7 @@ class HomomorphicSum(IntegerSum):
         """The protection, and whom it trusts."""
         return (
             "homomorphic encryption: the server sees sums of groups, no single update; all parties follow the protocol, and "
-            f"none of the {self.keepers} clients of a group that keep its secret key shows it to the server: that key opens "
+            f"no keeper of the secret key, of which a group has at most {self.keepers}, shows it to the server: that key opens "
             "the update of every client"
         )
 
