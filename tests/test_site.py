@@ -54,6 +54,45 @@ def test_a_missing_file_and_a_missing_anchor_are_broken_links():
     assert broken_links(ROOT / "SECURITY.md", text) == ["nowhere.md", "README.md#nowhere"]
 
 
+MOST_WORDS = 40
+"""A limit for sentences with formulas, names and figures; plain ones have at most 30 words."""
+SHOWN_FENCES = {"console", "bash", "python", "yaml"}
+"""Languages of blocks that the site and a repository page both show; a diagram such as mermaid's would need a script."""
+
+
+def sentences(text):
+    """The sentences of a document, without its blocks of code; items of lists and cells of tables are by themselves."""
+    text = re.sub(r"^```.*?^```", "\n", text, flags=re.DOTALL | re.MULTILINE)
+    for block in re.split(r"\n\s*\n|\n(?=\s*[-*] |\s*\d+\. |[|#])|\|", text):
+        plain = re.sub(r"\]\([^)]*\)", "]", " ".join(block.split()))
+        yield from re.split(r"(?<=[.!?])[)*]* (?=[\"`\[(A-Z0-9*])", plain)
+
+
+def long_sentences(text):
+    return [sentence for sentence in sentences(text) if len(sentence.split()) > MOST_WORDS]
+
+
+def test_no_sentence_of_the_documentation_is_long():
+    read = [path for path in DOCUMENTS if path.name not in ("CHANGELOG.md", "configuration_reference.md")]
+    found = {path.relative_to(ROOT).as_posix(): long_sentences(path.read_text()) for path in read}
+    assert {name: long for name, long in found.items() if long} == {}
+
+
+def test_a_long_sentence_is_found_in_a_paragraph_and_in_a_cell():
+    long = " ".join(["Word"] * MOST_WORDS)
+    assert long_sentences(f"Short. {long} end.\nNext.\n\n| a | {long} b |\n\n```\n{long} c\n```\n") == [
+        f"{long} end.",
+        f"{long} b",
+    ]
+
+
+def test_each_block_is_shown_on_the_site_as_on_a_repository_page():
+    found = {
+        path.name: re.findall(r"^```(\S+)\n.*?^```", path.read_text(), re.DOTALL | re.MULTILINE) for path in DOCUMENTS
+    }
+    assert {name: set(names) - SHOWN_FENCES for name, names in found.items() if set(names) - SHOWN_FENCES} == {}
+
+
 def test_each_public_name_is_in_the_api_reference():
     pages = "".join(path.read_text() for path in (ROOT / "docs" / "api").glob("*.md"))
     assert [name for name in dir(fedlit) if f"::: fedlit.{name}\n" not in pages] == []
