@@ -26,15 +26,18 @@ def _describe(entry: tuple[tuple[int, ...], torch.dtype] | None) -> str:
     return "missing" if entry is None else f"{str(entry[1]).removeprefix('torch.')} {list(entry[0])}"
 
 
-def invalid_values(vector: torch.Tensor, weight: float, max_norm: float | None = None) -> str:
+def invalid_values(
+    vector: torch.Tensor, weight: float, max_norm: float | None = None, *, hides_clients: bool = False
+) -> str:
     """Reason why an update is invalid; an empty string if valid.
 
-    The sum is checked first: it shows any NaN or infinity, and costs a tenth of a check of all numbers.
+    The sum is checked first: it shows any NaN or infinity, and costs a tenth of a check of all numbers. The reason has no norm
+    if nothing about single clients may be recorded.
     """
     if not 0 <= weight < float("inf"):
         return f"weight {weight}"
     if not bool(vector.sum().isfinite()) and not bool(vector.isfinite().all()):
         return f"{int((~vector.isfinite()).sum())} of {len(vector)} numbers are NaN or infinite"
     if max_norm is not None and (norm := float(vector.double().norm())) > max_norm:
-        return f"norm {norm:.3g} is above faults.max_norm={max_norm:g}"
+        return f"norm{'' if hides_clients else f' {norm:.3g}'} is above faults.max_norm={max_norm:g}"
     return ""

@@ -104,6 +104,7 @@ class FederationFacts:
         timeout_s: seconds after which a hanging worker process is replaced; None for never.
         over_select: factor by which more clients are sampled than a cohort has.
         quorum: updates that a round needs.
+        max_norm: norm above which an update is refused; None for any norm.
         max_cohort: size of the largest possible cohort; None for `cohort_size`.
         sampling: how cohorts are chosen, with over-selection.
         algorithm: class name of the algorithm.
@@ -131,6 +132,7 @@ class FederationFacts:
     timeout_s: float | None = None
     over_select: float = 1.0
     quorum: int = 1
+    max_norm: float | None = None
     max_cohort: int | None = None
     sampling: Sampling = UNKNOWN_SAMPLING
     algorithm: str = ""

@@ -116,6 +116,15 @@ def test_a_loss_in_each_exchange_gives_the_sum_of_the_survivors(exchange):
     assert record.sha256 == records(IdealSum(), faults=plain)[0].sha256
 
 
+def test_a_client_with_a_long_update_fails_and_only_a_plain_sum_records_its_norm():
+    for stage, has_norm in ((None, True), (SecAgg(), False), (IdealSum(), False)):
+        (record,) = records(stage, faults=FailurePolicy(max_norm=1e-3))
+        assert len(record.failures) == 7
+        for failure in record.failures:
+            assert failure.reason.endswith("is above faults.max_norm=0.001")
+            assert (failure.reason == "norm is above faults.max_norm=0.001") != has_norm
+
+
 @pytest.mark.parametrize("exchange", [1, 2, 3, 4])
 def test_one_loss_too_many_loses_the_round_and_says_why(exchange):
     (full,) = records(SecAgg())

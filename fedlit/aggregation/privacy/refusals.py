@@ -47,6 +47,11 @@ def check_releases(facts: FederationFacts) -> Iterator[ConfigError]:
             "than parameters, some are integers, and noise makes them useless"
         )
         yield ConfigError("algorithm.buffers", "mean", problem, "set algorithm.buffers=server, or model.norm=group")
+    if facts.max_norm is not None:
+        problem = "refuses clients by the norms of their updates, and no noise covers who is refused"
+        yield ConfigError(
+            "faults.max_norm", facts.max_norm, problem, "set null: privacy.clip makes long updates shorter"
+        )
     if len(facts.sizes) == 1:
         problem = "protects all data of one client, and the only client of this run has all data"
         hint = "privacy=example protects single examples, also those of one client"

@@ -41,7 +41,7 @@ def send_update(
         The failure of a client whose update is not in the sum.
     """
     vector = chunk.layout.vector(update.groups)
-    if problem := invalid_values(vector, update.weight, max_norm):
+    if problem := invalid_values(vector, update.weight, max_norm, hides_clients=chunk.channel.hides_clients):
         chunk.count_bytes(chunk.channel.nbytes(chunk.layout))
         return ClientFailure(local.client, "not_finite", problem)
     facts = {"round": local.round, "client": local.client, "seed": local.data.seed, "states": state.channel}

@@ -66,6 +66,7 @@ def federation_facts(
         timeout_s=federation.executor.timeout_s,
         over_select=schedule.over_select,
         quorum=schedule.quorum,
+        max_norm=federation.faults.max_norm,
         max_cohort=federation.sampler.max_cohort(len(registry)),
         sampling=federation.sampling,
         algorithm=type(federation.algorithm).__name__,

@@ -19,6 +19,7 @@ EVERY_MECHANISM = [
     ("eval.clients", {"has_client_tests": True}, "without noise"),
     ("sampler", {"sampling": Sampling("other", by_loss=True)}, "such as their losses"),
     ("privacy", {"clients": 1, "cohort_size": 1}, "the only client of this run has all data"),
+    ("faults.max_norm", {"max_norm": 100.0}, "no noise covers who is refused"),
 ]
 OF_THE_SUM = [
     ("aggregator", {"keeps_messages": True}, "compares single updates"),
