@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fedlit.core.messages import ServerState, Shared, StageState
 from fedlit.core.model import Model
-from fedlit.core.tensors import Groups, Tensors
+from fedlit.core.tensors import Groups, Tensors, as_bytes
 
 if sys.byteorder != "little":
     raise ImportError("fedlit's wire format is little-endian, and this machine is not")
@@ -90,7 +90,7 @@ def state_sha256(tree: Tree) -> str:
 
 
 def _serialise(path: str, tensor: Tensor) -> tuple[bytes, bytes]:
-    return _header(path, tensor), tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return _header(path, tensor), as_bytes(tensor.detach().cpu()).numpy().tobytes()
 
 
 def _header(path: str, tensor: Tensor) -> bytes:

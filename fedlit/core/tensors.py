@@ -86,6 +86,18 @@ def difference(name: str, new: Tensor, old: Tensor) -> Tensor:
     return step
 
 
+def as_bytes(tensor: Tensor) -> Tensor:
+    """Return the bytes of a tensor, uint8, in one dimension.
+
+    They share its memory if it is contiguous. A tensor of one number, as `expand` returns it, may have a stride of 0,
+    which torch does not view as bytes.
+    """
+    import torch
+
+    flat = tensor.contiguous().reshape(-1)
+    return flat.as_strided(flat.shape, (1,)).view(torch.uint8)
+
+
 def apply_step(old: Tensor, step: Tensor | None) -> Tensor:
     """The sum old + step, in float64; `old` itself without a step.
 

@@ -55,7 +55,7 @@ TOGETHER = {
         (["~check"], "~check", "cannot be left out"),
         (["hydra.run.dir=/proc/nowhere"], "hydra.run.dir=/proc/nowhere", "cannot be written"),
     ],
-    "no keys": [(["monitor=null"], "monitor=None", "must be a mapping of keys to values")],
+    "no keys": [(["monitor=null"], "monitor=null", "must be a mapping of keys to values")],
     "clients": [
         (
             ["partition.num_clients=5000"],

@@ -45,3 +45,19 @@ def test_a_difference_is_0_where_nothing_changed_and_small_types_do_not_wrap_aro
     small = torch.tensor([-100, 100], dtype=torch.int8)
     assert t.difference("small", -small, small).tolist() == [200, -200]
     assert t.difference("flag", torch.tensor([True, False]), torch.tensor([False, True])).tolist() == [1, -1]
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32, torch.bfloat16, torch.bool])
+@pytest.mark.parametrize("shape", [(1,), (1, 1), (3,), (2, 1), (0,)])
+def test_bytes_of_a_tensor_whatever_its_strides(dtype, shape):
+    numbers = torch.tensor(3).to(dtype).expand(shape)
+    content = t.as_bytes(numbers)
+    assert content.shape == (numbers.numel() * dtype.itemsize,)
+    assert torch.equal(content.view(dtype), numbers.reshape(-1).clone())
+
+
+def test_bytes_of_a_contiguous_tensor_share_its_memory():
+    numbers = torch.zeros(4, 5)[1:]
+    t.as_bytes(numbers)[3] = 1
+    assert numbers[0, 0] != 0
+    assert numbers.count_nonzero() == 1

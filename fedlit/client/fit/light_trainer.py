@@ -11,13 +11,15 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from inspect import Signature
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.trainer.states import RunningStage
+from torch.nn import Module
+from torchmetrics import Metric
 
 from fedlit.client.fit.lightning_signals import use_light_signals
 from fedlit.client.lightning_logging import use_light_results
@@ -57,17 +59,20 @@ class SilentProfiler(PassThroughProfiler):
 class HostStrategy(SingleDeviceStrategy):
     """Runs on the CPU, where the module always is.
 
-    Lightning's own strategy moves all tensors to the CPU, twice in each run.
+    Lightning's own strategy moves all tensors to the CPU, twice in each run. That changes nothing of most modules, but a move
+    gives new lists to a metric whose states are lists, and a module may have a move of its own: these are moved.
     """
 
     def model_to_device(self) -> None:
-        """Leave the module where it is, or call its own `to`."""
-        if not _moves_as_usual(type(self.model)):
+        """Leave the module where it is, if a move changes nothing."""
+        assert self.model is not None
+        if not _stays_by_a_move(self.model):
             super().model_to_device()
 
     def teardown(self) -> None:
-        """End the run; leave module and optimizers where they are."""
-        if not _moves_as_usual(type(self.lightning_module)):
+        """End the run; leave the module, if a move changes nothing."""
+        assert self.lightning_module is not None
+        if not _stays_by_a_move(self.lightning_module):
             super().teardown()
             return
         assert self.accelerator is not None
@@ -115,6 +120,30 @@ def _automatic_device() -> str:
     return Trainer(accelerator="auto", devices=1, logger=False, enable_checkpointing=False).strategy.root_device.type
 
 
+def _stays_by_a_move(module: Module) -> bool:
+    """Return True if a move from CPU to CPU changes nothing."""
+    if not _has_usual_moves(type(module)):
+        return False
+    return all(
+        _applies_to_tensors(type(part)) or (_applies_to_states(type(part)) and not _has_lists(cast(Metric, part)))
+        for part in module.modules()
+    )
+
+
 @cache
-def _moves_as_usual(kind: type) -> bool:
+def _has_usual_moves(kind: type) -> bool:
     return all(getattr(kind, method, None) is getattr(LightningModule, method) for method in ("to", "cpu"))
+
+
+@cache
+def _applies_to_tensors(kind: type) -> bool:
+    return kind._apply is Module._apply  # type: ignore[attr-defined]
+
+
+@cache
+def _applies_to_states(kind: type) -> bool:
+    return kind._apply is Metric._apply  # type: ignore[attr-defined]
+
+
+def _has_lists(metric: Metric) -> bool:
+    return any(isinstance(getattr(metric, name), list) for name in metric._defaults)

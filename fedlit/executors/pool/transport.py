@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from fedlit.aggregation.secure.vault import NO_KEY, Vault
+from fedlit.core.tensors import as_bytes
 from fedlit.core.torch_internals import reduce_parametrized
 
 LARGE = 1 << 20
@@ -143,7 +144,7 @@ def _is_plain(obj: Any) -> bool:
 
 
 def _bytes(tensor: Tensor) -> np.ndarray:
-    return tensor.reshape(-1).view(torch.uint8).numpy()
+    return as_bytes(tensor).numpy()
 
 
 def encode_message(content: Any) -> Buffers:

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.core.hooks import ModelHooks
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.trainer.states import RunningStage, TrainerState
-from torchmetrics import MeanMetric
+from torchmetrics import CatMetric, MeanMetric
 
 from fedlit.client.fit import light_trainer
 from fedlit.client.fit.light_trainer import HostStrategy, LightTrainer, new_trainer
@@ -163,6 +163,33 @@ def test_a_module_that_moves_by_code_of_its_own_is_moved():
     module = Moves()
     new_trainer(accelerator="cpu", **QUIET).fit(module, train_dataloaders=pairs((1.0, 2.0)).batches(None, 1))
     assert module.moves == ["to", "cpu"]
+
+
+class CountsMoves(torch.nn.Linear):
+    """A layer with something of its own to move."""
+
+    moves = 0
+
+    def _apply(self, fn, recurse=True):
+        self.moves += 1
+        return super()._apply(fn, recurse)
+
+
+def test_a_layer_that_moves_by_code_of_its_own_is_moved():
+    module = Quadratic()
+    module.layer = CountsMoves(1, 1)
+    new_trainer(accelerator="cpu", **QUIET).fit(module, train_dataloaders=pairs((1.0, 2.0)).batches(None, 1))
+    assert module.layer.moves == 2
+
+
+def test_a_metric_whose_states_are_lists_gets_new_lists():
+    """Metrics of one compute group share a list until a move."""
+    module = Quadratic()
+    module.metric, module.mean = CatMetric(), MeanMetric()
+    shared, state = module.metric.value, module.mean.mean_value
+    new_trainer(accelerator="cpu", **QUIET).fit(module, train_dataloaders=pairs((1.0, 2.0)).batches(None, 1))
+    assert module.metric.value is not shared
+    assert module.mean.mean_value is state
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

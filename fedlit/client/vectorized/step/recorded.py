@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx
 
 from fedlit.client.vectorized.streams import get_generators, set_generators
+from fedlit.core.tensors import as_bytes
 from fedlit.core.torch_internals import (
     changes_tensors,
     draws_random_numbers,
@@ -221,4 +222,4 @@ def _is_equal(one: Tensor, other: Tensor) -> bool:
     """Return True if two tensors have the same bits."""
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
-    return torch.equal(*(tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other)))
+    return torch.equal(as_bytes(one), as_bytes(other))
