@@ -61,7 +61,7 @@ def test_without_arguments_the_command_trains_on_digits_and_writes_all_files_of_
     others = [line for line in log if " INFO round " not in line]  # the executor's choice, and how its processes start
     assert len(log) - len(others) == 20
     assert "executor=auto" in others[0]
-    assert [line for line in others if "executor=auto" not in line and "worker processes are" not in line] == []
+    assert [line for line in others if "executor=auto" not in line and " worker processes " not in line] == []
     begin, lines = end.stdout.splitlines()[:5], end.stdout.splitlines()[5:]
     assert begin == [
         "fedlit: composing the configuration",
