@@ -123,6 +123,25 @@ def test_a_compiled_module_is_known_by_its_attributes():
     assert internals.is_compiled(whole), gone("OptimizedModule._orig_mod")
 
 
+class CountsMoves(nn.Linear):
+    """A layer with a move of its own."""
+
+    moves = 0
+
+    def _apply(self, fn, recurse=True):
+        self.moves += 1
+        return super()._apply(fn, recurse)
+
+
+def test_a_class_with_its_own_move_is_known_by_its_attribute():
+    layer = CountsMoves(1, 1)
+    nn.Sequential(layer).cpu()
+    assert layer.moves == 1, gone("nn.Module._apply")
+    assert internals.moves_as(nn.Linear, nn.Module)
+    assert not internals.moves_as(CountsMoves, nn.Module)
+    assert internals.moves_as(type("Child", (CountsMoves,), {}), CountsMoves)
+
+
 def test_a_tree_is_made_of_its_leaves_and_its_structure():
     tree = {"x": torch.ones(2), "rest": (1, [2.0])}
     leaves, structure = internals.flatten_tree(tree)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from inspect import Signature
-from typing import Any, cast
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
@@ -23,6 +23,7 @@ from torchmetrics import Metric
 
 from fedlit.client.fit.lightning_signals import use_light_signals
 from fedlit.client.lightning_logging import use_light_results
+from fedlit.core.torch_internals import moves_as
 
 ENVIRONMENT = "PL_TRAINER_"
 """Prefix of the environment variables that set arguments of Trainers."""
@@ -122,10 +123,9 @@ def _automatic_device() -> str:
 
 def _stays_by_a_move(module: Module) -> bool:
     """Return True if a move from CPU to CPU changes nothing."""
-    if not _has_usual_moves(type(module)):
-        return False
-    return all(
-        _applies_to_tensors(type(part)) or (_applies_to_states(type(part)) and not _has_lists(cast(Metric, part)))
+    return _has_usual_moves(type(module)) and all(
+        moves_as(type(part), Module)
+        or (isinstance(part, Metric) and moves_as(type(part), Metric) and not _has_lists(part))
         for part in module.modules()
     )
 
@@ -135,15 +135,5 @@ def _has_usual_moves(kind: type) -> bool:
     return all(getattr(kind, method, None) is getattr(LightningModule, method) for method in ("to", "cpu"))
 
 
-@cache
-def _applies_to_tensors(kind: type) -> bool:
-    return kind._apply is Module._apply  # type: ignore[attr-defined]
-
-
-@cache
-def _applies_to_states(kind: type) -> bool:
-    return kind._apply is Metric._apply  # type: ignore[attr-defined]
-
-
 def _has_lists(metric: Metric) -> bool:
-    return any(isinstance(getattr(metric, name), list) for name in metric._defaults)
+    return any(isinstance(state, list) for state in metric.metric_state.values())
