@@ -6,6 +6,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -91,6 +92,30 @@ def test_each_block_is_shown_on_the_site_as_on_a_repository_page():
         path.name: re.findall(r"^```(\S+)\n.*?^```", path.read_text(), re.DOTALL | re.MULTILINE) for path in DOCUMENTS
     }
     assert {name: set(names) - SHOWN_FENCES for name, names in found.items() if set(names) - SHOWN_FENCES} == {}
+
+
+DRAWINGS = sorted((ROOT / "docs").glob("*.svg"))
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.mark.parametrize("path", DRAWINGS, ids=lambda path: path.name)
+def test_each_drawing_has_a_title_a_description_and_dark_colours_and_loads_nothing(path):
+    root = ElementTree.parse(path).getroot()
+    assert all(root.findtext(f"{SVG}{name}") for name in ("title", "desc"))
+    assert "prefers-color-scheme: dark" in root.findtext(f"{SVG}style", "")
+    assert {f"{SVG}script", f"{SVG}image", f"{SVG}foreignObject"} & {element.tag for element in root.iter()} == set()
+    assert re.findall(r"@import|href=|url\((?!#)", path.read_text()) == []
+
+
+def test_the_drawings_of_the_secure_sums_have_the_names_of_their_exchanges():
+    pytest.importorskip("cryptography", reason="needs fedlit[secure]")
+    pytest.importorskip("tenseal", reason="needs fedlit[he]")
+    from fedlit.aggregation.secure.homomorphic.server import SUM_EXCHANGES
+    from fedlit.aggregation.secure.protocol.server import EXCHANGES
+
+    for name, exchanges in (("secagg", EXCHANGES), ("he", SUM_EXCHANGES)):
+        texts = ElementTree.parse(ROOT / "docs" / f"{name}_exchanges.svg").getroot().iter(f"{SVG}text")
+        assert tuple(text.text for text in texts if text.get("class") == "key") == exchanges
 
 
 def test_each_public_name_is_in_the_api_reference():
