@@ -44,7 +44,7 @@ def test_a_run_with_each_mechanism_records_its_figures(choices):
         (("privacy=central", "privacy.epsilon=1", "sampler=power_of_choice"), "sampler", "losses"),
         (("privacy=local", "privacy.epsilon=1", "algorithm=qfedavg"), "algorithm", "by their losses"),
         (("privacy=ftrl", "privacy.epsilon=1", "sampler=poisson"), "sampler", "min_separation"),
-        (("privacy=distributed", "privacy.epsilon=1"), "encryption", "a single update would have a small part"),
+        (("privacy=distributed", "privacy.epsilon=1"), "encryption", "each client adds a small part of the noise"),
         (
             ("privacy=distributed", "privacy.epsilon=1", "encryption=ideal", "sampler=poisson"),
             "sampler",
