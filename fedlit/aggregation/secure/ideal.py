@@ -11,10 +11,11 @@ from torch import Tensor
 
 from fedlit.aggregation.channel.tickets import Ticket
 from fedlit.aggregation.secure.protocol.graph import Thresholds
+from fedlit.aggregation.secure.protocol.setting import LostGroup
 from fedlit.aggregation.secure.protocol.wire import messages_nbytes
 from fedlit.aggregation.secure.quantizer import RingQuantizer
 from fedlit.aggregation.secure.ring import RingSum, to_array, to_tensor
-from fedlit.aggregation.secure.secure_stage import GroupSession, LostGroup
+from fedlit.aggregation.secure.secure_stage import GroupSession
 from fedlit.aggregation.secure.sums import IntegerSum
 from fedlit.core.tensors import Layout, Tensors
 

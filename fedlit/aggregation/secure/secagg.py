@@ -23,11 +23,11 @@ from fedlit.aggregation.secure.protocol.client import (
     share_keys,
 )
 from fedlit.aggregation.secure.protocol.graph import Thresholds, make_neighbourhoods, make_thresholds
-from fedlit.aggregation.secure.protocol.server import AbortedRound, SecureAggregationServer
-from fedlit.aggregation.secure.protocol.setting import ProtocolSetting
+from fedlit.aggregation.secure.protocol.server import SecureAggregationServer
+from fedlit.aggregation.secure.protocol.setting import LostGroup, ProtocolSetting
 from fedlit.aggregation.secure.protocol.wire import HEADER, messages_nbytes
 from fedlit.aggregation.secure.ring import to_array, to_tensor
-from fedlit.aggregation.secure.secure_stage import GroupSession, LostGroup
+from fedlit.aggregation.secure.secure_stage import GroupSession
 from fedlit.aggregation.secure.sums import IntegerSum
 from fedlit.core.errors import raise_errors, require
 from fedlit.core.streams import Purpose, stream
@@ -144,10 +144,7 @@ class _Session(GroupSession):
 
     def close(self) -> None:
         """End the open exchange."""
-        try:
-            self._server.close()
-        except AbortedRound as error:
-            raise LostGroup(str(error)) from None
+        self._server.close()
 
     def add(self, total: Tensor) -> None:
         """Add masked vectors."""
@@ -156,8 +153,5 @@ class _Session(GroupSession):
     def finish(self) -> Tensor:
         """Remove the masks."""
         assert self._total is not None
-        try:
-            unmasked = self._server.unmask(to_array(self._total))
-        except AbortedRound as error:
-            raise LostGroup(str(error)) from None
+        unmasked = self._server.unmask(to_array(self._total))
         return torch.from_numpy(self._stage.quantizer.signed(unmasked))

@@ -19,10 +19,6 @@ from fedlit.core.facts import FederationFacts, SecureSumFacts
 from fedlit.core.tensors import Layout, Tensors
 
 
-class LostGroup(Exception):
-    """A group of clients without a sum, because too few are left."""
-
-
 class GroupSession(ABC):
     """The server's half of a secure stage: one group, one round.
 

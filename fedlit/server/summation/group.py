@@ -13,7 +13,8 @@ from typing import Any
 
 from fedlit.aggregation.aggregator import merge
 from fedlit.aggregation.jobs import make_exchange_jobs, make_train_jobs
-from fedlit.aggregation.secure.secure_stage import GroupSession, LostGroup
+from fedlit.aggregation.secure.protocol.setting import LostGroup
+from fedlit.aggregation.secure.secure_stage import GroupSession
 from fedlit.core.messages import ClientFailure, Exchange, ExchangeResult, PartialAggregate
 from fedlit.core.tensors import Tensors
 from fedlit.server.summation.round import SecureRound

@@ -14,7 +14,7 @@ from fedlit.aggregation.compression import RandK
 from fedlit.aggregation.privacy import CentralDP, DistributedDP
 from fedlit.aggregation.privacy.skellam import grid as grid_module
 from fedlit.aggregation.secure import IdealSum
-from fedlit.aggregation.secure.secure_stage import LostGroup
+from fedlit.aggregation.secure.protocol.setting import LostGroup
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.facts import Sampling
 

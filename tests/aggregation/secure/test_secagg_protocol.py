@@ -19,8 +19,7 @@ from fedlit.aggregation.secure.protocol.graph import (
     make_neighbourhoods,
     make_thresholds,
 )
-from fedlit.aggregation.secure.protocol.server import AbortedRound
-from fedlit.aggregation.secure.protocol.setting import ALIVE, LOST, shares_nonce
+from fedlit.aggregation.secure.protocol.setting import ALIVE, LOST, LostGroup, shares_nonce
 from fedlit.aggregation.secure.protocol.wire import ProtocolError, pack_records, unpack_records
 
 
@@ -56,7 +55,7 @@ def test_one_loss_more_than_the_threshold_allows_aborts(stage):
     stages = [[], [], [], []]
     stages[stage] = [0, 1, 2]
     run = ProtocolRun(7, lost=lost(*stages))
-    with pytest.raises(AbortedRound, match=r"4 of 7 clients answered .*, and 5 are needed"):
+    with pytest.raises(LostGroup, match=r"4 of 7 clients answered .*, and 5 are needed"):
         run.run()
 
 
@@ -82,7 +81,7 @@ def check_random_losses(numbers):
         is_enough = min(map(len, left)) >= run.setting.thresholds.group
         try:
             total = run.run()
-        except AbortedRound:
+        except LostGroup:
             aborted += 1
             assert not is_enough or run.neighbours is not None, number
             continue
@@ -201,7 +200,7 @@ def test_a_share_for_another_receiver_or_of_another_round_is_left_out():
     run.exchange()
     run.exchange()
     assert {owner: len(shares) for owner, shares in run.server._shares.items()} == {0: 5, 1: 3, 2: 5, 3: 4, 4: 5}
-    with pytest.raises(AbortedRound, match="3 shares of client 1's secret arrived, and 4 are needed"):
+    with pytest.raises(LostGroup, match="3 shares of client 1's secret arrived, and 4 are needed"):
         run.server.unmask(run.total())
 
 
@@ -212,7 +211,7 @@ def test_a_wrong_share_aborts_instead_of_a_wrong_sum(stage):
     run = prepared(4, lost=lost(*stages))
     owner = 4 if stage == 2 else 0
     run.server._shares[owner][1] ^= 1
-    with pytest.raises(AbortedRound, match=f"client {owner}.*fit together"):
+    with pytest.raises(LostGroup, match=f"client {owner}.*fit together"):
         run.server.unmask(run.total())
 
 

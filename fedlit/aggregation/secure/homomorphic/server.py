@@ -12,7 +12,7 @@ import numpy as np
 from fedlit.aggregation.secure.homomorphic.bfv import measure_sizes
 from fedlit.aggregation.secure.homomorphic.ciphertexts import COUNTER, LENGTH, unpack_parts
 from fedlit.aggregation.secure.homomorphic.client import SumRequest, SumSetting
-from fedlit.aggregation.secure.protocol.server import AbortedRound
+from fedlit.aggregation.secure.protocol.setting import LostGroup
 from fedlit.aggregation.secure.protocol.wire import HEADER, ID, KEY_BYTES, TAG_BYTES, ProtocolError, pack_records
 
 SUM_EXCHANGES = ("advertise_keys", "share_context", "ciphertexts", "decryption")
@@ -90,29 +90,29 @@ class HomomorphicServer:
         """End the open exchange; a later reply to it is refused.
 
         Raises:
-            AbortedRound: if too few clients replied, or no keeper is left.
+            LostGroup: if too few clients replied, or no keeper is left.
         """
         replied = (self._publics, self._live_clients(), self._alive, self._opened)[self._step]
         needed = 1 if self.exchange == "decryption" else self._setting.protocol.thresholds.group
         if len(replied) < needed:
             name = "".join(word.capitalize() for word in self.exchange.split("_"))
             asked = len(self._live_keepers()) if self.exchange == "decryption" else len(self._clients)
-            raise AbortedRound(f"{len(replied)} of {asked} clients answered {name}, and {needed} are needed")
+            raise LostGroup(f"{len(replied)} of {asked} clients answered {name}, and {needed} are needed")
         if self.exchange == "advertise_keys":
             self._keepers = tuple(client for client in self._clients if client in self._publics)[: self._count]
         elif not self._live_keepers():
-            raise AbortedRound(f"none of the {len(self._keepers)} keepers of the key is left")
+            raise LostGroup(f"none of the {len(self._keepers)} keepers of the key is left")
         self._step += 1
 
     def opened(self) -> np.ndarray:
         """The opened sum, int64.
 
         Raises:
-            AbortedRound: if the keepers opened different sums.
+            LostGroup: if the keepers opened different sums.
         """
         replies = set(self._opened.values())
         if len(replies) != 1:
-            raise AbortedRound("the keepers of the key opened different sums")
+            raise LostGroup("the keepers of the key opened different sums")
         return np.frombuffer(replies.pop(), self._setting.reply_dtype).astype(np.int64)
 
     @property

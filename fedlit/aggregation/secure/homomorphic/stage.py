@@ -30,10 +30,9 @@ from fedlit.aggregation.secure.homomorphic.client import (
 from fedlit.aggregation.secure.homomorphic.server import SUM_EXCHANGES, HomomorphicServer, sum_messages_nbytes
 from fedlit.aggregation.secure.pending import read_request, seal_pending, unseal_pending
 from fedlit.aggregation.secure.protocol.graph import MIN_CLIENTS
-from fedlit.aggregation.secure.protocol.server import AbortedRound
-from fedlit.aggregation.secure.protocol.setting import ProtocolSetting
+from fedlit.aggregation.secure.protocol.setting import LostGroup, ProtocolSetting
 from fedlit.aggregation.secure.protocol.wire import HEADER
-from fedlit.aggregation.secure.secure_stage import GroupSession, LostGroup
+from fedlit.aggregation.secure.secure_stage import GroupSession
 from fedlit.aggregation.secure.sums import IntegerSum
 from fedlit.core.errors import ConfigError, raise_errors, require, require_at_least, require_choice
 from fedlit.core.facts import FederationFacts
@@ -192,10 +191,7 @@ class _Session(GroupSession):
 
     def close(self) -> None:
         """End the open exchange."""
-        try:
-            self._server.close()
-        except AbortedRound as error:
-            raise LostGroup(str(error)) from None
+        self._server.close()
 
     def add(self, total: Tensor) -> None:
         """Add ciphertexts."""
@@ -203,7 +199,4 @@ class _Session(GroupSession):
 
     def finish(self) -> Tensor:
         """The sum that the keepers opened."""
-        try:
-            return torch.from_numpy(self._server.opened())
-        except AbortedRound as error:
-            raise LostGroup(str(error)) from None
+        return torch.from_numpy(self._server.opened())

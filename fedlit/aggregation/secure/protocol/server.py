@@ -11,7 +11,7 @@ import numpy as np
 
 from fedlit.aggregation.secure.protocol.client import mask_info
 from fedlit.aggregation.secure.protocol.primitives import KeyPair, add_masks, commitment
-from fedlit.aggregation.secure.protocol.setting import ALIVE, LOST, ProtocolSetting
+from fedlit.aggregation.secure.protocol.setting import ALIVE, LOST, LostGroup, ProtocolSetting
 from fedlit.aggregation.secure.protocol.shamir import SHARE_BYTES, combine_shares, lagrange_coefficients
 from fedlit.aggregation.secure.protocol.wire import (
     KEY_BYTES,
@@ -23,10 +23,6 @@ from fedlit.aggregation.secure.protocol.wire import (
 )
 
 EXCHANGES = ("advertise_keys", "share_keys", "masked_input", "unmasking")
-
-
-class AbortedRound(Exception):
-    """A group has no sum: too few clients, or wrong shares."""
 
 
 class SecureAggregationServer:
@@ -77,14 +73,14 @@ class SecureAggregationServer:
         """End the open exchange; a later reply to it is refused.
 
         Raises:
-            AbortedRound: if too few clients replied.
+            LostGroup: if too few clients replied.
         """
         replied = (self._publics, self._sealed, self._alive, self._answered)[self._step]
         needed = self._setting.thresholds.group
         if len(replied) < needed:
             name = "".join(word.capitalize() for word in self.exchange.split("_"))
             clients = self._setting.thresholds.clients
-            raise AbortedRound(f"{len(replied)} of {clients} clients answered {name}, and {needed} are needed")
+            raise LostGroup(f"{len(replied)} of {clients} clients answered {name}, and {needed} are needed")
         self._step += 1
 
     def _requests_advertise_keys(self) -> dict[int, bytes]:
@@ -150,7 +146,7 @@ class SecureAggregationServer:
             The sum of the vectors of `alive`, modulo the ring.
 
         Raises:
-            AbortedRound: if a secret cannot be rebuilt.
+            LostGroup: if a secret cannot be rebuilt.
         """
         add, subtract = [], []
         coefficients: dict[tuple[int, ...], list[int]] = {}
@@ -175,7 +171,7 @@ class SecureAggregationServer:
     def _rebuild(self, client: int, coefficients: dict[tuple[int, ...], list[int]]) -> bytes:
         shares, needed = self._shares.get(client, {}), self._setting.thresholds.neighbourhood
         if len(shares) < needed:
-            raise AbortedRound(f"{len(shares)} shares of client {client}'s secret arrived, and {needed} are needed")
+            raise LostGroup(f"{len(shares)} shares of client {client}'s secret arrived, and {needed} are needed")
         chosen = dict(sorted(shares.items())[:needed])
         points = tuple(chosen)
         if points not in coefficients:
@@ -183,8 +179,8 @@ class SecureAggregationServer:
         try:
             return combine_shares(chosen, coefficients[points])
         except ValueError as error:
-            raise AbortedRound(f"client {client}: {error}") from None
+            raise LostGroup(f"client {client}: {error}") from None
 
     def _check(self, condition: bool, client: int) -> None:
         if not condition:
-            raise AbortedRound(f"the shares of client {client}'s secret do not fit together")
+            raise LostGroup(f"the shares of client {client}'s secret do not fit together")

@@ -13,6 +13,10 @@ ALIVE, LOST = b"\1", b"\0"
 """Flags of a client in the request for shares: its masked vector arrived, or did not."""
 
 
+class LostGroup(Exception):
+    """A group has no sum: too few clients, or wrong secrets."""
+
+
 @dataclass(frozen=True)
 class ProtocolSetting:
     """The figures of one group in one round.

@@ -27,8 +27,7 @@ from fedlit.aggregation.secure.homomorphic.client import (
 from fedlit.aggregation.secure.homomorphic.server import HomomorphicServer
 from fedlit.aggregation.secure.protocol.graph import make_thresholds
 from fedlit.aggregation.secure.protocol.primitives import KeyPair
-from fedlit.aggregation.secure.protocol.server import AbortedRound
-from fedlit.aggregation.secure.protocol.setting import ProtocolSetting
+from fedlit.aggregation.secure.protocol.setting import LostGroup, ProtocolSetting
 from fedlit.aggregation.secure.protocol.wire import ProtocolError, pack_records
 
 pytestmark = pytest.mark.slow  # keys of BFV
@@ -116,7 +115,7 @@ def test_the_sum_is_that_of_the_vectors(clients):
 
 def test_the_exchanges_survive_lost_keepers_and_lost_clients():
     run = SumRun(8, lost=({7}, {0}, {6}, {1}))  # the keepers are 0, 1, 2
-    with pytest.raises(AbortedRound, match="5 of 8 clients answered Ciphertexts, and 6 are needed"):
+    with pytest.raises(LostGroup, match="5 of 8 clients answered Ciphertexts, and 6 are needed"):
         run.run()
     run = SumRun(8, lost=(set(), {0}, {1}, set()))
     assert run.run() == run.plain_sum()
@@ -135,7 +134,7 @@ def test_the_exchanges_survive_lost_keepers_and_lost_clients():
     ],
 )
 def test_losses_that_are_too_many_abort_with_the_reason(lost, reason):
-    with pytest.raises(AbortedRound, match=reason):
+    with pytest.raises(LostGroup, match=reason):
         SumRun(8, lost=lost, keepers=2).run()
 
 
@@ -153,7 +152,7 @@ def test_random_losses_in_all_exchanges_give_the_exact_sum_or_an_abort():
             assert sorted(run.sent) == alive
             done += 1
             completed = True
-        except AbortedRound:
+        except LostGroup:
             completed = False
         assert completed == (len(alive) >= 5 and bool(opens))
     assert 5 < done < 25
@@ -302,7 +301,7 @@ def test_the_server_refuses_unexpected_messages():
         run.server.receive(0, bytes(16))
     run.server.receive(1, bytes(15) + b"\1")
     run.server.close()
-    with pytest.raises(AbortedRound, match="opened different sums"):
+    with pytest.raises(LostGroup, match="opened different sums"):
         run.server.opened()
 
 
