@@ -20,8 +20,9 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, **_):
-    """Lead links from a page to a document of the root to its page of the site."""
+    """Lead links from a page to a document of the root to its page of the site; the site has no source files to link to."""
     depth = page.file.src_uri.count("/")
     if page.file.src_uri.startswith(f"{FOLDER}/"):
         return markdown
+    markdown = re.sub(r"\[(`fedlit/[^`]*`)\]\([^)]*\)", r"\1", markdown)
     return markdown.replace(f"]({'../' * (depth + 1)}", f"]({'../' * depth}{FOLDER}/")

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 Weighting = Literal["equal", "examples", "losses", "steps", "unknown"]
+"""The kind of the clients' weights: see `Algorithm.weighting`."""
 
 
 @dataclass(frozen=True)

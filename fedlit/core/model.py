@@ -79,8 +79,8 @@ class GradientTerm:
 class ContrastiveTerm:
     """Adds a contrastive loss to the loss of every local step.
 
-    The loss is mu * -log(e^(sim(z, g) / T) / (e^(sim(z, g) / T) + e^(sim(z, b) / T))), the mean over the batch. z are features
-    of the trained model, g those of `towards`, b those of `away`, and sim is their cosine similarity.
+    The loss is mu * -log(e^(sim(z, g) / T) / (e^(sim(z, g) / T) + e^(sim(z, b) / T))), a mean over the batch. The features
+    z are those of the trained model, g those of `towards`, b those of `away`, and sim is their cosine similarity.
 
     Args:
         mu: weight of the loss.

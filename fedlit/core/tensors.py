@@ -16,7 +16,9 @@ if TYPE_CHECKING:  # torch takes seconds to import, and the values of a configur
     from torch import Tensor
 
 Tensors = Mapping[str, "Tensor"]
+"""Tensors by name."""
 Groups = Mapping[str, Tensors]
+"""Named tensors by the name of their group, such as `parameters` and `buffers`."""
 
 MAX_EXACT_INTEGER = 2**24
 """Largest integer up to which float32 represents every integer."""

@@ -44,7 +44,9 @@ log = logging.getLogger("fedlit")
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Federation(FederationParts):
-    """A federation that can run: see `FederationParts` for its parts.
+    """A federation that can run.
+
+    `Federation.of` makes one of a module, data and settings. The constructor takes parts that are made already.
 
     Args:
         observers: observers of `run`; None for none.

@@ -38,11 +38,10 @@ from fedlit.core.tensors import Layout, Tensors
 class SecAgg(IntegerSum):
     """Secure aggregation of Bonawitz et al. (2017).
 
-    The server and the clients are honest but curious.
+    The server and the clients are honest but curious. The other arguments are those of `IntegerSum`.
 
     Args:
         neighbours: k, an even number: clients with which each client shares masks (Bell et al. 2020); None for all.
-        range: see `IntegerSum`, as for the rest.
     """
 
     before = ("advertise_keys", "share_keys")

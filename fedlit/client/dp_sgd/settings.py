@@ -21,8 +21,8 @@ class ExamplePrivacy:
 
     In each step each example of the client is in the batch with probability batch size / examples, independently of the others.
     The gradient of each example is clipped to the norm `clip`, Gaussian noise is added to the sum, and the sum is divided by
-    the expected batch size: Abadi et al., "Deep Learning with Differential Privacy", CCS 2016,
-    https://arxiv.org/abs/1607.00133, Algorithm 1. What a client sends is a function of these noisy gradients.
+    the expected batch size. This is Algorithm 1 of Abadi et al., "Deep Learning with Differential Privacy", CCS 2016,
+    https://arxiv.org/abs/1607.00133. What a client sends is a function of these noisy gradients.
 
     The protected unit is one example of one client: epsilon bounds the effect of an example on everything that its client
     sends, compared with the same client where the example contributes nothing. The number of examples of each client counts as

@@ -233,7 +233,7 @@ class DiskCheckpointer(Checkpointer):
 
 
 Checkpoints = DiskCheckpointer
-"""Public alias."""
+"""The checkpoints of a run, on disk."""
 
 
 def _unused_path(path: Path) -> Path:
