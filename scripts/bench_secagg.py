@@ -133,7 +133,7 @@ class MaskedRound(Round):
 
     def _answer(self, exchange: str, client: int, request: bytes) -> bytes:
         if exchange == "advertise_keys":
-            self._secrets[client], reply = advertise_keys(client)
+            self._secrets[client], reply = advertise_keys(client, self._setting)
         else:
             answer = share_keys if exchange == "share_keys" else reveal_shares
             self._secrets[client], reply = answer(self._secrets[client], self._setting, request)
@@ -157,15 +157,15 @@ class EncryptedRound(Round):
 
     def _make_server(self, clients: int, neighbours: int | None) -> HomomorphicServer:
         self._total, self._sum = None, CiphertextSum(bfv.PARAMETERS[32])
-        self._sums = SumSetting(self._setting, bfv.PARAMETERS[32])
-        return HomomorphicServer(self._sums, range(clients), KEEPERS)
+        self._sums = SumSetting(self._setting, bfv.PARAMETERS[32], KEEPERS)
+        return HomomorphicServer(self._sums, range(clients))
 
     def _requests(self) -> dict[int, bytes]:
         return self._server.requests([] if self._total is None else unpack_parts(to_bytes(self._total)))
 
     def _answer(self, exchange: str, client: int, request: bytes) -> bytes:
         if exchange == "advertise_keys":
-            self._secrets[client], reply = advertise_key(client)
+            self._secrets[client], reply = advertise_key(client, self._sums)
         elif exchange == "share_context":
             self._secrets[client], reply = deal_key(self._secrets[client], self._sums, request)
         else:

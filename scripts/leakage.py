@@ -83,7 +83,7 @@ def masked(updates: list[Tensor]) -> Tensor:
     neighbourhoods = make_neighbourhoods(range(len(updates)), None, np.random.default_rng(0))
     server, secrets = SecureAggregationServer(setting, neighbourhoods), {}
     for client in server.requests():
-        secrets[client], reply = advertise_keys(client)
+        secrets[client], reply = advertise_keys(client, setting)
         server.receive(client, reply)
     server.close()
     for client, request in server.requests().items():

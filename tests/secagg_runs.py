@@ -63,7 +63,7 @@ class ProtocolRun:
 
     def answer(self, name, client, request):
         if name == "advertise_keys":
-            self.secrets[client], reply = advertise_keys(client)
+            self.secrets[client], reply = advertise_keys(client, self.setting)
         elif name == "share_keys":
             self.secrets[client], reply = share_keys(self.secrets[client], self.setting, request)
         elif name == "masked_input":

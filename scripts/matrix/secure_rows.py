@@ -22,7 +22,7 @@ from fedlit.aggregation.secure.protocol.graph import make_neighbourhoods, make_t
 from fedlit.aggregation.secure.protocol.primitives import KeyPair, add_masks
 from fedlit.aggregation.secure.protocol.server import SecureAggregationServer
 from fedlit.aggregation.secure.protocol.setting import ALIVE, LOST, ProtocolSetting
-from fedlit.aggregation.secure.protocol.wire import ProtocolError, pack_records
+from fedlit.aggregation.secure.protocol.wire import SEALED_BYTES, ProtocolError, pack_records
 from fedlit.simulation import Drop, FailurePolicy, FaultPlan
 from matrix.checkpoint_rows import expect_killed
 from matrix.lab import Broken, Quick, Rows, expect, expect_same, federation, run
@@ -145,7 +145,7 @@ def replayed(folder: Path) -> str:
         original(server, client, reply)
 
     with patch.object(SecureAggregationServer, "_receive_share_keys", remember):
-        kept = 80  # bytes of the last neighbour's sealed shares
+        kept = SEALED_BYTES  # the last neighbour's sealed shares
         expect_same_sum(secure_run(folder / "one"), ())
         kept = 0  # everything behind the commitment
         expect_lost(secure_run(folder / "all"), "1 shares of client 0's secret arrived")
@@ -176,7 +176,7 @@ def late(folder: Path) -> str:
     vectors = {client: np.arange(8, dtype=setting.dtype) + client for client in range(CLIENTS)}
     secrets, masked = {}, {}
     for step in (
-        lambda client, request: advertise_keys(client),
+        lambda client, request: advertise_keys(client, setting),
         lambda client, request: share_keys(secrets[client], setting, request),
     ):
         for client, request in server.requests().items():

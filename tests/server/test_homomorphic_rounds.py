@@ -162,8 +162,8 @@ def test_the_search_finds_a_secret_that_is_not_sealed(monkeypatch):
 
 
 def test_the_search_finds_a_secret_key_that_is_not_sealed_for_its_receiver(monkeypatch):
-    monkeypatch.setattr(client, "seal", lambda key, nonce, content, bound: content)
-    monkeypatch.setattr(client, "unseal", lambda key, nonce, content, bound: content)
+    monkeypatch.setattr(client, "seal", lambda key, content, bound: content)
+    monkeypatch.setattr(client, "unseal", lambda key, content, bound: content)
     kept, executor = values_of(monkeypatch), Recorder()
     records(HomomorphicSum(), executor=executor)
     assert leaked_values(executor.seen, kept) == {"secrets"}

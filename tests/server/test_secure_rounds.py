@@ -9,7 +9,9 @@ from conftest import Quadratic, holdings, pairs
 from secagg_runs import leaked_values
 
 from fedlit.aggregation import Channel
-from fedlit.aggregation.secure import IdealSum, SecAgg
+from fedlit.aggregation.secure import IdealSum, SecAgg, secagg
+from fedlit.aggregation.secure.protocol.server import EXCHANGES
+from fedlit.aggregation.secure.protocol.wire import HEADER
 from fedlit.algorithms import FedAvg, Scaffold
 from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import TrainerConfig
@@ -168,6 +170,25 @@ def test_random_losses_in_all_exchanges_give_the_sum_of_the_survivors_or_a_lost_
 def test_a_cohort_below_three_clients_is_a_lost_round(cohort):
     (record,) = records(SecAgg(), cohort=cohort)
     assert f"a group of {cohort} clients is too small" in record.lost
+
+
+@pytest.mark.parametrize(("first", "reason"), [(0, "its neighbourhood has 4"), (3, "is now in group 0 of 4 clients")])
+def test_clients_refuse_a_server_that_names_too_small_a_group(monkeypatch, first, reason):
+    """It names a group of 4 of the 7 clients from an exchange on: with 3 survivors the sum would still be opened."""
+
+    class LyingSession(secagg._Session):
+        def requests(self):
+            if EXCHANGES.index(self._server.exchange) >= first:
+                self._header = HEADER.pack(0, 4)
+            return super().requests()
+
+    monkeypatch.setattr(secagg, "_Session", LyingSession)
+    (record,) = records(SecAgg())
+    refused = "ShareKeys" if first == 0 else "Unmasking"
+    assert f"0 of 7 clients answered {refused}, and 5 are needed" in record.lost
+    if first == 0:
+        assert all(reason in failure.reason for failure in record.failures)
+    assert parameter(record) == 0.25
 
 
 def test_an_update_that_is_not_finite_is_refused_on_the_client():

@@ -97,7 +97,7 @@ class SecAgg(IntegerSum):
         turn, (group, clients), request = read_request(ticket)
         setting = self._setting(ticket.round, group, clients, ticket.layout)
         if turn.exchange == "advertise_keys":
-            secrets, reply = advertise_keys(ticket.client)
+            secrets, reply = advertise_keys(ticket.client, setting)
         elif turn.exchange == "share_keys":
             secrets, reply = share_keys(self._load(ticket), setting, request)
         else:

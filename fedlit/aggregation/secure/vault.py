@@ -11,7 +11,6 @@ import fcntl
 import os
 
 KEY_BYTES = 32
-NONCE_BYTES = 12
 NO_KEY = bytes(KEY_BYTES)
 """The place of a key in a file before a worker process has drawn it."""
 
@@ -44,8 +43,7 @@ class Vault:
         """
         from fedlit.aggregation.secure.protocol.primitives import seal
 
-        nonce = os.urandom(NONCE_BYTES)
-        return nonce + seal(self._get_key(), nonce, content, bound)
+        return seal(self._get_key(), content, bound)
 
     def unseal(self, sealed: bytes, bound: bytes) -> bytes:
         """Return the plain text of `seal`.
@@ -55,7 +53,7 @@ class Vault:
         """
         from fedlit.aggregation.secure.protocol.primitives import unseal
 
-        return unseal(self._get_key(), sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], bound)
+        return unseal(self._get_key(), sealed, bound)
 
     def _get_key(self) -> bytes:
         if not self._key:

@@ -19,8 +19,17 @@ from fedlit.aggregation.secure.protocol.graph import (
     make_neighbourhoods,
     make_thresholds,
 )
-from fedlit.aggregation.secure.protocol.setting import ALIVE, LOST, LostGroup, shares_nonce
-from fedlit.aggregation.secure.protocol.wire import ProtocolError, pack_records, unpack_records
+from fedlit.aggregation.secure.protocol.primitives import seal, unseal
+from fedlit.aggregation.secure.protocol.setting import ALIVE, LOST, LostGroup
+from fedlit.aggregation.secure.protocol.wire import (
+    KEY_BYTES,
+    NONCE_BYTES,
+    SEAL_BYTES,
+    SEALED_BYTES,
+    ProtocolError,
+    pack_records,
+    unpack_records,
+)
 
 
 def lost(*stages):
@@ -149,7 +158,7 @@ def test_a_client_refuses_to_unmask_without_its_own_vector(flags):
 
 def test_a_client_refuses_unknown_clients_in_each_exchange():
     run = prepared(2)
-    shares = unpack_records(run.server.requests()[0], 82)
+    shares = unpack_records(run.server.requests()[0], SEALED_BYTES)
     with pytest.raises(ProtocolError, match=r"\[9\].*no neighbours"):
         mask_vector(run.secrets[0], run.setting, pack_records({**shares, 9: shares[1]}), run.vectors[0])
     run = prepared(3)
@@ -163,7 +172,7 @@ def test_a_client_refuses_too_few_keys_and_shares():
     with pytest.raises(ProtocolError, match="keys of 3 clients and needs 4"):
         share_keys(run.secrets[0], run.setting, pack_records({client: keys[client] for client in (0, 1, 2)}))
     run = prepared(2)
-    shares = unpack_records(run.server.requests()[0], 82)
+    shares = unpack_records(run.server.requests()[0], SEALED_BYTES)
     with pytest.raises(ProtocolError, match="shares of 2 neighbours and needs 3"):
         mask_vector(
             run.secrets[0], run.setting, pack_records({client: shares[client] for client in (1, 2)}), run.vectors[0]
@@ -175,7 +184,7 @@ def test_a_client_refuses_equal_keys_and_keys_without_its_own():
     keys = unpack_records(run.server.requests()[0], 64)
     with pytest.raises(ProtocolError, match="same key twice"):
         share_keys(run.secrets[0], run.setting, pack_records({**keys, 1: keys[2]}))
-    other = advertise_keys(0)[1]
+    other = advertise_keys(0, run.setting)[1]
     with pytest.raises(ProtocolError, match="its own keys"):
         share_keys(run.secrets[0], run.setting, pack_records({**keys, 0: other}))
 
@@ -235,22 +244,75 @@ def test_shares_and_masks_are_bound_to_the_round_and_the_group(change):
     run = prepared(2)
     request, other = run.server.requests()[0], replace(run.setting, **change)
     secrets, masked = mask_vector(run.secrets[0], run.setting, request, run.vectors[0])
-    _, elsewhere = mask_vector(run.secrets[0], other, request, run.vectors[0])
+    _, elsewhere = mask_vector(in_group(other, run.secrets[0]), other, request, run.vectors[0])
     assert (masked != elsewhere).any()
     flags = pack_records(dict.fromkeys(range(5), ALIVE))
     assert unpack_records(reveal_shares(secrets, run.setting, flags)[1], 33).keys() == set(range(5))
-    assert unpack_records(reveal_shares(secrets, other, flags)[1], 33).keys() == {0}
+    assert unpack_records(reveal_shares(in_group(other, secrets), other, flags)[1], 33).keys() == {0}
 
 
-def test_a_key_seals_with_another_nonce_in_each_direction():
-    assert len({shares_nonce(*pair) for pair in ((0, 1), (1, 0), (1, 2), (256, 1), (0, 257))}) == 5
+def in_group(setting, secrets):
+    """The secrets of a client that was told of this group in exchange 1."""
+    return replace(secrets, group=(setting.group, setting.thresholds.clients))
+
+
+@pytest.mark.parametrize("neighbours", [None, 4])
+def test_a_client_refuses_more_keys_than_the_named_group_has_clients(neighbours):
+    """The server names a group of 4 in all exchanges, so that 3 of 7 clients would suffice; it shows 7 or 5 keys."""
+    run = prepared(1, clients=7, neighbours=neighbours)
+    named = replace(run.setting, thresholds=make_thresholds(4, None, neighbours))
+    count = 7 if neighbours is None else 5
+    with pytest.raises(
+        ProtocolError, match=f"keys of {count} clients, and its neighbourhood has 4: the server named too"
+    ):
+        share_keys(in_group(named, run.secrets[0]), named, run.server.requests()[0])
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+@pytest.mark.parametrize("change", [{"thresholds": make_thresholds(4, None, None)}, {"group": 1}])
+def test_a_client_refuses_another_group_than_that_of_exchange_1(number, change):
+    """A smaller group in exchange 4 alone would lower the threshold at which a client unmasks."""
+    run = prepared(number)
+    name, request, named = run.server.exchange, run.server.requests()[0], replace(run.setting, **change)
+    run.setting = named
+    group = f"group {named.group} of {named.thresholds.clients} clients"
+    with pytest.raises(ProtocolError, match=f"client 0 was in group 0 of 5 clients, and is now in {group}"):
+        run.answer(name, 0, request)
+
+
+def test_two_seals_of_one_key_never_share_a_nonce():
+    sealed = [seal(bytes(32), b"a share", b"bound") for _ in range(100)]
+    assert len({text[:NONCE_BYTES] for text in sealed}) == 100
+    assert {unseal(bytes(32), text, b"bound") for text in sealed} == {b"a share"}
+    assert {len(text) for text in sealed} == {len(b"a share") + SEAL_BYTES}
+    for text in (b"", sealed[0][:5], sealed[0][:-1]):
+        with pytest.raises(ValueError, match="was changed"):
+            unseal(bytes(32), text, b"bound")
+
+
+def test_a_replay_of_exchange_2_does_not_show_the_difference_of_two_shares():
+    """The server lets client 0 share its secrets twice from one state: other secrets, under the same keys."""
+    run = prepared(1)
+    request = run.server.requests()[0]
+    replies = [share_keys(run.secrets[0], run.setting, request) for _ in range(2)]
+    for v in range(1, 5):
+        key, bound = replies[0][0].channels[v], run.setting.info("shares", 0, v)
+        assert replies[1][0].channels[v] == key
+        sealed = [unpack_records(reply[KEY_BYTES:], SEALED_BYTES)[v] for _, reply in replies]
+        plain = [unseal(key, text, bound) for text in sealed]
+        assert plain[0] != plain[1]
+        assert sealed[0][:NONCE_BYTES] != sealed[1][:NONCE_BYTES]
+        ciphers = [text[NONCE_BYTES : NONCE_BYTES + len(plain[0])] for text in sealed]
+        assert difference(*ciphers) != difference(*plain)
+
+
+def difference(first, second):
+    return bytes(a ^ b for a, b in zip(first, second, strict=True))
 
 
 def test_a_client_draws_other_keys_each_time_and_for_each_purpose():
-    publics = [key for _ in range(3) for key in (advertise_keys(0)[1][:32], advertise_keys(0)[1][32:])]
-    assert len(set(publics)) == 6
-    pair = advertise_keys(0)[1]
-    assert pair[:32] != pair[32:]
+    pairs = [advertise_keys(0, ProtocolRun(3).setting)[1] for _ in range(4)]
+    assert len({key for pair in pairs for key in (pair[:32], pair[32:])}) == 8
 
 
 def test_secrets_come_back_from_bytes_and_are_not_in_a_log():

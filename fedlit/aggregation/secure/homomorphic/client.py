@@ -14,8 +14,8 @@ import numpy as np
 from fedlit.aggregation.secure.homomorphic.bfv import BFVParameters, decrypt, encrypt, make_keys
 from fedlit.aggregation.secure.homomorphic.ciphertexts import pack_parts, unpack_parts
 from fedlit.aggregation.secure.protocol.primitives import KeyPair, seal, unseal
-from fedlit.aggregation.secure.protocol.setting import ProtocolSetting, shares_nonce
-from fedlit.aggregation.secure.protocol.wire import ID, KEY_BYTES, ProtocolError, unpack_records
+from fedlit.aggregation.secure.protocol.setting import ProtocolSetting
+from fedlit.aggregation.secure.protocol.wire import HEADER, ID, KEY_BYTES, ProtocolError, unpack_records
 
 PHASES = ("advertised", "dealt", "encrypted")
 
@@ -28,12 +28,14 @@ class KeeperSecrets:
         client: id of the client.
         phase: the last exchange that the client took part in, of `PHASES`.
         private: private key that agrees keys with the other keepers.
+        group: number and size of the group, as the server named them in exchange 1.
         secret: the secret key of BFV that the client drew; empty if it drew none.
     """
 
     client: int
     phase: str
     private: bytes
+    group: tuple[int, int]
     secret: bytes = b""
 
     def __repr__(self) -> str:
@@ -41,17 +43,20 @@ class KeeperSecrets:
 
     def dump(self) -> bytes:
         """The secrets as bytes, not encrypted."""
-        return bytes([PHASES.index(self.phase)]) + self.private + self.secret
+        return bytes([PHASES.index(self.phase)]) + self.private + HEADER.pack(*self.group) + self.secret
 
     @classmethod
     def load(cls, client: int, content: bytes) -> KeeperSecrets:
         """Return the secrets of `dump`."""
-        return cls(client, PHASES[content[0]], content[1 : 1 + KEY_BYTES], content[1 + KEY_BYTES :])
+        end = 1 + KEY_BYTES
+        (number, clients), secret = HEADER.unpack_from(content, end), content[end + HEADER.size :]
+        return cls(client, PHASES[content[0]], content[1:end], (number, clients), secret)
 
-    def require_phase(self, *phases: str) -> None:
-        """Raise ProtocolError unless the client is in one of these phases."""
+    def require(self, setting: SumSetting, *phases: str) -> None:
+        """Raise ProtocolError unless the client has its group and a phase."""
         if self.phase not in phases:
             raise ProtocolError(f"client {self.client} has {self.phase} and was asked as if it had only {phases[-1]}")
+        setting.protocol.require_same_group(self.client, self.group)
 
 
 @dataclass(frozen=True)
@@ -61,10 +66,22 @@ class SumSetting:
     Args:
         protocol: round, group, length of a vector, thresholds.
         parameters: the parameters of the encryption.
+        most_keepers: clients that keep the secret key, at most.
     """
 
     protocol: ProtocolSetting
     parameters: BFVParameters
+    most_keepers: int
+
+    @property
+    def clients(self) -> int:
+        """Number of clients of the group."""
+        return self.protocol.thresholds.clients
+
+    @property
+    def keepers(self) -> int:
+        """Clients of the group that keep the secret key."""
+        return min(self.most_keepers, self.clients)
 
     def bound(self, sender: int, receiver: int) -> bytes:
         """Bytes that bind a sealed secret key to its occasion."""
@@ -112,14 +129,19 @@ class SumRequest:
         return cls(dealer, updates, head[2 * ID.size :], sealed, ciphertexts)
 
 
-def advertise_key(client: int) -> tuple[KeeperSecrets, bytes]:
+def advertise_key(client: int, setting: SumSetting) -> tuple[KeeperSecrets, bytes]:
     """Exchange 1: draw the key pair that a sealed secret key needs.
+
+    Args:
+        client: id of the client.
+        setting: the figures of the group, which may not change in later exchanges.
 
     Returns:
         The secrets, and the public key for the server.
     """
     pair = KeyPair()
-    return KeeperSecrets(client, "advertised", pair.private), pair.public
+    group = (setting.protocol.group, setting.clients)
+    return KeeperSecrets(client, "advertised", pair.private, group), pair.public
 
 
 def deal_key(own: KeeperSecrets, setting: SumSetting, request: bytes) -> tuple[KeeperSecrets, bytes]:
@@ -134,12 +156,15 @@ def deal_key(own: KeeperSecrets, setting: SumSetting, request: bytes) -> tuple[K
         The secrets, and for the server the public key and the sealed secret keys.
 
     Raises:
-        ProtocolError: if two keys are equal, or the client's own is missing.
+        ProtocolError: if there are more keys than keepers, or two are equal, or the client's own is missing.
     """
-    own.require_phase("advertised")
+    own.require(setting, "advertised")
     publics, pair = unpack_records(request, KEY_BYTES), KeyPair(own.private)
     if publics.get(own.client) != pair.public:
         raise ProtocolError(f"client {own.client} did not get its own key back")
+    if len(publics) > setting.keepers:
+        problem = f"client {own.client} got the keys of {len(publics)} keepers"
+        raise ProtocolError(f"{problem}, and a group of {setting.clients} clients has {setting.keepers}")
     if len(set(publics.values())) != len(publics):
         raise ProtocolError(f"client {own.client} got the same key twice")
     public, secret = make_keys(setting.parameters)
@@ -148,7 +173,7 @@ def deal_key(own: KeeperSecrets, setting: SumSetting, request: bytes) -> tuple[K
         if client != own.client:
             bound = setting.bound(own.client, client)
             key = pair.agree(other, bound)
-            parts.append(ID.pack(client) + seal(key, shares_nonce(own.client, client), secret, bound))
+            parts.append(ID.pack(client) + seal(key, secret, bound))
     return replace(own, phase="dealt", secret=secret), pack_parts(parts)
 
 
@@ -169,7 +194,7 @@ def encrypt_vector(
     Raises:
         ProtocolError: if the public key is not one of the protocol.
     """
-    own.require_phase("dealt", "advertised")
+    own.require(setting, "dealt", "advertised")
     try:
         ciphertexts = encrypt(setting.parameters, request, np.append(integers, np.int64(1)))
     except ValueError as error:
@@ -191,14 +216,17 @@ def decrypt_sum(own: KeeperSecrets, setting: SumSetting, request: bytes) -> byte
         The sum of the vectors as integers of the ring's length.
 
     Raises:
-        ProtocolError: if the sum has fewer updates than the threshold, or another number than the server says, or the secret
-            key cannot be opened.
+        ProtocolError: if the sum has fewer updates than the threshold, or more than the group has clients, or another number
+            than the server says, or the secret key cannot be opened.
     """
-    own.require_phase("encrypted")
+    own.require(setting, "encrypted")
     asked = SumRequest.load(request)
     needed = setting.protocol.thresholds.group
     if asked.updates < needed:
         raise ProtocolError(f"client {own.client} is asked to open {asked.updates} updates, and refuses below {needed}")
+    if asked.updates > setting.clients:
+        problem = f"client {own.client} is asked to open {asked.updates} updates, and its group has {setting.clients}"
+        raise ProtocolError(f"{problem}: the server named too small a group, which lowers the threshold")
     try:
         slots = decrypt(setting.parameters, _unseal_secret(own, setting, asked), asked.ciphertexts)
     except ValueError as error:
@@ -219,4 +247,4 @@ def _unseal_secret(own: KeeperSecrets, setting: SumSetting, asked: SumRequest) -
         return own.secret
     bound = setting.bound(asked.dealer, own.client)
     key = KeyPair(own.private).agree(asked.public, bound)
-    return unseal(key, shares_nonce(asked.dealer, own.client), asked.sealed, bound)
+    return unseal(key, asked.sealed, bound)

@@ -13,7 +13,7 @@ from fedlit.aggregation.secure.homomorphic.bfv import measure_sizes
 from fedlit.aggregation.secure.homomorphic.ciphertexts import COUNTER, LENGTH, unpack_parts
 from fedlit.aggregation.secure.homomorphic.client import SumRequest, SumSetting
 from fedlit.aggregation.secure.protocol.setting import LostGroup
-from fedlit.aggregation.secure.protocol.wire import HEADER, ID, KEY_BYTES, TAG_BYTES, ProtocolError, pack_records
+from fedlit.aggregation.secure.protocol.wire import HEADER, ID, KEY_BYTES, SEAL_BYTES, ProtocolError, pack_records
 
 SUM_EXCHANGES = ("advertise_keys", "share_context", "ciphertexts", "decryption")
 
@@ -27,11 +27,10 @@ class HomomorphicServer:
     Args:
         setting: the figures of the group.
         clients: the clients in the order in which they become keepers.
-        keepers: number of clients that keep the secret key.
     """
 
-    def __init__(self, setting: SumSetting, clients: Sequence[int], keepers: int) -> None:
-        self._setting, self._clients, self._count = setting, tuple(clients), keepers
+    def __init__(self, setting: SumSetting, clients: Sequence[int]) -> None:
+        self._setting, self._clients = setting, tuple(clients)
         self._publics: dict[int, bytes] = {}
         self._keepers: tuple[int, ...] = ()
         self._dealt: dict[int, tuple[bytes, dict[int, bytes]]] = {}  # the public key, and the sealed keys by receiver
@@ -99,7 +98,8 @@ class HomomorphicServer:
             asked = len(self._live_keepers()) if self.exchange == "decryption" else len(self._clients)
             raise LostGroup(f"{len(replied)} of {asked} clients answered {name}, and {needed} are needed")
         if self.exchange == "advertise_keys":
-            self._keepers = tuple(client for client in self._clients if client in self._publics)[: self._count]
+            live = tuple(client for client in self._clients if client in self._publics)
+            self._keepers = live[: self._setting.keepers]
         elif not self._live_keepers():
             raise LostGroup(f"none of the {len(self._keepers)} keepers of the key is left")
         self._step += 1
@@ -138,18 +138,17 @@ class HomomorphicServer:
             raise ProtocolError(f"client {client} sent an unexpected message in {self.exchange}")
 
 
-def sum_messages_nbytes(clients: int, keepers: int, setting: SumSetting) -> tuple[int, int]:
+def sum_messages_nbytes(clients: int, setting: SumSetting) -> tuple[int, int]:
     """Bytes of a client's messages besides its ciphertexts, without losses.
 
     They are a pair: to the server, and from it. Each is the mean of the group, rounded up, since keepers send and get more.
 
     Args:
         clients: clients of the group.
-        keepers: clients that keep the secret key.
         setting: the figures of the group.
     """
-    keepers, sizes = min(keepers, clients), measure_sizes(setting.parameters)
-    sealed, public, head = sizes.secret + TAG_BYTES, LENGTH.size + sizes.public, LENGTH.size + 2 * ID.size + KEY_BYTES
+    keepers, sizes = min(setting.most_keepers, clients), measure_sizes(setting.parameters)
+    sealed, public, head = sizes.secret + SEAL_BYTES, LENGTH.size + sizes.public, LENGTH.size + 2 * ID.size + KEY_BYTES
     dealt = public + (keepers - 1) * (LENGTH.size + ID.size + sealed)
     total = setting.parameters.ciphertexts(setting.protocol.length + COUNTER) * (LENGTH.size + sizes.ciphertext)
     up = clients * KEY_BYTES + keepers * (dealt + setting.reply_nbytes)

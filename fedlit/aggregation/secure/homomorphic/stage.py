@@ -137,14 +137,14 @@ class HomomorphicSum(IntegerSum):
             raise LostGroup(str(error)) from None
         generator = stream(seed, Purpose.COMMON, round, client=group, key=crc32(self.name.encode()))
         order = [int(client) for client in generator.permutation(np.sort(np.asarray(clients)))]
-        return _Session(self.aggregator, setting, HomomorphicServer(setting, order, self.keepers))
+        return _Session(self.aggregator, setting, HomomorphicServer(setting, order))
 
     def reply(self, ticket: Ticket) -> tuple[bytes, Tensors]:
         """Answer the exchanges of keys and the decryption."""
         turn, header, request = read_request(ticket)
         setting = self._setting(ticket.round, *header, ticket.layout)
         if turn.exchange == "advertise_keys":
-            secrets, reply = advertise_key(ticket.client)
+            secrets, reply = advertise_key(ticket.client, setting)
         elif turn.exchange == "share_context":
             secrets, reply = deal_key(self._load(ticket), setting, request)
         else:
@@ -160,11 +160,11 @@ class HomomorphicSum(IntegerSum):
 
     def exchange_nbytes(self, clients: int, layout: Layout) -> tuple[int, int]:
         """Bytes of a client's messages besides the update: up, down."""
-        return sum_messages_nbytes(clients, self.keepers, self._setting(0, 0, max(MIN_CLIENTS, clients), layout))
+        return sum_messages_nbytes(clients, self._setting(0, 0, max(MIN_CLIENTS, clients), layout))
 
     def _setting(self, round: int, group: int, clients: int, layout: Layout) -> SumSetting:
         protocol = ProtocolSetting(round, group, self.encoded_layout(layout).size, self.ring, self.thresholds(clients))
-        return SumSetting(protocol, self.parameters)
+        return SumSetting(protocol, self.parameters, self.keepers)
 
     def _load(self, ticket: Ticket) -> KeeperSecrets:
         return KeeperSecrets.load(ticket.client, unseal_pending(ticket))

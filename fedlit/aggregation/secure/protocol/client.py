@@ -17,12 +17,7 @@ from typing import Any
 import numpy as np
 
 from fedlit.aggregation.secure.protocol.primitives import KeyPair, add_masks, commitment, seal, unseal
-from fedlit.aggregation.secure.protocol.setting import (
-    ALIVE,
-    LOST,
-    ProtocolSetting,
-    shares_nonce,
-)
+from fedlit.aggregation.secure.protocol.setting import ALIVE, LOST, ProtocolSetting
 from fedlit.aggregation.secure.protocol.shamir import SHARE_BYTES, split_secret
 from fedlit.aggregation.secure.protocol.wire import (
     KEYS_BYTES,
@@ -44,6 +39,7 @@ class ClientSecrets:
         phase: the last exchange that the client took part in, of `PHASES`.
         sealing_key: private key that agrees keys for sealed shares.
         mask_key: private key that agrees keys of pairwise masks.
+        group: number and size of the group, as the server named them in exchange 1.
         seed: key of the client's own mask; empty before it is shared.
         mask_publics: the public mask key of each neighbour.
         channels: the key that seals shares between the client and each neighbour.
@@ -54,6 +50,7 @@ class ClientSecrets:
     phase: str
     sealing_key: bytes
     mask_key: bytes
+    group: tuple[int, int]
     seed: bytes = b""
     mask_publics: Mapping[int, bytes] = field(default_factory=dict)
     channels: Mapping[int, bytes] = field(default_factory=dict)
@@ -74,25 +71,31 @@ class ClientSecrets:
             fields[name] = bytes.fromhex(fields[name])
         for name in ("mask_publics", "channels", "received"):
             fields[name] = {int(client): bytes.fromhex(text) for client, text in fields[name].items()}
-        return cls(**fields)
+        return cls(**{**fields, "group": tuple(fields["group"])})
 
-    def _require_phase(self, phase: str) -> None:
+    def _require(self, phase: str, setting: ProtocolSetting) -> None:
         if self.phase != phase:
             raise ProtocolError(f"client {self.client} has {self.phase} and was asked as if it had only {phase}")
+        setting.require_same_group(self.client, self.group)
 
 
 def _hex(value: Any) -> Any:
     return value.hex()
 
 
-def advertise_keys(client: int) -> tuple[ClientSecrets, bytes]:
+def advertise_keys(client: int, setting: ProtocolSetting) -> tuple[ClientSecrets, bytes]:
     """Exchange 1, AdvertiseKeys: draw two key pairs.
+
+    Args:
+        client: id of the client.
+        setting: the figures of the group, which may not change in later exchanges.
 
     Returns:
         The secrets, and the two public keys for the server.
     """
     sealing, masking = KeyPair(), KeyPair()
-    return ClientSecrets(client, "advertised", sealing.private, masking.private), sealing.public + masking.public
+    group = (setting.group, setting.thresholds.clients)
+    return ClientSecrets(client, "advertised", sealing.private, masking.private, group), sealing.public + masking.public
 
 
 def share_keys(own: ClientSecrets, setting: ProtocolSetting, request: bytes) -> tuple[ClientSecrets, bytes]:
@@ -107,15 +110,19 @@ def share_keys(own: ClientSecrets, setting: ProtocolSetting, request: bytes) -> 
         The secrets, and for the server the commitment to the own mask's key and the sealed shares.
 
     Raises:
-        ProtocolError: if there are too few keys, or two are equal, or the client's own are missing.
+        ProtocolError: if there are too few keys, or more than the group has clients, or two are equal, or the client's own are
+            missing.
     """
-    own._require_phase("advertised")
+    own._require("advertised", setting)
     publics = unpack_records(request, KEYS_BYTES)
     sealing, masking = KeyPair(own.sealing_key), KeyPair(own.mask_key)
     keys = [key for pair in publics.values() for key in (pair[:32], pair[32:])]
-    needed = setting.thresholds.neighbourhood
+    needed, members = setting.thresholds.neighbourhood, setting.thresholds.members
     if len(publics) < needed:
         raise ProtocolError(f"client {own.client} got the keys of {len(publics)} clients and needs {needed}")
+    if len(publics) > members:
+        problem = f"client {own.client} got the keys of {len(publics)} clients, and its neighbourhood has {members}"
+        raise ProtocolError(f"{problem}: the server named too small a group, which lowers the threshold")
     if len(set(keys)) != len(keys):
         raise ProtocolError(f"client {own.client} got the same key twice")
     if publics.get(own.client) != sealing.public + masking.public:
@@ -130,7 +137,7 @@ def share_keys(own: ClientSecrets, setting: ProtocolSetting, request: bytes) -> 
             continue
         channels[client] = sealing.agree(pair[:32], setting.info("channel", *sorted((own.client, client))))
         bound = setting.info("shares", own.client, client)
-        sealed[client] = seal(channels[client], shares_nonce(own.client, client), plain, bound)
+        sealed[client] = seal(channels[client], plain, bound)
     mask_publics = {client: pair[32:] for client, pair in publics.items() if client != own.client}
     after = replace(
         own, phase="shared", seed=seed, mask_publics=mask_publics, channels=channels, received={own.client: own_shares}
@@ -155,7 +162,7 @@ def mask_vector(
     Raises:
         ProtocolError: if too few neighbours shared their secrets, or one is unknown.
     """
-    own._require_phase("shared")
+    own._require("shared", setting)
     received = unpack_records(request, SEALED_BYTES)
     if unknown := received.keys() - own.mask_publics.keys():
         raise ProtocolError(f"client {own.client} got shares of clients {sorted(unknown)}, which are no neighbours")
@@ -197,7 +204,7 @@ def reveal_shares(own: ClientSecrets, setting: ProtocolSetting, request: bytes) 
     Raises:
         ProtocolError: if the client has answered before, if a client is unknown, or if too few are alive.
     """
-    own._require_phase("masked")
+    own._require("masked", setting)
     flags = unpack_records(request, 1)
     if unknown := flags.keys() - own.received.keys():
         raise ProtocolError(
@@ -213,12 +220,12 @@ def reveal_shares(own: ClientSecrets, setting: ProtocolSetting, request: bytes) 
         plain = own.received[client] if client == own.client else _opened(own, setting, client)
         if plain is not None:
             answers[client] = plain[:SHARE_BYTES] if flag == ALIVE else plain[SHARE_BYTES:]
-    return ClientSecrets(own.client, "unmasked", b"", b""), pack_records(answers)
+    return ClientSecrets(own.client, "unmasked", b"", b"", own.group), pack_records(answers)
 
 
 def _opened(own: ClientSecrets, setting: ProtocolSetting, sender: int) -> bytes | None:
     bound = setting.info("shares", sender, own.client)
     try:
-        return unseal(own.channels[sender], shares_nonce(sender, own.client), own.received[sender], bound)
+        return unseal(own.channels[sender], own.received[sender], bound)
     except ValueError:
         return None

@@ -29,12 +29,14 @@ class Thresholds:
     Args:
         clients: n, clients of the group, >= 3.
         group: survivors that the group needs.
-        neighbourhood: members of a client's neighbourhood, itself included, that can rebuild its secrets.
+        neighbourhood: members of a client's neighbourhood that can rebuild its secrets.
+        members: members of a client's neighbourhood, itself included.
     """
 
     clients: int
     group: int
     neighbourhood: int
+    members: int
 
     @property
     def losses(self) -> int:
@@ -68,7 +70,7 @@ def make_thresholds(
     )
     group = max(group, survivors)
     size = clients if neighbours is None else min(clients, neighbours + 1)
-    return Thresholds(clients, group, min(size, max(size // 2 + 1, ceil(size * group / clients))))
+    return Thresholds(clients, group, min(size, max(size // 2 + 1, ceil(size * group / clients))), size)
 
 
 def make_neighbourhoods(

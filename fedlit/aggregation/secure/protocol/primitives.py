@@ -6,11 +6,12 @@ Every secret comes from the operating system; none comes from a stream of the ex
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 
 import numpy as np
 
-from fedlit.aggregation.secure.protocol.wire import KEY_BYTES
+from fedlit.aggregation.secure.protocol.wire import KEY_BYTES, NONCE_BYTES
 from fedlit.core.errors import ConfigError
 
 try:
@@ -65,27 +66,33 @@ class KeyPair:
         return HKDF(SHA256(), KEY_BYTES, salt=None, info=info + low + high).derive(secret)
 
 
-def seal(key: bytes, nonce: bytes, content: bytes, bound: bytes) -> bytes:
-    """Encrypt with ChaCha20-Poly1305; the length grows by 16 bytes.
+def seal(key: bytes, content: bytes, bound: bytes) -> bytes:
+    """Encrypt with ChaCha20-Poly1305 under a random nonce.
+
+    The operating system draws the nonce. So a party that is made to repeat a step, from a state that it had before, does not
+    seal two texts under one key and nonce, which would show their difference.
 
     Args:
         key: 32 bytes.
-        nonce: 12 bytes, never used twice with one key.
         content: the plain text.
         bound: further bytes that opening needs, which are not sent.
+
+    Returns:
+        The nonce and the cipher text: `SEAL_BYTES` more than the plain text.
     """
-    return ChaCha20Poly1305(key).encrypt(nonce, content, bound)
+    nonce = os.urandom(NONCE_BYTES)
+    return nonce + ChaCha20Poly1305(key).encrypt(nonce, content, bound)
 
 
-def unseal(key: bytes, nonce: bytes, sealed: bytes, bound: bytes) -> bytes:
+def unseal(key: bytes, sealed: bytes, bound: bytes) -> bytes:
     """Return the plain text of `seal`.
 
     Raises:
-        ValueError: if the key or the bound bytes differ, or the cipher text was changed.
+        ValueError: if the key or the bound bytes differ, or the sealed text was changed.
     """
     try:
-        return ChaCha20Poly1305(key).decrypt(nonce, sealed, bound)
-    except InvalidTag:
+        return ChaCha20Poly1305(key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], bound)
+    except (InvalidTag, ValueError):  # the library refuses a text that ends within the nonce
         raise ValueError("a sealed message was changed, or is meant for someone else") from None
 
 

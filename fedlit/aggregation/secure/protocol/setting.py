@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedlit.aggregation.secure.protocol.graph import Thresholds
-from fedlit.aggregation.secure.protocol.wire import ID, NONCE_BYTES
+from fedlit.aggregation.secure.protocol.wire import ProtocolError
 
 ALIVE, LOST = b"\1", b"\0"
 """Flags of a client in the request for shares: its masked vector arrived, or did not."""
@@ -40,11 +40,18 @@ class ProtocolSetting:
         """The dtype of a masked vector."""
         return np.dtype(f"<u{self.ring_bits // 8}")
 
+    def require_same_group(self, client: int, told: tuple[int, int]) -> None:
+        """Raise ProtocolError unless a client still has the group of exchange 1.
+
+        Args:
+            client: id of the client.
+            told: number and size of the group that the server named in exchange 1.
+        """
+        now = (self.group, self.thresholds.clients)
+        if now != told:
+            names = "group {0} of {1} clients"
+            raise ProtocolError(f"client {client} was in {names.format(*told)}, and is now in {names.format(*now)}")
+
     def info(self, purpose: str, *clients: int) -> bytes:
         """Bytes that bind a key to purpose, round, group and clients."""
         return f"fedlit/secagg/{purpose}/{self.round}/{self.group}/{'/'.join(map(str, clients))}".encode()
-
-
-def shares_nonce(sender: int, receiver: int) -> bytes:
-    """The nonce of sealed shares; a key seals once in each direction."""
-    return (ID.pack(sender) + ID.pack(receiver)).ljust(NONCE_BYTES, b"\0")

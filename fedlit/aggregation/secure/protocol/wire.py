@@ -14,13 +14,15 @@ HEADER = struct.Struct("<II")
 """Before each of the four requests to a client: the group's number, and its number of clients."""
 
 KEY_BYTES = 32
-TAG_BYTES = 16
 NONCE_BYTES = 12
+
+SEAL_BYTES = NONCE_BYTES + 16
+"""Length that sealing adds to a text: the nonce before it, and the tag behind it."""
 
 KEYS_BYTES = 2 * KEY_BYTES
 """Length of the two public keys of a client."""
 
-SEALED_BYTES = 2 * SHARE_BYTES + TAG_BYTES
+SEALED_BYTES = 2 * SHARE_BYTES + SEAL_BYTES
 """Length of a sealed pair of shares."""
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from fedlit.aggregation.secure.homomorphic import client as clients_half
-from fedlit.aggregation.secure.homomorphic.bfv import PARAMETERS, decrypt, make_keys
+from fedlit.aggregation.secure.homomorphic import server as servers_half
+from fedlit.aggregation.secure.homomorphic.bfv import PARAMETERS, decrypt, make_keys, measure_sizes
 from fedlit.aggregation.secure.homomorphic.ciphertexts import (
     CiphertextSum,
     pack_parts,
@@ -24,11 +25,11 @@ from fedlit.aggregation.secure.homomorphic.client import (
     decrypt_sum,
     encrypt_vector,
 )
-from fedlit.aggregation.secure.homomorphic.server import HomomorphicServer
+from fedlit.aggregation.secure.homomorphic.server import HomomorphicServer, sum_messages_nbytes
 from fedlit.aggregation.secure.protocol.graph import make_thresholds
 from fedlit.aggregation.secure.protocol.primitives import KeyPair
 from fedlit.aggregation.secure.protocol.setting import LostGroup, ProtocolSetting
-from fedlit.aggregation.secure.protocol.wire import ProtocolError, pack_records
+from fedlit.aggregation.secure.protocol.wire import HEADER, ID, NONCE_BYTES, SEAL_BYTES, ProtocolError, pack_records
 
 pytestmark = pytest.mark.slow  # keys of BFV
 
@@ -62,11 +63,15 @@ class SumRun:
     sent: dict = field(default_factory=dict)
     views: list = field(default_factory=list)
     total: object = None
+    up: int = 0
+    down: int = 0
 
     def __post_init__(self):
         generator = np.random.default_rng(self.clients)
-        self.setting = SumSetting(ProtocolSetting(5, 0, 4, 32, make_thresholds(self.clients, None, None)), BFV)
-        self.server = HomomorphicServer(self.setting, range(self.clients), self.keepers)
+        self.setting = SumSetting(
+            ProtocolSetting(5, 0, 4, 32, make_thresholds(self.clients, None, None)), BFV, self.keepers
+        )
+        self.server = HomomorphicServer(self.setting, range(self.clients))
         self.vectors = {u: generator.integers(-1000, 1000, 4) for u in range(self.clients)}
 
     def run(self):
@@ -84,13 +89,14 @@ class SumRun:
             if client in self.lost[number]:
                 continue
             reply = self.answer(name, client, request)
+            self.up, self.down = self.up + len(reply), self.down + HEADER.size + len(request)
             self.server.receive(client, reply)
         self.views.append(pickle.dumps((self.server, requests, self.sent, self.total)))
         self.server.close()
 
     def answer(self, name, client, request):
         if name == "advertise_keys":
-            self.secrets[client], reply = advertise_key(client)
+            self.secrets[client], reply = advertise_key(client, self.setting)
         elif name == "share_context":
             self.secrets[client], reply = deal_key(self.secrets[client], self.setting, request)
         elif name == "ciphertexts":
@@ -232,6 +238,28 @@ def test_a_sealed_secret_key_opens_for_its_receiver_in_its_round_alone(finished)
             decrypt_sum(own, its, asked.dump())
 
 
+def test_a_replay_of_exchange_2_does_not_show_the_difference_of_two_secret_keys(finished, few_keys):
+    """The server lets a keeper deal keys again and again from one state: other secret keys, under the same key."""
+    own, public = advertise_key(0, finished.setting)
+    request = pack_records({0: public, 1: KeyPair().public})
+    dealt = [deal_key(own, finished.setting, request) for _ in range(8)]
+    assert len({secrets.secret for secrets, _ in dealt}) > 1
+    sealed = [unpack_parts(reply)[1][ID.size :] for _, reply in dealt]
+    assert len({text[:NONCE_BYTES] for text in sealed}) == len(sealed)
+    assert [len(text) for text in sealed] == [len(secrets.secret) + SEAL_BYTES for secrets, _ in dealt]
+
+
+def test_messages_are_as_long_as_predicted(few_keys, monkeypatch):
+    """The lengths of keys vary, so all keepers draw one pair here."""
+    sizes = replace(measure_sizes(BFV), public=len(few_keys[0][0]), secret=len(few_keys[0][1]))
+    monkeypatch.setattr(clients_half, "make_keys", lambda parameters: few_keys[0])
+    monkeypatch.setattr(servers_half, "measure_sizes", lambda parameters: sizes)
+    run = SumRun(5)
+    run.run()
+    up, down = sum_messages_nbytes(5, run.setting)
+    assert (up, down) == (-(-run.up // 5), -(-run.down // 5))
+
+
 @pytest.mark.parametrize(
     ("updates", "times", "text"),
     [
@@ -249,6 +277,31 @@ def test_a_keeper_opens_sums_of_enough_updates_alone(finished, updates, times, t
         decrypt_sum(finished.secrets[0], finished.setting, request.dump())
 
 
+def test_a_keeper_opens_no_sum_of_more_updates_than_the_named_group_has_clients(finished):
+    """The server named a group of 4 in all exchanges, so that 3 of 5 updates would suffice."""
+    named = replace(
+        finished.setting, protocol=replace(finished.setting.protocol, thresholds=make_thresholds(4, None, None))
+    )
+    own = replace(finished.secrets[0], group=(0, 4))
+    request = finished.server._ask(0, unpack_parts(to_bytes(finished.total)))
+    with pytest.raises(ProtocolError, match="open 5 updates, and its group has 4: the server named too small a group"):
+        decrypt_sum(own, named, request)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_client_refuses_another_group_than_that_of_exchange_1(number):
+    run = SumRun(5)
+    for _ in range(number):
+        run.exchange()
+    total = [] if run.total is None else unpack_parts(to_bytes(run.total))
+    name, request = run.server.exchange, run.server.requests(total)[0]
+    run.setting = replace(
+        run.setting, protocol=replace(run.setting.protocol, thresholds=make_thresholds(4, None, None))
+    )
+    with pytest.raises(ProtocolError, match="client 0 was in group 0 of 5 clients, and is now in group 0 of 4 clients"):
+        run.answer(name, 0, request)
+
+
 def test_a_keeper_does_not_open_a_single_update(finished):
     request = replace(SumRequest.load(finished.server._ask(0, unpack_parts(finished.sent[3]))), updates=5)
     with pytest.raises(ProtocolError, match="and the sum has 1"):
@@ -261,22 +314,23 @@ def test_a_client_answers_each_exchange_once(finished):
         with pytest.raises(ProtocolError, match="client 0 has encrypted and was asked as if"):
             answer(own, finished.setting, b"")
     with pytest.raises(ProtocolError, match="client 0 has advertised and was asked as if it had only encrypted"):
-        decrypt_sum(advertise_key(0)[0], finished.setting, b"")
+        decrypt_sum(advertise_key(0, finished.setting)[0], finished.setting, b"")
 
 
 def test_a_keeper_deals_no_key_for_keys_that_are_wrong(finished):
-    own, public = advertise_key(0)
+    own, public = advertise_key(0, finished.setting)
     for request, text in (
         (pack_records({1: KeyPair().public}), "did not get its own key back"),
         (pack_records({0: KeyPair().public}), "did not get its own key back"),
         (pack_records({0: public, 1: public}), "got the same key twice"),
+        (pack_records({0: public} | {v: KeyPair().public for v in (1, 2, 3)}), "keys of 4 keepers, and a group of 5"),
     ):
         with pytest.raises(ProtocolError, match=text):
             deal_key(own, finished.setting, request)
 
 
 def test_a_client_does_not_encrypt_under_a_key_that_is_not_one_of_the_protocol(finished, few_keys):
-    own = advertise_key(3)[0]
+    own = advertise_key(3, finished.setting)[0]
     for public, text in ((few_keys[0][1], "comes with its secret key"), (b"x", "malformed")):
         with pytest.raises(ProtocolError, match=f"client 3 does not encrypt: .*{text}"):
             encrypt_vector(own, finished.setting, public, np.zeros(4, np.int64))
@@ -313,7 +367,7 @@ def test_a_message_that_ends_too_early_is_refused():
             unpack_parts(whole[:-cut])
 
 
-def test_secrets_survive_the_vault_and_stay_out_of_logs():
-    own = replace(advertise_key(7)[0], phase="dealt", secret=b"key")
+def test_secrets_survive_the_vault_and_stay_out_of_logs(finished):
+    own = replace(advertise_key(7, finished.setting)[0], phase="dealt", secret=b"key")
     assert KeeperSecrets.load(7, own.dump()) == own
     assert repr(own) == "KeeperSecrets(client=7, phase=dealt)"
