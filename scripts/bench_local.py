@@ -75,13 +75,15 @@ def make_worker(w, x, y, parts):
 
 
 def run_bare_loop(w, model, x, y, parts, cohort):
-    """Run the bare loop of floor.py over a cohort."""
+    """Run a round of the bare loop of floor.py, which leaves the cohort's average in the model; return its parameters."""
     start, total = floor.vector(model), torch.zeros_like(floor.vector(model))
+    samples = sum(len(parts[client]) for client in cohort)
     for client in cohort:
         floor.load(model, start)
         floor.fit(w, model, x, y, parts[client])
-        total += floor.vector(model) / len(cohort)
-    floor.load(model, start)
+        total += floor.vector(model) * (len(parts[client]) / samples)
+    floor.load(model, total)
+    return list(model.parameters())
 
 
 def measure(w, folder, repeats):
