@@ -178,11 +178,15 @@ def rows_of(group, path):
     return target, rows
 
 
+def _escape_sign(match):
+    return "&lt;" if match[0] else "\\"
+
+
 def escape(text):
     """A text for a cell of a table: Markdown's signs stand for themselves, except those in code."""
     spans = text.replace("|", "\\|").strip().split("`")
     return "`".join(
-        span if number % 2 else re.sub(r"(?=[*<])|(?<!\w)(?=_)|(?=_(?!\w))", r"\\", span)
+        span if number % 2 else re.sub(r"(?=\*)|(?<!\w)(?=_)|(?=_(?!\w))|<(?=[\w/!?])", _escape_sign, span)
         for number, span in enumerate(spans)
     )
 

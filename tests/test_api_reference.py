@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import fedlit
+from fedlit.experiment.config.trust.public_names import FEDLIT_NAMES, NETWORKS
 
 griffe = pytest.importorskip("griffe", reason="needs fedlit[docs]")
 ROOT = Path(__file__).parent.parent
@@ -24,6 +25,12 @@ def test_the_pages_are_what_the_generator_writes():
 def test_each_public_name_has_its_text_on_one_page():
     headings = re.findall(r"^### `fedlit\.(\w+)`$", "".join(PAGES.values()), re.MULTILINE)
     assert sorted(headings) == dir(fedlit)
+
+
+def test_each_name_that_a_configuration_may_call_has_its_text():
+    headings = set(re.findall(r"^### `([\w.]+)`$", "".join(PAGES.values()), re.MULTILINE))
+    names = [*FEDLIT_NAMES, *NETWORKS]
+    assert [name for name in names if not {name, f"fedlit.{name.rpartition('.')[2]}"} & headings] == []
 
 
 def test_each_name_is_in_the_table_of_the_pages():

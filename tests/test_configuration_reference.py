@@ -1,6 +1,7 @@
 """The configuration reference is what its generator makes of conf/ and the constructors."""
 
 import ast
+import pkgutil
 import re
 import runpy
 from pathlib import Path
@@ -124,6 +125,38 @@ def test_messages_and_pages_name_only_choices_keys_and_values_that_exist():
         if found := [setting for text in texts for setting in unknown_settings(text, keys)]:
             unknown[path.relative_to(ROOT).as_posix()] = found
     assert unknown == {}
+
+
+NAME = re.compile(r"(?<![\w/.])fedlit(?:\.[A-Za-z_]\w*)+(?!\.\w|[\w/*])")
+
+
+def unknown_names(text):
+    """The names of fedlit in a text that do not exist."""
+    unknown = []
+    for name in NAME.findall(text):
+        if name.rpartition(".")[2] == "NAME":
+            continue
+        try:
+            pkgutil.resolve_name(name)
+        except (ImportError, AttributeError):
+            unknown.append(name)
+    return unknown
+
+
+@pytest.mark.slow
+def test_messages_and_pages_name_only_names_of_fedlit_that_exist():
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "conf").rglob("*.yaml")]
+    unknown = {}
+    for path in [*(ROOT / "fedlit").rglob("*.py"), *pages]:
+        texts = [text for text in texts_of(path) if " " in text] if path.suffix == ".py" else [path.read_text()]
+        if found := [name for text in texts for name in unknown_names(text)]:
+            unknown[path.relative_to(ROOT).as_posix()] = found
+    assert unknown == {}
+
+
+def test_an_unknown_name_is_found():
+    text = "take fedlit.MeanAggregator or fedlit.Sampler, `fedlit.data.Dirichlet`, python -m fedlit.train, fedlit.trian"
+    assert unknown_names(text) == ["fedlit.MeanAggregator", "fedlit.trian"]
 
 
 def test_an_unknown_choice_key_or_value_is_found():

@@ -74,7 +74,8 @@ class BasisStage(Stage):
         """Yield an error if the aggregator needs each update."""
         if facts.keeps_messages:
             problem = "finds a basis of the sum of the updates, and the aggregator needs them one by one"
-            yield ConfigError("compression", self.name, problem, "use the mean")
+            hint = "leave out `aggregator`: the default is the weighted mean"
+            yield ConfigError("compression", self.name, problem, hint)
 
     def reply(self, ticket: Ticket) -> tuple[bytes, Tensors]:
         """The bytes of the second message, and the client's own tensors."""

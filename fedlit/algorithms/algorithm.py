@@ -141,7 +141,7 @@ class Algorithm(ABC):
 
 
 def algorithm_error(key: str, value: object) -> ConfigError | None:
-    """Return the error of a value that is no algorithm, or None."""
+    """Return an error unless the value is an algorithm."""
     name = value.__name__ if isinstance(value, type) else type(value).__name__
     hint = "give an instance of a subclass of fedlit.Algorithm"
     return require(isinstance(value, Algorithm), key, name, "is not an Algorithm", hint)
@@ -151,7 +151,7 @@ def as_algorithm(value: Algorithm) -> Algorithm:
     """Return an algorithm as it is.
 
     Raises:
-        ConfigError: if the value is no algorithm.
+        ConfigError: if the value is not an algorithm.
     """
     raise_errors(algorithm_error("algorithm", value))
     return value

@@ -25,7 +25,7 @@ def evaluate_command() -> None:
     Exit status 2 for an error in the command line.
     """
     parser = _make_parser("evaluate", "Evaluate a finished run's model again.")
-    help_text = "changed values of the run's configuration, such as data.root=FOLDER"
+    help_text = "another value for a key of the run's configuration, such as data.root=FOLDER"
     parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=help_text)
     help_text = "model of the best round (default) or of the last"
     parser.add_argument("--checkpoint", choices=[*CKPTS], default="best", help=help_text)
@@ -48,7 +48,7 @@ def replay_command() -> None:
 
     Exit status 1 if the debugger is left, 2 for an error in the command line.
     """
-    parser = _make_parser("replay", "Repeat one client's local training of a round, bit-identical.")
+    parser = _make_parser("replay", "Repeat one client's local training in a round; the results are bit-identical.")
     parser.add_argument("--round", type=int, required=True, help="number of the round, counted from 1")
     parser.add_argument("--client", type=int, required=True, help="a client of the round's cohort")
     help_text = "train the rest of the cohort too, and compare the round's digest"
@@ -73,7 +73,7 @@ def _make_parser(command: str, description: str) -> ArgumentParser:
     escape_tracebacks()
     parser = argparse.ArgumentParser(prog=f"python -m fedlit.{command}", description=description)
     parser.add_argument("--version", action="version", version=f"fedlit {__version__}")
-    parser.add_argument("run", type=_folder, help="folder of a run")
+    parser.add_argument("run", type=_folder, metavar="RUN", help="folder of a run")
     help_text = "module of your own that a configuration from elsewhere may call; can be repeated"
     parser.add_argument("--allow", action="append", default=[], metavar="MODULE", help=help_text)
     return parser
@@ -106,11 +106,11 @@ def print_commands() -> None:
     """Print the commands of fedlit."""
     print(
         "fedlit: federated-learning experiments on PyTorch Lightning and Hydra\n\n"
-        "  python -m fedlit.train      train a federated model, or run a sweep; fedlit is the same\n"
+        "  python -m fedlit.train      train a federated model, or run a sweep\n"
         "  python -m fedlit.evaluate   evaluate a finished run on a split\n"
         "  python -m fedlit.replay     repeat one client's training of a round\n"
         "  python -m fedlit.privacy    epsilon over the rounds of a configuration\n"
         "  python -m fedlit.report     compare runs and sweeps, grouped over seeds\n"
         "  python -m fedlit.compare    list the differences between two runs\n\n"
-        "Each command has --help and --version."
+        "Each command has --help and --version. `fedlit` is short for the first one."
     )

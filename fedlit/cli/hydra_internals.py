@@ -43,7 +43,7 @@ def parse_arguments(arguments: Sequence[str]) -> Namespace:
 
 @contextmanager
 def lazy_help_texts() -> Iterator[None]:
-    """Let argument parsers have help texts that are no strings.
+    """Let argument parsers have help texts that are not strings.
 
     Python 3.14 checks a help text when its argument is added, and the one of `--shell-completion` is made when it is printed.
 

@@ -62,7 +62,7 @@ class HydraJob:
     @property
     def overrides(self) -> list[str]:
         """The command-line overrides of the job, without keys of the sweep."""
-        task = self.settings.overrides.task  # its texts with ${...} are no interpolations
+        task = self.settings.overrides.task  # its texts with ${...} are not interpolations
         overrides: Any = OmegaConf.to_container(task, resolve=False) if OmegaConf.is_config(task) else task
         return jobs.job_overrides(overrides) if self.is_in_sweep else overrides
 

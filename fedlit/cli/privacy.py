@@ -36,7 +36,7 @@ def privacy_command(arguments: Sequence[str] | None = None) -> None:
         prog="python -m fedlit.privacy",
         description="Print epsilon over the rounds of a configuration, without training.",
     )
-    help_text = "the configuration, as of fedlit.train, such as privacy=central schedule.rounds=100"
+    help_text = "overrides as of fedlit.train, such as privacy=central schedule.rounds=100"
     parser.add_argument("overrides", nargs="*", default=[], metavar="KEY=VALUE", help=help_text)
     help_text = "print the noise multiplier that spends this epsilon in the planned rounds; can be repeated"
     parser.add_argument("--target", type=float, action="append", default=[], metavar="EPSILON", help=help_text)

@@ -37,7 +37,7 @@ def classify_failure(client: int, error: Exception) -> ClientFailure:
 def _signal_behind(error: BaseException | None) -> BaseException | None:
     """Return the signal to end this process behind an error, or None.
 
-    The signal is the first cause in the error's chain that is no Exception.
+    The signal is the first cause in the error's chain that is not an Exception.
     """
     while error is not None and (isinstance(error, Exception | GeneratorExit)):
         error = error.__cause__ or error.__context__

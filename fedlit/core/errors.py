@@ -22,7 +22,7 @@ LIBRARIES = {
     *("fedlit", "torch", "torchvision", "torchmetrics", "lightning", "lightning_utilities", "hydra", "omegaconf"),
     *("numpy", "scipy", "sklearn", "PIL", "matplotlib", "cloudpickle", "opacus"),
 }
-"""Packages whose lines are no user's code."""
+"""Packages whose lines are not a user's code."""
 
 
 class ConfigError(ValueError):

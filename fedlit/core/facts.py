@@ -64,7 +64,7 @@ class Sampling:
 
 
 LOST_SHARE = 0.01
-"""Share of rounds with too few clients from which on a warning tells it."""
+"""Smallest share of rounds with too few clients that is a warning."""
 
 
 @dataclass(frozen=True)

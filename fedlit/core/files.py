@@ -67,7 +67,7 @@ class LocalFilesystem:
     def remove(self, path: Path) -> None:
         """Remove a file, or a folder with its content.
 
-        A missing path is no error.
+        A missing path is not an error.
         """
         if path.is_dir():
             shutil.rmtree(path)

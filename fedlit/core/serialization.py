@@ -116,7 +116,7 @@ def from_safetensors(content: bytes) -> dict[tuple[str, ...], Tensor]:
     """Read the result of `to_safetensors`. Nothing in the bytes is executed.
 
     Raises:
-        ValueError: if the bytes are no such file.
+        ValueError: if the bytes are not such a file.
     """
     try:
         placed = sorted(

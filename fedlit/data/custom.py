@@ -67,7 +67,7 @@ def to_data(source: DataSource, num_workers: int = 0) -> Data:
 
 
 def _class_names(targets: Sequence[np.ndarray | None]) -> tuple[str, ...]:
-    """Return the names of the classes; () if labels are no classes.
+    """Return the names of the classes; () if labels are not classes.
 
     Labels are classes if they are whole numbers from 0, and not spread as widely as a price or a time stamp: there are at most
     MAX_SPARSE_CLASSES, or at least half of the numbers up to the largest occur.

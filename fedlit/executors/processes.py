@@ -104,7 +104,7 @@ class Processes(Executor):
         """Return the GPU of each worker process, named as in CUDA_VISIBLE_DEVICES.
 
         Args:
-            device: the device on which clients train; if it is no CUDA device, each name is None.
+            device: the device on which clients train; if it is not a CUDA device, each name is None.
         """
         gpus = visible_gpus() if device.type == "cuda" else [None]
         count = available_cores() if device.type == "cpu" else self.per_gpu * len(gpus)

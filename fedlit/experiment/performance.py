@@ -1,4 +1,4 @@
-"""Rests for Python's garbage collector, which looks for reference cycles."""
+"""Pauses of Python's garbage collector, which looks for reference cycles."""
 
 from __future__ import annotations
 

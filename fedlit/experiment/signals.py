@@ -21,7 +21,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 class Interrupted(BaseException):
     """A signal asked the run to stop.
 
-    The class is no Exception, so that nothing treats a signal as a client's failure.
+    The class is not an Exception, so that nothing treats a signal as a client's failure.
 
     Args:
         signal_number: number of the signal.

@@ -52,7 +52,7 @@ def safetensors_bytes(replica: ModuleReplica, model: Model) -> tuple[bytes, list
     Tied weights stand under each of their names.
 
     Returns:
-        The file, and names of the entries that it leaves out because they are no tensors, such as a module's extra state.
+        The file, and names of the entries that it leaves out because they are not tensors, such as a module's extra state.
     """
     replica.load(model)
     state = replica.module.state_dict()
@@ -64,7 +64,7 @@ def safetensors_bytes(replica: ModuleReplica, model: Model) -> tuple[bytes, list
 def load_weights(module: LightningModule, path: str) -> None:
     """Load a module's weights from a Lightning checkpoint or safetensors file.
 
-    A checkpoint is opened with weights_only. Entries that the file lacks keep the module's own value if they are no tensors.
+    A checkpoint is opened with weights_only. Entries that the file lacks keep the module's own value if they are not tensors.
 
     Raises:
         ConfigError: if the file cannot be read, or belongs to another model.

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     The exit status is 2 if the command line has errors.
     """
     escape_tracebacks()
-    description = "List the differences between two runs: changed keys, and the first round with another state."
+    description = "List the differences between two runs: changed keys, and the first round whose state differs."
     parser = argparse.ArgumentParser(prog="python -m fedlit.compare", description=description)
     parser.add_argument("a", type=Path, metavar="RUN_A", help="folder of a run, finished or not")
     parser.add_argument("b", type=Path, metavar="RUN_B", help="folder of another run, finished or not")
@@ -94,8 +94,8 @@ def compare_runs(a: Path, b: Path) -> dict[str, Any]:
 def _differing_causes(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """The keys of two summaries whose values differ.
 
-    A key that one summary lacks is no difference, since an older version may have written it. Of two processors it is one: an
-    environment variable that is not set, or a GPU that is not there.
+    A key that one summary lacks is not a difference, since an older version may have written it. Among the properties of the
+    processor it is one: an environment variable that is not set, or a GPU that is not there.
     """
     have_processors = all(any(key.startswith("processor.") for key in summary) for summary in (a, b))
     return {

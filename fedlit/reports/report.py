@@ -26,7 +26,7 @@ from fedlit.runs.folder import is_run
 from fedlit.runs.layout import MULTIRUN
 
 WATCH_S = 10.0
-"""Seconds between two looks at the runs that are watched."""
+"""Seconds between two checks of the watched runs."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,16 +56,19 @@ def _make_parser() -> argparse.ArgumentParser:
         "Compare runs and sweeps: means over seeds with intervals, differences seed by seed, and learning curves."
     )
     parser = argparse.ArgumentParser(prog="python -m fedlit.report", description=description)
-    parser.add_argument("path", type=Path, nargs="+", help="folder of a run or a sweep, or a pattern such as 'runs/*'")
-    parser.add_argument(
-        "--out", type=Path, help="folder of the report; by default the sweep's folder, if PATH is a sweep"
-    )
-    parser.add_argument("--target", type=float, help="also report the cost until the metric first reaches this value")
+    path_help = "folder of a run or a sweep, or a pattern such as 'runs/*'"
+    parser.add_argument("path", type=Path, nargs="+", metavar="PATH", help=path_help)
+    out_help = "folder of the report; by default the sweep's folder, if PATH is a sweep"
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=out_help)
+    target_help = "also report the cost until the metric first reaches this value"
+    parser.add_argument("--target", type=float, metavar="VALUE", help=target_help)
     parser.add_argument(
         "--baseline", metavar="KEY=VALUE", help="group with which others are compared, such as algorithm=fedavg"
     )
-    parser.add_argument("--metric", help="metric of the tables; by default the monitored metric on the test set")
-    parser.add_argument("--mode", choices=["max", "min"], help="max if larger values of --metric are better, else min")
+    metric_help = "metric of the tables; by default the monitored metric on the test set"
+    parser.add_argument("--metric", metavar="NAME", help=metric_help)
+    mode_help = "max if larger values of --metric are better, min if smaller ones are"
+    parser.add_argument("--mode", choices=["max", "min"], help=mode_help)
     plot_help = "figure of the trade-off of two columns, such as comm/up_bytes:test/accuracy; can be repeated"
     parser.add_argument("--plot", metavar="X:Y", action="append", default=[], help=plot_help)
     parser.add_argument(

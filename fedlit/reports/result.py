@@ -234,7 +234,7 @@ def _differing_digests(group: Group, baseline: Group, seeds: Sequence[int]) -> l
 
 
 def _groups_without_baseline(groups: Sequence[Group], pairs: Mapping[int, int]) -> list[str]:
-    """Labels of the groups that have no baseline and are no baseline."""
+    """Labels of the groups that have no baseline and are not one."""
     return [group.label for i, group in enumerate(groups) if pairs and i not in pairs and i not in pairs.values()]
 
 

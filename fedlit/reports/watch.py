@@ -27,7 +27,7 @@ def watch_runs(
         paths: folders of runs or sweeps; they can be empty at first.
         write: writes the report.
         report: prints a line.
-        seconds: seconds between two looks at the folders.
+        seconds: seconds between two checks of the folders.
         wait: sleeps for some seconds.
     """
     known, last_line = None, ""

@@ -7,7 +7,7 @@ CONFIG = "config.yaml"
 JOURNAL = "rounds.jsonl"
 """One record a round."""
 OTHER_RECORD_KEYS = frozenset({"round", "cohort", "lost", "failures", "state_sha256"})
-"""The keys of a record that are no metrics."""
+"""The keys of a record that are not metrics."""
 SUMMARY = "summary.json"
 """The summary of a finished run. A folder without it is of an unfinished run."""
 PARTITION = "partition.json"

@@ -160,5 +160,5 @@ def preferred_mode(name: str) -> str | None:
 
 
 def _words(name: str) -> list[str]:
-    """The words of a metric's name in small letters, without its split."""
+    """The words of a metric's name in lower case, without its split."""
     return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+\d*|[A-Z]+\d*(?![a-z])", bare_name(name))]

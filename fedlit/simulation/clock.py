@@ -161,7 +161,7 @@ class VirtualClock:
         steps of all optimizers under manual optimization, and compares them after a batch only.
         """
         if self.late == "cut" and facts.manual_optimization:
-            problem = f"cannot cut {facts.module}, which uses manual optimization"
+            problem = f"cannot end the local training of {facts.module} early: it uses manual optimization"
             yield ConfigError("clock.late", "cut", problem, "set clock.late=drop")
         if self.table is None:
             return

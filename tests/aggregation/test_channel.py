@@ -254,7 +254,7 @@ def test_a_codec_can_replace_the_sum_of_all_but_the_exact_numbers():
 def test_a_vote_is_refused_with_error_feedback_and_with_privacy():
     with pytest.raises(ConfigError, match="needs a codec whose error is shorter"):
         Channel.of([Vote()], error_feedback=True)
-    with pytest.raises(ConfigError, match="ToNorm needs the sum of the updates"):
+    with pytest.raises(ConfigError, match="privacy and encryption need the sum of the updates"):
         Channel.of([Vote(), ToNorm(1.0)])
 
 

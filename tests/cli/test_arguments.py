@@ -99,7 +99,7 @@ def test_a_command_without_a_run_names_the_run_alone(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["evaluate"])
     with pytest.raises(SystemExit):
         arguments.evaluate_command()
-    assert capsys.readouterr().err.endswith("error: the following arguments are required: run\n")
+    assert capsys.readouterr().err.endswith("error: the following arguments are required: RUN\n")
 
 
 def test_fedlit_alone_prints_its_commands_and_the_version_is_its_own(monkeypatch, capsys):

@@ -58,12 +58,12 @@ def test_the_share_is_that_of_a_fit_under_a_gradient_of_1(name):
 def test_a_slow_average_is_a_warning_and_one_that_never_moves_an_error():
     (slow,) = slow_averages([EMAWeightAveraging(decay=0.999), EMAWeightAveraging(decay=0.5), Callback()], 10, 2)
     assert str(slow).startswith(
-        "trainer.callbacks=EMAWeightAveraging: averages over longer than a client trains: after 10 steps in 2 epochs, "
-        "its average has moved 10% of the way of the weights"
+        "trainer.callbacks=EMAWeightAveraging: averages over more steps than a client takes: after 10 steps in 2 epochs, "
+        "the average has moved 10% of the distance that the weights have moved"
     )
     assert slow.warning
     (never,) = slow_averages([swa(0.8)()], 5, 1)
-    assert "its average has moved 0% of the way" in str(never)
+    assert "the average has moved 0% of the distance" in str(never)
     assert not never.warning
     assert slow_averages([EMAWeightAveraging(decay=0.999)], 60_000, 1) == []
 

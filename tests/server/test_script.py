@@ -167,7 +167,7 @@ def test_bare_observers_are_an_error_that_says_how_to_give_them(observers):
 def test_an_object_that_is_no_observer_is_an_error():
     with pytest.raises(ConfigError, match="observers=function: is not a fedlit"):
         Observers([lambda: 0])
-    with pytest.raises(ConfigError, match="observers=Notes: is an observer and no list"):
+    with pytest.raises(ConfigError, match="observers=Notes: is an observer, not a list"):
         Observers(Notes())
 
 

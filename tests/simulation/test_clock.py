@@ -362,7 +362,9 @@ def test_impossible_clocks_are_refused_without_a_configuration_too(tmp_path):
     data, cut = Data("pairs", pairs((1.0, 2.0)), None, (2,), ("0",)), VirtualClock(**ALIKE, deadline_s=1.0, late="cut")
     parts = (ManualOptimization, data, Iid(1), FedAvg(), Schedule(rounds=1, clients_per_round=1, local_epochs=1))
     options = {"loading": Loading(val_fraction=0.0), "trainer_config": TrainerConfig({"accelerator": "cpu"})}
-    with pytest.raises(ConfigErrors, match=r"clock\.late=cut: cannot cut ManualOptimization"):
+    with pytest.raises(
+        ConfigErrors, match=r"clock\.late=cut: cannot end the local training of ManualOptimization early"
+    ):
         Federation.of(*parts, clock=cut, **options)
     fed = Federation.of(*parts, clock=replace(cut, late="drop"), **options)
     (error,) = cut.check(fed.facts(data))

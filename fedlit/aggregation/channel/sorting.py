@@ -54,25 +54,24 @@ def raise_if_invalid(stages: Sequence[Stage], codec: Codec, error_feedback: bool
             problem = "has order CLIP and is not a Clip, so it could do more than shorten a vector"
             raise ConfigError("channel", stage.name, problem, "subclass fedlit.Clip")
         if stage.order == Order.PROTECT and not codec.lossless:
-            problem = (
-                f"loses digits, and {type(stage).__name__} needs each of them: noise and masks have no small format"
-            )
+            problem = "loses digits, and noise of privacy and masks of encryption have no small format"
             raise ConfigError("compression", codec.name, problem, "compression=none")
         if stage.order != Order.PROJECT and not codec.linear:
-            problem = f"takes a vote, and {type(stage).__name__} needs the sum of the updates"
+            problem = "takes a vote, and clipping, privacy and encryption need the sum of the updates"
             raise ConfigError("compression", codec.name, problem, "compression=none")
     protections = [stage for stage in stages if stage.order == Order.PROTECT]
     for stage in stages if protections else ():
         if stage.needs_exact_clip:
-            clip = type(stage).__name__
-            problem = f"changes updates after the clip of {clip}: they can become longer than the norm in its epsilon"
+            problem = (
+                "changes updates after privacy has clipped them: they can become longer than the norm in its epsilon"
+            )
             hint = "take encryption=none, or privacy=distributed with encryption=secagg"
             raise ConfigError("encryption", "", problem, hint)
     secure = [stage.name for stage in stages if isinstance(stage, SecureStage)]
     if len(secure) > 1:
         raise ConfigError("channel", " and ".join(secure), "both make a secure sum", "leave one of them out")
     if secure and type(codec) is not Float32:
-        problem = f"makes the bytes of float32 numbers, and {type(find_secure(stages)).__name__} sends integers"
+        problem = "makes the bytes of float32 numbers, and encryption sends integers"
         raise ConfigError("compression", codec.name, problem, "compression=none")
     if error_feedback and not codec.contracts:
         problem = (

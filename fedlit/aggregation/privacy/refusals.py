@@ -63,7 +63,7 @@ def check_releases(facts: FederationFacts) -> Iterator[ConfigError]:
     if facts.has_client_tests:
         problem = "releases metrics of clients' own test sets without noise"
         yield ConfigError(
-            "eval.clients", "", problem, "take data without test sets of clients, such as data.client_test_fraction=0"
+            "eval.clients", "", problem, "set data.client_test_fraction=0, or take data without test sets of clients"
         )
     if facts.sampling.by_loss:
         problem = "may choose clients by what they return, such as their losses, and no noise covers that choice"
@@ -75,7 +75,7 @@ def check_central(facts: FederationFacts) -> Iterator[ConfigError]:
     yield from check_releases(facts)
     if facts.keeps_messages:
         problem = "compares single updates, so one client can change more than its own part of the sum"
-        yield ConfigError("aggregator", "", problem, "take the mean, fedlit.MeanAggregator")
+        yield ConfigError("aggregator", "", problem, "leave out `aggregator`: the default is the weighted mean")
     if facts.over_select > 1:
         problem = "takes the clients that finish first, so one client decides whether another counts"
         yield ConfigError("schedule.over_select", facts.over_select, problem, "set schedule.over_select=1")

@@ -25,11 +25,11 @@ class IdealSum(IntegerSum):
     """The ideal functionality: the sum that secure aggregation computes.
 
     Quantisation, ring, groups and thresholds are those of `SecAgg`, and so are the sums, to the bit. Nothing is masked: whoever
-    runs the simulation could read each update. The bytes of the missing exchanges are predicted.
+    runs the simulation could read each update. The bytes of the missing exchanges are predicted. The other
+    arguments are those of `IntegerSum`.
 
     Args:
         neighbours: k of `SecAgg`, for the predicted bytes.
-        range: see `IntegerSum`, as for the rest.
     """
 
     is_simulated = True

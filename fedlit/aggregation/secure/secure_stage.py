@@ -118,7 +118,7 @@ class SecureStage(Stage):
         """
         if facts.keeps_messages:
             problem = "hides each update, and the aggregator needs them one by one"
-            yield ConfigError("encryption", "", problem, "use the mean")
+            yield ConfigError("encryption", "", problem, "leave out `aggregator`: the default is the weighted mean")
         if facts.sampling.by_loss:
             problem = "hides what clients know, and the sampler asks for their losses"
             yield ConfigError("encryption", "", problem, "use sampler=uniform")

@@ -146,7 +146,7 @@ class IntegerSum(SecureStage):
             yield ConfigError("encryption", "", problem, "use encryption=none")
         if facts.has_client_tests:
             problem = "hides updates alone: the server sees the metrics of each client's own test set in the clear"
-            hint = "take data without test sets of clients, such as data.client_test_fraction=0"
+            hint = "set data.client_test_fraction=0, or take data without test sets of clients"
             yield ConfigError("encryption", "", problem, hint, warning=True)
         if facts.sampling.kind != "poisson" and facts.cohort_size < MIN_CLIENTS:
             problem = f"needs cohorts of {MIN_CLIENTS} clients or more: in a sum of 2, each client can subtract its own update"
@@ -163,7 +163,7 @@ class IntegerSum(SecureStage):
     def _check_grid(self, facts: FederationFacts) -> Iterator[ConfigError]:
         """Yield errors of the stage's own grid."""
         if unknown := set(self.ranges) - set(facts.update_numbers):
-            problem = f"are no groups of the update, which has {', '.join(facts.update_numbers)}"
+            problem = f"are not groups of the update, which has {', '.join(facts.update_numbers)}"
             yield ConfigError("encryption.ranges", sorted(unknown), problem)
         named = ("parameters", *self.ranges)
         if others := [group for group, count in facts.update_numbers.items() if count and group not in named]:

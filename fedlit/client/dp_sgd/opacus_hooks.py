@@ -37,7 +37,7 @@ try:
         from opacus.optimizers import DPOptimizer
         from opacus.validators import ModuleValidator
 except ImportError as error:
-    raise ConfigError("privacy", "example", "needs Opacus", 'pip install "fedlit[dp]"') from error
+    raise ConfigError("privacy", "example", "needs Opacus", "pip install 'fedlit[dp]'") from error
 
 
 def check_layers(module: LightningModule) -> None:
@@ -60,7 +60,7 @@ def _first_sentence(error: Exception) -> str:
 class LayerHooks(GradSampleHooks):
     """Hooks of a LightningModule's layers, not of the module itself.
 
-    `training_step` does not call the module's own `forward`, so parameters that the module itself has are no layer's.
+    `training_step` does not call the module's own `forward`, so parameters of the module itself belong to no layer.
     """
 
     def iterate_submodules(self, module: nn.Module) -> Iterator[nn.Module]:

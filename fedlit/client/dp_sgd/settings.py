@@ -117,7 +117,7 @@ class ExamplePrivacy:
             yield ConfigError(f"privacy.{key}", value, problem, "epsilon=8 is a usual start", warning=True)
         if (largest := int(facts.sizes.max(initial=0))) and self.delta >= 1 / largest:
             problem = f"is at least 1 / {largest}, the inverse of the largest client's number of examples"
-            hint = "a delta of that size would allow to publish one example at random"
+            hint = "such a delta allows a mechanism that publishes one example at random"
             yield ConfigError("privacy.delta", self.delta, problem, hint, warning=True)
 
 

@@ -36,8 +36,8 @@ def slow_averages(callbacks: Iterable[Callback], steps: int, epochs: int) -> lis
     for callback in averaging_callbacks(callbacks):
         if (share := followed_share(callback, steps, epochs)) < MIN_SHARE:
             problem = (
-                f"averages over longer than a client trains: after {steps} steps in {epochs} epochs, "
-                f"its average has moved {share:.0%} of the way of the weights"
+                f"averages over more steps than a client takes: after {steps} steps in {epochs} epochs, "
+                f"the average has moved {share:.0%} of the distance that the weights have moved"
             )
             hint = "average over fewer steps (a smaller decay), or train longer in a round"
             name = type(callback).__name__

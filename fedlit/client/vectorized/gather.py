@@ -19,7 +19,7 @@ FitTogether = Callable[[Sequence[FitCall]], Sequence[FitOutcome | Exception]]
 class Cancelled(BaseException):
     """The end of a rule whose group stops early.
 
-    It is no Exception, so that no client rule catches it.
+    It is not an Exception, so that no client rule catches it.
     """
 
 

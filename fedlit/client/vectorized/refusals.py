@@ -25,8 +25,8 @@ OTHER_HOOKS = (
 EVALUATION = ("on_validation", "on_test", "on_predict", "on_save_checkpoint", "on_load_checkpoint")
 
 REASONS = {
-    "calling .item()": "reads the value of a tensor (by item(), float(), an if or a print), which each client has for itself",
-    "data-dependent control flow": "branches on the value of a tensor, which each client has for itself",
+    "calling .item()": "reads the value of a tensor (by item(), float(), an if or a print), and each client has its own value",
+    "data-dependent control flow": "branches on the value of a tensor, and each client has its own value",
     "dynamic": "has a tensor whose shape depends on the data",
     "inplace arithmetic": "changes a tensor in place that all clients of a stack share",
     "mutate a captured Tensor": "changes a tensor in place that all clients of a stack share",

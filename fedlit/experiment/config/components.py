@@ -126,7 +126,7 @@ def _check_fit(key: str, given: Any, known: Any, data: Data) -> None:
         raise ConfigError(key, "null", problem, "set it, such as model.shape=[3,32,32]")
     if given is None and not known:
         has_labels = data.train.labels() is not None
-        reason = "its labels are no classes" if has_labels else "it has no `targets` or `labels`"
+        reason = "its labels are not classes" if has_labels else "it has no `targets` or `labels`"
         own = "a model of your own: model=custom model._target_=my_file.MyModule"
         hint = f"give the data `targets`, whole numbers from 0, or use {own}"
         raise ConfigError(key, "null", f"needs classes, and {data.name} has none: {reason}", hint)

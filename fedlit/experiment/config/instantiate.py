@@ -25,7 +25,7 @@ from fedlit.core.errors import (
 )
 
 SWITCHES = ("_target_", "_partial_", "_recursive_", "_convert_")
-"""Keys of a node that are no arguments. Values are plain, so nothing is to be converted."""
+"""Keys of a node that are not arguments. Values are plain, so nothing is to be converted."""
 TARGET_HINT = "it must be the import path of a class or function"
 
 

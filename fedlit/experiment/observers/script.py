@@ -38,7 +38,9 @@ class Observers:
     def __post_init__(self) -> None:
         hint, problem = "give a list of instances of fedlit.Observer", "is not a fedlit.Observer"
         if isinstance(self.observers, Observer):
-            raise ConfigError("observers", type(self.observers).__name__, "is an observer and no list of them", hint)
+            raise ConfigError(
+                "observers", type(self.observers).__name__, "is an observer, not a list of observers", hint
+            )
         names = (type(one).__name__ for one in self.observers if not isinstance(one, Observer))
         raise_errors(*(ConfigError("observers", name, problem, hint) for name in names))
 

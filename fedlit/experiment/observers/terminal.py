@@ -1,6 +1,6 @@
 """The terminal: a progress bar, and a table at the end.
 
-If the output is no terminal, one line a round replaces the progress bar. A job of a sweep has one line instead of the table.
+If the output is not a terminal, one line a round replaces the progress bar. A job of a sweep has one line instead of the table.
 """
 
 from __future__ import annotations

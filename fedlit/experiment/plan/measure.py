@@ -49,7 +49,7 @@ class LinearCost:
     unit: float
 
     def seconds(self, units: float) -> float:
-        """Return the seconds of so many units."""
+        """Return the seconds of a number of units."""
         return self.fixed + self.unit * units
 
 

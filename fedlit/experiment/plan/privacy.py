@@ -40,7 +40,7 @@ class PrivacyEstimate:
         if accountant.is_distributed:
             known = accountant.with_noise(accountant.noise_multiplier * math.sqrt(2 / 3)).epsilon(self.releases)
             rows["if clients collude"] = (
-                f"epsilon {known:.4g}, if a third of the fewest survivors tell the server their noise"
+                f"epsilon {known:.4g}, if a third of the clients in the smallest sum tell the server their noise"
             )
         return rows
 

@@ -71,7 +71,7 @@ def sampling_text(sampling: Sampling, is_per_client: bool = False) -> str:
         "other": "cohorts of another kind",
     }
     amplifies = sampling.kind in ("poisson", "fixed") and not is_per_client
-    return texts[sampling.kind] + ("" if amplifies else "; sampling amplifies nothing")
+    return texts[sampling.kind] + ("" if amplifies else "; sampling does not amplify privacy")
 
 
 def epsilon_table(privacy: EarlyPrivacy) -> Table:

@@ -23,7 +23,9 @@ def plan_table(run: Run, figures: dict[str, Any]) -> Table:
     stay = ", ".join(figures["stay"][:4]) + (", ..." if len(figures["stay"]) > 4 else "")
     done = figures["done"]
     progress = f", {done:,} done, {max(0, figures['rounds'] - done):,} left" if done else ""
-    seconds = f"about {format_duration(figures['seconds'])}, with evaluations of {figures['evaluation_s']:.1f} s"
+    seconds = (
+        f"about {format_duration(figures['seconds'])}, of which an evaluation takes {figures['evaluation_s']:.1f} s"
+    )
     steps = f"{_line(figures['steps_per_client'])}; about {figures['steps']:,.0f} {'left' if done else 'in all'}"
     rows = {
         "clients": f"{figures['clients']:,}, {_cohort_line(figures)} in a round, {figures['rounds']:,} rounds{progress}",
@@ -37,7 +39,7 @@ def plan_table(run: Run, figures: dict[str, Any]) -> Table:
         "client states": client_state_line(figures["client_states"]),
         **privacy_rows(figures["privacy"]),
         "secure sum": figures["secure_sum"],
-        "one batch": f"{figures['batch_s'] * 1000:.1f} ms; a fit {figures['fit_s'] * 1000:.1f} ms more",
+        "one batch": f"{figures['batch_s'] * 1000:.1f} ms; each local training needs {figures['fit_s'] * 1000:.1f} ms more",
         "the rest" if done else "the whole run": seconds,
         "will write": f"{FILES} into {short_path(run.folder)}",
     }

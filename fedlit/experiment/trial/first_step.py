@@ -33,7 +33,7 @@ LAYERS_HINT = "make them in __init__, or in a configure_model that makes them on
 
 
 def try_first_step(federation: Federation, data: Data) -> list[ConfigError]:
-    """Try two rounds in small, and collect the errors and warnings.
+    """Try two small rounds, and collect the errors and warnings.
 
     The trial draws a cohort, trains the largest client for one step and for a few batches several times, trains the noisiest
     client, takes the server's step, trains the largest client again as in a later round, evaluates two examples of each split,

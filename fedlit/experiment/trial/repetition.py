@@ -21,7 +21,7 @@ from fedlit.experiment.trial.causes import module_name
 from fedlit.server.setup import Federation
 
 NUM_BATCHES = 4
-"""Batches of a client that a repeated fit looks at: a warm-up of three steps ends before."""
+"""Batches of a client in a repeated fit: a warm-up of three steps is over by then."""
 
 STATE_HINT = (
     "keep the state in numbers, tensors, containers or objects with attributes, which are restored before each fit, "

@@ -15,7 +15,7 @@ def rounds_to_csv(report: Report) -> str:
     """Return CSV with a row for each value.
 
     The columns are folder, group, settings, seed, round, metric and value.
-    A value that is no number is empty.
+    A value that is not a number is empty.
     """
     settings = [*dict.fromkeys(key for group in report.groups for key in group.settings)]
     text = io.StringIO()

@@ -159,7 +159,7 @@ def test_a_client_refuses_to_unmask_without_its_own_vector(flags):
 def test_a_client_refuses_unknown_clients_in_each_exchange():
     run = prepared(2)
     shares = unpack_records(run.server.requests()[0], SEALED_BYTES)
-    with pytest.raises(ProtocolError, match=r"\[9\].*no neighbours"):
+    with pytest.raises(ProtocolError, match=r"\[9\].*not its neighbours"):
         mask_vector(run.secrets[0], run.setting, pack_records({**shares, 9: shares[1]}), run.vectors[0])
     run = prepared(3)
     with pytest.raises(ProtocolError, match=r"\[9\]"):

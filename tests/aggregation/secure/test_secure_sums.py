@@ -72,7 +72,7 @@ def test_groups_make_the_ring_large_enough():
 
 def test_ranges_of_unknown_groups_are_refused_and_groups_without_a_range_are_a_warning():
     (error,) = errors(SecAgg(ranges={"h": 9.0}))
-    assert "no groups of the update, which has parameters" in error
+    assert "are not groups of the update, which has parameters" in error
     (warning,) = SecAgg().check(replace(FACTS, update_numbers={"parameters": 10, "control": 10, "buffers": 0}))
     assert warning.warning
     assert "control" in str(warning)

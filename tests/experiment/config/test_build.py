@@ -245,7 +245,7 @@ def test_classifier_refuses_data_without_classes(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_numbers", raising=False)
     errors = errors_of("data=custom", "data._target_=my_numbers.targets", "model=logistic", "partition=iid")
-    assert "needs classes, and your data has none: its labels are no classes" in errors["model.classes"]
+    assert "needs classes, and your data has none: its labels are not classes" in errors["model.classes"]
 
 
 @pytest.mark.parametrize(

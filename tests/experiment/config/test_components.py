@@ -44,7 +44,7 @@ def numbers(*labels):
     ("dataset", "key", "problem"),
     [
         (Unlabelled(), "classes", "needs classes, and your data has none: it has no `targets` or `labels`"),
-        (numbers(5, 99_000_000), "classes", "needs classes, and your data has none: its labels are no classes"),
+        (numbers(5, 99_000_000), "classes", "needs classes, and your data has none: its labels are not classes"),
         (Text(), "shape", "needs the shape of an input, and that of your data is unknown"),
     ],
 )

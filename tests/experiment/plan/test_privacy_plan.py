@@ -113,7 +113,7 @@ def test_distributed_noise_has_a_row_about_clients_that_collude():
     assert found == PrivacyEstimate(shared, 5, shared.epsilon(5), 2 / (3.0 * 20.0))
     rows, known = privacy_rows(found), shared.with_noise(6**0.5).epsilon(5)  # two thirds of the variance
     assert known > 1.1 * found.epsilon
-    assert f"epsilon {known:.4g}, if a third of the fewest survivors" in rows["if clients collude"]
+    assert f"epsilon {known:.4g}, if a third of the clients in the smallest sum" in rows["if clients collude"]
     assert "after 5 rounds of a client; zero-out, by RDP of Skellam noise" in rows["privacy"]
 
 

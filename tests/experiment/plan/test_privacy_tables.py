@@ -118,7 +118,7 @@ def test_local_noise_is_charged_in_the_rounds_of_one_client():
     privacy = early(accountant=local, sampling=Sampling("separated", separation=4))
     assert privacy.charged_rounds == 8
     assert "noise for 8 rounds" in printed(noise_table(privacy, [5.0]))
-    assert "sampling amplifies nothing" in printed(facts_table(privacy))
+    assert "sampling does not amplify privacy" in printed(facts_table(privacy))
     assert early().charged_rounds == 30
 
 
@@ -126,8 +126,8 @@ def test_the_choice_of_cohorts_says_whether_it_amplifies():
     poisson, fixed = Sampling("poisson", probability=0.25), Sampling("fixed", probability=0.1, size=1000)
     assert sampling_text(poisson) == "each is in a cohort with probability 0.25"
     assert sampling_text(fixed) == "1,000 of them in each cohort, drawn uniformly"
-    assert sampling_text(fixed, is_per_client=True).endswith("; sampling amplifies nothing")
-    assert sampling_text(Sampling("other")).endswith("; sampling amplifies nothing")
+    assert sampling_text(fixed, is_per_client=True).endswith("; sampling does not amplify privacy")
+    assert sampling_text(Sampling("other")).endswith("; sampling does not amplify privacy")
 
 
 @pytest.mark.parametrize(("rounds", "expected"), [(1, [1]), (5, [1, 2, 5]), (7, [1, 2, 5, 7]), (20, [1, 2, 5, 10, 20])])

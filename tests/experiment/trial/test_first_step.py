@@ -473,7 +473,7 @@ def test_an_average_that_lags_behind_is_a_warning():
     for module, callbacks in ((OwnAverage(), list), (Quadratic(), lambda: [EMAWeightAveraging(decay=0.999)])):
         (warning,) = try_first_step(*federation(module, config=TrainerConfig(callbacks=callbacks)))
         assert warning.warning
-        assert "after 12 steps in 3 epochs, its average has moved 9% of the way" in str(warning)
+        assert "after 12 steps in 3 epochs, the average has moved 9% of the distance" in str(warning)
     config = TrainerConfig(callbacks=lambda: [EMAWeightAveraging(decay=0.5)])
     assert try_first_step(*federation(Quadratic(), config=config)) == []
 
@@ -482,7 +482,7 @@ def test_an_average_that_never_moves_is_an_error():
     config = TrainerConfig(callbacks=lambda: [StochasticWeightAveraging(0.1)])
     key, text = error_of(Quadratic(), config=config, local_epochs=1)
     assert key == "trainer.callbacks"
-    assert "its average has moved 0% of the way" in text
+    assert "the average has moved 0% of the distance" in text
 
 
 class ClipsWeights(Quadratic):

@@ -49,7 +49,7 @@ def calibrate(accountant: Accountant, epsilon: float, rounds: int) -> float:
 
     least, most = RANGE
     if spent(10 * least) <= epsilon and spent(least) <= epsilon:  # the first takes a fiftieth of the time
-        problem = f"is spent by no noise multiplier above {least:g}: so little noise protects nothing"
+        problem = f"needs less noise than the multiplier {least:g}, and so little noise protects nothing"
         raise ConfigError("epsilon", epsilon, problem, "take a smaller epsilon, or epsilon=inf for a run without noise")
     if bound(most) > epsilon:
         found = f"noise multiplier {most:g} still spends {spent(most):.3g}"

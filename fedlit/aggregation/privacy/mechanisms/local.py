@@ -1,4 +1,4 @@
-"""Local differential privacy: each client clips and noises its own update."""
+"""Local differential privacy: each client clips its update and adds noise."""
 
 from __future__ import annotations
 

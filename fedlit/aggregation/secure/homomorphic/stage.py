@@ -46,13 +46,12 @@ class HomomorphicSum(IntegerSum):
 
     The server adds ciphertexts. Some clients of a group keep the secret key, and open the sum. Quantisation, groups and
     thresholds are those of `SecAgg`, and so are the sums, to the bit. The server and the clients are honest but curious, and no
-    keeper gives its key to the server.
+    keeper gives its key to the server. The other arguments are those of `IntegerSum`.
 
     Args:
         scheme: `bfv`, the only one. `ckks` is refused: it is sound only where the server never sees a decrypted sum.
         keepers: clients of a group that keep the secret key, at least 1; the round is lost when all of them are.
         ring: 32 or 64; sums are modulo a prime just below 2^32, or just below 2^58.
-        range: see `IntegerSum`, as for the rest.
     """
 
     before = SUM_EXCHANGES[:2]

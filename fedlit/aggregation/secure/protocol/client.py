@@ -165,7 +165,9 @@ def mask_vector(
     own._require("shared", setting)
     received = unpack_records(request, SEALED_BYTES)
     if unknown := received.keys() - own.mask_publics.keys():
-        raise ProtocolError(f"client {own.client} got shares of clients {sorted(unknown)}, which are no neighbours")
+        raise ProtocolError(
+            f"client {own.client} got shares of clients {sorted(unknown)}, which are not its neighbours"
+        )
     needed = setting.thresholds.neighbourhood
     if len(received) + 1 < needed:
         raise ProtocolError(f"client {own.client} got the shares of {len(received)} neighbours and needs {needed - 1}")

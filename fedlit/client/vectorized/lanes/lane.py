@@ -78,7 +78,7 @@ class Lane:
         if error := optimizer_error(self.optimizer):
             raise error
         if any(config.reduce_on_plateau for config in self._schedulers):
-            problem = "follows a metric, which each client that trains in a stack has for itself"
+            problem = "follows a metric, and each client of a stack has its own value"
             raise ConfigError("model", "ReduceLROnPlateau", problem, "use executor=processes")
         rows = {
             key: nn.Parameter(stacks[key][self.start : self.start + self.active], p.requires_grad)

@@ -25,7 +25,7 @@ def confusion_matrix(run: Run, model: Model) -> np.ndarray | None:
     """Return the counts by label and prediction, shape (classes, classes).
 
     The prediction is the largest output of the module for the first tensor of a batch. The result is None if the data has no
-    classes or too many, no split, or a data module of its own, or the module's output is no number for each class.
+    classes, too many classes, no split or a data module of its own, or if the module's output is not one number for each class.
 
     Args:
         run: the run.
