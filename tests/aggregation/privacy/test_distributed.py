@@ -85,6 +85,7 @@ def test_a_client_moves_the_integers_of_the_sum_by_the_stated_norm_at_most(kind,
         others = zeros(3, 50)
         moved = total_of(channel, [*others, HARD[kind]], seed=seed) - total_of(channel, others, seed=seed)
         assert float(own.dot(own)) <= square
+        assert channel.stages[0].accountant.size == len(own)
         assert float(moved.double().dot(moved.double())) <= square
     least = 1.02 if granularity is None else 40
     assert square <= least * (1.0 / channel.secure.noise.step) ** 2

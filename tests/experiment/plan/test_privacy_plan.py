@@ -108,7 +108,7 @@ def test_noise_of_clients_is_charged_in_their_own_rounds_and_grows_with_the_coho
 
 
 def test_distributed_noise_has_a_row_about_clients_that_collude():
-    shared = Accountant.distributed(noise_multiplier=3.0, delta=1e-3, square=10**6)
+    shared = Accountant.distributed(noise_multiplier=3.0, delta=1e-3, square=10**6, size=100)
     found = estimate_privacy(make_run(Noisy(shared), rounds=13, sampler=EveryThird(2)), 400)
     assert found == PrivacyEstimate(shared, 5, shared.epsilon(5), 2 / (3.0 * 20.0))
     rows, known = privacy_rows(found), shared.with_noise(6**0.5).epsilon(5)  # two thirds of the variance

@@ -49,6 +49,7 @@ class Accountant:
         is_local: True if each client adds the noise to its own update, and the attacker sees single updates.
         square: largest squared norm of a client's integers, if all clients together add Skellam noise to a secure sum; None for
             Gaussian noise.
+        size: number of these integers.
     """
 
     sampling: Sampling
@@ -57,6 +58,7 @@ class Accountant:
     delta: float
     is_local: bool = False
     square: int | None = None
+    size: int = 0
 
     def __post_init__(self) -> None:
         noise, delta = self.noise_multiplier, self.delta
@@ -81,9 +83,9 @@ class Accountant:
         return cls(Sampling("every", probability=1.0), 1, noise_multiplier, delta, is_local=True)
 
     @classmethod
-    def distributed(cls, *, noise_multiplier: float, delta: float, square: int) -> Accountant:
+    def distributed(cls, *, noise_multiplier: float, delta: float, square: int, size: int) -> Accountant:
         """The accountant of Skellam noise that clients add together."""
-        return cls(Sampling("every", probability=1.0), 1, noise_multiplier, delta, square=square)
+        return cls(Sampling("every", probability=1.0), 1, noise_multiplier, delta, square=square, size=size)
 
     @property
     def is_distributed(self) -> bool:
@@ -152,7 +154,8 @@ class Accountant:
             return math.inf
         releases = tuple(sorted(counts.items()))
         if self.square is not None:
-            return skellam_epsilon(tuple((noise**2 * self.square, n) for noise, n in releases), self.square, self.delta)
+            variances = tuple((noise**2 * self.square, count) for noise, count in releases)
+            return skellam_epsilon(variances, self.square, self.size, self.delta)
         if self.method == "PLD":
             probability = self._probability
             return poisson_epsilon(tuple((noise, probability, count) for noise, count in releases), self.delta)

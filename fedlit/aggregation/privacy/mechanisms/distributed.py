@@ -104,7 +104,8 @@ class DistributedDP(PrivacyMechanism):
         if self.grid is None or self.delta is None:
             return None
         multiplier = 1.0 if self.noise_multiplier is None else self.noise_multiplier
-        return Accountant.distributed(noise_multiplier=multiplier, delta=self.delta, square=self.grid.square)
+        figures = {"square": self.grid.square, "size": self.grid.size}
+        return Accountant.distributed(noise_multiplier=multiplier, delta=self.delta, **figures)
 
     def check(self, facts: FederationFacts) -> Iterator[ConfigError]:
         """Yield errors of settings under which the stated epsilon would be wrong."""

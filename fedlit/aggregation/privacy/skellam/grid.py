@@ -24,6 +24,7 @@ class SkellamGrid:
     Args:
         step: distance of two grid points, > 0.
         square: largest squared norm of a client's integers before the noise.
+        size: number of these integers.
         share: variance of the noise of one client on each integer, >= 0; NaN before the mechanism knows the federation.
         survivors: clients whose noise together suffices; a sum of fewer must not be opened.
         wraps: upper bound on the probability that one of the numbers of a group's sum leaves the ring.
@@ -31,6 +32,7 @@ class SkellamGrid:
 
     step: float
     square: int
+    size: int
     share: float
     survivors: int
     wraps: float = 0.0

@@ -61,7 +61,8 @@ class GridPlan:
             size=self.size,
             is_rotated=self.is_rotated,
         )
-        return SkellamGrid(step=self.step, square=square, share=share, survivors=self.sums.survivors, wraps=wraps)
+        figures = {"square": square, "size": self.size, "share": share, "wraps": wraps}
+        return SkellamGrid(step=self.step, survivors=self.sums.survivors, **figures)
 
     def errors(self, grid: SkellamGrid) -> Iterator[ConfigError]:
         """Yield errors of a grid that is too fine."""
