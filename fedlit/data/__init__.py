@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fedlit.data.sources.heart_disease import heart_disease
     from fedlit.data.sources.images import digits, image_folder, torchvision_images
     from fedlit.data.sources.shakespeare import shakespeare
-    from fedlit.data.sources.synthetic import synthetic
+    from fedlit.data.sources.synthetic import synthetic, synthetic_hybrid
 
 __all__ = [
     "Classes",
@@ -35,6 +35,7 @@ __all__ = [
     "image_folder",
     "shakespeare",
     "synthetic",
+    "synthetic_hybrid",
     "torchvision_images",
 ]
 
@@ -47,6 +48,7 @@ _MODULES = {
     "image_folder": "sources.images",
     "shakespeare": "sources.shakespeare",
     "synthetic": "sources.synthetic",
+    "synthetic_hybrid": "sources.synthetic",
     "torchvision_images": "sources.images",
 }
 """Module of each name that is imported at its first use, since torch takes seconds to import."""

@@ -7,6 +7,9 @@ https://arxiv.org/abs/1812.06127: client k has u_k ~ N(0, alpha), B_k ~ N(0, bet
 v_k ~ N(B_k, 1), inputs x ~ N(v_k, diag(j^-1.2)) and the class argmax(W_k x + b_k). As in the authors' program, alpha and
 beta are standard deviations. By this rule u_k adds the same to the score of every class, so alpha changes no label. The
 clients' models differ by the rest of W_k and b_k, for any alpha.
+
+Li, Sanjabi, Beirami, Smith, "Fair Resource Allocation in Federated Learning", ICLR 2020, https://arxiv.org/abs/1905.10497, mix
+such clients with clients that are alike.
 """
 
 from __future__ import annotations
@@ -65,17 +68,49 @@ def synthetic(
         require(0 <= beta < float("inf"), "beta", beta, rule, hint),
         require_at_least("classes", classes, 2),
     )
-    if samples is None:
-        sizes = np.minimum(stream(seed, Purpose.DATA, 1).lognormal(4, 2, clients), 1e6).astype(np.int64) + 50
-        offsets = np.concatenate([[0], np.cumsum(sizes)])
-    else:
-        offsets = np.arange(0, (clients + 1) * samples, samples)
-    train = SyntheticSamples(offsets, alpha, beta, iid, dimension, classes, seed)
+    offsets = (
+        _lognormal_offsets(clients, 2, seed) if samples is None else np.arange(0, (clients + 1) * samples, samples)
+    )
+    train = SyntheticSamples(offsets, alpha, beta, clients if iid else 0, dimension, classes, seed)
     test, val = (
         train.fresh_samples(count, key) if count else None for key, count in ((1, test_samples), (2, val_samples))
     )
     names = tuple(str(label) for label in range(classes))
     return Data(f"synthetic({alpha:g}, {beta:g})", train, test, (dimension,), names, val)
+
+
+def synthetic_hybrid(clients: int = 100, test_samples: int = 2000, seed: int = 0) -> Data:
+    """Return the synthetic data of q-FFL; use it with `partition=natural`.
+
+    The first half of the clients are those of `synthetic(iid=True)`, and the others those of `synthetic(alpha=1, beta=1)`. A
+    client has floor(lognormal(4, 1)) + 50 samples, as in the authors' program.
+
+    Args:
+        clients: number of clients, >= 1.
+        test_samples: number of new samples of all clients, drawn from at most 200 clients.
+        seed: seed of the data; data.seed=${seed} makes it the experiment's.
+
+    Raises:
+        ConfigError: if an argument is out of range.
+    """
+    raise_errors(
+        require_at_least("clients", clients),
+        require_at_least("test_samples", test_samples, 0),
+        require_at_least("seed", seed, 0),
+    )
+    train = SyntheticSamples(_lognormal_offsets(clients, 1, seed), 1.0, 1.0, clients // 2, 60, 10, seed)
+    test = train.fresh_samples(test_samples, 1) if test_samples else None
+    return Data("hybrid synthetic", train, test, (60,), tuple(str(label) for label in range(10)))
+
+
+def _lognormal_offsets(clients: int, sigma: float, seed: int) -> np.ndarray:
+    """Draw the clients' numbers of samples.
+
+    Returns:
+        The number of each client's first sample, and the number of samples, shape (clients + 1,).
+    """
+    sizes = np.minimum(stream(seed, Purpose.DATA, 1).lognormal(4, sigma, clients), 1e6).astype(np.int64) + 50
+    return np.concatenate([[0], np.cumsum(sizes)])
 
 
 @dataclass(frozen=True)
@@ -84,14 +119,15 @@ class SyntheticSamples:
 
     Args:
         offsets: number of each client's first sample, and the number of samples, shape (clients + 1,).
-        alpha, beta, iid, dimension, classes, seed: as in `synthetic`.
+        alike: number of first clients that share one model, and have inputs around 0.
+        alpha, beta, dimension, classes, seed: as in `synthetic`.
         device: device of the batches; None for the CPU.
     """
 
     offsets: np.ndarray
     alpha: float
     beta: float
-    iid: bool
+    alike: int
     dimension: int
     classes: int
     seed: int
@@ -155,10 +191,11 @@ class SyntheticSamples:
         Returns:
             Inputs, shape (count, dimension), and classes, shape (count,).
         """
-        model = stream(self.seed, Purpose.DATA, 2, 0 if self.iid else client)
-        u, big_b = (0.0, 0.0) if self.iid else (model.normal(0, self.alpha), model.normal(0, self.beta))
+        is_alike = client < self.alike
+        model = stream(self.seed, Purpose.DATA, 2, 0 if is_alike else client)
+        u, big_b = (0.0, 0.0) if is_alike else (model.normal(0, self.alpha), model.normal(0, self.beta))
         weight, bias = model.normal(u, 1, (self.dimension, self.classes)), model.normal(u, 1, self.classes)
-        center = 0.0 if self.iid else model.normal(big_b, 1, self.dimension)
+        center = 0.0 if is_alike else model.normal(big_b, 1, self.dimension)
         spread = np.arange(1, self.dimension + 1) ** -0.6  # the root of j^-1.2
         draws = stream(self.seed, Purpose.DATA, 3, client, key)
         x = (center + spread * draws.normal(size=(count, self.dimension))).astype(np.float32)

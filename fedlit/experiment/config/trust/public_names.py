@@ -34,7 +34,9 @@ FEDLIT_NAMES = (
     *_names("fedlit.client.dp_sgd", "ExamplePrivacy"),
     *_names("fedlit.aggregation.secure", "HomomorphicSum IdealSum SecAgg"),
     *_names("fedlit.data", "Classes Dirichlet DirichletClient Iid Natural Noise Quantity Shards"),
-    *_names("fedlit.data", "digits heart_disease image_folder shakespeare synthetic torchvision_images"),
+    *_names(
+        "fedlit.data", "digits heart_disease image_folder shakespeare synthetic synthetic_hybrid torchvision_images"
+    ),
     *_names("fedlit.executors", "Auto Inline Processes Ray Vectorized"),
     *_names("fedlit.experiment.observers", "PartitionFigure TensorBoard Terminal"),
     *_names("fedlit.experiment.observers.loggers", "CSV MLflow WandB"),

@@ -168,8 +168,8 @@ def test_each_name_is_a_public_class_of_its_kind_or_a_data_source():
         assert inspect.isclass(target), name
         assert issubclass(target, bases[module]), name
     functions = {name for name in FEDLIT_NAMES if inspect.isfunction(get_object(name))}
-    data = ("digits", "heart_disease", "image_folder", "shakespeare", "synthetic", "torchvision_images")
-    assert functions == {f"fedlit.data.{name}" for name in data}
+    data = "digits heart_disease image_folder shakespeare synthetic synthetic_hybrid torchvision_images"
+    assert functions == {f"fedlit.data.{name}" for name in data.split()}
     assert not [name for name in PUBLIC_NAMES | NETWORKS if any(part.startswith("_") for part in name.split("."))]
 
 
