@@ -120,3 +120,33 @@ def test_a_run_from_elsewhere_may_not_call_the_own_algorithm(own_package):
     config = {"algorithm": {"_target_": "fedlit_fedexp.FedExP"}}
     assert [error.key for error in untrusted_targets(config)] == ["algorithm._target_"]
     assert untrusted_targets(config, allow=["fedlit_fedexp"]) == []
+
+
+@pytest.fixture
+def estimation():
+    """The script with Ditto's point estimation."""
+    spec = spec_from_file_location("point_estimation", EXAMPLES / "point_estimation.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pull", [None, 0.0, 2.0])
+def test_the_models_of_the_point_estimation_are_those_of_the_closed_form(estimation, pull):
+    """A client's model is (its mean + pull * the mean of all) / (1 + pull), so the error follows from the data."""
+    data = estimation.make_data(seed=3)
+    means = data.train.x.reshape(estimation.CLIENTS, estimation.SAMPLES, -1).mean(1)
+    own = 0.0 if pull is None else 1 / (1 + pull)
+    models = own * means + (1 - own) * means.mean(0)
+    truth = data.client_tests.samples.x
+    assert estimation.measure(pull, seed=3) == pytest.approx(float(((models - truth) ** 2).mean()), rel=1e-4)
+
+
+def test_the_best_pull_is_that_of_the_paper(estimation):
+    """The authors' notebook: optimal_lambda = sigma^2 / (n tau^2), and sigma_w_square is the error there."""
+    noise, tau, clients = estimation.NOISE, estimation.TAU, estimation.CLIENTS
+    smallest = 1 / (1 / noise + (clients - 1) / (clients * tau**2 + noise))
+    assert estimation.expected(estimation.BEST) == pytest.approx(smallest, rel=1e-12)
+    for pull in (0.9 * estimation.BEST, 1.1 * estimation.BEST):
+        assert estimation.expected(pull) > smallest
