@@ -5,6 +5,7 @@ Hydra stops at the first error.
 
 from __future__ import annotations
 
+import os
 import re
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -171,7 +172,7 @@ def _flag_errors(parsed: Namespace) -> list[ConfigError]:
     if parsed.config_path is not None:
         hint = "--config-dir=FOLDER adds your own choices"
         return [ConfigError("--config-path", parsed.config_path, "cannot be changed in fedlit", hint)]
-    if (folder := parsed.config_dir) is not None and not Path(folder).is_dir():
+    if (folder := parsed.config_dir) is not None and not os.path.isdir(folder):
         hint = "name a folder that holds groups, such as model/mine.yaml"
         return [ConfigError("--config-dir", folder, "is not a folder", hint)]
     return []

@@ -24,7 +24,7 @@ from fedlit.experiment.config.optimizer import run_values
 from fedlit.experiment.config.trust.allowlist import ALLOW_VARIABLE, repeat_hint, untrusted_targets
 from fedlit.experiment.config.trust.foreign_command import foreign_command_errors
 from fedlit.runs.commands import quote, quote_if_needed, unquote
-from fedlit.runs.folder import InvalidRun, is_finished, read_command, read_config
+from fedlit.runs.folder import InvalidRun, is_finished, read_command, read_config, require_files
 from fedlit.runs.keys import changed_values, row_of
 from fedlit.runs.layout import COMMAND, CONFIG, JOURNAL, LOCK
 from fedlit.runs.origin import is_own_run
@@ -93,12 +93,14 @@ def _find_run(name: str, folders: Sequence[Path], primary: str, overrides: Seque
         if not folders:
             return _newest_unfinished(config)
         folder = folders[-1].expanduser().absolute()
+        require_files(folder, (), "hydra.run.dir", "")
         if not all((folder / file).is_file() for file in (COMMAND, CONFIG)):
             return None
         if errors := _change_errors(_read_config(folder), config):
             raise ConfigErrors(errors)
         return folder
     folder = Path(name).expanduser().absolute()
+    require_files(folder, (), "resume", "name the folder of a run, or auto")
     if folders and folders[-1].absolute() != folder:
         problem = f"is not {folder}, the folder of the run to resume"
         raise ConfigErrors([ConfigError("hydra.run.dir", folders[-1], problem, "leave it out")])
@@ -200,11 +202,7 @@ def _change_errors(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Confi
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:
-    """Read the configuration of a run.
-
-    Raises:
-        ConfigErrors: if the file is not a configuration.
-    """
+    """Read the configuration of a run, or raise ConfigErrors."""
     try:
         return read_config(folder)
     except InvalidRun as error:

@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
+START_BYTES = 2**16
+"""Space that a folder needs before a run begins in it: the files of Hydra take a third of it."""
+
 
 class Filesystem(Protocol):
     """The operations of a checkpoint, one by one.
@@ -153,13 +156,35 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def unwritable_reason(folder: Path) -> str:
     """Return why a folder is not writable; an empty string otherwise.
 
-    The folder need not exist. The test leaves no file.
+    The folder need not exist. The test writes START_BYTES, and leaves no file.
     """
     existing = folder.absolute()
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
     try:
-        with tempfile.NamedTemporaryFile(dir=existing, prefix=".fedlit-"):
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+        for name in folder.absolute().relative_to(existing).parts:
+            (existing / name).exists()  # raises for a name that is too long
+        with tempfile.NamedTemporaryFile(dir=existing, prefix=".fedlit-", buffering=0) as file:
+            file.write(bytes(START_BYTES))
             return ""
     except OSError as error:
-        return os.strerror(error.errno) if error.errno else str(error)
+        return _reason(error)
+
+
+def unreadable_reason(path: Path) -> str:
+    """Return why a path is unreadable; an empty string otherwise.
+
+    That a path does not exist is no reason, nor that it is a file. `Path.is_file` and `Path.is_dir` raise the OSErrors of
+    which this function returns the reason, such as that of a name that is too long.
+    """
+    try:
+        os.scandir(path).close()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except OSError as error:
+        return _reason(error)
+    return ""
+
+
+def _reason(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error)

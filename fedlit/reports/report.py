@@ -22,7 +22,7 @@ from fedlit.reports.report_files import PAGE, save_page, save_report
 from fedlit.reports.result import Report, make_report
 from fedlit.reports.runs import find_runs
 from fedlit.reports.watch import watch_runs
-from fedlit.runs.folder import is_run
+from fedlit.runs.folder import is_run, require_files
 from fedlit.runs.layout import MULTIRUN
 
 WATCH_S = 10.0
@@ -146,6 +146,8 @@ def sweep_folder(paths: Sequence[Path], can_be_empty: bool = False) -> Path | No
     Raises:
         ConfigErrors: with every path that leads to no run.
     """
+    for path in paths:
+        require_files(path, (), "PATH", "")
     if len(paths) == 1 and paths[0].is_dir() and not is_run(paths[0]):
         return paths[0]
     if can_be_empty and len(paths) == 1 and not paths[0].exists():

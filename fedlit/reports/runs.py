@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlit.core.errors import ConfigError, ConfigErrors
+from fedlit.core.files import unreadable_reason
 from fedlit.runs.folder import (
     READ_ERRORS,
     FinishedRun,
@@ -60,6 +61,9 @@ def find_runs(paths: Sequence[Path | str]) -> list[Path]:
     runs: dict[Path, Path] = {}
     errors, file_errors = list[ConfigError](), list[ConfigError]()
     for path in map(Path, paths):
+        if reason := unreadable_reason(path):
+            errors.append(ConfigError("PATH", path, f"cannot be read: {reason}"))
+            continue
         places = [path] if path.exists() else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
         folders = [folder for place in places for folder in _runs_below(place)]
         if not places:

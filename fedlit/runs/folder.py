@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from fedlit.core.errors import ConfigError, ConfigErrors
-from fedlit.core.files import flatten, read_json_lines
+from fedlit.core.files import flatten, read_json_lines, unreadable_reason
 from fedlit.runs.layout import CHECKPOINTS, COMMAND, CONFIG, FAILURE, HYDRA, JOB, JOURNAL, PARTITION, SUMMARY
 from fedlit.runs.parsing import read_json, read_yaml
 
@@ -106,17 +106,19 @@ def is_finished(folder: Path) -> bool:
 
 
 def require_files(folder: Path, names: Sequence[str], key: str, hint: str) -> None:
-    """Check that a folder which the user gave has the files.
+    """Check that the user's folder is readable and has the files.
 
     Args:
         folder: folder of a run.
-        names: file names, relative to the folder.
+        names: file names, relative to the folder; without any a folder that does not exist is no error.
         key: name of the argument that gave the folder.
         hint: advice for the user.
 
     Raises:
-        ConfigErrors: with the first file that is missing.
+        ConfigErrors: with the first file that is missing, or the reason why none can be read.
     """
+    if reason := unreadable_reason(folder):
+        raise ConfigErrors([ConfigError(key, folder, f"cannot be read: {reason}", hint)])
     for name in names:
         if not (folder / name).is_file():
             raise ConfigErrors([ConfigError(key, folder, f"has no {name}", hint)])

@@ -124,3 +124,35 @@ def test_a_commands_file_is_a_script_too(command, tmp_path):
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, f"fedlit {__version__}\n", "")
+
+
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    ("main", "words", "key"),
+    [
+        (train.main, [f"hydra.run.dir={LONG}"], "hydra.run.dir"),
+        pytest.param(train.main, ["-m", "seed=1,2", f"sweep.name={LONG}"], "hydra.sweep.dir", marks=pytest.mark.slow),
+        (train.main, [f"resume={LONG}"], "resume"),
+        pytest.param(train.main, ["resume=auto", f"hydra.run.dir={LONG}"], "hydra.run.dir", marks=pytest.mark.slow),
+        (train.main, [f"--config-dir={LONG}"], "--config-dir"),
+        (arguments.evaluate_command, [LONG], "run"),
+        (arguments.replay_command, [LONG, "--round=1", "--client=0"], "run"),
+        (report.main, [LONG], "PATH"),
+        (report.main, ["--watch", "--", LONG], "PATH"),
+        (compare.main, [LONG, LONG], "RUN_A"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_path_that_cannot_be_looked_at_is_an_error_of_its_argument(main, words, key, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", ["fedlit", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    printed = capsys.readouterr().err
+    assert end.value.code == 2
+    assert f"  {key}=" in printed
+    assert "Traceback" not in printed
+    assert [*tmp_path.iterdir()] == []

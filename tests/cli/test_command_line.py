@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 
 import fedlit
 from fedlit.cli.command_line import config_dir, parse_command
-from fedlit.core.files import flatten, unwritable_reason
+from fedlit.core.files import flatten
 from fedlit.experiment.config.plain import to_plain
 
 ROOT = Path(fedlit.__file__).parent
@@ -135,15 +135,6 @@ def test_another_primary_configuration_needs_every_top_key_of_ours(tmp_path):
     (tmp_path / "little.yaml").write_text("seed: 3\n")
     ((key, _),) = keys_and_hints("--config-dir", str(tmp_path), "--config-name", "little")
     assert key == "--config-name"
-
-
-def test_an_unwritable_folder_is_detected_and_no_file_stays(tmp_path):
-    (tmp_path / "file").touch()
-    assert unwritable_reason(tmp_path / "a" / "b") == ""
-    assert not (tmp_path / "a").exists()
-    assert "ot a directory" in unwritable_reason(tmp_path / "file" / "below")
-    assert unwritable_reason(tmp_path) == ""
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_the_help_names_only_existing_keys_and_commands():

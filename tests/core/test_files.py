@@ -1,10 +1,21 @@
+import errno
+import io
 import json
 import os
 
 import pytest
 from durable import DurableFilesystem, Stopped
 
-from fedlit.core.files import LocalFilesystem, flatten, read_json_lines, to_json, unwritable_reason, write_atomic
+from fedlit.core import files
+from fedlit.core.files import (
+    LocalFilesystem,
+    flatten,
+    read_json_lines,
+    to_json,
+    unreadable_reason,
+    unwritable_reason,
+    write_atomic,
+)
 
 
 def test_nan_and_infinity_become_null_at_any_depth():
@@ -103,3 +114,24 @@ def test_reason_of_a_folder_that_is_not_writable_is_that_of_the_nearest_one_abov
     assert [*tmp_path.iterdir()] == []
     (tmp_path / "file").touch()
     assert unwritable_reason(tmp_path / "file" / "b") == "Not a directory"
+    assert unwritable_reason(tmp_path / "a" / ("x" * 300) / "b") == "File name too long"
+
+
+def test_a_folder_on_a_full_disk_is_not_writable(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", lambda **_: io.FileIO("/dev/full", "w"))
+    assert unwritable_reason(tmp_path) == "No space left on device"
+
+
+def test_only_a_path_that_cannot_be_read_has_a_reason(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    for name in ("", "file", "missing", "missing/below", "file/below"):
+        assert unreadable_reason(tmp_path / name) == ""
+    assert unreadable_reason(tmp_path / ("x" * 300)) == "File name too long"
+    (tmp_path / "loop").symlink_to("loop")
+    assert "symbolic links" in unreadable_reason(tmp_path / "loop")
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "")
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert unreadable_reason(tmp_path) == "Permission denied"

@@ -32,6 +32,7 @@ from fedlit.cli.overrides.texts import first_value, value_text
 from fedlit.cli.sweep.checks import combination_errors, names_job, search_errors, value_errors
 from fedlit.cli.sweep.jobs import CALL, CORES, SWEPT, TOTAL
 from fedlit.core.errors import ConfigError, ConfigErrors, did_you_mean
+from fedlit.core.files import unwritable_reason
 from fedlit.runs.commands import quote
 
 PLUGIN_GROUPS = ("hydra/launcher", "hydra/sweeper")
@@ -105,6 +106,9 @@ def _make_sweep(
     flags = tuple(f"{flag}={value}" for flag, value in given.items() if value)
     config.sweep.name = str(config.sweep.name or sweep_name(overrides, [o.key_or_group for o in swept], flags))
     folder, call = _sweep_folder(config), secrets.token_hex(8)
+    if reason := unwritable_reason(Path(folder)):
+        hint = "sweep.name=NAME gives the sweep another name, hydra.sweep.dir=FOLDER another folder"
+        raise ConfigErrors([ConfigError("hydra.sweep.dir", folder, f"cannot be written: {reason}", hint)])
     more = [f"sweep.name={quote(config.sweep.name)}", f"hydra.sweep.dir={quote(folder)}"]
     keys = ",".join(dict.fromkeys(override.get_key_element().lstrip("+~") for override in swept))
     total = num_jobs if OmegaConf.select(config, "hydra.sweeper.direction") is None else config.hydra.sweeper.n_trials

@@ -169,7 +169,7 @@ def _cache_folder(folder: Path, cache: str | None) -> Path:
 
 def _list_images(folder: Path) -> list[tuple[str, str, str]]:
     """Return (path, class, client) of each image; client is '' without clients."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # false for a name that is too long, too
         hint = "root must hold train/CLASS/IMAGE and test/CLASS/IMAGE, or train/CLIENT/CLASS/IMAGE"
         raise ConfigError("root", folder.parent, f"{folder} is not a folder", hint)
     flat, deep = [], []
