@@ -16,6 +16,7 @@ from fedlit.cli.overrides.suggestions import similar_keys
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.messages import EvalResult, ServerState, Shared
 from fedlit.core.text.console import PlainConsole
+from fedlit.core.text.numbers import format_number
 from fedlit.experiment.config.build import build_run
 from fedlit.experiment.config.plain import to_plain
 from fedlit.experiment.config.trust.allowlist import untrusted_targets
@@ -184,5 +185,5 @@ def _table(summary: Mapping[str, Any], metrics: Mapping[str, float], checkpoint:
         table.add_column(name, justify="left" if name == "metric" else "right")
     for name, value in metrics.items():
         old = entry["metrics"].get(name)  # null for a value that was not finite
-        table.add_row(name, "-" if old is None else f"{old:.6f}", f"{value:.6f}")
+        table.add_row(name, *("-" if number is None else format_number(number, 6) for number in (old, value)))
     return table

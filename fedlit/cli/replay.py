@@ -20,6 +20,7 @@ from fedlit.core.messages import ClientFailure, ServerState, Update
 from fedlit.core.model import FitResult
 from fedlit.core.tensors import norm
 from fedlit.core.text.console import PlainConsole
+from fedlit.core.text.numbers import format_number
 from fedlit.executors import Inline, Vectorized
 from fedlit.experiment.config.build import build_run
 from fedlit.runs.folder import read_records, require_files, user_errors
@@ -218,7 +219,7 @@ def _table(run: Path, round: int, client: int, result: ReplayResult) -> Table:
         table.add_row("step budget", f"{result.steps} steps, for clock.deadline_s")
     table.add_row("outcome" if result.update else "did not train", outcome)
     for fit in result.fits:
-        metrics = ", ".join(f"{name} {value:.6f}" for name, value in fit.metrics.items())
+        metrics = ", ".join(f"{name} {format_number(value, 6)}" for name, value in fit.metrics.items())
         work = f"{fit.examples} examples, {fit.steps} steps"
         table.add_row("local fit", f"{work}; {metrics}" if metrics else work)
     if result.update is None:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 
 from fedlit.core.files import write_atomic
+from fedlit.core.text.numbers import format_number
 from fedlit.experiment.digests import PairingDigests
 from fedlit.experiment.observers import Observer, ObserverGroup, Run, RunFolder
 from fedlit.experiment.summary import RunTracker, evaluation_metrics, protections
@@ -99,7 +100,9 @@ def log_round(record: RoundRecord, rounds: int) -> None:
     """
     evaluations = evaluation_metrics(record.metrics)
     figures = "  ".join(
-        f"{name} {value:.4f}" for name, value in record.metrics.items() if _is_train_loss(name) or name in evaluations
+        f"{name} {format_number(value)}"
+        for name, value in record.metrics.items()
+        if _is_train_loss(name) or name in evaluations
     )
     clients = f"{int(record.metrics['clients/trained'])} of {len(record.cohort)} clients"
     log.info("round %d/%d  %s  %s  %.1f s", record.number, rounds, clients, figures, record.metrics["time/round_s"])

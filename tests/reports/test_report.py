@@ -508,6 +508,12 @@ def test_reports_import_no_torch_lightning_or_hydra():
         (25.47e6, 2.1e6, "B", "25.5 ± 2.1 MB"),
         (999.0, None, "B", "999 B"),
         (1234.5, 40.0, "s", "1,234 ± 40 s"),
+        (2.8949e-12, None, "", "2.895e-12"),
+        (2.8949e-12, 3.1e-13, "", "2.895e-12 ± 3.100e-13"),
+        (2.0e-9, 0.25, "", "0.00 ± 0.25"),
+        (0.5, 1e-9, "", "0.500000 ± 0.000000"),
+        (2.8948581543650823e25, None, "", "2.895e+25"),
+        (0.0, None, "", "0"),
     ],
 )
 def test_interval_determines_the_decimal_places_of_a_number(mean, half, unit, text):

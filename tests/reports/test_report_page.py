@@ -121,7 +121,7 @@ def test_tables_have_the_numbers_of_the_report_with_values_to_sort_by(sweep):
     }
 
 
-@pytest.mark.parametrize("mean", [0.0, 3.0, 0.1234, 12.3456, 123456.0, 2.5e9, -0.5])
+@pytest.mark.parametrize("mean", [0.0, 3.0, 0.1234, 12.3456, 123456.0, 2.5e9, -0.5, 2.5e30])
 @pytest.mark.parametrize(("half", "ends"), [(None, False), (0.25, False), (0.25, True)])
 @pytest.mark.parametrize("unit", ["", "B", "s"])
 def test_numbers_of_cells_are_read_back(mean, half, ends, unit):
@@ -131,7 +131,7 @@ def test_numbers_of_cells_are_read_back(mean, half, ends, unit):
 
 
 @pytest.mark.parametrize(
-    "text", ["-", "best", "algorithm=fedavg", "[0.1, 0.2]", "none", "3x", "1.0.0", "", "2 planned, 1 x"]
+    "text", ["2e+3x", "-", "best", "algorithm=fedavg", "[0.1, 0.2]", "none", "3x", "1.0.0", "", "2 planned, 1 x"]
 )
 def test_only_numbers_are_read_from_cells(text):
     assert cell_number(text) == {"2 planned, 1 x": 2.0}.get(text)

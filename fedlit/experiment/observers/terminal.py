@@ -5,6 +5,7 @@ If the output is not a terminal, one line a round replaces the progress bar. A j
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from fedlit.core.text.console import PlainConsole
 from fedlit.core.text.escape import shell_command, short_path
+from fedlit.core.text.numbers import format_number
 from fedlit.experiment.observers.observer import Observer
 from fedlit.experiment.run import Run
 from fedlit.experiment.summary import evaluation_metrics, protections
@@ -80,7 +82,7 @@ class Terminal(Observer):
         if monitor and self._run.federation.monitor.name is None:  # without a validation split: on the test split
             monitor = counterpart(monitor, "test")
         if monitor is not None and monitor in record.metrics:
-            self._monitor_text = f"{monitor} {record.metrics[monitor]:.4f}"
+            self._monitor_text = f"{monitor} {format_number(record.metrics[monitor])}"
         clients = f"{int(record.metrics['clients/trained'])} of {len(record.cohort)} clients"
         return f"{clients}  {self._monitor_text}" + ("  LOST" if record.lost else "")
 
@@ -102,9 +104,8 @@ def summary_table(run: Run, summary: Mapping[str, Any]) -> Table:
         if summary["lost_rounds"]
         else f"{summary['rounds']}",
     )
-    title = f"best round by {monitor}" if monitor else "last round, nothing held out"
-    table.add_row(title, f"round {best['round']}: {metrics_line(best['metrics'])}")
-    if monitor:
+    table.add_row(_best_title(monitor, best), f"round {best['round']}: {metrics_line(best['metrics'])}")
+    if _has_best(monitor, best):
         table.add_row("last round", metrics_line(last["metrics"]))
     table.add_row("time", f"{summary['seconds']:.1f} s")
     down, up = (decimal(int(summary[key])) for key in ("down_bytes", "up_bytes"))
@@ -115,6 +116,20 @@ def summary_table(run: Run, summary: Mapping[str, Any]) -> Table:
         table.add_row("protected", statement)
     table.add_row("folder", str(short_path(run.folder)))
     return table
+
+
+def _has_best(monitor: str | None, best: Mapping[str, Any]) -> bool:
+    """Return True if a validation metric chose the summary's best round.
+
+    The monitored metric was finite in that round. Otherwise the summary has the last round in its place.
+    """
+    return monitor is not None and math.isfinite(best["metrics"].get(monitor, math.nan))
+
+
+def _best_title(monitor: str | None, best: Mapping[str, Any]) -> str:
+    if monitor is None:
+        return "last round, nothing held out"
+    return f"best round by {monitor}" if _has_best(monitor, best) else f"last round, {monitor} was never finite"
 
 
 def _choice(run: Run, group: str) -> str:
@@ -129,10 +144,11 @@ def result_line(run: Run, summary: Mapping[str, Any]) -> str:
     names = [*dict.fromkeys((name, counterpart(name, "test"), counterpart(name, "own")))] if name else []
     metrics = {name: best["metrics"][name] for name in names if name in best["metrics"]}
     lost = f", {summary['lost_rounds']} of {summary['rounds']} rounds lost" if summary["lost_rounds"] else ""
-    place = f"{'best round' if monitor else 'last round'} {best['round']}"
+    place = f"{'best round' if _has_best(monitor, best) else 'last round'} {best['round']}"
     return f"{place}: {metrics_line(metrics)}{lost}, {summary['seconds']:.1f} s"
 
 
 def metrics_line(metrics: Mapping[str, float]) -> str:
     """Return the metrics of evaluations in one line."""
-    return ", ".join(f"{name} {value:.4f}" for name, value in evaluation_metrics(metrics).items()) or "not evaluated"
+    texts = (f"{name} {format_number(value)}" for name, value in evaluation_metrics(metrics).items())
+    return ", ".join(texts) or "not evaluated"

@@ -13,6 +13,9 @@ ReportValues = Mapping[str, Any]
 ROUNDING = 1e-12
 """Half the width of an interval, relative to its mean, that comes from the rounding of equal numbers alone."""
 
+SMALLEST, LARGEST, MAX_PLACES = 1e-4, 1e12, 6
+"""Numbers from SMALLEST to below LARGEST have no exponent, and at most MAX_PLACES decimal places."""
+
 
 def format_cell(estimate: ReportValues | None, with_ends: bool, signed: bool = False, unit: str = "") -> str:
     """Return the text of a mean with its interval.
@@ -28,8 +31,7 @@ def format_cell(estimate: ReportValues | None, with_ends: bool, signed: bool = F
     size, unit = scale_unit(estimate["mean"], unit)
     mean, half, unit = estimate["mean"] / size, estimate["half"], f" {unit}" if unit else ""
     half = 0.0 if half is not None and half < ROUNDING * abs(estimate["mean"]) else half
-    places = _places(half / size, 2) if half else 0 if mean == int(mean) else _places(abs(mean), 4)
-    form = f",.{places}f"
+    form = _number_form(mean, None if half is None else half / size)
     text = f"{mean:{'+' if signed else ''}{form}}"
     if half is None:
         return text + unit
@@ -55,16 +57,30 @@ def format_statistics(estimate: ReportValues | None) -> tuple[str, str, str]:
     if estimate is None:
         return "-", "-", "-"
     mean, std = estimate["mean"], estimate["std"]
-    places = _places(std, 2) if std else 0 if mean == int(mean) else _places(abs(mean), 4)
+    form = _number_form(mean, std)
     if std is None:
-        return f"{mean:,.{places}f}", "-", "-"
-    ends = ", ".join(f"{estimate[end]:,.{places}f}" for end in ("low", "high"))
-    return f"{mean:,.{places}f}", f"{std:,.{places if std else 0}f}", f"[{ends}]"
+        return f"{mean:{form}}", "-", "-"
+    ends = ", ".join(f"{estimate[end]:{form}}" for end in ("low", "high"))
+    return f"{mean:{form}}", f"{std:{form if std else ',.0f'}}", f"[{ends}]"
+
+
+def _number_form(mean: float, deviation: float | None) -> str:
+    """Return the format of a mean and of its deviation.
+
+    The deviation has two significant digits, and at most MAX_PLACES decimal places; without one the mean has four digits. If
+    both are very small or one is very large, they have an exponent.
+    """
+    largest = max(abs(mean), deviation or 0.0)
+    if largest and not SMALLEST <= largest < LARGEST:
+        return ".3e"
+    if deviation:
+        return f",.{_places(deviation, 2)}f"
+    return ",.0f" if mean == int(mean) else f",.{_places(abs(mean), 4)}f"
 
 
 def _places(value: float, digits: int) -> int:
-    """Return the decimal places, 0 to 6, for `digits` significant digits."""
-    return min(max(digits - 1 - math.floor(math.log10(value)), 0), 6)
+    """Return the decimal places for `digits` significant digits."""
+    return min(max(digits - 1 - math.floor(math.log10(value)), 0), MAX_PLACES)
 
 
 def scale_unit(value: float, unit: str) -> tuple[float, str]:
@@ -85,7 +101,7 @@ def cell_number(text: str) -> float | None:
     """Return the number at the beginning of a cell, or None.
 
     A number of bytes is scaled to B."""
-    match = re.match(r"([+-]?[\d,]+(?:\.\d+)?)(?![\w.=])", text)
+    match = re.match(r"([+-]?[\d,]+(?:\.\d+)?(?:e[+-]\d+)?)(?![\w.=])", text)
     if match is None:
         return None
     unit = re.search(r" (TB|GB|MB|kB)$", text)

@@ -187,6 +187,7 @@ def test_table_names_the_users_own_classes(tmp_path):
     config, names = {"model": {"_target_": "my_model.MyModule"}}, {"model": "custom", "algorithm": "fedavg"}
     table = summary_table(Run(tmp_path, config, fed, data, names), {**summary, "down_bytes": 0, "up_bytes": 0})
     assert next(iter(table.columns[1].cells)) == "MyModule (1 parameters) on squares by fedavg"
+    assert f"last round, {fed.monitor.name} was never finite" in [*table.columns[0].cells]
 
 
 @pytest.mark.parametrize("clients", [3, 2000])
@@ -335,6 +336,8 @@ def test_job_of_a_sweep_has_a_line_instead_of_the_table(tmp_path):
     assert result_line(run, {**summary, "lost_rounds": 1}).endswith("test/accuracy 0.5000, 1 of 1 rounds lost, 12.0 s")
     line = result_line(replace(run, federation=replace(fed, monitor=Monitor(None))), summary)
     assert line == "last round 1: val/accuracy 0.7500, test/accuracy 0.5000, 12.0 s"
+    diverged = {**summary, "best": {"round": 1, "metrics": {**metrics, "val/accuracy": float("nan")}}}
+    assert result_line(run, diverged) == "last round 1: val/accuracy nan, test/accuracy 0.5000, 12.0 s"
 
 
 def test_only_figures_of_spread_beside_their_mean_are_left_out():
