@@ -95,6 +95,14 @@ def test_a_key_of_other_choices_is_reported_with_those_choices_and_the_current_o
     ]
 
 
+@pytest.mark.slow
+def test_a_key_of_other_choices_is_given_to_the_users_own_class_with_a_plus():
+    assert keys_and_hints("data=custom", "data._target_=mine.make", "data.val_fraction=0", "data.bach_size=8") == [
+        ("data.val_fraction", "+data.val_fraction=0 adds the key"),
+        ("data.bach_size", "did you mean data.batch_size? +data.batch_size=8 adds the key"),
+    ]
+
+
 def test_a_key_that_every_run_needs_cannot_be_removed():
     errors = keys_and_hints("~monitor", "~seed", "~eval", "~check", "~data", "~monitor.name")
     assert errors == [

@@ -107,6 +107,8 @@ def key_of_other_choice(
         return []
     *first, last = options
     hint = f"{', '.join(first)} and {last} have the key" if first else f"{last} has the key"
+    if tree.has_own_class(group):
+        hint = f"+{group}.{known}={value_text(override)} adds the key"
     hint = hint if known == rest else f"did you mean {group}.{known}? {hint}"
     return [ConfigError(key, value_text(override), problem, hint)]
 

@@ -97,6 +97,12 @@ class KeyTree:
                 return None
         return next((error for error in errors if error.key == key), None)
 
+    def has_own_class(self, group: str) -> bool:
+        """Return True if a group calls the user's own class or function."""
+        node = OmegaConf.select(self.config, group)
+        has_target = isinstance(node, DictConfig) and "_target_" in [*node.keys()]  # also without a value
+        return has_target and not str(OmegaConf.select(self.config, f"{group}._target_")).startswith("fedlit.")
+
     def _is_closed(self, parent: str) -> bool:
         target = OmegaConf.select(self.config, f"{parent}._target_")
         return isinstance(target, str) and target.startswith(CLOSED)
