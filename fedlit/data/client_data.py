@@ -118,8 +118,11 @@ class ClientData:
 
     @property
     def num_client_tests(self) -> int:
-        """Number of clients that have their own test set; 0 for none."""
-        return 0 if self.client_tests is None else len(self.client_tests.population)
+        """Number of clients that have their own test set; 0 for none.
+
+        A client's own test set may be empty, but not all of them.
+        """
+        return len(self.client_tests.population) if self.client_tests and self.client_tests.population.samples else 0
 
     def clients_to_evaluate(self, cohort: Sequence[int]) -> Sequence[int]:
         """Return the clients whose own test sets are evaluated: see `ClientRegistry`."""

@@ -20,11 +20,8 @@ from fedlit.data.samples import Data
 DataSource = Data | LightningDataModule | tuple[Any, ...] | list[Any]
 """Data, a data module, or a pair or triple of datasets: see `to_data`."""
 
-_PLACES = {
-    2: ("the training loader", "the test loader"),
-    3: ("the training loader", "the validation loader", "the test loader"),
-}
-"""Names of the loaders in a pair and in a triple."""
+_SPLITS = {2: ("training", "test"), 3: ("training", "validation", "test")}
+"""Names of the sets in a pair and in a triple."""
 
 MAX_SPARSE_CLASSES = 1000
 """Largest number of classes of which most may be missing in the data."""
@@ -54,12 +51,18 @@ def to_data(source: DataSource, num_workers: int = 0) -> Data:
         problem = "is not data: it must be a pair of map-style datasets, a LightningDataModule or fedlit.data.Data"
         raise ConfigError("_target_", name, problem)
     if datamodule is None:
-        for place, part in zip(_PLACES[len(source)], source, strict=True):
+        for split, part in zip(_SPLITS[len(source)], source, strict=True):
             if isinstance(part, DataLoader):
-                check_loader(name, place, part)
-    train, *others = (None if part is None else DatasetSamples.of(part, num_workers) for part in source)
-    if train is None or not len(train):
-        raise ConfigError("_target_", name, "has no training sample", "the training set must not be empty")
+                check_loader(name, f"the {split} loader", part)
+    parts = [None if part is None else DatasetSamples.of(part, num_workers) for part in source]
+    for split, part in zip(_SPLITS[len(source)], parts, strict=True):
+        if part is not None and not len(part):
+            raise ConfigError(
+                "_target_", name, f"has a {split} set without a sample", "only a training set is necessary"
+            )
+    train, *others = parts
+    if train is None:
+        raise ConfigError("_target_", name, "has no training set")
     classes = _class_names([part.targets for part in (train, *others) if part is not None])
     name = "your data" if name in ("tuple", "list") else name
     val = others[0] if len(others) == 2 else None

@@ -58,6 +58,11 @@ class Loading:
         if fraction > 0 and "val" not in facts.splits:
             why = "holds out less than one sample, so the last round counts as the best"
             yield ConfigError("data.val_fraction", fraction, why, "use a larger fraction", warning=True)
+        if self.client_test_fraction > 0 and not facts.has_client_tests:
+            why = "holds out less than one sample of each client, so no client has its own test set"
+            yield ConfigError(
+                "data.client_test_fraction", self.client_test_fraction, why, "use a larger fraction", warning=True
+            )
         if facts.val_counts is not None and not facts.val_counts.all():
             names = [facts.classes[label] for label in np.flatnonzero(facts.val_counts == 0)]
             why = f"leaves validation without class {', '.join(names[:5])}{', ...' if len(names) > 5 else ''}"

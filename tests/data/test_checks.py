@@ -50,6 +50,11 @@ def test_defaults_give_no_warning():
         (["partition.alpha=0.01", "partition.num_clients=60"], "partition", "leaves 32 of 60 clients without examples"),
         (["data.val_fraction=0.002"], "data.val_fraction", "without class"),
         (["data.val_fraction=0.0001"], "data.val_fraction", "less than one sample"),
+        (
+            ["data.client_test_fraction=0.001"],
+            "data.client_test_fraction",
+            "holds out less than one sample of each client, so no client has its own test set",
+        ),
         (["eval.clients=all"], "eval.clients", "evaluates no client: no client has its own test set"),
         (["eval.clients=5"], "eval.clients", "data.client_test_fraction=0.2 makes them"),
         (["schedule.eval_every=30"], "schedule.eval_every", "only the last round"),
