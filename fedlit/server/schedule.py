@@ -67,6 +67,9 @@ class Schedule:
                 "must be a number of at least 1",
                 "1 samples no further clients",
             ),
+            require(
+                self.stop_at is None or math.isfinite(self.stop_at), "stop_at", self.stop_at, "must be a finite number"
+            ),
             require_choice("client_state", self.client_state, ["reset", "keep"]),
             require_choice("lr", self.lr, ["constant", "step", "cosine"]),
             require(0 < self.lr_gamma <= 1, "lr_gamma", self.lr_gamma, "must be above 0 and at most 1"),

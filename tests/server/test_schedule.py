@@ -1,5 +1,7 @@
 """The schedule: cohort sizes, learning rates, evaluated rounds, and errors."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -42,6 +44,7 @@ def test_the_last_round_is_always_evaluated():
         ("lr", "linear"),
         ("lr_gamma", 0.0),
         ("lr_floor", 2.0),
+        ("stop_at", math.inf),
     ],
 )
 def test_an_invalid_value_is_named_in_the_error(key, value):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from rich.filesize import decimal
 
 from fedlit.aggregation.basis import find_basis
 from fedlit.aggregation.channel import pack_channel_states
@@ -91,6 +92,6 @@ def check_disk_space(run: Run) -> None:
     size = sum(tensor_nbytes(tensor) for tensor in flatten_state(state).values())
     needed, free = size * (run.retention.keep + 1 + WEIGHT_FILES), shutil.disk_usage(run.folder).free
     if needed > free:
-        problem = f"has {free / 1e6:,.0f} MB free, and the run's checkpoints take {needed / 1e6:,.0f} MB"
+        problem = f"has {decimal(free)} free, and the run's checkpoints take {decimal(needed)}"
         hint = "free some space, or put the run on another disk by hydra.run.dir=FOLDER"
         raise ConfigErrors([ConfigError("hydra.run.dir", run.folder, problem, hint)])
