@@ -46,6 +46,7 @@ from fedlit.core.messages import (
     Update,
 )
 from fedlit.core.model import Model
+from fedlit.core.streams import spare_normal_kept
 from fedlit.core.tensors import Groups, Layout
 from fedlit.data.client_data import ClientData
 from fedlit.simulation.faults import FailurePolicy
@@ -99,7 +100,8 @@ class ClientWorker:
         raise TypeError(f"{type(job).__name__} is not a job")
 
     @__call__.register
-    @trainer_scope()  # once for all clients of the job
+    @trainer_scope()  # both once for all clients of the job
+    @spare_normal_kept()
     def _train(self, job: TrainJob, state: ServerState) -> PartialAggregate:
         """Train clients one by one; add updates left to right in float64."""
         layout = Layout.of(self.update_template(state))

@@ -1,10 +1,11 @@
 import random
+from contextlib import suppress
 from itertools import product
 
 import numpy as np
 import torch
 
-from fedlit.core.streams import Purpose, bit_stream, seeded, sequence, stream, torch_stream
+from fedlit.core.streams import Purpose, bit_stream, seeded, sequence, spare_normal_kept, stream, torch_stream
 
 
 def test_a_stream_with_the_same_key_has_the_same_numbers():
@@ -67,6 +68,84 @@ def test_seeded_seeds_all_three_generators_and_restores_them():
         assert draw() == first
     with seeded(5, Purpose.MODEL, 1, 3):
         assert all(a != b for a, b in zip(draw(), first, strict=True))
+
+
+def draw_pairs():
+    """Draw an odd number of normal ones: NumPy keeps the second one of the last pair for the next call."""
+    return np.random.randn(3).tolist()
+
+
+def test_the_spare_normal_number_of_numpy_is_restored():
+    np.random.seed(1)
+    expected = [draw_pairs(), draw_pairs(), draw_pairs()]
+    for raises in (False, True):
+        np.random.seed(1)
+        drawn = [draw_pairs()]
+        with suppress(SystemExit), spare_normal_kept():
+            for client in (2, 3):
+                with seeded(5, Purpose.MODEL, 1, client):
+                    draw_pairs()
+                    if raises:
+                        raise SystemExit
+        drawn.append(draw_pairs())
+        with seeded(5, Purpose.MODEL):
+            draw_pairs()
+        assert [*drawn, draw_pairs()] == expected
+
+
+def test_the_spare_normal_number_is_not_restored_if_code_between_two_fits_draws_numbers():
+    """Else it would be drawn twice."""
+    np.random.seed(1)
+    first = draw_pairs()
+    with spare_normal_kept():
+        with seeded(5, Purpose.MODEL, 1, 2):
+            draw_pairs()
+        between = draw_pairs()
+    assert len({*first, *between, *draw_pairs()}) == 9
+
+
+def test_code_between_two_fits_of_a_job_continues_the_outer_streams():
+    for generator in (torch.manual_seed, np.random.seed, random.seed):
+        generator(1)
+    expected = [draw() for _ in range(3)]
+    for generator in (torch.manual_seed, np.random.seed, random.seed):
+        generator(1)
+    drawn = [draw()]
+    with spare_normal_kept():
+        for client in (2, 3):
+            with seeded(5, Purpose.MODEL, 1, client):
+                draw()
+                np.random.seed(9)
+            drawn.append(draw())
+    assert drawn == expected
+
+
+def test_a_stream_inside_another_one_leaves_it():
+    with seeded(5, Purpose.MODEL, 1, 2):
+        outer = [draw(), draw()]
+    with seeded(5, Purpose.MODEL, 1, 3):
+        inner = draw()
+    with seeded(5, Purpose.MODEL, 1, 2):
+        first = draw()
+        with seeded(5, Purpose.MODEL, 1, 3):
+            assert draw() == inner
+        assert [first, draw()] == outer
+
+
+def test_the_bits_of_numpys_global_generator_are_the_users_own_again():
+    own = np.random.PCG64(1)
+    before = np.random.get_bit_generator()
+    np.random.set_bit_generator(own)
+    try:
+        with spare_normal_kept(), seeded(5, Purpose.MODEL, 1, 2):
+            assert np.random.get_bit_generator() is not own
+            first = np.random.rand()
+        assert np.random.get_bit_generator() is own
+        assert np.random.rand() == np.random.Generator(np.random.PCG64(1)).random()
+    finally:
+        np.random.set_bit_generator(before)
+    with seeded(5, Purpose.MODEL, 1, 2):
+        assert np.random.rand() == first
 
 
 def test_seeding_queues_no_calls_in_torch():
