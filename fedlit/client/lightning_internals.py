@@ -24,6 +24,7 @@ from fedlit.client.lightning_logging import quiet_logger, signatures_once
 from fedlit.core.torch_internals import cached_gpu_count
 
 _groups_without_callbacks: set[str] = set()
+_is_scope_open = False
 
 
 @contextmanager
@@ -33,8 +34,16 @@ def trainer_scope() -> Iterator[None]:
     After the block everything is as before, also after an exception and when scopes are nested: a user's own Trainers in the
     same script do not change. For the main thread only.
     """
-    with external_callbacks_once(), signatures_once(), quiet_logger(), cached_gpu_count():
+    global _is_scope_open
+    if _is_scope_open:
         yield
+        return
+    _is_scope_open = True
+    try:
+        with external_callbacks_once(), signatures_once(), quiet_logger(), cached_gpu_count():
+            yield
+    finally:
+        _is_scope_open = False
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import lightning.pytorch.utilities.signature_utils as signature_utils
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.trainer.connectors.logger_connector.result import (
+    _METRICS,
     _get_default_dtype,
     _Metadata,
     _ResultCollection,
@@ -140,6 +141,12 @@ class LightResults(_ResultCollection):
             return
         result.forward(value, self._extract_batch_size(result, batch_size, result.meta))
         result.has_reset = False
+
+    def metrics(self, on_step: bool) -> _METRICS:
+        """Return the values of a step or an epoch by use."""
+        if on_step and not any(result.meta.on_step for result in self.values()):
+            return _METRICS(callback={}, log={}, pbar={})
+        return super().metrics(on_step)
 
     def to(self, device: torch.device | str) -> LightResults:
         """Move all values to a device."""

@@ -60,6 +60,14 @@ def set_buffer(module: nn.Module, name: str, value: Tensor) -> None:
     module._buffers[name] = value
 
 
+def own_children(module: nn.Module) -> dict[str, nn.Module | None]:
+    """Return the dictionary of a module's own children, which may be None.
+
+    Uses `nn.Module._modules`; checked with torch 2.14.1.
+    """
+    return module._modules
+
+
 def module_hooks(module: nn.Module) -> list[dict[int, Any]]:
     """Return the dictionaries with a module's own hooks.
 

@@ -82,6 +82,12 @@ def test_batch_and_instance_norm_have_one_base_class(kind):
 HOOKS = [name for name in dir(nn.Module) if name.startswith("register_") and name.endswith("hook")]
 
 
+def test_a_module_has_its_children_in_a_dictionary():
+    module = nn.Sequential(nn.Linear(1, 1))
+    module.register_module("none", None)
+    assert internals.own_children(module) == {"0": module[0], "none": None}, gone("nn.Module._modules")
+
+
 @pytest.mark.parametrize("name", HOOKS)
 def test_a_module_has_its_hooks_in_dictionaries(name):
     module = nn.Linear(1, 1)

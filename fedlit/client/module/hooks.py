@@ -25,7 +25,8 @@ class HookSnapshot:
     def restore(self) -> None:
         """Remove hooks that are new, and add those that were removed."""
         for hooks, recorded in self._of_parts:
-            _restore(hooks, recorded)
+            if hooks or recorded:  # most are empty
+                _restore(hooks, recorded)
         for tensor, dictionaries in self._of_parameters:
             for hooks, recorded in zip(tensor_hooks(tensor), dictionaries, strict=True):
                 _restore(hooks, recorded)

@@ -21,7 +21,7 @@ from fedlit.client.module.hooks import HookSnapshot
 from fedlit.client.module.snapshot import ModuleSnapshot
 from fedlit.core.errors import ConfigError
 from fedlit.core.model import Model
-from fedlit.core.torch_internals import copy_in_place, non_persistent_buffers, set_buffer
+from fedlit.core.torch_internals import copy_in_place, non_persistent_buffers, own_children, set_buffer
 
 
 class ModuleReplica:
@@ -51,7 +51,7 @@ class ModuleReplica:
         grouped = {id(metric) for group in groups for metric in group.modules()}
         metrics = [part for part in module.modules() if isinstance(part, Metric)]
         self._metrics = [(metric, id(metric) in grouped) for metric in metrics]
-        self._children = [(part, {name for name, _ in part.named_children()}) for part in parts.values()]
+        self._children = [(part, set(own_children(part))) for part in parts.values()]
         self._snapshot = ModuleSnapshot(parts, [*module.parameters(), *module.buffers(), *metrics])
         self._hooks = HookSnapshot(parts.values(), module.parameters())
         self._requires_grad = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
@@ -81,8 +81,10 @@ class ModuleReplica:
         for part, name, value in self._scratch:
             set_buffer(part, name, value.clone())
         for part, names in self._children:
-            for name in [name for name, child in part.named_children() if name not in names and _is_metric(child)]:
-                delattr(part, name)  # a tracker makes a metric in each epoch
+            children = own_children(part)
+            if children.keys() != names:
+                for name in [name for name in children.keys() - names if _is_metric(children[name])]:
+                    delattr(part, name)  # a tracker makes a metric in each epoch
         for metric, is_grouped in self._metrics:
             if is_grouped or metric.update_count:  # a metric may share the state of another one in its group
                 metric.reset()
@@ -184,7 +186,7 @@ def unsupported_module(module: LightningModule) -> list[ConfigError]:
     return []
 
 
-def _is_metric(part: nn.Module) -> bool:
+def _is_metric(part: nn.Module | None) -> bool:
     return isinstance(part, Metric | MetricCollection)
 
 
