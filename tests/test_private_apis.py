@@ -1,4 +1,4 @@
-"""Private APIs of torch and Lightning stay in five files."""
+"""Private APIs of torch and Lightning stay in seven files."""
 
 import ast
 from pathlib import Path
@@ -10,6 +10,8 @@ INTERNALS = {
     "core/torch_internals.py": "torch",
     "client/lightning_internals.py": "lightning",
     "client/lightning_logging.py": "lightning",
+    "client/fit/lightning_hooks.py": "lightning",
+    "client/fit/lightning_run.py": "lightning",
     "client/fit/lightning_signals.py": "lightning",
     "client/vectorized/lanes/lightning_optimization.py": "lightning",
 }

@@ -10,17 +10,16 @@ import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from inspect import Signature
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from lightning.pytorch.trainer.states import RunningStage
 from torch.nn import Module
 from torchmetrics import Metric
 
+from fedlit.client.fit.lightning_run import LightTrainer, use_light_loops
 from fedlit.client.fit.lightning_signals import use_light_signals
 from fedlit.client.lightning_logging import use_light_results
 from fedlit.core.torch_internals import moves_as
@@ -29,24 +28,6 @@ ENVIRONMENT = "PL_TRAINER_"
 """Prefix of the environment variables that set arguments of Trainers."""
 
 NO_PROFILE = nullcontext()
-
-
-class LightTrainer(Trainer):
-    """A Trainer whose arguments come from no environment variable.
-
-    Lightning reads the names of the arguments from the signature of the class, once for each Trainer.
-    """
-
-    __signature__ = Signature()
-
-    @property
-    def training(self) -> bool:
-        """True in the training stage; Lightning asks often."""
-        return self.state.stage is RunningStage.TRAINING
-
-    @training.setter
-    def training(self, val: bool) -> None:
-        Trainer.training.__set__(self, val)
 
 
 class SilentProfiler(PassThroughProfiler):
@@ -97,6 +78,7 @@ def new_trainer(**options: Any) -> Trainer:
         if _runs_on_host(options):
             options["strategy"] = HostStrategy()
         trainer = LightTrainer(**options, profiler=SilentProfiler())
+        use_light_loops(trainer)
     use_light_results(trainer)
     use_light_signals(trainer)
     return trainer
@@ -123,11 +105,20 @@ def _automatic_device() -> str:
 
 def _stays_by_a_move(module: Module) -> bool:
     """Return True if a move from CPU to CPU changes nothing."""
-    return _has_usual_moves(type(module)) and all(
-        moves_as(type(part), Module)
-        or (isinstance(part, Metric) and moves_as(type(part), Metric) and not _has_lists(part))
-        for part in module.modules()
-    )
+    if not _has_usual_moves(type(module)):
+        return False
+    kinds = [(_usual_move(type(part)), part) for part in module.modules()]
+    return all(base is Module or (base is Metric and not _has_lists(part)) for base, part in kinds)  # type: ignore[arg-type]
+
+
+@cache
+def _usual_move(kind: type[Module]) -> type[Module] | None:
+    """Return the class of torch or torchmetrics whose move a class has.
+
+    None if it has a move of its own.
+    """
+    base = Metric if issubclass(kind, Metric) else Module
+    return next((usual for usual in (Module, base) if moves_as(kind, usual)), None)
 
 
 @cache

@@ -1,18 +1,29 @@
 """What a client's fit does to its Trainer and to the process does not reach the next client of the worker."""
 
+import logging
 import os
+import random
 import signal
+import warnings
 from contextlib import nullcontext
 
+import lightning.pytorch.trainer.connectors.callback_connector as callback_connector
+import lightning.pytorch.utilities.signature_utils as signature_utils
+import numpy as np
 import pytest
 import torch
 from conftest import Quadratic, holdings, pairs
 from lightning.pytorch import Callback
 from torchmetrics import MeanMetric
 
+from fedlit.algorithms import FedAvg
 from fedlit.client.fit import light_trainer
+from fedlit.client.lightning_logging import LOGGER
 from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import LocalTrainer, TrainerConfig
+from fedlit.client.worker import ClientWorker
+from fedlit.core.errors import FatalClientFailure
+from fedlit.core.messages import ServerState, Shared, TrainJob
 
 VARIABLE = "PL_TRAINER_GRADIENT_CLIP_VAL"
 SPOILT = 100.0
@@ -97,3 +108,55 @@ def test_a_client_trains_as_if_it_were_the_first_one_of_its_worker(fails):
     assert os.environ[VARIABLE] == "0.001"
     assert fit(replica, 2.0) == alone
     assert signal.getsignal(signal.SIGUSR2) == handler
+
+
+class Ends(Quadratic):
+    """A module that draws numbers, and may end the process."""
+
+    def __init__(self, error):
+        super().__init__(1.0)
+        self.error = error
+
+    def training_step(self, batch, batch_idx):
+        torch.rand(3), np.random.randn(3), random.random()
+        if self.error is not None and batch[0][0, 1] == SPOILT:
+            raise self.error
+        return super().training_step(batch, batch_idx)
+
+
+def process_state():
+    """All of the process that a job changes and restores."""
+    bits = np.random.get_bit_generator()
+    return (
+        (torch.get_rng_state().tolist(), random.getstate(), id(bits), str(np.random.get_state(legacy=False))),
+        (
+            callback_connector._load_external_callbacks,
+            signature_utils.inspect,
+            warnings.filters[:],
+            warnings.showwarning,
+        ),
+        (logging.getLogger(LOGGER).level, torch.cuda._cached_device_count, torch.is_grad_enabled()),
+        {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)},
+        dict(os.environ),
+    )
+
+
+@pytest.mark.parametrize("error", [None, ZeroDivisionError, KeyboardInterrupt, SystemExit, FatalClientFailure])
+def test_a_job_leaves_the_process_as_it_was_however_it_ends(error):
+    np.random.seed(3)
+    np.random.randn()  # the second number of the pair is kept for the next call
+    replica, handler = ModuleReplica(Ends(error)), signal.getsignal(signal.SIGINT)
+    rows = pairs((1.0, 1.0), (1.0, SPOILT), (1.0, 2.0))
+    worker = ClientWorker(
+        FedAvg(), replica, TrainerConfig({"accelerator": "cpu"}), holdings(rows, [0, 1, 2], clients=3)
+    )
+    before, state = process_state(), ServerState(0, Shared(replica.read()))
+    try:
+        stops = isinstance(error, type) and not issubclass(error, Exception)
+        with pytest.raises(SystemExit) if stops else nullcontext():  # Lightning turns an interrupt into an exit
+            result = worker(TrainJob(0, 0, (0, 1, 2)), state)
+            assert [failure.client for failure in result.failures] == ([] if error is None else [1])
+        ended = process_state()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert ended == before

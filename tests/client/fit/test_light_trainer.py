@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.trainer.states import RunningStage, TrainerState
 from torchmetrics import CatMetric, MeanMetric
 
-from fedlit.client.fit import light_trainer
+from fedlit.client.fit import light_trainer, lightning_hooks
 from fedlit.client.fit.light_trainer import HostStrategy, LightTrainer, new_trainer
 from fedlit.client.module.replica import ModuleReplica
 
@@ -69,11 +69,11 @@ class Steps(Quadratic):
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
 
 
-def run(make, **options):
-    """Fit a module that records all its hooks and those of a callback."""
+def run(make, module_hooks=MODULE_HOOKS, callback_hooks=HOOKS, **options):
+    """Fit a module that records hooks of its own and of a callback."""
     events = []
-    module = type("Module", (Steps,), {name: recording(Steps, name, events) for name in MODULE_HOOKS})()
-    callback = type("Recorder", (Callback,), {name: recording(Callback, name, events) for name in HOOKS})()
+    module = type("Module", (Steps,), {name: recording(Steps, name, events) for name in module_hooks})()
+    callback = type("Recorder", (Callback,), {name: recording(Callback, name, events) for name in callback_hooks})()
     batches = pairs(*[(1.0, i) for i in range(5)]).batches(None, 2)
     arguments = {**QUIET, "gradient_clip_val": 5.0, "accelerator": "cpu", **options}
     trainer = make(callbacks=[callback], **arguments)
@@ -93,6 +93,17 @@ def test_each_hook_is_called_as_by_lightnings_own_trainer(options):
         "configure_model",
         "backward",
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("module_hooks", "callback_hooks"),
+    [([], []), *(([name], []) for name in lightning_hooks.MODULE), *(([], [name]) for name in lightning_hooks.HOOKS)],
+    ids=lambda hooks: " ".join(hooks) or "-",
+)
+def test_a_hook_that_alone_is_overridden_is_called_as_by_lightnings_own_trainer(module_hooks, callback_hooks):
+    own, light = (run(make, module_hooks, callback_hooks, max_epochs=1) for make in (Trainer, new_trainer))
+    assert own[:2] == light[:2]
 
 
 @pytest.mark.parametrize("stage", [None, *RunningStage])
