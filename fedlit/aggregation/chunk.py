@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fedlit.aggregation.aggregator import Aggregator, sum_metrics
 from fedlit.aggregation.basis import find_basis
 from fedlit.aggregation.channel import Channel
 from fedlit.aggregation.geometry import sketch
-from fedlit.aggregation.validation import invalid_values
+from fedlit.aggregation.validation import invalid_values, valid_weight
 from fedlit.core.errors import ConfigError
 from fedlit.core.messages import Aggregate, ClientFailure, PartialAggregate
 from fedlit.core.model import FitResult
@@ -57,6 +58,11 @@ class ChunkSum:
     _pending: dict[int, Tensors] = field(default_factory=dict)
     _conceal_s: float = 0.0
 
+    @property
+    def zeroes_invalid(self) -> bool:
+        """True if an update that is not finite counts as zeros."""
+        return any(stage.zeroes_invalid for stage in self.channel.stages)
+
     def count_bytes(self, nbytes: int) -> None:
         """Count a message; an update without tensors is not sent."""
         if self.layout.size:
@@ -92,8 +98,10 @@ class ChunkSum:
         self.count_bytes(len(encoded))
         message = self.channel.decode(self.layout, encoded)
         vector, weight = message.vector, message.weight
-        if problem := invalid_values(vector, weight):
-            return problem
+        if problem := invalid_values(vector, weight, hides_clients=self.channel.hides_clients):
+            if not self.zeroes_invalid:
+                return problem
+            vector, weight = torch.zeros_like(vector), valid_weight(weight)
         if self.channel.denominator is not None and weight not in (0.0, 1.0):
             problem = f"gives client {client} the weight {weight}, and a fixed divisor takes weights of 0 and 1 alone"
             raise ConfigError("algorithm", "", problem, "give each client the weight 1")

@@ -31,13 +31,19 @@ def invalid_values(
 ) -> str:
     """Reason why an update is invalid; an empty string if valid.
 
-    The sum is checked first: it shows any NaN or infinity, and costs a tenth of a check of all numbers. The reason has no norm
-    if nothing about single clients may be recorded.
+    The sum is checked first: it shows any NaN or infinity, and costs a tenth of a check of all numbers. The reason has no
+    figure of the update if nothing about single clients may be recorded.
     """
     if not 0 <= weight < float("inf"):
-        return f"weight {weight}"
+        return f"weight{'' if hides_clients else f' {weight}'} is not a finite number of at least 0"
     if not bool(vector.sum().isfinite()) and not bool(vector.isfinite().all()):
-        return f"{int((~vector.isfinite()).sum())} of {len(vector)} numbers are NaN or infinite"
+        count = "some" if hides_clients else f"{int((~vector.isfinite()).sum())} of {len(vector)}"
+        return f"{count} numbers are NaN or infinite"
     if max_norm is not None and (norm := float(vector.double().norm())) > max_norm:
         return f"norm{'' if hides_clients else f' {norm:.3g}'} is above faults.max_norm={max_norm:g}"
     return ""
+
+
+def valid_weight(weight: float) -> float:
+    """The weight, or 1 in place of an invalid one."""
+    return weight if 0 <= weight < float("inf") else 1.0

@@ -19,7 +19,7 @@ from fedlit.algorithms.algorithm import Algorithm, update_template
 from fedlit.client.dp_sgd.planning import make_private_training
 from fedlit.client.evaluation import evaluate_split
 from fedlit.client.exchange.sending import answer_exchange, send_update
-from fedlit.client.failures import classify_failure
+from fedlit.client.failures import FailureReports
 from fedlit.client.fit.call import LocalWork
 from fedlit.client.fit.single import SingleWork
 from fedlit.client.lightning_internals import trainer_scope
@@ -67,6 +67,7 @@ class ClientWorker:
         guards_weights: see `LocalTrainer`.
         stacks: trains the clients of a job together; None to train them one by one.
         vault: seals what clients keep between two exchanges of a round.
+        logs_hidden: whether errors whose text is not in the record are logged where they happen.
     """
 
     algorithm: Algorithm
@@ -79,12 +80,19 @@ class ClientWorker:
     guards_weights: bool = False
     stacks: StackTraining | None = None
     vault: Vault = field(default_factory=Vault)
+    logs_hidden: bool = False
     _template: tuple[int, Groups] | None = None  # the round, and names, shapes and dtypes of its updates
 
     @property
     def device(self) -> torch.device:
         """Device of the clients' Trainers."""
         return self.trainer_config.make_trainer().strategy.root_device
+
+    @property
+    def reports(self) -> FailureReports:
+        """The reports of failing clients, which may hide texts."""
+        hides = self.channel.hides_clients or self.trainer_config.privacy is not None
+        return FailureReports(hides, self.logs_hidden)
 
     def on_device(self, device: torch.device) -> ClientWorker:
         """The same worker with its examples on a device."""
@@ -106,7 +114,7 @@ class ClientWorker:
         """Train clients one by one; add updates left to right in float64."""
         layout = Layout.of(self.update_template(state))
         chunk = ChunkSum(self.channel.summation(self.aggregator), self.channel, layout, self.data.seed)
-        rest = (state, job.exchange, self.vault, self.faults.max_norm)
+        rest = (state, job.exchange, self.vault, self.faults.max_norm, self.reports)
         for reply in self._replies(job, state, chunk.spent):
             failure = reply if isinstance(reply, ClientFailure) else send_update(chunk, *reply, *rest)
             if failure is not None:
@@ -117,7 +125,7 @@ class ClientWorker:
     def _exchange(self, job: ExchangeJob, state: ServerState) -> ExchangeResult:
         """Let clients answer the server in an exchange without updates."""
         layout, seed = Layout.of(self.update_template(state)), self.data.seed
-        return answer_exchange(self.channel, layout, job, seed, self.faults, self.vault, self._raise_if_fatal)
+        return answer_exchange(self.channel, layout, job, seed, self.faults, self.vault, self._fail)
 
     @__call__.register
     def _measure_loss(self, job: LossJob, state: ServerState) -> LossResult:
@@ -126,7 +134,7 @@ class ClientWorker:
         def measure() -> float:
             return self.local_trainer(job.round, job.client, {}).loss(self.algorithm.model(state.shared))
 
-        result = answer_loss_query(job.client, measure, self.faults.max_retries)
+        result = answer_loss_query(job.client, measure, self.faults.max_retries, self.reports)
         if result.failure is not None:
             self._raise_if_fatal(result.failure)
         return result
@@ -179,7 +187,7 @@ class ClientWorker:
                 for fault, generator in faults:
                     update = fault.after(update, generator)
             except Exception as error:
-                failure = classify_failure(client, error)
+                failure = self.reports.classify(client, error)
                 if failure.outcome == "planned":
                     break
                 continue
@@ -191,6 +199,9 @@ class ClientWorker:
             failure = ClientFailure(client, "bad_shape", problem)
         assert failure is not None
         return failure
+
+    def _fail(self, client: int, error: Exception) -> ClientFailure:
+        return self._raise_if_fatal(self.reports.classify(client, error))
 
     def _raise_if_fatal(self, failure: ClientFailure) -> ClientFailure:
         if self.faults.on_error == "fail" and failure.outcome != "planned":

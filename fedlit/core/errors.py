@@ -160,19 +160,19 @@ def describe_exception(error: BaseException) -> str:
     return "\n".join(filter(None, (f"{name}: {message}" if message else name, user_line(error))))
 
 
-def user_line(error: BaseException) -> str:
-    """Return the innermost line of user code of an exception.
+def user_line(error: BaseException, with_text: bool = True) -> str:
+    """Return the innermost line of user code, or its place alone.
 
     An example is `at net.py:7 in forward: return self.net(x)`. The result is empty if all lines are those of libraries.
     """
-    if isinstance(error, SyntaxError) and error.filename:
+    if with_text and isinstance(error, SyntaxError) and error.filename:
         return _line(error.filename, error.lineno, "", (error.text or "").strip())
     for frame, number in reversed(list(traceback.walk_tb(error.__traceback__))):
         module = str(frame.f_globals.get("__name__", ""))
         is_main_of_fedlit = str(frame.f_globals.get("__package__") or "").startswith("fedlit")
         if module.partition(".")[0] not in LIBRARIES and not is_main_of_fedlit:
             summary = traceback.FrameSummary(frame.f_code.co_filename, number, frame.f_code.co_name)
-            return _line(summary.filename, number, summary.name, summary.line or "")
+            return _line(summary.filename, number, summary.name, (with_text and summary.line) or "")
     return ""
 
 

@@ -109,6 +109,23 @@ def test_object_that_is_no_observer_is_refused_under_its_key(my_observers, tmp_p
     ]
 
 
+@pytest.mark.slow  # whole runs
+@pytest.mark.parametrize("traceback", ["false", "true"])
+def test_the_text_of_a_clients_error_is_in_no_file_of_a_run_with_privacy(tmp_path, caplog, traceback):
+    """`traceback=true` logs it. A digest of rounds.jsonl and the resumed run do not depend on it."""
+    faults = ["faults=raise", "faults.plans.raise.probability=1", "faults.plans.raise.clients=[0]"]
+    private = ["privacy=local", "privacy.noise_multiplier=1", "algorithm.weights=uniform", "executor=inline"]
+    config = to_plain(composed(*QUICK, *faults, *private, "schedule.clients_per_round=5", f"traceback={traceback}"))
+    with caplog.at_level(logging.WARNING, "fedlit"):
+        run_experiment(config, tmp_path / "run", {}, time.time())
+    rounds = (tmp_path / "run" / "rounds.jsonl").read_text()
+    assert '"reason": "RuntimeError (client_faults.py:' in rounds
+    files = [path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(files) > 5
+    assert not any(b"raised as planned" in content for content in files)
+    assert ("RuntimeError: raised as planned" in caplog.text) == (traceback == "true")
+
+
 @pytest.mark.slow  # a whole run
 def test_run_experiment_calls_the_federations_loop_itself(tmp_path, monkeypatch):
     from fedlit.executors.inline import Inline

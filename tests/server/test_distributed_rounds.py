@@ -1,6 +1,9 @@
 """Distributed noise in the loop: the same bits with and without cryptography, losses down to the threshold, resume."""
 
+from dataclasses import dataclass, replace
+
 import pytest
+import torch
 from durable import Stopped
 from test_resumed_privacy import KilledCheckpointer
 from test_script import Net, toy
@@ -12,7 +15,7 @@ from fedlit.aggregation.secure import IdealSum, SecAgg
 from fedlit.core.errors import ConfigErrors
 from fedlit.server.checkpoint.disk import DiskCheckpointer
 from fedlit.server.sampling import Available, Poisson
-from fedlit.simulation.client_faults import Drop
+from fedlit.simulation.client_faults import Corrupt, Drop, Fault
 from fedlit.simulation.faults import FailurePolicy, FaultPlan
 
 pytest.importorskip("dp_accounting", reason="the extra dp is not installed")
@@ -92,6 +95,31 @@ def test_a_failed_client_counts_as_zeros_and_changes_no_divisor(masked):
     for name, whole in moves[0].items():
         assert float((whole - moves[1][name]).norm()) <= 0.5 / COHORT + 1e-3
     assert records(IdealSum(), faults=plans, rounds=1, noise=0.0)[0].sha256 == few.sha256
+
+
+@dataclass(frozen=True)
+class Zero(Fault):
+    """A client that sends zeros."""
+
+    def after(self, update, generator):
+        groups = {g: {n: torch.zeros_like(t) for n, t in tensors.items()} for g, tensors in update.groups.items()}
+        return replace(update, groups=groups)
+
+
+def test_clients_whose_update_is_not_finite_send_zeros_and_their_noise(masked):
+    """Two failures would push the group below its threshold of five."""
+    gone = masked[1].cohort[:2]
+    invalid, zeros = (
+        records(SecAgg(), faults=FailurePolicy(plans=(FaultPlan(fault, 1.0, gone, [2]),)))
+        for fault in (Corrupt("nan"), Zero())
+    )
+    assert [record.sha256 for record in invalid] == [record.sha256 for record in zeros]
+    assert invalid[1].sha256 != masked[1].sha256
+    figures = [{n: v for n, v in r[1].metrics.items() if not n.startswith("time/")} for r in (invalid, zeros, masked)]
+    assert figures[0] == figures[1]
+    assert figures[0].keys() == figures[2].keys()
+    assert (invalid[1].lost, invalid[1].failures, invalid[1].clients) == (None, (), {})
+    assert figures[0]["clients/trained"] == COHORT
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

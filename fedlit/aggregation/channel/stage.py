@@ -81,6 +81,15 @@ class Stage(ABC):
         return False
 
     @property
+    def zeroes_invalid(self) -> bool:
+        """True if an update that is not finite counts as zeros.
+
+        Otherwise, and by default, its client fails. A mechanism of differential privacy says True: whether a client fails may
+        not depend on its data.
+        """
+        return False
+
+    @property
     def accountant(self) -> Accountant | None:
         """The accountant of a bound stage's releases.
 

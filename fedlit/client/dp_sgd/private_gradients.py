@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any
@@ -129,7 +129,8 @@ class PrivateGradients(Callback):
             parameter.grad_sample = samples  # type: ignore[attr-defined]
         if self._size:
             squares = torch.stack([samples.flatten(1).square().sum(1) for samples in gradients.values()]).sum(0)
-            self._clipped = (squares > self._clip**2).sum() + self._clipped
+            self._clipped = (~(squares <= self._clip**2)).sum() + self._clipped
+            _zero_examples(gradients.values(), ~squares.isfinite())
         self._private.pre_step()
         sums = [parameter.summed_grad.square().sum() for parameter in gradients]  # type: ignore[attr-defined]
         self._signal = torch.stack(sums).sum().sqrt() + self._signal
@@ -180,6 +181,22 @@ class PrivateGradients(Callback):
     def _count_step(self, optimizer: DPOptimizer) -> None:
         self.steps += 1
         self.examples += self._size
+
+
+def _zero_examples(gradients: Iterable[Tensor], invalid: Tensor) -> None:
+    """Set the gradients of invalid examples to 0, in place.
+
+    An example whose gradient is not finite has no gradient of a limited norm. Without this the whole sum would not be finite,
+    and so the client would fail because of one example.
+
+    Args:
+        gradients: of each parameter, shape (examples, ...); of a parameter that the loss does not reach one row of zeros stands
+            for all examples.
+        invalid: bool of shape (examples,).
+    """
+    for samples in gradients:
+        if len(samples) == 1 or samples.stride(0):
+            samples.masked_fill_(invalid.view(-1, *[1] * (samples.dim() - 1)), 0.0)
 
 
 def _equal(new: Tensor, old: Tensor | None) -> bool:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
 from fedlit.aggregation.channel import Channel, channel_states, pack_channel_states
 from fedlit.aggregation.chunk import ChunkSum
 from fedlit.aggregation.secure.protocol.wire import ProtocolError
 from fedlit.aggregation.secure.reply import Replies, make_turn
 from fedlit.aggregation.secure.vault import Vault
-from fedlit.aggregation.validation import invalid_values
-from fedlit.client.failures import classify_failure
+from fedlit.aggregation.validation import invalid_values, valid_weight
+from fedlit.client.failures import FailureReports
 from fedlit.client.trainer import LocalTrainer
 from fedlit.core.messages import ClientFailure, Exchange, ExchangeJob, ExchangeResult, ServerState, Update
 from fedlit.core.tensors import Layout
@@ -25,8 +27,12 @@ def send_update(
     exchange: Exchange | None,
     vault: Vault,
     max_norm: float | None,
+    reports: FailureReports,
 ) -> ClientFailure | None:
     """Encode one client's update, and add the message to the sum.
+
+    Under a privacy mechanism a client whose update is not finite sends zeros and keeps its old state, since a failure would
+    tell about its data.
 
     Args:
         chunk: the growing sum.
@@ -36,22 +42,26 @@ def send_update(
         exchange: the exchange that carries the updates; None if it is the only one.
         vault: seals what the client keeps for the next exchange.
         max_norm: see `FailurePolicy`.
+        reports: the reports of failing clients.
 
     Returns:
         The failure of a client whose update is not in the sum.
     """
-    vector = chunk.layout.vector(update.groups)
-    if problem := invalid_values(vector, update.weight, max_norm, hides_clients=chunk.channel.hides_clients):
-        chunk.count_bytes(chunk.channel.nbytes(chunk.layout))
-        return ClientFailure(local.client, "not_finite", problem)
+    vector, weight = chunk.layout.vector(update.groups), update.weight
+    client_state = {**update.client_state, **local.kept_state}
+    if problem := invalid_values(vector, weight, max_norm, hides_clients=chunk.channel.hides_clients):
+        if not chunk.zeroes_invalid:
+            chunk.count_bytes(chunk.channel.nbytes(chunk.layout))
+            return ClientFailure(local.client, "not_finite", problem)
+        reports.log_zeros(local.client, problem)
+        vector, weight, client_state = torch.zeros_like(vector), valid_weight(weight), local.client_state
     facts = {"round": local.round, "client": local.client, "seed": local.data.seed, "states": state.channel}
     turn = None if exchange is None else make_turn(exchange, local.client, vault)
     try:
-        encoded, own = chunk.encode(vector, update.weight, **facts, own=channel_states(local.client_state), turn=turn)
+        encoded, own = chunk.encode(vector, weight, **facts, own=channel_states(local.client_state), turn=turn)
     except ProtocolError as error:
         return ClientFailure(local.client, "exception", str(error))
-    client_state = {**update.client_state, **local.kept_state, **pack_channel_states(own)}
-    problem = chunk.add(encoded, local.client, client_state, local.results)
+    problem = chunk.add(encoded, local.client, {**client_state, **pack_channel_states(own)}, local.results)
     return ClientFailure(local.client, "not_finite", problem) if problem else None
 
 
@@ -62,7 +72,7 @@ def answer_exchange(
     seed: int,
     faults: FailurePolicy,
     vault: Vault,
-    raise_if_fatal: Callable[[ClientFailure], ClientFailure],
+    fail: Callable[[int, Exception], ClientFailure],
 ) -> ExchangeResult:
     """Let clients answer the server in an exchange without updates.
 
@@ -73,7 +83,7 @@ def answer_exchange(
         seed: the experiment's seed.
         faults: the planned faults.
         vault: seals what a client keeps for the next exchange.
-        raise_if_fatal: is called with each failure.
+        fail: makes the failure of a client of its error.
     """
     replies = Replies(channel)
     for client in job.clients:
@@ -81,5 +91,5 @@ def answer_exchange(
             faults.act_at_exchange(seed, job.round, client, job.exchange.number)
             replies.add(layout, make_turn(job.exchange, client, vault), round=job.round, client=client, seed=seed)
         except Exception as error:
-            replies.failures.append(raise_if_fatal(classify_failure(client, error)))
+            replies.failures.append(fail(client, error))
     return replies.result()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ def build_run(config: Mapping[str, Any], folder: Path, names: Mapping[str, str])
         )
     collector.raise_if_any()
     assert federation is not None
+    federation = federation.with_worker(replace(federation.worker, logs_hidden=config["traceback"]))
     collector.all += [*warn_unused_client_tests(data, federation.worker.data), *federation.check(data)]
     if not collector.errors():
         steps.info("trying one step of training and an evaluation")

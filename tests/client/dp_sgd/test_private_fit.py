@@ -48,6 +48,23 @@ def test_the_tutorials_network_takes_the_plain_step(norm):
         assert torch.allclose(results[1][1][name], tensor, atol=1e-5, rtol=0), name
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_an_example_whose_gradient_is_not_finite_counts_as_zeros(bad):
+    """The others' sum is divided by the expected size as before, so the client does not fail because of one example."""
+    data = samples(20)
+    data.x[7] = bad
+    small = worker(privacy={"clip": 0.1, "noise_multiplier": 0.0}, batch="full", data=holdings(data, batch="full"))
+    result, _ = fit(small)
+    total, module = torch.zeros(4 * 5 + 5 + 18, dtype=torch.float64), Tiny()
+    for index in set(range(20)) - {7}:
+        x, y = data.x[index], data.y[index]
+        gradients = torch.autograd.grad(F.cross_entropy(module.net(x[None]), y[None]), list(module.parameters()))
+        gradient = torch.cat([part.double().flatten() for part in gradients])
+        total += gradient * min(1.0, 0.1 / gradient.norm())
+    assert torch.allclose(moved(small, result), -0.5 * total / 20, atol=1e-6)
+    assert result.metrics["privacy/clipped_fraction"] == 1.0
+
+
 def test_a_step_is_the_clipped_sum_divided_by_the_expected_size():
     small = worker(privacy={"clip": 0.1, "noise_multiplier": 0.0}, batch="full")
     result, _ = fit(small)

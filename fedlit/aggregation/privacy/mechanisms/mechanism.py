@@ -34,6 +34,11 @@ class PrivacyMechanism(Stage):
         return True
 
     @property
+    def zeroes_invalid(self) -> bool:
+        """True: a failure would be a release without noise."""
+        return True
+
+    @property
     def multiplier(self) -> float:
         """The noise multiplier of a bound mechanism."""
         if self.noise_multiplier is None:
