@@ -16,6 +16,7 @@ from fedlit.cli.overrides.suggestions import similar_keys
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.messages import EvalResult, ServerState, Shared
 from fedlit.core.text.console import PlainConsole
+from fedlit.core.text.escape import print_lines
 from fedlit.core.text.numbers import format_number
 from fedlit.experiment.config.build import build_run
 from fedlit.experiment.config.plain import to_plain
@@ -31,6 +32,8 @@ from fedlit.server.checkpoint.format import UNREADABLE, read_checkpoint
 from fedlit.server.evaluation import combine_results
 
 HINT = "name the folder of a finished run"
+HELD_OUT_KEYS = ("seed", "data.val_fraction", "data.client_test_fraction")
+"""Keys that decide which samples are held out for validation and for the clients' own test sets, besides the partition."""
 
 
 def print_evaluation(
@@ -39,6 +42,15 @@ def print_evaluation(
     """Print the result of `evaluate_run`."""
     summary, metrics = evaluate_run(run, overrides, checkpoint, splits, allow)
     PlainConsole().print(_table(summary, metrics, checkpoint))
+    for key in held_out_keys(overrides):
+        held_out = "the samples of val/ and own/ metrics, so the model may have been trained on some of them"
+        print_lines(f"fedlit: {key} changes {held_out}")
+
+
+def held_out_keys(overrides: Sequence[str]) -> list[str]:
+    """Return the changed keys that decide which training samples are held out."""
+    keys = [text.partition("=")[0] for text in overrides]
+    return [key for key in keys if key in HELD_OUT_KEYS or key.partition(".")[0] == "partition"]
 
 
 def evaluate_run(
@@ -153,6 +165,9 @@ def _override_errors(values: Mapping[str, Any], overrides: Sequence[str]) -> lis
         if not equals or key not in keys:
             hint = _key_hint(values, key) if equals else "write KEY=VALUE"
             errors.append(ConfigError(key, value, "is not a key of the run's configuration", hint))
+        elif isinstance(keys[key], Mapping) and not value.startswith("{"):
+            hint = f"change values below it: {', '.join(f'{key}.{name}' for name in keys[key]) or 'it has none'}"
+            errors.append(ConfigError(key, value, "has keys of its own, and cannot be changed as a whole", hint))
         elif key == "model.init_from":
             problem = "would change nothing: the weights are those of the run's own model"
             errors.append(ConfigError(key, value, problem, "leave it out"))
@@ -161,19 +176,19 @@ def _override_errors(values: Mapping[str, Any], overrides: Sequence[str]) -> lis
 
 def _key_hint(values: Mapping[str, Any], key: str) -> str:
     """Return the most similar keys, or the keys beside the unknown one."""
-    if names := similar_keys(key, _keys(values)):
+    if names := similar_keys(key, [*_keys(values)]):
         return f"did you mean {' or '.join(names)}?"
     parent = key.rpartition(".")[0]
     beside = [name.rpartition(".")[2] for name in _keys(values) if name.rpartition(".")[0] == parent]
     return f"{parent or 'it'} has the keys {', '.join(beside)}" if beside else ""
 
 
-def _keys(node: Any, path: str = "") -> list[str]:
-    """All dotted keys of nested mappings."""
+def _keys(node: Any, path: str = "") -> dict[str, Any]:
+    """All dotted keys of nested mappings, with their values."""
     if not isinstance(node, Mapping):
-        return []
-    items = [(f"{path}.{key}" if path else str(key), value) for key, value in node.items()]
-    return [name for name, _ in items] + [below for name, value in items for below in _keys(value, name)]
+        return {}
+    items = {f"{path}.{key}" if path else str(key): value for key, value in node.items()}
+    return items | {below: inner for name, value in items.items() for below, inner in _keys(value, name).items()}
 
 
 def _table(summary: Mapping[str, Any], metrics: Mapping[str, float], checkpoint: str) -> Table:

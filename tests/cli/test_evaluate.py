@@ -8,7 +8,7 @@ import pytest
 import yaml
 from configured import MODULE, compose_plain
 
-from fedlit.cli.evaluate import evaluate_run
+from fedlit.cli.evaluate import evaluate_run, held_out_keys
 from fedlit.core.errors import ConfigErrors
 from fedlit.experiment.config.instantiate import import_object
 from fedlit.experiment.runner import run_experiment
@@ -105,8 +105,23 @@ def test_errors_are_reported(folder, tmp_path):
     (error,) = errors_of(folder, ["data.root=elsewhere"], "best", None, [])
     assert "did you mean" not in error
     assert "data has the keys _target_, mean, std, " in error
+    (error,) = errors_of(folder, ["data=heart_disease"], "best", None, [])
+    assert "data=heart_disease: has keys of its own, and cannot be changed as a whole" in error
+    assert "change values below it: data._target_, data.mean, " in error
     other = finished_run(tmp_path / "other", "data.val_fraction=0")
     assert "val" in errors_of(other, [], "best", ["val"], [])[0]
+
+
+def test_keys_that_change_the_held_out_samples_are_named():
+    overrides = [
+        "data.eval_batch_size=7",
+        "seed=7",
+        "data.val_fraction=0.2",
+        "partition.alpha=1",
+        "trainer.precision=64",
+    ]
+    assert held_out_keys(overrides) == ["seed", "data.val_fraction", "partition.alpha"]
+    assert held_out_keys(["data.root=elsewhere"]) == []
 
 
 def test_ones_own_module_needs_no_permission_in_ones_own_run_and_needs_one_in_a_copied_or_changed_run(
