@@ -159,8 +159,11 @@ def _follows_choice(key: str, runs: Sequence[FinishedRun], names: Sequence[str])
 
 
 def hashable(value: Any) -> Hashable:
-    """Return a value for comparison: 1 equals 1.0, but not true."""
-    is_plain = isinstance(value, int | float | str) and not isinstance(value, bool)
+    """Return a value for comparison: 1 equals 1.0, but not true.
+
+    NaN equals NaN.
+    """
+    is_plain = isinstance(value, int | float | str) and not isinstance(value, bool) and value == value
     return value if is_plain else (json.dumps(value, default=str),)
 
 

@@ -216,9 +216,12 @@ def read_failure(folder: Path) -> list[str]:
 
 def to_float(value: Any) -> float:
     """Return a finite number as a float, and NaN for other values."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return math.nan
-    return float(value)
+    try:
+        return float(value) if math.isfinite(value) else math.nan
+    except OverflowError:  # a whole number of JSON has any size
+        return math.nan
 
 
 def _read_json(folder: Path, file: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import itertools
 import pytest
 from written_runs import write_run
 
-from fedlit.reports.labels import MAX_LABEL, make_labels
+from fedlit.reports.labels import MAX_LABEL, hashable, make_labels
 from fedlit.reports.render.tables import make_tables
 from fedlit.reports.result import make_result
 
@@ -120,3 +120,9 @@ def test_search_for_a_minimum_has_the_smallest_first(tmp_path):
 def test_runs_that_are_no_trials_make_no_search(search):
     write_run(search / "more", choices={"algorithm": "fedavg"}, algorithm__proximal=0.5)
     assert make_result([search])["search"] is None
+
+
+def test_nan_and_whole_floats_are_equal_as_values_of_settings():
+    nan = float("nan")
+    assert (hashable(nan) == hashable(-nan), hashable(1) == hashable(1.0)) == (True, True)
+    assert hashable(True) != hashable(1)

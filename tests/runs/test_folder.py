@@ -8,7 +8,7 @@ from written_runs import write_run
 
 from fedlit.core.errors import ConfigErrors
 from fedlit.runs import folder as run_folder
-from fedlit.runs.folder import InvalidRun, load_run, read_records
+from fedlit.runs.folder import InvalidRun, load_run, read_records, to_float
 from fedlit.runs.layout import COMMAND, CONFIG, FAILURE, HYDRA, JOURNAL, SUMMARY
 
 
@@ -88,3 +88,12 @@ def test_missing_file_is_an_error_of_the_argument(tmp_path):
     (error,) = caught.value.errors
     assert (error.key, error.value, error.problem) == ("run", folder, "has no summary.json")
     assert error.hint == "name the folder of a finished run"
+
+
+@pytest.mark.parametrize("value", [None, True, "1", float("nan"), float("inf"), 10**400, [1.0]])
+def test_a_value_that_is_no_finite_number_is_nan(value):
+    assert math.isnan(to_float(value))
+
+
+def test_a_finite_number_is_a_float():
+    assert [to_float(value) for value in (1, -0.5, 10**30)] == [1.0, -0.5, 1e30]
