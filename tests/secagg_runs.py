@@ -13,6 +13,7 @@ from fedlit.aggregation.secure.protocol.primitives import KeyPair, commitment
 from fedlit.aggregation.secure.protocol.server import SecureAggregationServer
 from fedlit.aggregation.secure.protocol.setting import ProtocolSetting
 from fedlit.aggregation.secure.protocol.wire import ProtocolError
+from fedlit.aggregation.secure.vault import Vault
 
 
 @dataclass
@@ -123,3 +124,38 @@ def leaked_values(contents, kept):
         for kind, some in values.items()
         if any(form in content for value in some for form in (value, value[::-1], value.hex().encode()))
     }
+
+
+def keep_values(monkeypatch, stage, owner, dump, secrets_of):
+    """Record each client's integers and secrets, as only the worker sees them.
+
+    Args:
+        monkeypatch: pytest's fixture.
+        stage: class of the secure stage.
+        owner: class whose method serializes secrets.
+        dump: name of that method.
+        secrets_of: secrets in the arguments of the method, as bytes.
+
+    Returns:
+        `integers` by client, and `secrets`, see `leaked_values`; rounds fill them.
+    """
+    kept = {"integers": {}, "secrets": []}
+    conceal, serialize = stage.conceal, getattr(owner, dump)
+
+    def record_integers(self, integers, ticket):
+        kept["integers"][ticket.client] = integers.copy()
+        return conceal(self, integers, ticket)
+
+    def record_secrets(*arguments):
+        kept["secrets"] += secrets_of(*arguments)
+        return serialize(*arguments)
+
+    monkeypatch.setattr(stage, "conceal", record_integers)
+    monkeypatch.setattr(owner, dump, record_secrets)
+    return kept
+
+
+def leave_vault_open(monkeypatch):
+    """Store secrets as they are, without encryption."""
+    monkeypatch.setattr(Vault, "seal", lambda self, content, bound: content)
+    monkeypatch.setattr(Vault, "unseal", lambda self, content, bound: content)

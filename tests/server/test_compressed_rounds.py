@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from configured import build
-from shared_processes import Several, SharedProcesses, comparable
+from shared_processes import assert_same_in_processes_and_after_a_stop, results
 from small import ready
 
 from fedlit.aggregation import Channel
 from fedlit.aggregation.compression import QSGD, Half, Int8, RandK, Sign, TopK
 from fedlit.algorithms import FedAvg, FedNova, Scaffold
 from fedlit.core.messages import TrainJob
-from fedlit.executors import Processes
 from fedlit.executors.executor import Executor
 from fedlit.server.checkpoint.disk import DiskCheckpointer
 from fedlit.server.checks.compatibility import federation_facts
@@ -50,25 +49,9 @@ def compressed(channel, algorithm=None, folder=None, **setting):
     return fed if folder is None else replace(fed, checkpointer=DiskCheckpointer(folder))
 
 
-def results(fed):
-    return [comparable(record) for record in fed.run()]
-
-
 @pytest.mark.slow
 def test_results_are_bit_identical_in_processes_and_after_a_stop(tmp_path):
-    expected = [results(compressed(channel)) for channel in CHANNELS]
-    assert all(any(failures for _, failures, _ in rounds) for rounds in expected)
-    workers = tuple(compressed(channel).worker for channel in CHANNELS)
-    with Processes(2).open(Several(workers), 1) as execute:
-        for which, channel in enumerate(CHANNELS):
-            fed = replace(compressed(channel), executor=SharedProcesses(execute=execute, which=which))
-            assert results(fed) == expected[which], channel
-    for which, channel in enumerate(CHANNELS):
-        fed = compressed(channel, folder=tmp_path / f"{which}")
-        stopped = fed.run()
-        first = comparable(next(stopped))
-        stopped.close()
-        assert [first, *results(fed)] == expected[which], channel
+    assert_same_in_processes_and_after_a_stop(compressed, CHANNELS, tmp_path)
 
 
 class Killed(Executor):

@@ -3,7 +3,7 @@
 import pickle
 
 import pytest
-from secagg_runs import leaked_values
+from secagg_runs import keep_values, leaked_values, leave_vault_open
 from test_secure_rounds import Recorder, drop, dropped, federation, keys_of, parameter, records
 
 from fedlit.aggregation.secure import HomomorphicSum, IdealSum, SecAgg
@@ -123,27 +123,19 @@ def test_worker_processes_have_the_same_bits():
     assert all(record.lost is None for record in processes)
 
 
-def values_of(monkeypatch):
-    """Record each client's integers and secrets, as only the worker sees them."""
-    kept = {"integers": {}, "secrets": []}
-    conceal, dump = HomomorphicSum.conceal, KeeperSecrets.dump
-
-    def record_integers(self, integers, ticket):
-        kept["integers"][ticket.client] = integers.copy()
-        return conceal(self, integers, ticket)
-
-    def record_secrets(self):
-        pieces = [self.secret[start : start + 32] for start in range(1000, len(self.secret) - 32, 9000)]
-        kept["secrets"] += [self.private, *pieces]
-        return dump(self)
-
-    monkeypatch.setattr(HomomorphicSum, "conceal", record_integers)
-    monkeypatch.setattr(KeeperSecrets, "dump", record_secrets)
-    return kept
+def pieces_of(secrets):
+    pieces = [secrets.secret[start : start + 32] for start in range(1000, len(secrets.secret) - 32, 9000)]
+    return [secrets.private, *pieces]
 
 
-def test_nothing_that_the_loop_holds_has_an_update_or_a_secret_key(monkeypatch):
-    kept, executor = values_of(monkeypatch), Recorder()
+@pytest.fixture
+def kept(monkeypatch):
+    """The values that only the worker sees."""
+    return keep_values(monkeypatch, HomomorphicSum, KeeperSecrets, "dump", pieces_of)
+
+
+def test_nothing_that_the_loop_holds_has_an_update_or_a_secret_key(kept):
+    executor = Recorder()
     (record,) = records(HomomorphicSum(), executor=executor)
     assert record.lost is None
     assert len(kept["integers"]) == 7
@@ -151,20 +143,17 @@ def test_nothing_that_the_loop_holds_has_an_update_or_a_secret_key(monkeypatch):
     assert leaked_values(executor.seen, kept) == set()
 
 
-def test_the_search_finds_a_secret_that_is_not_sealed(monkeypatch):
-    from fedlit.aggregation.secure.vault import Vault
-
-    monkeypatch.setattr(Vault, "seal", lambda self, content, bound: content)
-    monkeypatch.setattr(Vault, "unseal", lambda self, content, bound: content)
-    kept, executor = values_of(monkeypatch), Recorder()
+def test_the_search_finds_a_secret_that_is_not_sealed(kept, monkeypatch):
+    leave_vault_open(monkeypatch)
+    executor = Recorder()
     records(HomomorphicSum(), executor=executor)
     assert leaked_values(executor.seen, kept) == {"secrets"}
 
 
-def test_the_search_finds_a_secret_key_that_is_not_sealed_for_its_receiver(monkeypatch):
+def test_the_search_finds_a_secret_key_that_is_not_sealed_for_its_receiver(kept, monkeypatch):
     monkeypatch.setattr(client, "seal", lambda key, content, bound: content)
     monkeypatch.setattr(client, "unseal", lambda key, content, bound: content)
-    kept, executor = values_of(monkeypatch), Recorder()
+    executor = Recorder()
     records(HomomorphicSum(), executor=executor)
     assert leaked_values(executor.seen, kept) == {"secrets"}
 

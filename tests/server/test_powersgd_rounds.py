@@ -5,14 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from shared_processes import Several, SharedProcesses, comparable
+from shared_processes import assert_same_in_processes_and_after_a_stop, results
 from small import ready
 
 from fedlit.aggregation import Channel
 from fedlit.aggregation.compression import PowerSGD
 from fedlit.algorithms import FedAvg, FedNova, Scaffold
 from fedlit.core.messages import ExchangeJob
-from fedlit.executors import Processes
 from fedlit.executors.executor import Executor
 from fedlit.server.checkpoint.disk import DiskCheckpointer
 from fedlit.server.checks.compatibility import federation_facts
@@ -38,30 +37,14 @@ def federation(channel, algorithm=None, folder=None, faults=FAULTS, **setting):
     return fed if folder is None else replace(fed, checkpointer=DiskCheckpointer(folder))
 
 
-def results(fed):
-    return [comparable(record) for record in fed.run()]
-
-
 def drop_second(clients):
     return FailurePolicy(plans=(FaultPlan(Drop(exchange=2), 1.0, clients=clients),))
 
 
 @pytest.mark.slow
 def test_results_are_bit_identical_in_processes_and_after_a_stop(tmp_path):
-    expected = [results(federation(channel)) for channel in CHANNELS]
-    assert all(any(failures for _, failures, _ in rounds) for rounds in expected)
-    assert expected[0][-1][0] != expected[1][-1][0]
-    workers = tuple(federation(channel).worker for channel in CHANNELS)
-    with Processes(2).open(Several(workers), 1) as execute:
-        for which, channel in enumerate(CHANNELS):
-            fed = replace(federation(channel), executor=SharedProcesses(execute=execute, which=which))
-            assert results(fed) == expected[which], channel
-    for which, channel in enumerate(CHANNELS):
-        fed = federation(channel, folder=tmp_path / f"{which}")
-        stopped = fed.run()
-        first = comparable(next(stopped))
-        stopped.close()
-        assert [first, *results(fed)] == expected[which], channel
+    warm, cold = assert_same_in_processes_and_after_a_stop(federation, CHANNELS, tmp_path)
+    assert warm[-1][0] != cold[-1][0]
 
 
 class Interrupted(Executor):

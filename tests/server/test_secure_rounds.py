@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import Quadratic, holdings, pairs
-from secagg_runs import leaked_values
+from secagg_runs import keep_values, leaked_values, leave_vault_open
 
 from fedlit.aggregation import Channel
 from fedlit.aggregation.secure import IdealSum, SecAgg, secagg
@@ -297,28 +297,18 @@ def test_worker_processes_share_a_key_and_have_the_same_bits():
     assert all(record.lost is None for record in processes)
 
 
-def vectors_of(monkeypatch):
-    """Record each client's integers and secrets, as only the worker sees them."""
-    from fedlit.aggregation.secure import secagg
+@pytest.fixture
+def kept(monkeypatch):
+    """The values that only the worker sees."""
 
-    kept = {"integers": {}, "secrets": []}
-    conceal, dump = SecAgg.conceal, secagg.SecAgg._dump
+    def secrets_of(stage, ticket, secrets):
+        return [value for value in (secrets.sealing_key, secrets.mask_key, secrets.seed) if value]
 
-    def record_integers(self, integers, ticket):
-        kept["integers"][ticket.client] = integers.copy()
-        return conceal(self, integers, ticket)
-
-    def record_secrets(self, ticket, secrets):
-        kept["secrets"] += [value for value in (secrets.sealing_key, secrets.mask_key, secrets.seed) if value]
-        return dump(self, ticket, secrets)
-
-    monkeypatch.setattr(SecAgg, "conceal", record_integers)
-    monkeypatch.setattr(SecAgg, "_dump", record_secrets)
-    return kept
+    return keep_values(monkeypatch, SecAgg, SecAgg, "_dump", secrets_of)
 
 
-def test_nothing_that_the_loop_holds_has_an_update_or_a_secret_key(monkeypatch):
-    kept, executor = vectors_of(monkeypatch), Recorder()
+def test_nothing_that_the_loop_holds_has_an_update_or_a_secret_key(kept):
+    executor = Recorder()
     (record,) = records(SecAgg(), executor=executor)
     assert record.lost is None
     assert len(kept["integers"]) == 7
@@ -326,21 +316,18 @@ def test_nothing_that_the_loop_holds_has_an_update_or_a_secret_key(monkeypatch):
     assert leaked_values(executor.seen, kept) == set()
 
 
-def test_the_search_finds_a_secret_that_is_not_sealed(monkeypatch):
-    from fedlit.aggregation.secure.vault import Vault
-
-    monkeypatch.setattr(Vault, "seal", lambda self, content, bound: content)
-    monkeypatch.setattr(Vault, "unseal", lambda self, content, bound: content)
-    kept, executor = vectors_of(monkeypatch), Recorder()
+def test_the_search_finds_a_secret_that_is_not_sealed(kept, monkeypatch):
+    leave_vault_open(monkeypatch)
+    executor = Recorder()
     records(SecAgg(), executor=executor)
     assert leaked_values(executor.seen, kept) == {"secrets"}
 
 
-def test_the_search_finds_integers_without_a_mask(monkeypatch):
+def test_the_search_finds_integers_without_a_mask(kept, monkeypatch):
     from fedlit.aggregation.secure.protocol import client
 
     monkeypatch.setattr(client, "add_masks", lambda vector, add, subtract: None)
-    kept, executor = vectors_of(monkeypatch), Recorder()
+    executor = Recorder()
     records(SecAgg(), executor=executor)
     assert leaked_values(executor.seen, kept) == {"integers"}
 
