@@ -1,11 +1,13 @@
 """Ditto's point estimation: the error of personal models for several strengths of the pull, and its closed form.
 
-    python examples/point_estimation.py
+    python examples/point_estimation.py [FIGURE.png]
 
 Li, Hu, Beirami, Smith, "Ditto: Fair and Robust Federated Learning Through Personalization", ICML 2021, section 3.3 and the
 authors' notebook point_estimation.ipynb, https://arxiv.org/abs/2012.04221. Client k estimates w_k ~ N(0, TAU^2) from SAMPLES
 observations N(w_k, SIGMA^2). A model has one such problem in each of its TRIALS coordinates, so a run has TRIALS federations.
 """
+
+import sys
 
 import numpy as np
 import torch
@@ -85,13 +87,38 @@ def expected(pull: float | None) -> float:
     )
 
 
+def draw(measured: dict[float | None, list[float]], path: str) -> None:
+    """Draw the measured errors beside the closed form."""
+    import matplotlib.pyplot as plt
+
+    pulls = np.linspace(0, max(PULLS), 200)
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    axes.plot(pulls, [expected(pull) for pull in pulls], color="0.4", label="closed form")
+    axes.errorbar(
+        PULLS,
+        [np.mean(measured[pull]) for pull in PULLS],
+        [np.std(measured[pull], ddof=1) for pull in PULLS],
+        fmt="o",
+        capsize=4,
+        label=f"Ditto, {SEEDS} seeds",
+    )
+    axes.axhline(np.mean(measured[None]), linestyle="--", color="C1", label="FedAvg")
+    axes.axvline(BEST, linestyle=":", color="0.6", label=f"best pull, {BEST:.2f}")
+    axes.set(xlabel="pull", ylabel="mean squared error", ylim=(0, None))
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
 def main() -> None:
     """Print a table: the pull, the closed form, and the mean and standard deviation over seeds."""
     print("pull    closed form  measured  std over seeds")
+    measured = {}
     for pull in (*PULLS, None):
-        errors = [measure(pull, seed) for seed in range(1, SEEDS + 1)]
+        measured[pull] = errors = [measure(pull, seed) for seed in range(1, SEEDS + 1)]
         name = "FedAvg" if pull is None else f"{pull:<6.4g}"
         print(f"{name}  {expected(pull):.5f}      {np.mean(errors):.5f}   {np.std(errors, ddof=1):.5f}", flush=True)
+    if len(sys.argv) > 1:
+        draw(measured, sys.argv[1])
 
 
 if __name__ == "__main__":
