@@ -2,7 +2,8 @@
 
 A run that starts is remembered outside its folder, in the user's own state folder. The name of an entry is the SHA-256 of the
 folder's inode, of `config.yaml` and of `command.json`. So a copied folder, or one whose configuration or command was changed,
-is not remembered. The content of an entry is the path of the folder, for people.
+is not remembered. The content of an entry is the path of the folder. If there are many entries, the oldest are removed whose
+run is no longer at that path.
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ from pathlib import Path
 from fedlit.runs.layout import COMMAND, CONFIG
 from fedlit.runs.parsing import read_bytes
 
+MAX_ENTRIES = 1000
+"""Number of entries above which those of removed runs are removed."""
+MAX_CHECKED = 50
+"""Number of the oldest entries that one start of a run checks."""
+
 
 def remember_run(folder: Path) -> bool:
     """Remember the run as this user's own; False if that fails."""
@@ -25,9 +31,12 @@ def remember_run(folder: Path) -> bool:
         descriptor = os.open(entry, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     except (OSError, ValueError):
         return False
-    with open(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(f"{folder.absolute()}\n")
-    return is_own_run(folder)
+    with open(descriptor, "wb") as file:
+        file.write(os.fsencode(folder.absolute()) + b"\n")
+    if is_own := is_own_run(folder):
+        with suppress(OSError):  # another process removes entries, too
+            _forget_removed_runs(entry.parent)
+    return is_own
 
 
 def is_own_run(folder: Path) -> bool:
@@ -65,6 +74,29 @@ def _entry(folder: Path) -> Path:
     digests = [hashlib.sha256(read_bytes(folder / name)).hexdigest() for name in (CONFIG, COMMAND)]
     identity = " ".join([str(folder.stat().st_ino), *digests])
     return state / "fedlit" / "runs" / hashlib.sha256(identity.encode()).hexdigest()
+
+
+def _forget_removed_runs(entries: Path) -> None:
+    """Remove old entries whose run is no longer at its path.
+
+    As many are checked as there are above MAX_ENTRIES, at most MAX_CHECKED. One that stays becomes the newest one, so later
+    calls check others.
+    """
+    ages = [(entry.stat(follow_symlinks=False).st_mtime_ns, entry.path) for entry in os.scandir(entries)]
+    excess = len(ages) - MAX_ENTRIES
+    for _, name in sorted(ages)[: min(max(0, excess), MAX_CHECKED)]:
+        path = Path(name)
+        if _is_current(path):
+            os.utime(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _is_current(entry: Path) -> bool:
+    """True if the run of an entry is at its path."""
+    with suppress(OSError, ValueError):
+        return _entry(Path(os.fsdecode(read_bytes(entry).removesuffix(b"\n")))).name == entry.name
+    return False
 
 
 def _is_private(status: os.stat_result) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fedlit.runs import origin
 from fedlit.runs.origin import find_link, is_own_run, remember_run
 
 
@@ -85,6 +86,39 @@ def test_an_entry_that_is_a_link_does_not_count_and_is_not_followed(state, run, 
     assert not is_own_run(run)
     assert not remember_run(run)
     assert (tmp_path / "victim").read_text() == "alive"
+
+
+def test_above_a_number_the_oldest_entries_of_removed_runs_are_removed(state, tmp_path, monkeypatch):
+    def make(name, seed):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(f"seed: {seed}")
+        (tmp_path / name / "command.json").write_text("{}")
+        return tmp_path / name
+
+    names = ("kept", "gone", "replaced", "moved", "odd\udcff\n", "newest")
+    runs, entries = {name: make(name, seed) for seed, name in enumerate(names)}, {}
+    for age, name in enumerate(names):
+        before = {*state.glob("*")}
+        assert remember_run(runs[name])
+        (entries[name],) = {*state.iterdir()} - before
+        os.utime(entries[name], (age, age))
+    shutil.rmtree(runs["gone"])
+    shutil.rmtree(runs["replaced"])
+    make("replaced", 7)
+    moved = runs["moved"].rename(tmp_path / "elsewhere")
+
+    monkeypatch.setattr(origin, "MAX_ENTRIES", 2)
+    monkeypatch.setattr(origin, "MAX_CHECKED", 3)
+    remember_run(runs["newest"])  # six entries: the three oldest are checked
+    assert {*state.iterdir()} == {entries[name] for name in ("kept", "moved", "odd\udcff\n", "newest")}
+    assert is_own_run(moved)
+    assert entries["kept"].stat().st_mtime > len(names)  # it is the newest one, so others are checked next
+    remember_run(runs["newest"])  # four entries: `moved` and `odd` are checked, the others are newer
+    assert {*state.iterdir()} == {entries[name] for name in ("kept", "odd\udcff\n", "newest")}
+    remember_run(moved)  # as a resumed run is; the entry has the new path
+    remember_run(runs["newest"])
+    remember_run(runs["newest"])
+    assert all(is_own_run(run) for run in (runs["kept"], moved, runs["odd\udcff\n"], runs["newest"]))
 
 
 @pytest.mark.parametrize("blocker", ["state", "state/fedlit", "state/fedlit/runs"])
