@@ -41,6 +41,7 @@ from fedlit.server.checkpoint.format import (
     file_digest,
     make_manifest,
     raise_if_other_experiment,
+    raise_if_records_alone,
     read_checkpoint,
     read_journal,
 )
@@ -141,7 +142,7 @@ class DiskCheckpointer(Checkpointer):
         Newer rounds are quarantined with a warning, and rounds.jsonl becomes what it was after that round.
 
         Raises:
-            ConfigError: if there are rounds and none is valid.
+            ConfigError: if there are rounds and none is valid, or records of rounds without a checkpoint.
             ConfigErrors: if the rounds belong to another experiment.
             OSError: if the filesystem does not allow the repair.
         """
@@ -186,6 +187,7 @@ class DiskCheckpointer(Checkpointer):
         if damaged:
             reasons = "; ".join(f"{path.name}: {reason}" for path, reason in damaged)
             raise ConfigError("resume", self._path, f"has no valid round: {reasons}", "start a run in another folder")
+        raise_if_records_alone(self._path)
         return None, {}, damaged
 
     def finish(self) -> None:

@@ -11,11 +11,12 @@ from typing import Any
 from fedlit.core.errors import ConfigError, ConfigErrors
 from fedlit.core.messages import ServerState
 from fedlit.core.serialization import from_safetensors, unflatten_state
-from fedlit.runs.layout import JOURNAL
+from fedlit.runs.layout import CHECKPOINTS, JOURNAL
 from fedlit.server.checkpoint.client_states import read_client_states
 from fedlit.server.checkpoint.folders import round_dir
 from fedlit.server.checkpoint.segments import (
     CLIENT_STATES,
+    LEDGER,
     SegmentLedger,
     SegmentReader,
     client_state_file,
@@ -102,6 +103,18 @@ def raise_if_other_experiment(before: Mapping[str, Any], now: Mapping[str, Any],
     ]
     if errors:
         raise ConfigErrors(errors)
+
+
+def raise_if_records_alone(folder: Path) -> None:
+    """Raise ConfigError if a folder without checkpoints has records of rounds.
+
+    A run that began there would append its own records to them.
+    """
+    names = (JOURNAL, f"{CHECKPOINTS}/{LEDGER}")
+    if found := [name for name in names if (folder / name).is_file() and (folder / name).stat().st_size]:
+        problem = f"has no checkpoint, but records of finished rounds in {' and '.join(found)}"
+        hint = "start a run in another folder, or put the checkpoints back"
+        raise ConfigError("resume", folder, problem, hint)
 
 
 def _verified(path: Path, digest: Mapping[str, Any]) -> bytes:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -406,6 +407,28 @@ def test_an_invalid_manifest_is_refused(tmp_path, manifest):
     (round_dir(tmp_path, 1) / MANIFEST).write_bytes(manifest)
     with pytest.raises(ConfigError, match="has no valid round: round-000001"):
         DiskCheckpointer(tmp_path).load()
+
+
+@pytest.mark.parametrize("removed", ["", JOURNAL, f"{CHECKPOINTS}/{LEDGER}"])
+def test_records_without_a_checkpoint_are_refused(tmp_path, removed):
+    commit_rounds(tmp_path, 2)
+    for number in (1, 2):
+        shutil.rmtree(round_dir(tmp_path, number))
+    if removed:
+        (tmp_path / removed).unlink()
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    names = [name for name in (JOURNAL, f"{CHECKPOINTS}/{LEDGER}") if name != removed]
+    with pytest.raises(ConfigError, match=f"no checkpoint, but records of finished rounds in {' and '.join(names)}"):
+        commit_rounds(tmp_path, 1)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+def test_a_folder_whose_first_commit_failed_starts_anew(tmp_path):
+    with pytest.raises(OSError, match="No space"):
+        commit_rounds(tmp_path, 1, filesystem=RecordingFilesystem("rename round-000001"))
+    (tmp_path / JOURNAL).touch()
+    commit_rounds(tmp_path, 1)
+    assert DiskCheckpointer(tmp_path).load().state.round == 1
 
 
 def test_another_schema_is_refused_with_its_number(tmp_path):
