@@ -26,6 +26,8 @@ CAUSES = ("platform", "processor", "versions", "digest")
 """Keys of the summary that can explain a difference between two runs of one configuration."""
 RECORD_PARTS = {"state": "state_sha256", "cohort": "cohort", "failures": "failures"}
 """The compared parts of a round, and their keys in the record."""
+WHOLE_RUN = ("digest.cohorts", "digest.batches")
+"""Keys of the summary that cover all rounds of a run, so they differ between runs of different length."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -147,7 +149,18 @@ def difference_lines(differences: Mapping[str, Any]) -> list[str]:
         first = differences[name]
         same = f"identical in all {common} common rounds" if common > 1 else "identical in the only common round"
         lines.append(f"{plural}: " + (same if first is None else f"the first difference is in round {first}"))
-    return [*lines, *_cause_lines(differences)]
+    return [*lines, *_length_lines(differences), *_cause_lines(differences)]
+
+
+def _length_lines(differences: Mapping[str, Any]) -> list[str]:
+    """Return a line on digests that depend on the number of rounds."""
+    (a, b), found = differences["rounds"], [key for key in WHOLE_RUN if key in differences["summary"]]
+    if a == b or not found:
+        return []
+    verbs = (
+        "cover all rounds of a run, so they differ" if len(found) > 1 else "covers all rounds of a run, so it differs"
+    )
+    return [f"{' and '.join(found)} {verbs} between runs of {a} and {b} rounds"]
 
 
 def _cause_lines(differences: Mapping[str, Any]) -> list[str]:

@@ -35,6 +35,24 @@ def test_versions_and_digests_that_differ_are_reported(tmp_path):
     assert compare.compare_runs(a, b)["summary"] == {"versions.torch": ("2.14", "2.13")}
 
 
+def test_digests_of_whole_runs_are_explained_if_one_run_is_longer(tmp_path):
+    a = write_run(tmp_path / "a", tests=[0.5, 0.6, 0.7], summary={"digest": {"cohorts": "1", "batches": "2"}})
+
+    def lines(tests, digest):
+        b = write_run(tmp_path / f"b{len([*tmp_path.iterdir()])}", tests=tests, summary={"digest": digest})
+        differences = compare.compare_runs(a, b)
+        return [line for line in compare.difference_lines(differences) if "digest" in line]
+
+    assert lines([0.5, 0.6], {"cohorts": "3", "batches": "4"}) == [
+        "digest.cohorts and digest.batches cover all rounds of a run, so they differ between runs of 3 and 2 rounds"
+    ]
+    assert lines([0.5, 0.6], {"cohorts": "3", "batches": "2"}) == [
+        "digest.cohorts covers all rounds of a run, so it differs between runs of 3 and 2 rounds"
+    ]
+    assert lines([0.5, 0.6, 0.7], {"cohorts": "3", "batches": "4"}) == []  # other cohorts, in as many rounds
+    assert lines([0.5, 0.6], {"cohorts": "1", "batches": "2"}) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
