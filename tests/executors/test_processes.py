@@ -118,7 +118,7 @@ def test_clients_of_a_chunk_that_is_lost_twice_run_alone_and_a_client_that_is_lo
         batch.take(task, [bytearray(part) for part in encode_message(("done", partial))])
     assert not batch.done
     batch.lose(first)
-    reason = "its worker process was lost 2 times with other clients and once with this one alone"
+    reason = "its worker process was lost 3 times, the last time with this client alone"
     assert batch.done[0].failures == (ClientFailure(30, "lost_worker", reason),)
     assert (batch.done[0].total.item(), batch.done[0].members) == (31 + 32, (31, 32))
     assert batch.done[0].metrics["attempt"] == (4.0, 2.0)

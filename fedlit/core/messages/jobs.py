@@ -50,6 +50,7 @@ class TrainJob:
         budgets: maximum of optimizer steps, for clients with a step budget.
         attempt: how often this job's worker process was lost before; None without worker processes.
         exchange: the exchange that carries the updates; None if it is the only one.
+        is_stack: True if the clients train together, as one stacked model.
     """
 
     round: int
@@ -59,6 +60,7 @@ class TrainJob:
     budgets: Mapping[int, int] = field(default_factory=dict)
     attempt: int | None = None
     exchange: Exchange | None = None
+    is_stack: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ A job is retried when its process is lost.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from fedlit.core.errors import LostWorkers
@@ -24,12 +24,11 @@ from fedlit.core.messages import (
     TrainJob,
 )
 from fedlit.executors.pool.joining import JoinedJob, join_jobs
+from fedlit.executors.pool.splitting import Merge, SingleResults, is_split, single_jobs
 from fedlit.executors.pool.transport import Buffers, decode_message
 
 MAX_ATTEMPTS = 2
 """Attempts at a job whose worker process is lost, before the clients of a training job run alone."""
-
-Merge = Callable[[Sequence[PartialAggregate]], PartialAggregate]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +58,7 @@ class JobBatch:
         state: the encoded server state.
         number: the number of this server state.
         merge: see `Worker.merge`.
-        workers: number of workers; if there are many more jobs, some are joined.
+        workers: number of workers; if there are many more jobs, some are joined, and if there are few, clients run alone.
     """
 
     def __init__(self, jobs: Iterable[Job], state: Buffers, number: int, merge: Merge, workers: int = 1) -> None:
@@ -71,12 +70,14 @@ class JobBatch:
         self.done: dict[int, Result] = {}
         self.error: Exception | None = None
         self._merge = merge
-        self._num_lost: Counter[int] = Counter()
-        self._single_results: dict[int, list[PartialAggregate | None]] = {}  # of jobs whose clients run alone
+        self._num_lost: Counter[tuple[int, int | None]] = Counter()  # by index and position
+        self._single_results: dict[int, SingleResults] = {}  # of jobs whose clients run alone
+        if is_split(jobs, workers):
+            self.tasks = deque(one for task in self.tasks for one in self._split(task))
 
     def job(self, task: Task) -> Job | JoinedJob:
         """Return the job to send; training jobs carry their attempt's number."""
-        attempt = {"attempt": self._num_lost[task.index]}
+        attempt = {"attempt": self._num_lost[task.index, task.position]}
         if isinstance(task.job, JoinedJob):
             return JoinedJob(tuple(replace(job, **attempt) for job in task.job.jobs))
         return replace(task.job, **attempt) if isinstance(task.job, TrainJob) else task.job
@@ -108,7 +109,7 @@ class JobBatch:
         elif task.position is None:
             self.done[task.index] = content
         else:
-            self._take_single(task, task.position, content)
+            self._take_single(task, content)
 
     def lose(self, task: Task) -> None:
         """Retry a job whose worker process is lost, or store its failure.
@@ -118,16 +119,17 @@ class JobBatch:
         """
         if isinstance(task.job, JoinedJob):
             tasks = [Task(self, task.index + place, job) for place, job in enumerate(task.job.jobs)]
-            self._num_lost.update(one.index for one in tasks)
+            self._num_lost.update((one.index, None) for one in tasks)
             return self.tasks.extendleft(reversed(tasks))
+        self._num_lost[task.index, task.position] += 1
+        num_lost = self._num_lost[task.index, task.position]
+        if num_lost < MAX_ATTEMPTS or (task.position is not None and num_lost == MAX_ATTEMPTS):
+            return self.tasks.appendleft(task)
         if task.position is not None:
             assert isinstance(task.job, TrainJob)
-            reason = f"its worker process was lost {MAX_ATTEMPTS} times with other clients and once with this one alone"
+            reason = f"its worker process was lost {num_lost} times, the last time with this client alone"
             failures = (ClientFailure(task.job.clients[0], "lost_worker", reason),)
-            return self._take_single(task, task.position, PartialAggregate(index=task.job.index, failures=failures))
-        self._num_lost[task.index] += 1
-        if self._num_lost[task.index] < MAX_ATTEMPTS:
-            return self.tasks.appendleft(task)
+            return self._take_single(task, PartialAggregate(index=task.job.index, failures=failures))
         if isinstance(task.job, LossJob):
             reason = f"its worker process was lost {MAX_ATTEMPTS} times, {LOSS_QUERY}"
             failure = ClientFailure(task.job.client, "lost_worker", reason)
@@ -141,20 +143,24 @@ class JobBatch:
         if isinstance(task.job, EvaluateJob):  # a round cannot do without its evaluation
             self.error = LostWorkers(_evaluation_problem(task.job))
             return None
-        clients = task.job.clients
-        self._single_results[task.index] = [None] * len(clients)
-        single_tasks = [
-            replace(task, job=replace(task.job, clients=(client,)), position=position)
-            for position, client in enumerate(clients)
-        ]
+        single_tasks = [*self._split(task)]
+        self._num_lost.update({(one.index, one.position): MAX_ATTEMPTS for one in single_tasks})
         return self.tasks.extendleft(reversed(single_tasks))
 
-    def _take_single(self, task: Task, position: int, partial: PartialAggregate) -> None:
-        results = self._single_results[task.index]
-        results[position] = partial
-        parts = [part for part in results if part is not None]
-        if len(parts) == len(results):
-            self.done[task.index] = self._merge(parts)
+    def _split(self, task: Task) -> Iterator[Task]:
+        """Yield a task for each client of a training job."""
+        assert isinstance(task.job, TrainJob)
+        self._single_results[task.index] = SingleResults(len(task.job.clients), self._merge)
+        for position, job in enumerate(single_jobs(task.job)):
+            yield replace(task, job=job, position=position)
+
+    def _take_single(self, task: Task, partial: PartialAggregate) -> None:
+        """Store the result of a client that ran alone."""
+        assert task.position is not None
+        result = self._single_results[task.index].take(task.position, partial)
+        if result is not None:
+            self.done[task.index] = result
+            del self._single_results[task.index]
 
 
 def _evaluation_problem(job: EvaluateJob) -> str:

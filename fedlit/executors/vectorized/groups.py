@@ -41,4 +41,4 @@ def _join(jobs: Sequence[TrainJob], index: int, clients: tuple[int, ...]) -> Tra
     budgets = {client: budget for job in jobs for client, budget in job.budgets.items() if client in clients}
     exchanges = [job.exchange for job in jobs if job.exchange is not None]
     exchange = join_exchanges(exchanges).of(clients) if exchanges else None
-    return TrainJob(jobs[0].round, index, clients, states, budgets, exchange=exchange)
+    return TrainJob(jobs[0].round, index, clients, states, budgets, exchange=exchange, is_stack=True)
