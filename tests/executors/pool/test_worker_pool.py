@@ -78,10 +78,11 @@ def test_worker_process_has_the_data_and_the_threads_and_no_private_state(execut
 
 def test_chunks_whose_processes_die_or_hang_run_again_and_their_processes_end(execute, tmp_path, caplog):
     path = tmp_path / "pid"
-    partials = list(execute([chunk(0, 3, hang=(0,)), chunk(1), chunk(2, 30, 31, orphan=str(path))], STATE))
-    assert totals(partials) == [6.0, 2.0, 2.0 * (30 + 31)]
-    assert [partial.metrics["attempt"] for partial in partials] == [(1.0, 1.0), (0.0, 1.0), (1.0, 1.0)]
-    assert [partial.failures for partial in partials] == [(), (), ()]
+    jobs = [chunk(0, 3, hang=(0,)), chunk(1), chunk(2, 30, 31, orphan=str(path)), chunk(3)]  # two for each process
+    partials = list(execute(jobs, STATE))
+    assert totals(partials) == [6.0, 2.0, 2.0 * (30 + 31), 6.0]
+    assert [partial.metrics["attempt"] for partial in partials] == [(1.0, 1.0), (0.0, 1.0), (1.0, 1.0), (0.0, 1.0)]
+    assert [partial.failures for partial in partials] == [(), (), (), ()]
     assert caplog.text.count("gave no answer for 2 s") == 1  # the process that died with children was not waited for
     group = subprocess.run(["pgrep", "-g", path.read_text().strip()], capture_output=True, check=False)
     assert have_ended([int(pid) for pid in group.stdout.split()])
