@@ -8,7 +8,8 @@
 
 The clients of the first two parts do not train: each returns the same update. So a round has everything else: the plan, jobs,
 packing, unpacking, checks, the sum, the step of the server, digest, record, and with `server` a checkpoint that is synced.
-Everything runs in one process with one thread. Medians and ranges are printed; docs/cluster.md computes with them.
+Everything runs in one process with one thread. Medians and ranges are printed, of wall time and of CPU time, which other
+programs disturb less; the sum is in CPU time. docs/cluster.md computes with them.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import gc
 import statistics
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -66,7 +68,7 @@ class Numbers(LightningModule):
 
 
 def round_seconds(population, cohort, size, rounds, checkpointer):
-    """Return the seconds of each round but the first."""
+    """Return (wall seconds, CPU seconds), each of every round but the first."""
     data, owners = population
     replica = ModuleReplica(Numbers(size))
     client_data = ClientData(data.train, owners, {}, Loading(batch_size=10), 0)
@@ -74,12 +76,11 @@ def round_seconds(population, cohort, size, rounds, checkpointer):
     schedule = Schedule(rounds=rounds + 1, clients_per_round=cohort)
     parts = {"initial": replica.read(), "worker": worker, "sampler": Uniform(cohort), "schedule": schedule}
     federation = Federation.assemble(**parts, monitor=Monitor(None), checkpointer=checkpointer)
-    seconds, begin = [], time.perf_counter()
+    readings = [(time.perf_counter(), time.process_time())]
     for record in federation.run():
         assert len(record.cohort) == cohort
-        seconds.append(time.perf_counter() - begin)
-        begin = time.perf_counter()
-    return seconds[1:]
+        readings.append((time.perf_counter(), time.process_time()))
+    return [[after - before for before, after in pairwise(clock[1:])] for clock in zip(*readings, strict=True)]
 
 
 def spread(values, digits=1):
@@ -93,10 +94,10 @@ def measure_server(rounds):
     with TemporaryDirectory(prefix="fedlit-") as folder:
         times = {}
         for name, checkpointer in (("without", NoCheckpoints()), ("with", DiskCheckpointer(Path(folder)))):
-            times[name] = [1000 * s for s in round_seconds(population, 100, 200_000, rounds, checkpointer)]
-    print(f"100 updates of 200,000 numbers, without checkpoints: {spread(times['without'])} ms a round")
-    print(f"  that is {spread([ms / 100 for ms in times['without']], 2)} ms an update")
-    print(f"100 updates of 200,000 numbers, with checkpoints: {spread(times['with'])} ms a round")
+            times[name] = round_seconds(population, 100, 200_000, rounds, checkpointer)
+    for name, clocks in times.items():
+        wall, cpu = ([1000 * s for s in seconds] for seconds in clocks)
+        print(f"100 updates of 200,000 numbers, {name} checkpoints: {spread(wall)} ms a round; CPU {spread(cpu)} ms")
 
 
 def measure_population(rounds):
@@ -109,9 +110,10 @@ def measure_population(rounds):
         print(f"{clients:>9,} registered clients: ready in {ready:.2f} s, {memory:.0f} MB")
         for cohort in (10, 100, 1000, 10_000):
             if cohort <= clients:
-                seconds = round_seconds(population, cohort, 1000, rounds, NoCheckpoints())
-                each = [1000 * s / cohort for s in seconds]
-                print(f"{'':>9} cohort of {cohort:>6,}: {spread(seconds, 3)} s a round, {spread(each, 3)} ms a client")
+                wall, cpu = round_seconds(population, cohort, 1000, rounds, NoCheckpoints())
+                each = [[1000 * s / cohort for s in seconds] for seconds in (wall, cpu)]
+                figures = f"{spread(each[0], 3)} ms a client, CPU {spread(each[1], 3)} ms"
+                print(f"{'':>9} cohort of {cohort:>6,}: {spread(wall, 3)} s a round, {figures}")
 
 
 def measure_sum(largest, repeats):
@@ -121,11 +123,11 @@ def measure_sum(largest, repeats):
         vector, total = torch.full((size,), 1e-3), torch.zeros(size, dtype=torch.float64)
         ratios, speeds = [], []
         for _ in range(max(3, min(repeats, 10**9 // size))):
-            start = time.perf_counter()
+            start = time.process_time()
             copy = vector.clone()
-            copied = time.perf_counter()
+            copied = time.process_time()
             total = aggregator.add(total, copy.double(), 1.0)
-            added = time.perf_counter()
+            added = time.process_time()
             ratios.append((copied - start) / (added - copied))
             speeds.append(4 * size / (added - copied) / 1e9)
         print(f"sum of updates of {size:>11,} numbers: {spread(speeds, 2)} GB/s, {spread(ratios, 2)} of a copy")
