@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 from fedlit.aggregation.aggregator import Aggregator, sum_metrics
 from fedlit.aggregation.basis import find_basis
 from fedlit.aggregation.channel import Channel
+from fedlit.aggregation.channel.message import Message
 from fedlit.aggregation.geometry import sketch
 from fedlit.aggregation.validation import invalid_values, valid_weight
 from fedlit.core.errors import ConfigError
@@ -67,7 +70,15 @@ class ChunkSum:
         """Count a message; an update without tensors is not sent."""
         if self.layout.size:
             self._up_bytes += nbytes
-            self._plain_bytes += UNCHANGED.nbytes(self.layout)
+            self._plain_bytes += self._plain_nbytes
+
+    @cached_property
+    def _plain_nbytes(self) -> int:
+        return UNCHANGED.nbytes(self.layout)
+
+    @cached_property
+    def _parameters(self) -> slice:
+        return self.layout.span("parameters")
 
     def encode(
         self, vector: Tensor, weight: float, *, client: int, **facts: Any
@@ -96,21 +107,59 @@ class ChunkSum:
             The reason why the message is invalid; an empty string if it is in the sum.
         """
         self.count_bytes(len(encoded))
-        message = self.channel.decode(self.layout, encoded)
-        vector, weight = message.vector, message.weight
-        if problem := invalid_values(vector, weight, hides_clients=self.channel.hides_clients):
+        return self._add(self.channel.decode(self.layout, encoded), client, client_state, fits)
+
+    def add_plain(
+        self,
+        vector: Tensor,
+        weight: float,
+        client: int,
+        client_state: Groups,
+        fits: Sequence[FitResult],
+        max_norm: float | None = None,
+    ) -> str:
+        """Add one client's update as it comes over a plain channel.
+
+        All results have the bits that `encode` and `add` give. Bytes are counted without being made; all checks stay.
+
+        Args:
+            vector: the update, float32 of shape (d,).
+            weight: weight of the client.
+            client: id of the client.
+            client_state: the client's new state.
+            fits: results of the client's fits.
+            max_norm: see `FailurePolicy`.
+
+        Returns:
+            The reason why the update is invalid; an empty string if it is in the sum.
+        """
+        self.count_bytes(self._plain_nbytes)
+        return self._add(Message(vector.double(), weight, unpacked=vector), client, client_state, fits, max_norm)
+
+    def _add(
+        self,
+        message: Message,
+        client: int,
+        client_state: Groups,
+        fits: Sequence[FitResult],
+        max_norm: float | None = None,
+    ) -> str:
+        """Add a decoded message: see `add` and `add_plain`."""
+        vector, weight, span = message.vector, message.weight, self._parameters
+        square = float(vector[span].dot(vector[span])) if self.channel.keeps_geometry else math.nan
+        finite = span if math.isfinite(square) else slice(0, 0)  # a square is positive, so none hides another
+        if problem := invalid_values(vector, weight, max_norm, hides_clients=self.channel.hides_clients, finite=finite):
             if not self.zeroes_invalid:
                 return problem
-            vector, weight = torch.zeros_like(vector), valid_weight(weight)
+            message = Message(torch.zeros_like(vector), valid_weight(weight), message.clipped)
+            vector, weight, square = message.vector, message.weight, 0.0
         if self.channel.denominator is not None and weight not in (0.0, 1.0):
             problem = f"gives client {client} the weight {weight}, and a fixed divisor takes weights of 0 and 1 alone"
             raise ConfigError("algorithm", "", problem, "give each client the weight 1")
         if self.channel.keeps_geometry:
-            parameters = vector[self.layout.span("parameters")]
-            square = float(parameters.dot(parameters))
             self._square += weight * square
             self._norms[client] = square**0.5
-            self._sketches[client] = weight * sketch(parameters, self.seed)
+            self._sketches[client] = weight * sketch(message.numbers[span], self.seed)
         self._total = self.aggregator.add(self._total, vector, weight)
         self._weight += weight
         self._clipped += message.clipped

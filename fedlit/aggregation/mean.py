@@ -15,7 +15,7 @@ class MeanAggregator(Aggregator):
 
     def add(self, total: Tensor | None, vector: Tensor, weight: float) -> Tensor:
         """Add weight * vector."""
-        scaled = vector.mul_(weight)
+        scaled = vector if weight == 1 else vector.mul_(weight)
         return scaled if total is None else total.add_(scaled)
 
     def merge(self, left: Tensor, right: Tensor) -> Tensor:

@@ -155,13 +155,14 @@ class Layout:
         Raises:
             ValueError: if names or shapes differ from the layout.
         """
-        if different := set(Layout.of(groups).entries) ^ set(self.entries):
+        given = Layout.of(groups).entries
+        if given != self.entries and (different := set(given) ^ set(self.entries)):
             names = sorted(f"{group}/{name} {shape}" for group, name, shape in different)
             raise ValueError(f"an update has another layout than the others: {', '.join(names[:5])}")
         import torch
 
         flat = [groups[group][name].reshape(-1).to("cpu", torch.float32) for group, name, _ in self.entries]
-        return torch.cat([torch.zeros(0), *flat])
+        return torch.cat(flat) if flat else torch.zeros(0)
 
     def groups(self, vector: Tensor) -> dict[str, dict[str, Tensor]]:
         """Views of the vector under their names.

@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import Quadratic, federation, holdings, pairs
 
+from fedlit.aggregation import Channel, Float32
 from fedlit.aggregation.validation import invalid_values
 from fedlit.algorithms import FedAvg
 from fedlit.client.module.replica import ModuleReplica
@@ -135,3 +136,36 @@ def test_a_kept_optimizer_is_no_state_of_the_algorithm_and_stays_without_a_step(
     kept = again.client_states[0]
     assert sorted(kept) == ["mine", "optimizer/0/0"]
     assert kept["optimizer/0/0"]["momentum_buffer"].equal(first["optimizer/0/0"]["momentum_buffer"])
+
+
+class Repacked(Float32):
+    """The bytes of float32 numbers from a codec that the channel must not pass by."""
+
+    def pack(self, vector, ticket):
+        return memoryview(bytes(super().pack(vector, ticket)))
+
+
+@pytest.mark.parametrize("max_norm", [None, 0.25])
+def test_an_update_is_added_without_a_message_as_with_one(max_norm):
+    rows, owner = [(1.0, 2.0), (1.0, 4.0), (1.0, float("nan"))], [0, 1, 2]
+    plain, other = (
+        replace(worker(rows, owner)[0], channel=channel, faults=FailurePolicy(max_norm=max_norm))
+        for channel in (Channel(), Channel.of([Repacked()]))
+    )
+    assert (plain.channel.is_plain, other.channel.is_plain) == (True, False)
+    job, state = TrainJob(0, 0, (0, 1, 2)), worker(rows, owner)[1]
+    expected, partial = other(job, state), plain(job, state)
+    assert partial.total.equal(expected.total)
+    assert partial.members == ((0, 1) if max_norm is None else (0,))
+    for name in (
+        "members",
+        "failures",
+        "weight",
+        "norms",
+        "client_states",
+        "up_bytes",
+        "plain_bytes",
+        "metrics",
+        "steps",
+    ):
+        assert getattr(partial, name) == getattr(expected, name), name

@@ -82,6 +82,11 @@ class Channel:
         return aggregator if self.secure is None else self.secure.aggregator
 
     @property
+    def is_plain(self) -> bool:
+        """True if the message is the update's own float32 numbers."""
+        return not self.stages and self.codec.is_plain
+
+    @property
     def is_protected(self) -> bool:
         """True if a stage adds noise or a mask on the client."""
         return any(stage.order == Order.PROTECT for stage in self.stages)
@@ -125,13 +130,8 @@ class Channel:
         return {name: value for stage in self.stages for name, value in stage.metrics(states[stage.name]).items()}
 
     def nbytes(self, layout: Layout) -> int:
-        """Maximum length of a client's message in bytes.
-
-        It is 0 for an update without tensors, which is not sent.
-        """
-        if not layout.size:
-            return 0
-        return self._header_nbytes + self._format.nbytes(self.encoded_layout(layout))
+        """Maximum bytes of a message; 0 without tensors, which is not sent."""
+        return self._header_nbytes + self._format.nbytes(self.encoded_layout(layout)) if layout.size else 0
 
     def encode(
         self,
@@ -194,8 +194,8 @@ class Channel:
         layout = self.encoded_layout(layout)
         content = memoryview(message)[self._header_nbytes :]
         vector = self._format.unpack(content, layout) if layout.size else torch.zeros(0)
-        exact = vector.double()
-        return Message(exact if factor == 1 else exact.mul_(factor), weight, clipped=factor < 1)
+        exact, unpacked = vector.double(), vector if factor == 1 else None
+        return Message(exact if factor == 1 else exact.mul_(factor), weight, factor < 1, unpacked)
 
     def open(
         self, layout: Layout, total: Tensor, ticket: SumTicket, states: Mapping[str, StageState]

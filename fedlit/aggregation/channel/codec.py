@@ -31,6 +31,14 @@ class Codec(ABC):
     packs_weights: ClassVar[bool] = False
 
     @property
+    def is_plain(self) -> bool:
+        """True if the bytes are the memory of the vector.
+
+        It is False by default.
+        """
+        return False
+
+    @property
     def linear(self) -> bool:
         """False if `open` replaces the sum, as a majority vote does."""
         return True
@@ -91,6 +99,11 @@ class Float32(Codec):
 
     lossless = True
     packs_weights = True
+
+    @property
+    def is_plain(self) -> bool:
+        """True; False in a subclass, which may pack otherwise."""
+        return type(self) is Float32
 
     def pack(self, vector: Tensor, ticket: Ticket) -> memoryview:
         """The memory of a float32 vector."""

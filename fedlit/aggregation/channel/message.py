@@ -26,11 +26,18 @@ class Message:
         vector: the vector that is added to the sum, float64 of shape (d,).
         weight: weight of the client.
         clipped: whether a clip made the vector shorter.
+        unpacked: the same numbers as the codec returned them; None if a clip changed them.
     """
 
     vector: Tensor
     weight: float
     clipped: bool = False
+    unpacked: Tensor | None = None
+
+    @property
+    def numbers(self) -> Tensor:
+        """The vector as the codec returned it; float64 after a clip."""
+        return self.vector if self.unpacked is None else self.unpacked
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,6 +49,9 @@ def send_update(
     """
     vector, weight = chunk.layout.vector(update.groups), update.weight
     client_state = {**update.client_state, **local.kept_state}
+    if chunk.channel.is_plain:
+        problem = chunk.add_plain(vector, weight, local.client, client_state, local.results, max_norm)
+        return ClientFailure(local.client, "not_finite", problem) if problem else None
     if problem := invalid_values(vector, weight, max_norm, hides_clients=chunk.channel.hides_clients):
         if not chunk.zeroes_invalid:
             chunk.count_bytes(chunk.channel.nbytes(chunk.layout))
