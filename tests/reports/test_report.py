@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import subprocess
 import sys
 
@@ -549,3 +550,21 @@ def test_reference_to_the_seed_that_is_not_the_value_is_ignored(tmp_path):
         run = write_run(tmp_path / f"{seed}", seed=seed, new=f"other/{seed}.ckpt")
         (run / "command.json").write_text(json.dumps({"overrides": ["new=start/${seed}.ckpt"], "flags": []}))
     assert len(make_result([tmp_path])["groups"]) == 2
+
+
+def test_a_run_whose_monitored_metric_was_never_finite_has_no_best_round(tmp_path):
+    write_run(tmp_path / "a", [0.5, 0.7], seed=1)
+    write_run(tmp_path / "b", [0.4, 0.6], vals=[math.nan, math.nan], seed=2)
+    result = make_result([tmp_path], plots=["rounds:test/accuracy"])
+    (group,) = result["groups"]
+    assert [run["best_round"] for run in result["runs"]] == [2, None]
+    assert (group["best"]["values"], group["last"]["values"]) == ({1: 0.7}, {1: 0.7, 2: 0.6})
+    assert group["no_number"] == {"best": [2], "last": []}
+    assert result["trade_offs"][0]["points"][0]["y"]["values"] == {1: 0.7}
+
+
+def test_without_a_validation_split_the_last_round_is_the_best(tmp_path):
+    last = {"round": 2, "metrics": {"test/accuracy": 0.7}}
+    write_run(tmp_path / "a", [0.5, 0.7], summary={"monitor": None, "best": last, "last": last})
+    (group,) = make_result([tmp_path])["groups"]
+    assert (group["best"]["mean"], group["no_number"]["best"]) == (0.7, [])

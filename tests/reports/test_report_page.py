@@ -93,6 +93,11 @@ def test_page_loads_nothing_and_runs_its_own_script_only(sweep):
     assert [tag for tag, _ in page.elements].count("script") == 2
 
 
+def test_long_seeds_have_all_digits(tmp_path):
+    write_run(tmp_path / "run", seed=123456789012345678901234567890)
+    assert ">123456789012345678901234567890</td>" in to_page(make_report([tmp_path]), "")
+
+
 def test_page_is_the_same_for_the_same_report(sweep):
     report, _, folder = sweep
     assert to_page(report, "a") == to_page(make_report([folder], "algorithm=fedavg"), "a")

@@ -12,7 +12,7 @@ A column is a metric of the records or a cost of the whole run. Its kind says ho
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -93,7 +93,7 @@ def column_value(run: FinishedRun, name: str) -> float | None:
     if name in COSTS:
         return finite_or_none(cumulative_costs(run)[name][-1])
     if kind == "best":
-        return finite_or_none(run.summary["best"]["metrics"].get(name))
+        return finite_or_none(best_metrics(run).get(name))
     values = np.array(run.metric_values(name))
     if kind == "total":
         return finite_or_none(values.sum())
@@ -103,6 +103,15 @@ def column_value(run: FinishedRun, name: str) -> float | None:
     if not present.any():
         return None
     return finite_or_none(values[present].mean() if kind == "mean" else values[present][-1])
+
+
+def best_metrics(run: FinishedRun) -> Mapping[str, Any]:
+    """Return the metrics of a run's best round.
+
+    Without a validation split it is the last round. The result is empty if the monitored metric was never finite.
+    """
+    monitor, metrics = run.summary.get("monitor"), run.summary["best"]["metrics"]
+    return metrics if monitor is None or finite_or_none(metrics.get(monitor)) is not None else {}
 
 
 def _ratio_of_totals(ratios: np.ndarray, sent: np.ndarray) -> float | None:

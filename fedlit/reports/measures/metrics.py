@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedlit.core.errors import ConfigError, ConfigErrors, did_you_mean
-from fedlit.reports.measures.columns import MESSAGES, column_value, cumulative_costs, finite_or_none
+from fedlit.reports.measures.columns import MESSAGES, best_metrics, column_value, cumulative_costs, finite_or_none
 from fedlit.reports.measures.statistics import area_under_curve
 from fedlit.runs.folder import FinishedRun
 from fedlit.runs.metric_names import counterpart, is_evaluation, split_of
@@ -120,22 +120,22 @@ def measure_run(run: FinishedRun, criterion: Criterion) -> dict[str, Any]:
         outcome), `lost_rounds` and, if there is a target, `target`: `rounds`, `bytes`, `wall_s`, `simulated_s` until the target
         was first reached, or None.
     """
-    best, last = run.summary["best"], run.summary["last"]
+    best, last = best_metrics(run), run.summary["last"]
     curve = np.array(run.metric_values(criterion.metric))
     finite = np.flatnonzero(np.isfinite(curve))
     costs = cumulative_costs(run)
     outcomes = Counter(str(failure["outcome"]) for record in run.records for failure in record["failures"])
     measures = {
-        "best_round": best["round"],
-        "objective": finite_or_none(best["metrics"].get(run.flat_config["monitor.name"])),
-        "best": finite_or_none(best["metrics"].get(criterion.metric)),
+        "best_round": run.summary["best"]["round"] if best else None,
+        "objective": finite_or_none(best.get(run.flat_config["monitor.name"])),
+        "best": finite_or_none(best.get(criterion.metric)),
         "last_round": last["round"],
         "last": finite_or_none(last["metrics"].get(criterion.metric)),
         "area": area_under_curve(finite + 1.0, curve[finite]) if len(finite) else None,
         **{name: finite_or_none(values[-1]) for name, values in costs.items()},
         "seconds": finite_or_none(run.summary.get("seconds")),
         **{name: column_value(run, column) for name, column in MESSAGES.items()},
-        "spread": _spread_over_clients(best["metrics"], criterion.metric),
+        "spread": _spread_over_clients(best, criterion.metric),
         "failures": dict(sorted(outcomes.items())),
         "lost_rounds": sum(record.get("lost") is not None for record in run.records),
     }

@@ -187,8 +187,10 @@ def _differences(report: Report) -> list[Element]:
 def _runs(values: Mapping[str, Any]) -> Element:
     numbers = {group["group"]: i for i, group in enumerate(values["groups"])}
     names = ("seed", "best_round", "best", "last", "rounds", "lost_rounds")
-    rows = [
-        [run["group"], *("-" if run[name] is None else f"{run[name]:.6g}" for name in names), run["folder"]]
-        for run in values["runs"]
-    ]
+    rows = [[run["group"], *(_number_text(run[name]) for name in names), run["folder"]] for run in values["runs"]]
     return _table(ReportTable("runs", ["group", *(name.replace("_", " ") for name in names), "folder"], rows), numbers)
+
+
+def _number_text(value: float | None) -> str:
+    """Return a whole number with all digits, others with six."""
+    return "-" if value is None else str(value) if isinstance(value, int) else f"{value:.6g}"
