@@ -103,6 +103,17 @@ def test_a_key_of_other_choices_is_given_to_the_users_own_class_with_a_plus():
     ]
 
 
+def test_a_choice_of_the_users_own_code_has_the_overrides_that_take_it():
+    own = ["data=my_file.make", "model=mine", "algorithm=fedavgg", "sampler=my_file.Mine", "dataset=mnist"]
+    assert keys_and_hints(*own) == [
+        ("data", "data=custom data._target_=my_file.make takes one of your own"),
+        ("model", "model=custom model._target_=my_file.NAME takes one of your own"),
+        ("algorithm", "did you mean fedavg?"),
+        ("sampler", ""),  # it has no choice `custom`
+        ("dataset", "--help lists groups and common keys"),
+    ]
+
+
 def test_a_key_that_every_run_needs_cannot_be_removed():
     errors = keys_and_hints("~monitor", "~seed", "~eval", "~check", "~data", "~monitor.name")
     assert errors == [

@@ -16,6 +16,9 @@ from fedlit.cli.overrides.texts import value_text
 from fedlit.core.errors import ConfigError, did_you_mean
 from fedlit.runs.keys import REQUIRED_KEYS, TOP_KEYS, row_of
 
+CUSTOM = "custom"
+"""The choice of a group that takes a class or function of the user."""
+
 
 def list_groups(loader: ConfigLoader, parent: str = "") -> list[str]:
     """Names of all groups below a parent; nested groups have a slash."""
@@ -43,16 +46,23 @@ def group_errors(loader: ConfigLoader, groups: Sequence[str], override: Override
         hint = f"write {group}={first}; -m {group}={','.join(map(str, lists[0]))} starts a run for each"
         return [ConfigError(group, value_text(override), "merges several choices, and a group has one", hint)]
     options = list_options(loader, group)
+    problem, choices = f"must be one of {', '.join(options)}", _single_choices(override, lists)
     return [
-        ConfigError(
-            group,
-            choice,
-            f"must be one of {', '.join(options)}",
-            "leave it out to take the default" if choice == "None" else did_you_mean(choice, options),
-        )
-        for choice in _single_choices(override, lists)
+        ConfigError(group, choice, problem, _choice_hint(group, choice, options))
+        for choice in choices
         if choice not in options
     ]
+
+
+def _choice_hint(group: str, choice: str, options: Sequence[str]) -> str:
+    """Advice about a choice that a group does not have."""
+    if choice == "None":
+        return "leave it out to take the default"
+    hint = did_you_mean(choice, options)
+    if hint or CUSTOM not in options:
+        return hint
+    path = choice if re.fullmatch(r"\w+(\.\w+)+", choice) else "my_file.NAME"
+    return f"{group}={CUSTOM} {group}._target_={path} takes one of your own"
 
 
 def redundant_add(override: Override) -> ConfigError:

@@ -49,7 +49,7 @@ class KeyTree:
             return ConfigError(key, value, error.problem, self._did_you_mean(names, override))
         parent = key.rpartition(".")[0]
         if parent not in self.keys or override.is_delete():
-            return ConfigError(key, value, error.problem, self._siblings(key))
+            return ConfigError(key, value, error.problem, self._siblings(key) or "--help lists groups and common keys")
         if refusal := self._refusal(key, override):
             return refusal
         if self._is_closed(parent):

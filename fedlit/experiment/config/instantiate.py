@@ -26,7 +26,7 @@ from fedlit.core.errors import (
 
 SWITCHES = ("_target_", "_partial_", "_recursive_", "_convert_")
 """Keys of a node that are not arguments. Values are plain, so nothing is to be converted."""
-TARGET_HINT = "it must be the import path of a class or function"
+TARGET_HINT = "it must be the import path of a class or function: my_file.MyClass for my_file.py in the current folder"
 
 
 def instantiate_checked(node: Mapping[str, Any], **more: Any) -> Any:

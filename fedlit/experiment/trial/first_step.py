@@ -5,6 +5,7 @@ The trial finds errors that only show when user code runs, and names the part at
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -25,6 +26,7 @@ from fedlit.experiment.trial.causes import explain_error, module_name
 from fedlit.experiment.trial.files import try_files
 from fedlit.experiment.trial.learning import check_learning
 from fedlit.experiment.trial.repetition import StopAfterBatches, check_repeated_fits
+from fedlit.runs.metric_names import preferred_mode
 from fedlit.server.sampling.cohort import draw_cohort
 from fedlit.server.sampling.sampler import ClientPool
 from fedlit.server.setup import Federation
@@ -176,7 +178,15 @@ def _try_evaluation(federation: Federation) -> list[ConfigError]:
     if name is None or name in logged:
         return []
     problem = f"is not a metric that the model logs in validation: {', '.join(logged) or 'it logs none'}"
-    return [ConfigError("monitor.name", name, problem, did_you_mean(name, logged))]
+    return [ConfigError("monitor.name", name, problem, did_you_mean(name, logged) or _monitor_hint(logged))]
+
+
+def _monitor_hint(logged: Mapping[str, float]) -> str:
+    """The settings that choose a logged metric, such as `monitor.name=val_loss`."""
+    modes = {name: preferred_mode(name) for name in logged}
+    for name in sorted(logged, key=lambda name: modes[name] is None):
+        return f"set monitor.name={name}" + (f" monitor.mode={modes[name]}" if modes[name] else " and monitor.mode")
+    return "log one in validation_step, such as self.log('val_loss', loss)"
 
 
 def _check_noise(federation: Federation) -> list[ConfigError]:

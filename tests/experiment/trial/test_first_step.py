@@ -123,6 +123,25 @@ def test_a_warning_does_not_hide_later_errors():
     assert keys == ["sampler", "monitor.name"]
 
 
+@pytest.mark.parametrize(
+    ("logged", "hint"),
+    [
+        (["val/score", "val_loss"], "set monitor.name=val_loss monitor.mode=min"),
+        (["val/score"], "set monitor.name=val/score and monitor.mode"),
+        ([], "log one in validation_step, such as self.log('val_loss', loss)"),
+    ],
+)
+def test_an_unknown_monitored_metric_has_the_settings_of_a_logged_one(logged, hint):
+    class Logging(Quadratic):
+        def validation_step(self, batch, batch_idx):
+            for name in logged:
+                self.log(name, 0.5)
+
+    ((key, text, warning),) = errors_with_sampler(Logging(), Uniform(1), monitor="val/nothing")
+    assert (key, warning) == ("monitor.name", False)
+    assert text.endswith(f"{', '.join(logged) or 'it logs none'}; {hint}")
+
+
 def test_centralised_training_samples_its_one_client_with_any_sampler():
     parts = {"schedule": Schedule(rounds=1), "loading": Loading(val_fraction=0.1), "sampler": lambda size: Weighted(9)}
     data = Data("pairs", PAIRS, None, (2,), ("0", "1"))
