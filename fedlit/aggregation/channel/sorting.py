@@ -54,7 +54,7 @@ def raise_if_invalid(stages: Sequence[Stage], codec: Codec, error_feedback: bool
             problem = "has order CLIP and is not a Clip, so it could do more than shorten a vector"
             raise ConfigError("channel", stage.name, problem, "subclass fedlit.Clip")
         if stage.order == Order.PROTECT and not codec.lossless:
-            problem = "loses digits, and noise of privacy and masks of encryption have no small format"
+            problem = "loses digits, and the noise of privacy and the masks of encryption need all of them"
             raise ConfigError("compression", codec.name, problem, "compression=none")
         if stage.order != Order.PROJECT and not codec.linear:
             problem = "takes a vote, and clipping, privacy and encryption need the sum of the updates"

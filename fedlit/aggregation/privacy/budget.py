@@ -92,9 +92,10 @@ def check_budget(
     """Yield an error for no budget, a warning for large delta."""
     if noise_multiplier is None and epsilon is None:
         hint = (
-            "noise_multiplier gives the noise / the clipping norm; epsilon calibrates the noise to the planned rounds"
+            "set privacy.epsilon, which calibrates the noise to the planned rounds, or privacy.noise_multiplier, the noise / "
+            "the clipping norm"
         )
-        yield ConfigError("privacy.epsilon", None, "needs a value, or privacy.noise_multiplier does", hint)
+        yield ConfigError("privacy.epsilon", None, "leaves the noise undecided", hint)
     if delta is not None and delta >= 1 / clients:
         problem = (
             f"is not below 1 / {clients:,} clients: a mechanism that publishes one client at random would satisfy it"

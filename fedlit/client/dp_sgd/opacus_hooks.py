@@ -1,6 +1,6 @@
 """Opacus: hooks for the gradients of examples. No other file imports it.
 
-Opacus is an optional library: pip install "fedlit[dp]".
+Opacus is an optional library: pip install 'fedlit[dp]'.
 """
 
 from __future__ import annotations

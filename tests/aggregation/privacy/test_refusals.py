@@ -75,7 +75,7 @@ def test_a_large_delta_is_a_warning():
 def test_a_budget_is_needed(stage):
     (error,) = errors_of(stage, sampling=separated(5))
     assert error.key == "privacy.epsilon"
-    assert "privacy.noise_multiplier" in error.problem
+    assert (error.problem, "privacy.noise_multiplier" in error.hint) == ("leaves the noise undecided", True)
 
 
 @pytest.mark.parametrize("mechanism", [CentralDP, LocalDP, DPFTRL, DistributedDP])

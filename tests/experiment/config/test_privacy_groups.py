@@ -36,7 +36,7 @@ def test_a_run_with_each_mechanism_records_its_figures(choices):
 @pytest.mark.parametrize(
     ("choices", "key", "reason"),
     [
-        (("privacy=central",), "privacy.epsilon", "needs a value, or privacy.noise_multiplier does"),
+        (("privacy=central",), "privacy.epsilon", "leaves the noise undecided"),
         (("privacy=local", "privacy.epsilon=1", "privacy.noise_multiplier=1"), "privacy.epsilon", "set one of them"),
         (("privacy=central", "privacy.epsilon=1", "privacy.clip=adaptiv"), "privacy.clip", "adaptive"),
         (("privacy=central", "privacy.epsilon=1", "algorithm.weights=examples"), "algorithm.weights", "uniform"),
