@@ -69,6 +69,7 @@ def test_each_example_has_fewer_than_25_lines():
         "my_script",
         "my_federation",
         "my_ternary",
+        "my_partition",
     }
     assert set(FILES) == names
     assert {name: len(lines_of_code(text)) for name, text in FILES.items() if len(lines_of_code(text)) >= 25} == {}
@@ -103,8 +104,9 @@ def test_each_example_except_the_scripts_has_one_command():
         "my_sampler": "sampler._target_",
         "my_observer": "+observers.mine._target_",
         "my_ternary": "compression",
+        "my_partition": "partition",
     }
-    assert len(COMMANDS) == 9
+    assert len(COMMANDS) == 10
 
 
 def test_the_algorithm_of_the_readme_is_fedprox_bit_for_bit(folder, monkeypatch):

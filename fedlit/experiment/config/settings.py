@@ -5,6 +5,7 @@ Torch and Lightning take seconds to import. So the values of these parts are che
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
@@ -92,7 +93,7 @@ def make_settings(
             settings.algorithm = make_instance(config["algorithm"], Algorithm, "fedlit.Algorithm")
     if is_checked(config["partition"]):
         with collector.collect("partition"):
-            settings.partition = as_partitioner(instantiate_checked(config["partition"]))
+            settings.partition = make_partitioner(config["partition"])
     if is_checked(config["executor"]):
         with collector.collect("executor"):
             settings.executor = make_instance(config["executor"], Executor, "fedlit.executors.executor.Executor")
@@ -119,6 +120,28 @@ def make_instance(node: Mapping[str, Any], base: type, name: str) -> Any:
         ConfigError: if it is not an instance of the base class.
     """
     return require_instance(instantiate_checked(node), base, "_target_", node["_target_"], name)
+
+
+def make_partitioner(node: Mapping[str, Any]) -> Partitioner:
+    """Return the node's partitioner; a function of samples and generator is one.
+
+    Raises:
+        ConfigError: if the target is neither.
+    """
+    target, values = import_target(node), {key: value for key, value in node.items() if not key.startswith("_")}
+    is_function = (
+        not inspect.isclass(target) and not _can_call(target, values) and _can_call(target, values, None, None)
+    )
+    return as_partitioner(instantiate_checked({**node, "_partial_": True} if is_function else node))
+
+
+def _can_call(target: Callable[..., Any], values: Mapping[str, Any], *more: None) -> bool:
+    """Return True if the target takes the values behind further positional arguments."""
+    try:
+        inspect.signature(target).bind(*more, **values)
+    except (TypeError, ValueError):  # some built-in types have no signature
+        return False
+    return True
 
 
 def _check_weights_file(model: Any) -> None:
