@@ -225,8 +225,9 @@ class ClientWorker:
         """The local training of a client in a round, counted from 0."""
         size, config = self.data.population.size(client), self.trainer_config
         private = make_private_training(config, self.data, round, client, client_state)
-        local = LocalTrainer(self.replica, config, self.data, size, round, client, client_state, step_budget)
-        return replace(local, guards_weights=self.guards_weights, private=private, work=work or SingleWork())
+        place = (size, round, client, client_state, step_budget)
+        rest = {"guards_weights": self.guards_weights, "private": private, "work": work or SingleWork()}
+        return LocalTrainer(self.replica, config, self.data, *place, **rest)
 
     def dry_run(
         self,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedlit.client.fit.call import FitCall, LocalWork
-from fedlit.client.vectorized.gather import run_together
+from fedlit.client.vectorized.gather import RuleThreads, run_together
 from fedlit.client.vectorized.joint_fit import STACK_BYTES, Outcome, fit_together, stack_signature
 from fedlit.client.vectorized.step.recorded import RecordedSteps
 from fedlit.core.messages import TrainJob
@@ -28,10 +28,12 @@ class StackTraining:
     Args:
         recorded: the recorded operations of the module's steps.
         max_bytes: weights of a stack on a CPU; None for stacks of all clients. Results depend on it in their last bits.
+        threads: the threads of the client rules.
     """
 
     recorded: RecordedSteps = field(default_factory=RecordedSteps)
     max_bytes: int | None = STACK_BYTES
+    threads: RuleThreads = field(default_factory=RuleThreads)
 
     def train(self, rules: Sequence[Callable[[LocalWork], Any]]) -> Iterator[Any]:
         """Run the rules of several clients; train the clients together.
@@ -45,7 +47,7 @@ class StackTraining:
         Raises:
             BaseException: any exception that a rule does not catch.
         """
-        yield from map(_with_own_state, run_together(rules, self._fit_quietly))
+        yield from map(_with_own_state, run_together(rules, self._fit_quietly, self.threads))
 
     def _fit_quietly(self, calls: Sequence[FitCall]) -> list[Outcome]:
         with warnings.catch_warnings():

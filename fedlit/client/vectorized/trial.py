@@ -68,11 +68,13 @@ def _try_rules(
     try:
         with refuse_new_state(module), warnings.catch_warnings(record=True) as caught:
             warnings.filterwarnings("always", message=SLOW_OPERATION)
-            list(run_together(rules, training.fit))
+            list(run_together(rules, training.fit, training.threads))
     except (ConfigError, ConfigErrors) as error:
         return error.errors
     except Exception as error:  # of the module
         return [explain(error, module)]
+    finally:
+        training.threads.end()  # this process may be forked for the workers, which is safe without threads
     for name in {found[1] for warning in caught if (found := re.search(SLOW_OPERATION, str(warning.message)))}:
         log.info("torch runs %s for one client of a stack after the other, which is slower", name)
     return []

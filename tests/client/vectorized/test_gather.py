@@ -1,18 +1,27 @@
 """Client rules in threads, of which one runs at a time."""
 
+import os
+import pickle
 import threading
+from contextvars import ContextVar
 
 import pytest
+import torch
 
 from fedlit.client.fit.call import FitOutcome
 from fedlit.client.vectorized import gather
-from fedlit.client.vectorized.gather import run_together
+from fedlit.client.vectorized.gather import RuleThreads, run_together
 from fedlit.core.model import Model
 
 
 def gathered(rules, fit):
     """The results of rules."""
-    return list(run_together(rules, fit))
+    return list(run_together(rules, fit, RuleThreads()))
+
+
+def gathered_by(threads):
+    """The results of one rule in some threads."""
+    return list(run_together([rule(1, 1, [])], lambda calls: [None for _ in calls], threads))
 
 
 class Call:
@@ -82,7 +91,7 @@ def test_measurements_run_at_once_in_the_caller_s_thread():
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])
 def test_threads_end_when_the_training_is_interrupted(error):
-    before = threading.active_count()
+    before, threads = threading.active_count(), RuleThreads()
     ended = []
 
     def waits(work):
@@ -95,8 +104,10 @@ def test_threads_end_when_the_training_is_interrupted(error):
         raise error
 
     with pytest.raises(error):
-        gathered([waits, waits, waits], fit)
+        list(run_together([waits, waits, waits], fit, threads))
     assert ended == [1, 1, 1]
+    assert threading.active_count() == before + 3
+    threads.end()
     assert threading.active_count() == before
 
 
@@ -119,14 +130,61 @@ def test_a_result_is_given_before_the_next_rule_continues():
 
         return run
 
-    for result in run_together([one(1), one(2)], lambda calls: [None for _ in calls]):
+    for result in run_together([one(1), one(2)], lambda calls: [None for _ in calls], RuleThreads()):
         log.append(f"result {result}")
     assert log == ["ends 1", "result 1", "ends 2", "result 2"]
 
 
 def test_threads_end_when_the_results_are_no_longer_wanted():
-    before = threading.active_count()
-    results = run_together([rule(1, 1, []), rule(2, 1, [])], lambda calls: [None for _ in calls])
+    before, threads = threading.active_count(), RuleThreads()
+    results = run_together([rule(1, 1, []), rule(2, 1, [])], lambda calls: [None for _ in calls], threads)
     next(results)
     results.close()
+    threads.end()
     assert threading.active_count() == before
+
+
+def test_later_groups_use_the_same_threads_as_if_they_were_new():
+    number = ContextVar("number", default=0)
+    threads, seen = RuleThreads(), []
+
+    def leaves_traces(work):
+        seen.append((threading.get_ident(), torch.is_grad_enabled(), number.get()))
+        torch.set_grad_enabled(False)
+        number.set(1)
+        return work.fit(Call(1, 0))
+
+    for _ in range(3):
+        list(run_together([leaves_traces, leaves_traces], lambda calls: [None for _ in calls], threads))
+    assert len({ident for ident, _, _ in seen}) == 2
+    assert {(has_gradients, value) for _, has_gradients, value in seen} == {(True, 0)}
+    threads.end()
+
+
+def test_threads_end_with_their_owner():
+    before, threads = threading.active_count(), RuleThreads()
+    list(run_together([rule(1, 1, [])], lambda calls: [None for _ in calls], threads))
+    assert threading.active_count() == before + 1
+    del threads
+    assert threading.active_count() == before
+
+
+def test_another_process_has_threads_of_its_own():
+    threads = RuleThreads()
+    list(run_together([rule(1, 1, [])], lambda calls: [None for _ in calls], threads))
+    copy = pickle.loads(pickle.dumps(threads))
+    assert gathered_by(copy) == [(1, [None])]
+    threads.end()
+    copy.end()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+def test_a_forked_process_starts_new_threads():
+    threads = RuleThreads()
+    gathered_by(threads)
+    if (child := os.fork()) == 0:
+        os._exit(0 if gathered_by(threads) == [(1, [None])] else 1)
+    _, status = os.waitpid(child, 0)
+    threads.end()
+    assert os.waitstatus_to_exitcode(status) == 0
