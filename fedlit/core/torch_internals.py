@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import parametrize
 from torch.utils import _pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def add_in_place(targets: Sequence[Tensor], others: Sequence[Tensor], factor: float = 1) -> None:
@@ -188,41 +187,3 @@ def cached_gpu_count() -> Iterator[None]:
 @cache
 def _has_gpu() -> bool:
     return torch.cuda.device_count() > 0
-
-
-@contextmanager
-def observe_operations(observe: Callable[..., None]) -> Iterator[None]:
-    """Call a function after each operation of torch inside the block.
-
-    Inside transforms of `torch.func` these are the operations on the tensors of all clients.
-
-    Args:
-        observe: function of the operation, its arguments, its keyword arguments and its result.
-
-    Uses `torch.utils._python_dispatch.TorchDispatchMode`; checked with torch 2.14.1.
-    """
-
-    class Observer(TorchDispatchMode):
-        def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            result = operation(*args, **(kwargs or {}))
-            observe(operation, args, kwargs or {}, result)
-            return result
-
-    with Observer():
-        yield
-
-
-def draws_random_numbers(operation: Any) -> bool:
-    """Return True if an operation of torch uses a random generator.
-
-    Uses `torch.Tag.nondeterministic_seeded` of its tags; checked with torch 2.14.1.
-    """
-    return torch.Tag.nondeterministic_seeded in operation.tags
-
-
-def changes_tensors(operation: Any) -> bool:
-    """Return True if an operation of torch changes one of its arguments.
-
-    Uses `OpOverload._schema`; checked with torch 2.14.1.
-    """
-    return operation._schema.is_mutable

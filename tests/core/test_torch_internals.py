@@ -200,20 +200,3 @@ def test_the_number_of_gpus_is_asked_once_a_process(monkeypatch):
         assert questions == [1]
     finally:
         internals._has_gpu.cache_clear()
-
-
-def test_each_operation_inside_the_block_is_observed_with_its_result():
-    seen, one = [], torch.ones(2)
-    with internals.observe_operations(lambda operation, args, kwargs, result: seen.append((str(operation), result))):
-        total = one * 3
-    one.neg()
-    assert [name for name, _ in seen] == ["aten.mul.Tensor"], gone("TorchDispatchMode")
-    assert seen[0][1] is total
-
-
-def test_an_operation_tells_whether_it_draws_and_whether_it_changes_its_arguments():
-    aten = torch.ops.aten
-    draws = [internals.draws_random_numbers(one) for one in (aten.bernoulli.default, aten.add.Tensor)]
-    assert draws == [True, False], gone("torch.Tag.nondeterministic_seeded")
-    changes = [internals.changes_tensors(one) for one in (aten.add_.Tensor, aten.add.Tensor)]
-    assert changes == [True, False], gone("OpOverload._schema")

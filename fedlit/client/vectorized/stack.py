@@ -79,8 +79,9 @@ class Stack:
         for lane in self.lanes:
             if lane.active and lane.clock.batch_idx == 0 and lane.clock.epoch:
                 self._states.reset(lane.positions, self._logged.logged_metrics())
-        for group in self._group(batch):
-            self._run(group)
+        groups = self._group(batch)
+        for group in groups:
+            self._run(group, is_last=group is groups[-1])
         for lane in self.lanes:
             if lane.active:
                 self._view.show([lane.clock])
@@ -95,24 +96,28 @@ class Stack:
             groups.setdefault(key, []).append((position, part))
         return list(groups.values())
 
-    def _run(self, group: JointBatch) -> None:
+    def _run(self, group: JointBatch, is_last: bool) -> None:
         """Compute the gradients of some clients.
 
         Clients are split by their progress if the module reads it and it differs.
+
+        Args:
+            group: the clients and their batches.
+            is_last: False if other clients follow before the next step.
         """
         if len({id(self._lane_of[position]) for position, _ in group}) == 1:  # then they have one progress
-            self._differentiate(group)
+            self._differentiate(group, is_last)
             return
         random = get_generators()
         try:
-            self._differentiate(group)
+            self._differentiate(group, is_last)
         except DifferentClients:
             set_generators(random)
             self._is_split = True  # also in the later steps of this fit
             for part in self._group(group):
-                self._differentiate(part)
+                self._differentiate(part, is_last=False)
 
-    def _differentiate(self, group: JointBatch) -> None:
+    def _differentiate(self, group: JointBatch, is_last: bool) -> None:
         positions = [position for position, _ in group]
         lanes = list(dict.fromkeys(self._lane_of[position] for position in positions))
         self._view.show([lane.clock for lane in lanes])
@@ -138,7 +143,7 @@ class Stack:
                 name: gradient if part is ALL else gradient[part] for name, gradient in result.gradients.items()
             }
             rows = [positions[place] - lane.start for place in own]
-            lane.add_gradients(rows_of(rows, lane.active, self._device), gradients)
+            lane.add_gradients(rows_of(rows, lane.active, self._device), gradients, is_last)
 
     def outcomes(self) -> list[FitOutcome]:
         """Return the results in the order of the calls."""

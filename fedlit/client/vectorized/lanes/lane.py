@@ -102,12 +102,13 @@ class Lane:
             DisplacementTracker(call.gradient_terms, keep=call.client_state is not None) for call in self.calls
         ]
 
-    def add_gradients(self, rows: Any, gradients: Mapping[str, Tensor]) -> None:
+    def add_gradients(self, rows: Any, gradients: Mapping[str, Tensor], is_last: bool) -> None:
         """Add the gradients of a batch.
 
         Args:
             rows: index of the active clients whose batches it were: see `rows_of`.
             gradients: their gradients by name, shape (rows, ...); a parameter that the loss does not reach has none.
+            is_last: False if batches of other clients follow before the next step, whose gradients may use the same memory.
         """
         for name, gradient in gradients.items():
             parameter = self.parameters[name]
@@ -117,7 +118,7 @@ class Lane:
                 parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 parameter.grad[rows] += gradient
             elif parameter.grad is None:
-                parameter.grad = gradient
+                parameter.grad = gradient if is_last or self.clock.accumulate > 1 else gradient.clone()
             else:
                 parameter.grad += gradient
 

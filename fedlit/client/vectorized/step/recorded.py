@@ -10,33 +10,24 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import getitem
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
+from fedlit.client.vectorized.step.arena import Arena
+from fedlit.client.vectorized.step.operations import NotRecordable, OperationRecorder
+from fedlit.client.vectorized.step.program import Program
 from fedlit.client.vectorized.streams import get_generators, set_generators
 from fedlit.core.tensors import as_bytes
-from fedlit.core.torch_internals import (
-    changes_tensors,
-    draws_random_numbers,
-    map_leaves,
-    observe_operations,
-    tree_leaves,
-)
+from fedlit.core.torch_operations import observe_operations
 
 Step = Callable[[Sequence[Tensor]], tuple[list[Tensor], Any]]
 """A function of tensors that returns tensors, and facts about them that depend on names and shapes alone."""
 
-VIEWS = ("aten::view", "aten::expand", "aten::_unsafe_view", "aten::alias", "aten::detach")
 MAX_RECORDINGS = 256
 """Kinds of steps that are recorded; further ones run as Python."""
-
-
-class NotRecordable(Exception):
-    """A step that depends on more than its tensors."""
 
 
 @dataclass
@@ -49,7 +40,7 @@ class Recording:
         is_checked: True if a second step agreed with them.
     """
 
-    run: Callable[..., Sequence[Tensor]]
+    run: Program
     facts: Any
     is_checked: bool = False
 
@@ -69,10 +60,11 @@ class RecordedSteps:
         self._patience = patience
         self._counts: Counter[Any] = Counter()
         self._recordings: dict[Any, Recording] = {}
+        self._arena = Arena()
 
     def __getstate__(self) -> dict[str, Any]:
         """Return the state for pickle: another process records for itself."""
-        return {**self.__dict__, "_counts": Counter(), "_recordings": {}}
+        return {**self.__dict__, "_counts": Counter(), "_recordings": {}, "_arena": Arena()}
 
     def run(self, key: Any, step: Step, tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Any]:
         """Return what a step returns.
@@ -103,7 +95,8 @@ class RecordedSteps:
             if _python_generators() != before:
                 raise NotRecordable("random numbers of Python or NumPy")
             if not self.is_refused:
-                self._recordings[key] = Recording(recorder.compile(outputs), facts)
+                program = Program(recorder.inputs, recorder.operations, recorder.outputs(outputs), self._arena)
+                self._recordings[key] = Recording(program, facts)
         except NotRecordable:
             self.refuse()
         return outputs, facts
@@ -129,82 +122,6 @@ class RecordedSteps:
         self.is_refused = True
         self._counts.clear()
         self._recordings.clear()
-
-
-class OperationRecorder:
-    """Records the operations of one step.
-
-    Args:
-        tensors: the tensors of the step.
-    """
-
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
-        self._graph, self._root = fx.Graph(), torch.nn.Module()
-        self._nodes = {id(tensor): self._graph.placeholder(f"x{i}") for i, tensor in enumerate(tensors)}
-        self._inputs = {tensor.untyped_storage().data_ptr() for tensor in tensors if tensor.numel()}
-        self._alive: list[Any] = list(tensors)  # an id belongs to one tensor as long as it lives
-        self._problem: str | None = None
-
-    def add(self, operation: Any, args: Any, kwargs: Any, result: Any) -> None:
-        """Record one operation."""
-        self._alive.append((args, kwargs, result))
-        if any(isinstance(leaf, torch.Generator) for leaf in tree_leaves((args, kwargs))):
-            self._problem = "a random generator of its own"
-            return
-        results = [result] if isinstance(result, Tensor) else result
-        if _is_same_view(operation, args, result):
-            self._nodes[id(result)] = self._node(args[0])
-            return
-        node = self._graph.call_function(operation, map_leaves(self._node, tuple(args)), map_leaves(self._node, kwargs))
-        if isinstance(result, Tensor):
-            self._nodes.setdefault(id(result), node)  # an operation in place returns its argument
-        elif isinstance(results, tuple | list):
-            for place, part in enumerate(results):
-                if isinstance(part, Tensor):
-                    self._nodes.setdefault(id(part), self._graph.call_function(getitem, (node, place)))
-        elif result is not None:
-            self._problem = f"{operation} returns {type(result).__name__}"
-
-    def _node(self, value: Any) -> Any:
-        """Return the node of a tensor; other values stay."""
-        if not isinstance(value, Tensor):
-            return value
-        if id(value) not in self._nodes:
-            if value.numel() and value.untyped_storage().data_ptr() in self._inputs:
-                self._problem = "a tensor made of others without an operation"
-            name = f"constant{len(self._nodes)}"
-            self._root.register_buffer(name, value.detach(), persistent=False)
-            self._alive.append(value)
-            self._nodes[id(value)] = self._graph.get_attr(name)
-        return self._nodes[id(value)]
-
-    def compile(self, outputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
-        """Return a function that runs the operations.
-
-        Args:
-            outputs: tensors that it returns.
-
-        Raises:
-            NotRecordable: if they do not depend on the tensors of the step alone.
-        """
-        self._graph.output(tuple(self._node(output) for output in outputs))
-        if self._problem is not None:
-            raise NotRecordable(self._problem)
-        for node in reversed([*self._graph.nodes]):
-            if node.op == "call_function" and not node.users and not _has_effects(node.target):
-                self._graph.erase_node(node)
-        return fx.GraphModule(self._root, self._graph).forward
-
-
-def _has_effects(operation: Any) -> bool:
-    return operation is not getitem and (changes_tensors(operation) or draws_random_numbers(operation))
-
-
-def _is_same_view(operation: Any, args: Any, result: Any) -> bool:
-    """Return True if an operation returns its argument as it is."""
-    if operation.name().partition(".")[0] not in VIEWS or not isinstance(args[0], Tensor):
-        return False
-    return (result.shape, result.stride(), result.dtype) == (args[0].shape, args[0].stride(), args[0].dtype)
 
 
 def _python_generators() -> tuple[Any, ...]:

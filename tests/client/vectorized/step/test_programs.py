@@ -1,0 +1,118 @@
+"""Programs of recorded operations: fewer operations, the same bits, memory that is used again."""
+
+from itertools import combinations
+
+import pytest
+import torch
+
+from fedlit.client.vectorized.step.arena import Arena, Room, place_rooms
+from fedlit.client.vectorized.step.operations import OperationRecorder
+from fedlit.client.vectorized.step.program import Program, shorten
+from fedlit.core.torch_operations import observe_operations
+
+LARGE = 1 << 13
+"""Numbers of a tensor that has a room in the arena."""
+
+
+def record(body, *tensors):
+    """The recorded operations of a function, and the values that it returns."""
+    recorder = OperationRecorder(tensors)
+    with observe_operations(recorder.add):
+        outputs = body(*tensors)
+    return recorder, recorder.outputs(outputs)
+
+
+def program(body, *tensors, arena=None):
+    recorder, outputs = record(body, *tensors)
+    return Program(recorder.inputs, recorder.operations, outputs, arena or Arena())
+
+
+def names(body, *tensors):
+    """The names of the operations that remain."""
+    recorder, outputs = record(body, *tensors)
+    return [operation.function.overloadpacket.__name__ for operation in shorten(recorder.operations, outputs)]
+
+
+def twice(x):
+    return [(x + 1).exp() * (x + 1)]
+
+
+def unused(x):
+    x.exp()
+    return [x + 1]
+
+
+def constant(x):
+    return [x * torch.ones(2)]
+
+
+def views(x):
+    return [x.t().t().view(2, 2).t() + x.t()]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (twice, ["add", "exp", "mul"]),
+        (unused, ["add"]),
+        (constant, ["mul"]),
+        (views, ["t", "add"]),
+        (lambda x: [x + torch.rand(2), x + torch.rand(2)], ["rand", "add", "rand", "add"]),
+        (lambda x: [x + 1, x + 1], ["add", "add"]),  # readers may change one of them in place
+        (lambda x: [torch.ones(2), x], ["ones"]),
+        (lambda x: [(x + 1).mul_(2) + (x + 1)], ["add", "mul_", "add", "add"]),
+    ],
+)
+def test_operations_run_once_and_only_if_they_are_needed(body, expected):
+    assert names(body, torch.ones(2, 2)) == expected
+
+
+def chain(x, y):
+    return [((x + y) * x).sub(y).exp(), torch.where(x > 0, x, y), (x * y).view(2, -1).sum(1)]
+
+
+def test_a_program_has_the_bits_of_its_operations():
+    run = program(chain, torch.ones(LARGE), torch.ones(LARGE))
+    for seed in range(3):
+        tensors = torch.randn(2, LARGE, generator=torch.Generator().manual_seed(seed)).unbind()
+        for one, other in zip(run(*tensors), chain(*tensors), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_large_results_use_the_same_memory_in_each_step():
+    run = program(chain, torch.ones(LARGE), torch.ones(LARGE))
+    first = [tensor.data_ptr() for tensor in run(torch.ones(LARGE), torch.ones(LARGE))[:2]]
+    assert [tensor.data_ptr() for tensor in run(torch.ones(LARGE), torch.ones(LARGE))[:2]] == first
+
+
+def test_programs_share_an_arena_that_grows():
+    arena = Arena()
+    small, large = (program(chain, torch.ones(n), torch.ones(n), arena=arena) for n in (LARGE, 2 * LARGE))
+    for run, count in ((small, LARGE), (large, 2 * LARGE), (small, LARGE)):
+        x, y = torch.arange(count) / count, torch.ones(count)
+        assert all(torch.equal(one, other) for one, other in zip(run(x, y), chain(x, y), strict=True))
+
+
+def test_the_views_of_a_result_keep_its_room():
+    def body(x):
+        part = (x + 1)[:LARGE]
+        return [(x * 2)[:LARGE] + part, (x * 3)[:LARGE] + part]
+
+    x = torch.randn(2 * LARGE)
+    assert all(torch.equal(*pair) for pair in zip(program(body, torch.ones(2 * LARGE))(x), body(x), strict=True))
+
+
+def test_rooms_that_are_needed_at_the_same_time_do_not_overlap():
+    generator = torch.Generator().manual_seed(0)
+    starts = torch.randint(0, 3, (40,), generator=generator).cumsum(0).tolist()
+    lengths, sizes = (torch.randint(0, 9, (40,), generator=generator).tolist() for _ in range(2))
+    rooms = place_rooms(
+        [
+            Room(start, start + length, torch.Size([100 * size + 1]), torch.float32)
+            for start, length, size in zip(starts, lengths, sizes, strict=True)
+        ]
+    )
+    for one, other in combinations(rooms, 2):
+        if one.start <= other.end and other.start <= one.end:
+            assert one.stop <= other.offset or other.stop <= one.offset
+    assert max(room.stop for room in rooms) < sum(room.shape.numel() * 4 for room in rooms) / 2
