@@ -41,6 +41,15 @@ def copy_in_place(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
     torch._foreach_copy_(list(targets), list(sources))
 
 
+def is_memory_shared(tensor: Tensor) -> bool:
+    """Return True if another tensor, or an array, has the memory of a tensor.
+
+    Uses `torch._C._storage_Use_Count`; checked with torch 2.14.1.
+    """
+    storage = tensor.untyped_storage()
+    return torch._C._storage_Use_Count(storage._cdata) > 2  # the tensor and the storage object have one use each
+
+
 def non_persistent_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:
     """Return the module's own buffers that its state dict leaves out.
 

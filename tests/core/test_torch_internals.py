@@ -55,6 +55,17 @@ def test_foreach_copy_copies_in_place():
     assert values(targets) == values(sources), gone("torch._foreach_copy_")
 
 
+def test_memory_is_shared_as_long_as_another_tensor_or_array_has_it():
+    assert hasattr(torch._C, "_storage_Use_Count"), gone("torch._C._storage_Use_Count")
+    tensor = torch.ones(4, 2)
+    assert not internals.is_memory_shared(tensor), gone("torch._C._storage_Use_Count")
+    for share in (lambda: tensor.unbind()[3], lambda: tensor.detach(), lambda: tensor[1:].numpy()):
+        other = share()
+        assert internals.is_memory_shared(tensor)
+        del other
+        assert not internals.is_memory_shared(tensor)
+
+
 def test_a_module_knows_which_of_its_buffers_are_not_saved():
     assert "_non_persistent_buffers_set" in vars(nn.Module()), gone("nn.Module._non_persistent_buffers_set")
     module = nn.BatchNorm1d(1)

@@ -13,6 +13,7 @@ from fedlit.client.fit.call import FitCall, FitOutcome
 from fedlit.client.lightning_internals import trainer_scope
 from fedlit.client.vectorized.lanes.clock import TrainerView
 from fedlit.client.vectorized.lanes.lightning_optimization import attached
+from fedlit.client.vectorized.memory import StackMemory
 from fedlit.client.vectorized.stack import Stack
 from fedlit.client.vectorized.stacked_module import StackedModule
 from fedlit.client.vectorized.step.recorded import RecordedSteps
@@ -35,7 +36,9 @@ STACK_BYTES = 32 << 20
 Outcome = FitOutcome | Exception
 
 
-def fit_together(calls: Sequence[FitCall], recorded: RecordedSteps, max_bytes: int | None) -> list[Outcome]:
+def fit_together(
+    calls: Sequence[FitCall], recorded: RecordedSteps, memory: StackMemory, max_bytes: int | None
+) -> list[Outcome]:
     """Train clients with equal signatures as stacked models, by one Trainer.
 
     An exception of the module is that of each client in its stack.
@@ -43,14 +46,16 @@ def fit_together(calls: Sequence[FitCall], recorded: RecordedSteps, max_bytes: i
     Args:
         calls: the clients' fits, with equal signatures: see `stack_signature`.
         recorded: the recorded operations of the module's steps.
+        memory: memory of stacked weights.
         max_bytes: weights of a stack on a CPU; None for stacks of all clients.
     """
     first = calls[0]
     with trainer_scope(), first.replica.limit_warnings():
         first.replica.load(first.model, first.only)
-        fit = JointFit(calls, recorded, max_bytes)
+        fit = JointFit(calls, recorded, memory, max_bytes)
         first.config.make_trainer(**WHOLE).fit(fit, train_dataloaders=Stacks(fit))
-    return [fit.outcomes[place] for place in range(len(calls))]
+    outcomes, fit.outcomes = fit.outcomes, {}  # the Trainer and its module are freed later, by the garbage collector
+    return [outcomes[place] for place in range(len(calls))]
 
 
 def stack_signature(call: FitCall) -> tuple[Any, ...]:
@@ -70,16 +75,19 @@ class JointFit(LightningModule):
     Args:
         calls: the clients' fits.
         recorded: the recorded operations of the module's steps.
+        memory: memory of stacked weights.
         max_bytes: weights of a stack on a CPU; None for stacks of all clients.
     """
 
-    def __init__(self, calls: Sequence[FitCall], recorded: RecordedSteps, max_bytes: int | None) -> None:
+    def __init__(
+        self, calls: Sequence[FitCall], recorded: RecordedSteps, memory: StackMemory, max_bytes: int | None
+    ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.module = calls[0].replica.module
         self.calls = calls
         self.outcomes: dict[int, Outcome] = {}
-        self._recorded, self._max_bytes = recorded, max_bytes
+        self._recorded, self._memory, self._max_bytes = recorded, memory, max_bytes
 
     def configure_optimizers(self) -> list[Any]:
         """Return no optimizer: each lane of a stack has its own."""
@@ -92,7 +100,7 @@ class JointFit(LightningModule):
         parts = [part for part in self.module.modules() if isinstance(part, LightningModule)]
         with attached(parts, view):
             self.module.setup("fit")
-        self._stacked = StackedModule(self.module, view, self._recorded)
+        self._stacked = StackedModule(self.module, view, self._recorded, self._memory)
 
     def stacks(self) -> list[range]:
         """Return the places of each stack's clients among the calls."""

@@ -38,11 +38,11 @@ class Stack:
         self._lane_of = [lane for lane in self.lanes for _ in lane.calls]
         models = [call.model for call in self._calls]
         self._weights = {
-            name: self._stack([model.parameters[name] for model in models], parameter)
+            name: self._stack(name, [model.parameters[name] for model in models], parameter)
             for name, parameter in module.parameters.items()
         }
         self._statistics = {
-            name: self._stack([model.buffers.get(name, buffer) for model in models], buffer)
+            name: self._stack(name, [model.buffers.get(name, buffer) for model in models], buffer)
             for name, buffer in module.buffers.items()
         }
         name, count = type(module.module).__name__, len(calls)
@@ -55,12 +55,10 @@ class Stack:
             self._view.show([lane.clock])
             lane.prepare(module.module, module.parameters, self._weights)
 
-    def _stack(self, tensors: Sequence[Tensor], like: Tensor) -> Tensor:
-        """Return a new tensor with one row for each client."""
-        stacked = stack_tensors(tensors, self._device).to(like.dtype)
-        if len(stacked) == 1:
-            return stacked.repeat(len(tensors), *[1] * like.dim())  # a copy also for one client: the fit writes to it
-        return stacked
+    def _stack(self, name: str, tensors: Sequence[Tensor], like: Tensor) -> Tensor:
+        """Return a copy with one row for each client, to which the fit writes."""
+        stacked = self._module.memory.take(name, like, len(tensors))
+        return stacked.copy_(stack_tensors(tensors, self._device))
 
     def train(self, to_device: Callable[[JointBatch], JointBatch]) -> None:
         """Train all clients until they are done.

@@ -10,6 +10,7 @@ from typing import Any
 from fedlit.client.fit.call import FitCall, LocalWork
 from fedlit.client.vectorized.gather import RuleThreads, run_together
 from fedlit.client.vectorized.joint_fit import STACK_BYTES, Outcome, fit_together, stack_signature
+from fedlit.client.vectorized.memory import StackMemory
 from fedlit.client.vectorized.step.recorded import RecordedSteps
 from fedlit.core.messages import TrainJob
 from fedlit.core.tensors import Layout
@@ -29,11 +30,13 @@ class StackTraining:
         recorded: the recorded operations of the module's steps.
         max_bytes: weights of a stack on a CPU; None for stacks of all clients. Results depend on it in their last bits.
         threads: the threads of the client rules.
+        memory: memory of stacked weights.
     """
 
     recorded: RecordedSteps = field(default_factory=RecordedSteps)
     max_bytes: int | None = STACK_BYTES
     threads: RuleThreads = field(default_factory=RuleThreads)
+    memory: StackMemory = field(default_factory=StackMemory)
 
     def train(self, rules: Sequence[Callable[[LocalWork], Any]]) -> Iterator[Any]:
         """Run the rules of several clients; train the clients together.
@@ -62,7 +65,7 @@ class StackTraining:
         outcomes: dict[int, Outcome] = {}
         for members in groups.values():
             part = [calls[index] for index in members]
-            outcomes |= zip(members, fit_together(part, self.recorded, self.max_bytes), strict=True)
+            outcomes |= zip(members, fit_together(part, self.recorded, self.memory, self.max_bytes), strict=True)
         return [outcomes[index] for index in range(len(calls))]
 
 
