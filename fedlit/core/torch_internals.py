@@ -42,7 +42,7 @@ def copy_in_place(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
 
 
 def is_memory_shared(tensor: Tensor) -> bool:
-    """Return True if another tensor, or an array, has the memory of a tensor.
+    """Return True if another tensor or array has a tensor's memory.
 
     Uses `torch._C._storage_Use_Count`; checked with torch 2.14.1.
     """

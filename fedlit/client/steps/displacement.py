@@ -89,10 +89,20 @@ class DisplacementTracker:
             settings["lr"] = float(group["lr"])  # a scheduler changes a tensor in place
             steps.append(SGDStep(**settings, scale=scale))
 
-    def read(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, float]:
+    def read(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        count: int | None = None,
+        terms: Sequence[GradientTerm] | None = None,
+    ) -> dict[str, float]:
         """Return the displacement of each parameter under a gradient of 1.
 
         Parameters without an optimizer are left out.
+
+        Args:
+            parameters: parameters by name.
+            count: number of steps of each optimizer, from the first one; None for all.
+            terms: gradient terms of the fit; None for those of the tracker.
 
         Raises:
             ConfigError: if an optimizer is not torch's SGD, if two optimizers share a parameter, or if an optimizer starts
@@ -119,17 +129,20 @@ class DisplacementTracker:
                     raise ConfigError(
                         "schedule.client_state", "keep", problem, "use reset, or an optimizer without momentum"
                     )
-                steps_of |= {id(parameter): steps for parameter in group["params"]}
-        return self._displacements(parameters, steps_of)
+                steps_of |= dict.fromkeys((id(parameter) for parameter in group["params"]), steps[:count])
+        return self._displacements(parameters, steps_of, self._terms if terms is None else terms)
 
     def _displacements(
-        self, parameters: Mapping[str, nn.Parameter], steps_of: Mapping[int, list[SGDStep]]
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        steps_of: Mapping[int, list[SGDStep]],
+        terms: Sequence[GradientTerm],
     ) -> dict[str, float]:
         cache: dict[tuple[int, float], float] = {}  # most parameters share steps and mu
         by_name = {}
         for name, parameter in parameters.items():
             if (steps := steps_of.get(id(parameter))) is not None:
-                mu = sum(term.mu for term in self._terms if term.center is not None and name in term.center)
+                mu = sum(term.mu for term in terms if term.center is not None and name in term.center)
                 if (key := (id(steps), mu)) not in cache:
                     cache[key] = displacement(steps, mu)
                 by_name[name] = cache[key]

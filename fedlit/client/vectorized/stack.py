@@ -56,7 +56,7 @@ class Stack:
             lane.prepare(module.module, module.parameters, self._weights)
 
     def _stack(self, name: str, tensors: Sequence[Tensor], like: Tensor) -> Tensor:
-        """Return a copy with one row for each client, to which the fit writes."""
+        """Return a copy with one row for each client."""
         stacked = self._module.memory.take(name, like, len(tensors))
         return stacked.copy_(stack_tensors(tensors, self._device))
 

@@ -259,6 +259,15 @@ def test_step_budgets_freeze_each_client_at_its_own_step():
                 assert torch.allclose(tensor, stacked.client_states[client][group][name], atol=TOLERANCE)
 
 
+def test_clients_that_step_together_have_the_displacement_of_their_own_steps():
+    fed = ragged(partial(Dense, OPTIMIZERS["momentum"]), FedNova(proximal=0.1), sizes=(20, 20, 20), epochs=3)
+    job = TrainJob(0, 1, (0, 1, 2), budgets={0: 3, 1: 1})
+    single = fed.worker(job, fed.initial_state())
+    stacked = replace(fed.worker, stacks=StackTraining())(job, fed.initial_state())
+    assert single.steps == stacked.steps == 3 + 1 + 12
+    assert float((single.total - stacked.total).norm() / single.total.norm()) < TOLERANCE
+
+
 def test_images_with_convolutions_agree():
     assert (
         difference(federation(dropout=0.0, clients=5, cohort=5, samples=118, rounds=2, local_epochs=2))

@@ -98,9 +98,7 @@ class Lane:
             first.config.options.get("gradient_clip_val"),
             first.config.options.get("gradient_clip_algorithm"),
         )
-        self.trackers = [
-            DisplacementTracker(call.gradient_terms, keep=call.client_state is not None) for call in self.calls
-        ]
+        self._tracker = DisplacementTracker(keep=first.client_state is not None)
 
     def add_gradients(self, rows: Any, gradients: Mapping[str, Tensor], is_last: bool) -> None:
         """Add the gradients of a batch.
@@ -149,9 +147,9 @@ class Lane:
         scaled = [] if self._rates is None else self._rates.scale(self.optimizer)
         self.optimizer.step()
         if has_gradients(self.optimizer):
+            self._tracker.step(self.optimizer, fraction)
             for row in range(self.active):
                 self.steps[row] += 1
-                self.trackers[row].step(self.optimizer, fraction)
         if self._rates is not None:
             self._rates.restore(scaled)
         for parameter in self.parameters.values():
@@ -175,7 +173,7 @@ class Lane:
 
     def displacement(self, row: int) -> Any:
         """Return the function that computes a client's displacement."""
-        return partial(self.trackers[row].read, self.parameters)
+        return partial(self._tracker.read, self.parameters, self.steps[row], self.calls[row].gradient_terms)
 
 
 def make_lanes(calls: Sequence[FitCall]) -> tuple[list[Lane], list[int]]:
