@@ -102,6 +102,16 @@ def test_the_views_of_a_result_keep_its_room():
     assert all(torch.equal(*pair) for pair in zip(program(body, torch.ones(2 * LARGE))(x), body(x), strict=True))
 
 
+def test_a_tensor_that_is_transposed_in_place_is_another_view():
+    def body(x):
+        y = x.clone()
+        y.t_()
+        return [y.t() + 0, y + 0]
+
+    x = torch.arange(6.0).view(2, 3)
+    assert all(torch.equal(*pair) for pair in zip(program(body, torch.ones(2, 3))(x), body(x), strict=True))
+
+
 def test_rooms_that_are_needed_at_the_same_time_do_not_overlap():
     generator = torch.Generator().manual_seed(0)
     starts = torch.randint(0, 3, (40,), generator=generator).cumsum(0).tolist()
