@@ -7,8 +7,9 @@
 encode is the client's half, decode the server's. They are `pack` and `unpack` of a codec for each message; `encode` of a stage,
 and `open` once for the sum, which is float64; the factor of a clip; a privacy mechanism's noise on the sum; of PowerSGD both
 exchanges. `ideal` quantises to integers, and makes numbers of their sum. `secagg` adds five masks to the integers, as with four
-neighbours, and the server subtracts one mask. Both are in GB/s of float32: 4 bytes times the numbers of the update, divided by
-seconds of the processor in one thread.
+neighbours, and the server subtracts one mask. `distributed` clips, rotates, rounds and adds Skellam noise, and the server
+undoes the rotation; `distributed plain` does not rotate. Both are in GB/s of float32: 4 bytes times the numbers of the update,
+divided by seconds of the processor in one thread.
 
 The copy is `Tensor.clone`: like each part, it writes its result to new memory. A repeat measures the copy and all parts, one
 after the other. `part` is the median over repeats of seconds of the copy / seconds of the part.
@@ -32,9 +33,10 @@ import torch
 from fedlit.aggregation import Channel, Codec, Float32, Stage, SumTicket, Ticket
 from fedlit.aggregation.channel.message import Turn
 from fedlit.aggregation.compression import QSGD, Half, Int8, PowerSGD, RandK, Sign, TopK
-from fedlit.aggregation.privacy import DPFTRL, CentralDP, LocalDP
+from fedlit.aggregation.privacy import DPFTRL, CentralDP, DistributedDP, LocalDP
 from fedlit.aggregation.secure import IdealSum
 from fedlit.aggregation.secure.protocol.primitives import add_masks
+from fedlit.aggregation.secure.ring import to_array
 from fedlit.aggregation.secure.vault import Vault
 from fedlit.core.facts import FederationFacts, Sampling
 from fedlit.core.tensors import Layout
@@ -143,6 +145,25 @@ def integer_part(layout, masks):
     return Part(encode, decode)
 
 
+def distributed_part(layout, noise, rotate):
+    """Clip, rotation, rounding and noise, and the rotation of the sum; no mask."""
+    stages = [DistributedDP(**noise, rotate=rotate), IdealSum(ring=64)]
+    facts = {"sizes": np.full(100, 10), "cohort_size": 10, "splits": (), "has_client_tests": False, "rounds": 20}
+    facts |= {"sampling": Sampling("fixed", size=10), "update_numbers": {"parameters": layout.size}}
+    stage, secure = Channel.of(stages).bind(FederationFacts(**facts, weighting="equal")).stages
+    state, rotated = stage.init(layout), stage.encoded_layout(layout)
+
+    def encode(vector, count):
+        spread, _ = stage.encode(vector, ticket(layout, stage, count))
+        return secure.encode(spread, ticket(rotated, secure, count))[0]
+
+    def decode(total, count):
+        opened = secure.open_sum(total, rotated).total
+        return stage.open(opened, sum_ticket(layout, stage, count), state)
+
+    return Part(encode, decode, lambda message: torch.from_numpy(secure.quantizer.signed(to_array(message))))
+
+
 def powersgd_parts(layout):
     """Both exchanges of PowerSGD."""
     stage, vault = PowerSGD(), Vault()
@@ -182,6 +203,8 @@ def make_parts(size):
         "central noise": noise_part(central, layout),
         "ftrl noise": noise_part(bind(DPFTRL(**noise), SEPARATED), layout),
         "local": stage_part(bind(LocalDP(**noise)), layout),
+        "distributed": distributed_part(layout, noise, rotate=True),
+        "distributed plain": distributed_part(layout, noise, rotate=False),
         "ideal": integer_part(layout, []),
         "secagg": integer_part(layout, KEYS),
     }

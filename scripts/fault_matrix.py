@@ -34,6 +34,7 @@ from matrix import (  # noqa: E402
     damage_rows,
     disk_rows,
     disks,
+    homomorphic_rows,
     run_rows,
     secure_rows,
     signal_rows,
@@ -46,7 +47,10 @@ from fedlit.client.worker import ClientWorker  # noqa: E402
 from fedlit.core.messages import ClientFailure, PartialAggregate  # noqa: E402
 from fedlit.server.checkpoint import format as checkpoint_format  # noqa: E402
 
-PARTS = (checkpoint_rows, damage_rows, client_rows, worker_rows, signal_rows, disk_rows, run_rows, secure_rows)
+PARTS = (
+    *(checkpoint_rows, damage_rows, client_rows, worker_rows, signal_rows, disk_rows),
+    *(run_rows, secure_rows, homomorphic_rows),
+)
 ROWS: Sequence[Row] = [row for part in PARTS for row in part.ROWS]
 
 

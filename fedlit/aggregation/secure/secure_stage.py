@@ -181,7 +181,7 @@ class SecureStage(Stage):
         Raises:
             ConfigError: if the stage takes no noise.
         """
-        raise ConfigError("encryption", type(self).__name__, "takes no noise of clients", "take encryption=secagg")
+        raise ConfigError("encryption", "", "takes no noise of clients", "take encryption=secagg")
 
     def weight_error(self, weight: float) -> ConfigError | None:
         """An error unless a client can have this weight; None by default."""

@@ -186,6 +186,9 @@ class IntegerSum(SecureStage):
                 problem = "has no effect: the privacy mechanism clips updates, and makes the grid of integers"
                 hint = "privacy.clip and privacy.granularity take its place"
                 yield ConfigError(f"encryption.{name}", value, problem, hint, warning=True)
+        if self.max_weight not in (None, 1):  # `bind` makes None 1
+            problem = "has no effect: the privacy mechanism gives each client the weight 1"
+            yield ConfigError("encryption.max_weight", self.max_weight, problem, "leave it out", warning=True)
 
     def weight_error(self, weight: float) -> ConfigError | None:
         """An error unless a mask can hold the weight."""

@@ -257,6 +257,16 @@ def test_every_sampler_of_known_cohorts_is_accepted_and_the_secure_sums_own_grid
         assert errors(STAGE, IdealSum(), sampling=sampling) == {}
 
 
+@pytest.mark.parametrize(("weight", "warned"), [(None, False), (1, False), (7, True)])
+def test_a_largest_weight_that_has_no_effect_is_a_warning_before_and_after_the_channel_is_bound(weight, warned):
+    encryption = IdealSum(max_weight=weight)
+    given = facts(cohort_size=COHORT, sampling=FIXED)
+    for channel in (Channel.of([STAGE, encryption]), channel_of(STAGE, encryption)):
+        found = {error.key: error for error in channel.check(given)}
+        assert list(found) == (["encryption.max_weight"] if warned else [])
+        assert all(error.warning and "gives each client the weight 1" in error.problem for error in found.values())
+
+
 @pytest.mark.parametrize(
     ("stage", "clients", "reason"),
     [
