@@ -141,7 +141,8 @@ def difference_lines(differences: Mapping[str, Any]) -> list[str]:
         differences: result of `compare_runs`.
     """
     common = differences["common"]
-    lines = [f"RUN_A has {differences['rounds'][0]} rounds, RUN_B has {differences['rounds'][1]}"]
+    a, b = differences["rounds"]
+    lines = [f"RUN_A has {a} {'round' if a == 1 else 'rounds'}, RUN_B has {b}"]
     lines += [f"the last line of {name}'s {JOURNAL} is truncated and ignored" for name in differences["truncated"]]
     if not common:
         return [*lines, "the runs have no common round"]

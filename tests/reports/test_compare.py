@@ -53,6 +53,14 @@ def test_digests_of_whole_runs_are_explained_if_one_run_is_longer(tmp_path):
     assert lines([0.5, 0.6], {"cohorts": "1", "batches": "2"}) == []
 
 
+def test_one_round_is_singular(tmp_path):
+    one, two = write_run(tmp_path / "one", tests=[0.5]), write_run(tmp_path / "two", tests=[0.5, 0.6])
+    assert compare.difference_lines(compare.compare_runs(one, two))[:2] == [
+        "RUN_A has 1 round, RUN_B has 2",
+        "states: identical in the only common round",
+    ]
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
