@@ -38,5 +38,5 @@ def test_its_absence_names_the_extra_and_its_import_adds_no_handler():
     )
     assert done.returncode == 0, done.stderr
     missing, imported = done.stdout.splitlines()
-    assert missing == 'privacy=example: needs Opacus; pip install "fedlit[dp]"'
+    assert missing == "privacy=example: needs Opacus; pip install 'fedlit[dp]'"
     assert imported == "[] True"
