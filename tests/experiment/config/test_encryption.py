@@ -61,7 +61,7 @@ def test_all_choices_have_the_same_bits(executor):
         (("schedule.clients_per_round=2",), "encryption", "cohorts of 3 clients or more"),
         (("sampler=power_of_choice",), "encryption", "asks for their losses"),
         (("model.norm=batch",), "encryption", "num_batches_tracked"),
-        (("compression=int8",), "compression", "have no small format"),
+        (("compression=int8",), "compression", "need all of them"),
         (("privacy=central", "privacy.noise_multiplier=1"), "encryption", "can become longer than the norm"),
         (("faults=drop", "faults.plans.drop.fault.exchange=5"), "faults.plans.drop.fault.exchange", "from 1 to 4"),
     ],
