@@ -57,6 +57,7 @@ def test_every_choice_is_made_without_an_error(choices, tmp_path, monkeypatch):
         "model": "fedlit.models.Classifier",
         "data": "fedlit.data.digits",
         "algorithm": "fedlit.algorithms.FedAvg",
+        "partition": "fedlit.data.Natural",
         "compression": "fedlit.aggregation.compression.Int8",
     }
     (tmp_path / "speeds.csv").write_text("client,step_s,up_bytes_s,down_bytes_s\n0,1,1,1\n")

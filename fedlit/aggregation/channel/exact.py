@@ -98,6 +98,11 @@ class ExactParts(Codec):
         return self.codec.packs_weights
 
     @property
+    def is_plain(self) -> bool:
+        """False: the exact numbers are packed before the others."""
+        return False
+
+    @property
     def linear(self) -> bool:
         """The codec's value."""
         return self.codec.linear

@@ -187,7 +187,7 @@ class LightEpochLoop(_TrainingEpochLoop):
         trainer._logger_connector.on_batch_start(batch)
         output, skips_rest = None, False
         if batch is None:
-            self._warning_cache.warn("train_dataloader yielded None. If this was on purpose, ignore this warning...")
+            self._warning_cache.warn("a batch is None, and the fit continues with the next one")
         else:
             call_callbacks(trainer, "on_train_batch_start", batch, batch_idx)
             skips_rest = call_module(trainer, "on_train_batch_start", batch, batch_idx) == -1

@@ -52,7 +52,7 @@ def test_the_groups_make_the_channel():
         (
             ["compression=int8", "privacy=local", "privacy.noise_multiplier=1", "algorithm.weights=uniform"],
             "compression",
-            "needs each of them",
+            "need all of them",
         ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
