@@ -98,6 +98,22 @@ class LightPrecision(Precision):
             self._clip_gradients(model, optimizer, trainer.gradient_clip_val, gradient_clip_algorithm=algorithm)
 
 
+class FetchedBatch:
+    """A fetcher with one batch, which was fetched before.
+
+    Args:
+        fetched: batch, its index and that of its loader.
+        done: True if it is the last batch of the epoch.
+    """
+
+    def __init__(self, fetched: tuple[Any, int, int], done: bool) -> None:
+        self.done = done
+        self._fetched = fetched
+
+    def __next__(self) -> tuple[Any, int, int]:
+        return self._fetched
+
+
 def call_callbacks(trainer: Trainer, hook: str, *args: Any) -> None:
     """Call a hook of all callbacks that override it.
 

@@ -32,6 +32,7 @@ from torch.utils.data import DataLoader
 
 from fedlit.client.fit.lightning_hooks import (
     TRANSFERS,
+    FetchedBatch,
     LightOptimization,
     LightPrecision,
     call_callbacks,
@@ -42,7 +43,7 @@ from fedlit.client.fit.lightning_hooks import (
 OTHER_BATCHES = (DataLoader, CombinedLoader, LightningDataModule, LightningModule, dict, list, tuple, deque)
 """Sources of batches that Lightning changes or combines."""
 
-IS_CHECKED = lightning.__version__.startswith("2.6.")
+IS_CHECKED = lightning.__version__ in {"2.6.0", "2.6.1", "2.6.4", "2.6.5", "2.6.6"}
 """True for the versions whose functions are replaced; a Trainer of another version keeps its own."""
 
 
@@ -179,15 +180,18 @@ class LightEpochLoop(_TrainingEpochLoop):
         if self.restarting or type(data_fetcher) is not _PrefetchDataFetcher:
             super().advance(data_fetcher)
             return
-        batch, _, _ = next(data_fetcher)
-        batch_idx = self.batch_idx + 1
+        fetched = next(data_fetcher)
+        batch, batch_idx = fetched[0], self.batch_idx + 1
+        if batch is None:
+            super().advance(FetchedBatch(fetched, data_fetcher.done))  # type: ignore[arg-type]
+            return
         self.batch_progress.is_last_batch = data_fetcher.done
         batch = self._prepare(batch)
         self.batch_progress.increment_ready()
         trainer._logger_connector.on_batch_start(batch)
         output, skips_rest = None, False
         if batch is None:
-            self._warning_cache.warn("a batch is None, and the fit continues with the next one")
+            self._warning_cache.warn("a hook replaced a batch by None; the fit continues with the next one")
         else:
             call_callbacks(trainer, "on_train_batch_start", batch, batch_idx)
             skips_rest = call_module(trainer, "on_train_batch_start", batch, batch_idx) == -1
