@@ -94,20 +94,30 @@ class ChunkSum:
             self._pending[client] = own.pop(stage.name)
         return encoded, own
 
-    def add(self, encoded: bytearray, client: int, client_state: Groups, fits: Sequence[FitResult]) -> str:
+    def add(
+        self, encoded: bytearray, client: int, client_state: Groups, fits: Sequence[FitResult], old_state: Groups
+    ) -> str:
         """Decode one client's message, and add it if it is valid.
+
+        If it is invalid, and such an update counts as zeros, zeros are added, and the client keeps its old state.
 
         Args:
             encoded: the message.
             client: id of the client.
             client_state: the client's new state.
             fits: results of the client's fits.
+            old_state: the client's state before the round.
 
         Returns:
             The reason why the message is invalid; an empty string if it is in the sum.
         """
         self.count_bytes(len(encoded))
-        return self._add(self.channel.decode(self.layout, encoded), client, client_state, fits)
+        message = self.channel.decode(self.layout, encoded)
+        problem = self._add(message, client, client_state, fits)
+        if problem and self.zeroes_invalid:
+            zeros = Message(torch.zeros_like(message.vector), valid_weight(message.weight), message.clipped)
+            self._add(zeros, client, old_state, fits)
+        return problem
 
     def add_plain(
         self,
@@ -149,10 +159,7 @@ class ChunkSum:
         square = float(vector[span].dot(vector[span])) if self.channel.keeps_geometry else math.nan
         finite = span if math.isfinite(square) else slice(0, 0)  # a square is positive, so none hides another
         if problem := invalid_values(vector, weight, max_norm, hides_clients=self.channel.hides_clients, finite=finite):
-            if not self.zeroes_invalid:
-                return problem
-            message = Message(torch.zeros_like(vector), valid_weight(weight), message.clipped)
-            vector, weight, square = message.vector, message.weight, 0.0
+            return problem
         if self.channel.denominator is not None and weight not in (0.0, 1.0):
             problem = f"gives client {client} the weight {weight}, and a fixed divisor takes weights of 0 and 1 alone"
             raise ConfigError("algorithm", "", problem, "give each client the weight 1")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from fedlit.aggregation.secure.protocol.wire import ProtocolError
-from fedlit.core.errors import ConfigError, ConfigErrors, describe_exception, user_line
-from fedlit.core.messages import ClientFailure
+from fedlit.core.errors import ConfigError, ConfigErrors, FatalClientFailure, describe_exception, user_line
+from fedlit.core.messages import ClientFailure, EvalResult
 from fedlit.simulation.client_faults import PlannedFailure
 
 log = logging.getLogger("fedlit")
@@ -51,6 +52,24 @@ class FailureReports:
         if (signal := _signal_behind(error)) is not None:
             raise signal from error
         return ClientFailure(client, "exception", self._reason(client, error))
+
+    def evaluated(self, client: int | None, evaluate: Callable[[], EvalResult]) -> EvalResult:
+        """Return the result of an evaluation.
+
+        Args:
+            client: the client on whose own test set it is; None for a split of the server.
+            evaluate: the evaluation.
+
+        Raises:
+            FatalClientFailure: in place of the client's error, if its text is hidden.
+        """
+        try:
+            return evaluate()
+        except Exception as error:
+            if client is None or not self.hides_texts:
+                raise
+            failure = self.classify(client, error)
+        raise FatalClientFailure(f"client {client}: {failure.outcome} in its evaluation: {failure.reason}")
 
     def log_zeros(self, client: int, problem: str) -> None:
         """Log that a client sends zeros, if hidden facts are logged."""

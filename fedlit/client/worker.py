@@ -125,7 +125,10 @@ class ClientWorker:
     def _exchange(self, job: ExchangeJob, state: ServerState) -> ExchangeResult:
         """Let clients answer the server in an exchange without updates."""
         layout, seed = Layout.of(self.update_template(state)), self.data.seed
-        return answer_exchange(self.channel, layout, job, seed, self.faults, self.vault, self._fail)
+        result = answer_exchange(self.channel, layout, job, seed, self.faults, self.vault, self.reports.classify)
+        for failure in result.failures:
+            self._raise_if_fatal(failure)
+        return result
 
     @__call__.register
     def _measure_loss(self, job: LossJob, state: ServerState) -> LossResult:
@@ -142,6 +145,9 @@ class ClientWorker:
     @__call__.register
     def _evaluate(self, job: EvaluateJob, state: ServerState) -> EvalResult:
         """Evaluate the global model (split) or a client's model (own test set)."""
+        return self.reports.evaluated(job.client, lambda: self._evaluation(job, state))
+
+    def _evaluation(self, job: EvaluateJob, state: ServerState) -> EvalResult:
         batches = self.data.split_batches(job.split) if job.client is None else self.data.client_test(job.client)
         if not len(batches):
             return EvalResult(job.split, {}, job.client)
@@ -199,9 +205,6 @@ class ClientWorker:
             failure = ClientFailure(client, "bad_shape", problem)
         assert failure is not None
         return failure
-
-    def _fail(self, client: int, error: Exception) -> ClientFailure:
-        return self._raise_if_fatal(self.reports.classify(client, error))
 
     def _raise_if_fatal(self, failure: ClientFailure) -> ClientFailure:
         if self.faults.on_error == "fail" and failure.outcome != "planned":

@@ -128,20 +128,20 @@ _is_spare_kept = False
 def _other_bits() -> Iterator[None]:
     """Let NumPy's global generator use other bits inside the block.
 
-    This takes a hundredth of the time in which its state is read and set.
+    This takes a hundredth of the time in which its state is read and set. A Generator or RandomState of the user's that was
+    made of the global bits before keeps the outer ones.
     """
     numpy: Any = np.random  # NumPy's types lack the two functions
-    outer, inner = numpy.get_bit_generator(), _inner_bits()
-    numpy.set_bit_generator(np.random.MT19937(0) if outer is inner else inner)
+    outer, inner = numpy.get_bit_generator(), _idle_bits.pop() if _idle_bits else np.random.MT19937(0)
+    numpy.set_bit_generator(inner)
     try:
         yield
     finally:
         numpy.set_bit_generator(outer)
+        _idle_bits.append(inner)
 
 
-@cache
-def _inner_bits() -> np.random.MT19937:
-    return np.random.MT19937(0)
+_idle_bits: list[np.random.MT19937] = []
 
 
 def _seed_torch(word: int) -> None:

@@ -55,7 +55,7 @@ def over(channel, updates, max_norm=None):
             reasons.append(problem)
         else:
             facts = {"client": client, "round": 0, "seed": 3, "states": {}, "own": {}}
-            reasons.append(chunk.add(chunk.encode(vector, weight, **facts)[0], client, {}, ()))
+            reasons.append(chunk.add(chunk.encode(vector, weight, **facts)[0], client, {}, (), {}))
     return chunk.partial(0), reasons
 
 

@@ -18,8 +18,9 @@ from fedlit.client.dp_sgd.settings import ExamplePrivacy
 from fedlit.client.losses.query import answer_loss_query
 from fedlit.core.errors import FatalClientFailure
 from fedlit.core.facts import FederationFacts, Sampling
-from fedlit.core.messages import Exchange, ExchangeJob, ServerState, TrainJob
+from fedlit.core.messages import EvaluateJob, Exchange, ExchangeJob, ServerState, TrainJob
 from fedlit.core.tensors import Layout
+from fedlit.data.samples import ClientTestSet
 from fedlit.simulation.client_faults import Fault
 from fedlit.simulation.faults import FailurePolicy, FaultPlan
 
@@ -119,6 +120,38 @@ def test_an_update_that_a_codec_makes_infinite_counts_as_zeros_too():
     partial = trained(private, rows)
     assert (partial.failures, partial.members) == ((), (0, 1, 2))
     assert float(partial.total) == pytest.approx(0.1 + 0.3, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_a_residual_that_a_codec_makes_infinite_is_not_kept(caplog):
+    channel = replace(bound(CentralDP(clip=5.0, **NOISE), Half("float16")), error_feedback=True)
+    with caplog.at_level(logging.WARNING, "fedlit"):
+        first = trained(channel, [(1.0, 2.0), (1.0, 1e7), (1.0, 4.0)], logs_hidden=True)
+    assert "client 1 sends zeros instead of its update" in caplog.text
+    assert first.client_states[1] == {}
+    job = TrainJob(1, 0, (0, 1, 2), first.client_states)
+    second = trained(channel, [(1.0, 2.0), (1.0, 3.0), (1.0, 4.0)], job=job)
+    assert float(second.total) == pytest.approx(0.1 + 0.2 + 0.3, abs=1e-3)
+
+
+class Untestable(Quadratic):
+    """Cannot be evaluated."""
+
+    def test_step(self, batch, batch_idx):
+        raise ValueError(f"bad input {VALUE}")
+
+
+@pytest.mark.slow
+def test_an_error_in_the_evaluation_of_a_client_has_no_text():
+    one, state = worker([(1.0, 2.0)] * 3, [0, 1, 2], module=Untestable(1.0))
+    one = replace(one, data=replace(one.data, client_tests=ClientTestSet(one.data.train, one.data.population)))
+    with pytest.raises(ValueError, match=str(VALUE)):
+        one(EvaluateJob(0, "test", 1), state)
+    one = replace(one, channel=bound(IdealSum()))
+    with pytest.raises(FatalClientFailure, match="client 1: exception in its evaluation: ValueError at ") as error:
+        one(EvaluateJob(0, "test", 1), state)
+    assert str(VALUE) not in str(error.value)
+    assert error.value.__context__ is None
 
 
 class Telling(Fault):

@@ -36,6 +36,24 @@ def test_a_chunk_is_the_weighted_sum_of_its_clients_updates():
     assert partial.metrics["train/loss"] == (pytest.approx(2 * losses[0] + losses[1], abs=1e-5), 3.0)
 
 
+class WeightTensor(FedAvg):
+    """Gives each client a tensor as its weight."""
+
+    def weight(self, y):
+        return torch.tensor(super().weight(y)) * 1.1
+
+
+def test_a_weight_that_is_a_tensor_counts_as_a_number():
+    partial, same = (
+        work(TrainJob(0, 0, (0, 1)), state)
+        for work, state in (worker([(1.0, 2.0), (1.0, 4.0)], [0, 1], algorithm) for algorithm in (WeightTensor(), None))
+    )
+    assert type(partial.weight) is float
+    assert type(partial.sum_of_squares) is float
+    assert partial.weight == pytest.approx(2.2, abs=1e-6)
+    assert partial.total.item() == pytest.approx(1.1 * same.total.item(), abs=1e-6)
+
+
 def test_a_client_without_samples_is_a_member_that_weighs_nothing():
     work, state = worker([(1.0, 2.0)], [0])
     partial = work(TrainJob(0, 0, (2, 0)), state)

@@ -3,6 +3,7 @@ from contextlib import suppress
 from itertools import product
 
 import numpy as np
+import pytest
 import torch
 
 from fedlit.core.streams import Purpose, bit_stream, seeded, sequence, spare_normal_kept, stream, torch_stream
@@ -51,6 +52,22 @@ def test_the_numbers_of_a_purpose_never_change():
 
 def draw():
     return torch.rand(1).item(), np.random.rand(), random.random()  # the point is the global generators
+
+
+@pytest.mark.parametrize("depth", [2, 3, 4])
+def test_blocks_within_blocks_leave_the_numbers_of_the_outer_ones(depth):
+    def draws(level):
+        with seeded(level, Purpose.MODEL):
+            first = np.random.random()
+            inner = draws(level + 1) if level < depth else []
+            return [(first, np.random.random()), *inner]
+
+    assert draws(1) == [alone(level) for level in range(1, depth + 1)]
+
+
+def alone(level):
+    with seeded(level, Purpose.MODEL):
+        return np.random.random(), np.random.random()
 
 
 def test_seeded_seeds_all_three_generators_and_restores_them():

@@ -47,7 +47,7 @@ def send_update(
     Returns:
         The failure of a client whose update is not in the sum.
     """
-    vector, weight = chunk.layout.vector(update.groups), update.weight
+    vector, weight = chunk.layout.vector(update.groups), float(update.weight)
     client_state = {**update.client_state, **local.kept_state}
     if chunk.channel.is_plain:
         problem = chunk.add_plain(vector, weight, local.client, client_state, local.results, max_norm)
@@ -64,7 +64,11 @@ def send_update(
         encoded, own = chunk.encode(vector, weight, **facts, own=channel_states(local.client_state), turn=turn)
     except ProtocolError as error:
         return ClientFailure(local.client, "exception", str(error))
-    problem = chunk.add(encoded, local.client, {**client_state, **pack_channel_states(own)}, local.results)
+    new_state = {**client_state, **pack_channel_states(own)}
+    problem = chunk.add(encoded, local.client, new_state, local.results, local.client_state)
+    if problem and chunk.zeroes_invalid:
+        reports.log_zeros(local.client, problem)
+        return None
     return ClientFailure(local.client, "not_finite", problem) if problem else None
 
 
@@ -75,7 +79,7 @@ def answer_exchange(
     seed: int,
     faults: FailurePolicy,
     vault: Vault,
-    fail: Callable[[int, Exception], ClientFailure],
+    classify: Callable[[int, Exception], ClientFailure],
 ) -> ExchangeResult:
     """Let clients answer the server in an exchange without updates.
 
@@ -86,7 +90,7 @@ def answer_exchange(
         seed: the experiment's seed.
         faults: the planned faults.
         vault: seals what a client keeps for the next exchange.
-        fail: makes the failure of a client of its error.
+        classify: makes the failure of a client of its error.
     """
     replies = Replies(channel)
     for client in job.clients:
@@ -94,5 +98,5 @@ def answer_exchange(
             faults.act_at_exchange(seed, job.round, client, job.exchange.number)
             replies.add(layout, make_turn(job.exchange, client, vault), round=job.round, client=client, seed=seed)
         except Exception as error:
-            replies.failures.append(fail(client, error))
+            replies.failures.append(classify(client, error))
     return replies.result()

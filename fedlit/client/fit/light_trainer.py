@@ -28,14 +28,16 @@ ENVIRONMENT = "PL_TRAINER_"
 """Prefix of the environment variables that set arguments of Trainers."""
 
 NO_PROFILE = nullcontext()
+MOVES = frozenset(("to", "cpu", "_apply"))
+"""Methods that move a module."""
 
 
 class SilentProfiler(PassThroughProfiler):
-    """A profiler that measures nothing: one context for all actions."""
+    """A profiler that measures nothing: one context for all actions of Lightning."""
 
     def profile(self, action_name: str) -> AbstractContextManager[Any]:  # type: ignore[override]
-        """Return a context that does nothing."""
-        return NO_PROFILE
+        """Return a context that does nothing; the user's actions have Lightning's own."""
+        return NO_PROFILE if action_name.startswith(("[", "run_")) else super().profile(action_name)
 
 
 class HostStrategy(SingleDeviceStrategy):
@@ -106,6 +108,8 @@ def _automatic_device() -> str:
 def _stays_by_a_move(module: Module) -> bool:
     """Return True if a move from CPU to CPU changes nothing."""
     if not _has_usual_moves(type(module)):
+        return False
+    if any(not MOVES.isdisjoint(vars(part)) for part in module.modules()):
         return False
     kinds = [(_usual_move(type(part)), part) for part in module.modules()]
     return all(base is Module or (base is Metric and not _has_lists(part)) for base, part in kinds)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ Hooks that nobody overrides are not called. All others see the same state in the
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -51,7 +51,7 @@ class LightOptimization(_AutomaticOptimization):
         counts = not trainer.fit_loop._should_accumulate()
         if counts:
             self.optim_progress.optimizer.step.increment_ready()
-        trainer.strategy._lightning_optimizers[0].step(closure=closure)
+        call_as(trainer, "optimizer_step", trainer.strategy._lightning_optimizers[0].step, closure=closure)
         if counts:
             self.optim_progress.optimizer.step.increment_completed()
 
@@ -59,7 +59,7 @@ class LightOptimization(_AutomaticOptimization):
         if not is_own(self.trainer.lightning_module, "optimizer_zero_grad"):
             super()._optimizer_zero_grad(batch_idx, optimizer)
             return
-        optimizer.zero_grad()
+        call_as(self.trainer, "optimizer_zero_grad", optimizer.zero_grad)
         self.optim_progress.optimizer.zero_grad.increment_completed()
 
     def _on_before_zero_grad(self, optimizer: Optimizer) -> None:
@@ -144,12 +144,21 @@ def call_module(trainer: Trainer, hook: str, *args: Any) -> Any:
 def call_strategy(trainer: Trainer, hook: str, *args: Any) -> Any:
     """Call a hook of the strategy.
 
-    Reads and sets `LightningModule._current_fx_name`; checked with lightning 2.6.6.
+    It is `call._call_strategy_hook` without a profiler; checked with lightning 2.6.6.
+    """
+    return call_as(trainer, hook, getattr(trainer.strategy, hook), *args)
+
+
+def call_as(trainer: Trainer, hook: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a function under the name of a hook.
+
+    The module's `log` needs it.
+    Reads and sets `LightningModule._current_fx_name`; checked with lightning 2.6.6. After an error the name stays, as there.
     """
     module = trainer.lightning_module
     outer = module._current_fx_name
     module._current_fx_name = hook
-    output = getattr(trainer.strategy, hook)(*args)
+    output = function(*args, **kwargs)
     module._current_fx_name = outer
     return output
 
@@ -163,6 +172,12 @@ def is_own(owner: LightningModule | Callback, hook: str) -> bool:
     return function is not None and function is (CALLBACK if isinstance(owner, Callback) else MODULE).get(hook)
 
 
-MODULE = {name: getattr(LightningModule, name) for name in (*TRANSFERS, *STEPPING, *CLIPPING, *HOOKS)}
-CALLBACK = {name: getattr(Callback, name) for name in HOOKS}
+def _own_hooks(owner: type, names: Sequence[str]) -> dict[str, Any]:
+    """Return the hooks that are Lightning's own, and no other library's."""
+    hooks = {name: getattr(owner, name) for name in names}
+    return {name: hook for name, hook in hooks.items() if hook.__module__.startswith("lightning.")}
+
+
+MODULE = _own_hooks(LightningModule, (*TRANSFERS, *STEPPING, *CLIPPING, *HOOKS))
+CALLBACK = _own_hooks(Callback, HOOKS)
 """Lightning's own hooks."""

@@ -208,3 +208,19 @@ def test_a_module_that_is_made_on_a_gpu_trains_on_the_cpu():
     replica = ModuleReplica(Quadratic().cuda())
     new_trainer(accelerator="cpu", **QUIET).fit(replica.module, train_dataloaders=pairs((1.0, 2.0)).batches(None, 1))
     assert replica.read().parameters["w"].device.type == "cpu"
+
+
+def test_an_action_of_the_user_has_lightnings_own_profile():
+    profile = new_trainer(accelerator="cpu", **QUIET).profiler.profile
+    with profile("mine") as name:
+        assert name == "mine"
+    assert profile("mine")(lambda: 3)() == 3
+
+
+def test_a_move_that_a_module_has_on_its_instance_is_called():
+    module, moves = Quadratic(), []
+    module.cpu = lambda: moves.append("cpu")
+    new_trainer(accelerator="cpu", limit_val_batches=0, **QUIET).fit(
+        module, train_dataloaders=pairs((1.0, 2.0)).batches(None, 1)
+    )
+    assert moves == ["cpu"]

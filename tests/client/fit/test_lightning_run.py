@@ -145,6 +145,22 @@ class ReturnsNothing(Draws):
         return None if batch_idx % 2 else super().training_step(batch, batch_idx)
 
 
+class LogsInItsOptimizer(Draws):
+    """Logs in a hook of the optimizer's step, and notes the names of hooks under which its methods run."""
+
+    def configure_optimizers(self):
+        optimizer, zero_grad = super().configure_optimizers(), torch.optim.Optimizer.zero_grad
+        optimizer.register_step_pre_hook(lambda *_: self.seen.append(self._current_fx_name))
+        optimizer.register_step_post_hook(lambda *_: self.log("steps", 1.0, reduce_fx="sum", on_epoch=True))
+
+        def noted(*arguments, **options):
+            self.seen.append(self._current_fx_name)
+            zero_grad(optimizer, *arguments, **options)
+
+        optimizer.zero_grad = noted
+        return optimizer
+
+
 class Batches:
     """Batches of one sort, with a length or without."""
 
@@ -216,6 +232,7 @@ CASES = {
     "clips by itself": (ClipsByItself, lambda: Sized(as_tuple), {}),
     "clips": (Draws, lambda: Sized(as_tuple), {"gradient_clip_val": 0.01}),
     "returns nothing": (ReturnsNothing, lambda: Sized(as_tuple), {}),
+    "logs in its optimizer": (LogsInItsOptimizer, lambda: Sized(as_tuple), {"limit_val_batches": 0}),
     "accumulates": (Draws, lambda: Sized(as_tuple), {"accumulate_grad_batches": 2}),
     "few batches": (Draws, lambda: Sized(as_tuple), {"limit_train_batches": 2}),
     "one batch": (Draws, lambda: Sized(as_tuple), {"limit_train_batches": 1}),
