@@ -2,6 +2,7 @@
 """q-FedAvg in plain NumPy, with q-FFL's settings, on `data=synthetic_hybrid`: an independent reference for long runs.
 
     python scripts/qfedavg_reference.py --rounds 20000 --seeds 1 2 3 4 5
+    python scripts/qfedavg_reference.py --rounds 4000 --plot fairness.png       the figure of docs/results/fairness.md
 
 It prints, for q = 0 and 1 and some of the rounds, the mean accuracy over the devices' test samples, the mean of the devices'
 accuracies, the worst and the best tenth of the devices, and the variance over devices, each in percent.
@@ -61,8 +62,8 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return power / power.sum(-1, keepdims=True)
 
 
-def train(q: float, seed: int, rounds: int, shown: set[int]) -> None:
-    """Run q-FedAvg, and print the results of the rounds `shown`."""
+def train(q: float, seed: int, rounds: int, shown: set[int]) -> tuple[float, ...]:
+    """Run q-FedAvg, print the results of the rounds `shown`, and return those of the last one."""
     random = np.random.default_rng(seed)
     devices = Devices(seed, random)
     w = np.vstack([random.uniform(-1, 1, (60, 10)) * np.sqrt(6 / 70), np.zeros((1, 10))])
@@ -81,6 +82,29 @@ def train(q: float, seed: int, rounds: int, shown: set[int]) -> None:
                 " ".join(f"{value:.1f}" for value in devices.results(w)),
                 flush=True,
             )
+    return devices.results(w)
+
+
+def plot(results: dict[tuple[int, float], tuple[float, ...]], path: str) -> None:
+    """Draw the results of each seed with q = 0 and 1, and their means, beside the published ones."""
+    from matplotlib.figure import Figure
+
+    panels = [
+        ("mean accuracy (%)", 1, None),
+        ("worst tenth (%)", 2, (18.8, 31.1)),
+        ("variance over devices", 4, (724, 472)),
+    ]
+    figure = Figure(figsize=(8, 3.2), dpi=110, layout="constrained")
+    for axes, (title, index, published) in zip(figure.subplots(1, 3), panels, strict=True):
+        rows = np.array([[results[seed, q][index] for q in (0, 1)] for seed in sorted({seed for seed, _ in results})])
+        axes.plot([0, 1], rows.T, color="0.7", marker="o", markersize=3)
+        axes.plot([0, 1], rows.mean(0), color="#0072b2", marker="D", linewidth=2, label="mean of the seeds")
+        if published is not None:
+            axes.plot([0, 1], published, color="#d55e00", marker="s", linestyle="--", label="published, one data set")
+            axes.legend(fontsize=7)
+        axes.set(title=title, xticks=[0, 1], xticklabels=["q=0", "q=1"], xlim=(-0.25, 1.25))
+        axes.set_ylim(0, 1.25 * max(rows.max(), *(published or (0,))))
+    figure.savefig(path)
 
 
 def fit(w: np.ndarray, x: np.ndarray, y: np.ndarray, real: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -100,11 +124,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20_000)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
+    parser.add_argument("--plot", metavar="FILE", help="draw the results of the last round")
     arguments = parser.parse_args()
     shown = {200, 1000, 2000, 4000, 10_000, arguments.rounds}
-    for seed in arguments.seeds:
-        for q in (0.0, 1.0):
-            train(q, seed, arguments.rounds, shown)
+    results = {(seed, q): train(q, seed, arguments.rounds, shown) for seed in arguments.seeds for q in (0.0, 1.0)}
+    if arguments.plot:
+        plot(results, arguments.plot)
 
 
 if __name__ == "__main__":
