@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import pickle
 import random
+import struct
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
@@ -47,8 +49,26 @@ class Purpose(IntEnum):
 
 
 def sequence(seed: int, purpose: Purpose, round: int = 0, client: int = 0, key: int = 0) -> np.random.SeedSequence:
-    """The seed sequence of one stream; all arguments are integers >= 0."""
-    return np.random.SeedSequence(seed, spawn_key=(int(purpose), round, client, key))
+    """The seed sequence of one stream; arguments are integers >= 0.
+
+    It is `SeedSequence(seed, spawn_key=(purpose, round, client, key))`. NumPy gets the words of both as one array, in a third
+    of the time.
+    """
+    try:
+        words = array("I", (*_seed_words(seed), purpose, round, client, key))
+    except OverflowError:  # rare: a longer seed or key, or a negative one
+        return np.random.SeedSequence(seed, spawn_key=(int(purpose), round, client, key))
+    return np.random.SeedSequence(np.frombuffer(words, np.uint32))
+
+
+@cache
+def _seed_words(seed: int) -> tuple[int, ...]:
+    """Return the four 32-bit words of a seed.
+
+    Raises:
+        OverflowError: if the seed has more words, or is negative.
+    """
+    return struct.unpack("<4I", seed.to_bytes(16, "little"))
 
 
 def stream(seed: int, purpose: Purpose, round: int = 0, client: int = 0, key: int = 0) -> np.random.Generator:
@@ -165,4 +185,5 @@ def _has_accelerator() -> bool:
 
 
 def _word(words: np.random.SeedSequence) -> int:
-    return int(words.generate_state(1, np.uint64)[0])
+    low, high = words.generate_state(2).tolist()
+    return high << 32 | low

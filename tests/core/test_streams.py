@@ -27,6 +27,22 @@ def test_every_part_of_the_key_gives_another_stream():
     assert bit_stream(7, Purpose.COHORT, 3).integers(2**63) == bit_stream(7, Purpose.COHORT, 3).integers(2**63)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 42, 2**32 - 1, 2**32, 2**64 + 3, 2**128 - 1, 2**128, 2**160 + 7])
+@pytest.mark.parametrize("key", [(0, 0, 0), (3, 17, 1), (2**32 - 1, 5, 2**31), (3, 2**32, 0), (3, 17, 2**70)])
+def test_a_sequence_has_the_numbers_of_numpys_own_with_the_key_as_spawn_key(seed, key):
+    ours, numpys = sequence(seed, Purpose.LOADER, *key), np.random.SeedSequence(seed, spawn_key=(Purpose.LOADER, *key))
+    for one, other in ((ours, numpys), (ours.spawn(2)[1], numpys.spawn(2)[1])):
+        assert one.generate_state(4).tolist() == other.generate_state(4).tolist()
+    assert torch_stream(seed, Purpose.LOADER, *key).initial_seed() == int(numpys.generate_state(1, np.uint64)[0])
+
+
+@pytest.mark.parametrize("key", [(-1, 0, 0, 0), (5, -1, 0, 0), (5, 0, -1, 0), (5, 0, 0, -1)])
+def test_negative_keys_are_refused(key):
+    seed, *rest = key
+    with pytest.raises(ValueError, match="non-negative"):
+        sequence(seed, Purpose.LOADER, *rest)
+
+
 def test_the_numbers_of_a_purpose_never_change():
     assert [purpose.name for purpose in Purpose] == [
         "INIT",
@@ -182,7 +198,7 @@ def test_a_stream_without_round_client_and_key_has_the_zeros():
 def state_of(source):
     """What identifies a seed sequence or a generator."""
     if isinstance(source, np.random.SeedSequence):
-        return (source.entropy, source.spawn_key)
+        return source.pool.tolist()
     return source.initial_seed() if isinstance(source, torch.Generator) else source.bit_generator.state
 
 
