@@ -111,7 +111,7 @@ class TensorSamples:
         drop_last: bool = False,
     ) -> TensorBatches:
         """Return batches of the samples in `index`: see `protocols.Samples`."""
-        rows = torch.arange(len(self)) if index is None else torch.from_numpy(index)
+        rows = np.arange(len(self)) if index is None else index
         size = size or max(1, len(rows))
         return TensorBatches(self, rows, size, generator, len(rows) // size if drop_last else -(-len(rows) // size))
 
@@ -120,24 +120,24 @@ class TensorBatches:
     """Batches (inputs, targets); a generator shuffles and augments each pass."""
 
     def __init__(
-        self, samples: TensorSamples, rows: Tensor, size: int, generator: torch.Generator | None, count: int
+        self, samples: TensorSamples, rows: np.ndarray, size: int, generator: torch.Generator | None, count: int
     ) -> None:
         self.samples, self.rows, self.size, self.generator, self.count = samples, rows, size, generator, count
 
     def __len__(self) -> int:
         return self.count
 
-    def sample_numbers(self) -> Iterator[Tensor]:
-        """Yield the sample numbers of each batch of a new pass."""
+    def order(self) -> np.ndarray:
+        """Return the sample numbers of a new pass, in their order."""
         rows = self.rows
         if self.generator is not None:
-            rows = rows[torch.randperm(len(rows), generator=self.generator)]
-        rows = rows[: self.count * self.size].to(self.samples.y.device, non_blocking=True)
-        yield from rows.split(self.size) if len(rows) else ()
+            rows = rows[torch.randperm(len(rows), generator=self.generator).numpy()]
+        return rows[: self.count * self.size]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         samples = self.samples
-        for batch in self.sample_numbers():
+        numbers = torch.from_numpy(self.order()).to(samples.y.device, non_blocking=True)
+        for batch in numbers.split(self.size) if len(numbers) else ():
             x = samples.x[batch]
             if self.generator is not None and samples.augment is not None:
                 x = samples.augment(x)

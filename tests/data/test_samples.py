@@ -40,6 +40,14 @@ def test_each_pass_has_its_own_order_and_the_generator_decides():
     assert [label for _, y in SAMPLES.batches(None, 2, generator()) for label in y.tolist()] == first
 
 
+def test_the_order_of_a_pass_is_a_permutation_of_torch():
+    shard = np.array([4, 1, 2, 5, 0])
+    batches, source = SAMPLES.batches(shard, 2, generator(), drop_last=True), generator()
+    for _ in range(2):
+        order = shard[torch.randperm(5, generator=source).numpy()][:4].tolist()
+        assert [y.tolist() for _, y in batches] == [order[:2], order[2:]]
+
+
 def test_only_training_batches_are_augmented():
     samples = TensorSamples(X, torch.arange(6), None, augment=lambda x: x + 1)
     assert torch.equal(torch.cat([x for x, _ in samples.batches(None, 4)]), X)

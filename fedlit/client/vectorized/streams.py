@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fedlit.client.fit.call import FitCall
 from fedlit.client.vectorized.lanes.lane import Lane
@@ -71,8 +70,9 @@ def _read(call: FitCall, num_batches: int) -> Iterator[Any]:
     """
     if (indexed := _indexed_batches(call)) is not None:
         while True:
-            numbers = islice(indexed.sample_numbers(), num_batches)
-            yield from (IndexedBatch(indexed.samples, batch) for batch in numbers)
+            order = indexed.order()
+            for start in range(0, num_batches * indexed.size, indexed.size):
+                yield IndexedBatch(indexed.samples, order[start : start + indexed.size])
     samples = call.data.train
     if isinstance(samples, TensorSamples) and samples.augment is None:  # only the order is random, with its own stream
         while True:
@@ -96,7 +96,7 @@ class IndexedBatch(NamedTuple):
     """
 
     samples: TensorSamples
-    numbers: Tensor
+    numbers: np.ndarray
 
 
 def _indexed_batches(call: FitCall) -> TensorBatches | None:

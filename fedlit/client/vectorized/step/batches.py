@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,7 +23,8 @@ def stack_batches(batches: Sequence[Any]) -> tuple[list[Any], list[int], list[Te
     """
     first = batches[0]
     if isinstance(first, IndexedBatch):
-        samples, numbers = first.samples, torch.cat([batch.numbers for batch in batches])
+        samples, numbers = first.samples, np.concatenate([batch.numbers for batch in batches])
+        numbers = torch.from_numpy(numbers).to(samples.y.device, non_blocking=True)
         x = samples.x[numbers]
         x = x if samples.prepare is None else samples.prepare(x)
         shape = (len(batches), len(first.numbers))
