@@ -2,31 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import torch
 
-from fedlit.core.tensors import Groups
+from fedlit.core.tensors import Groups, Layout
+
+TensorType = tuple[torch.Size, torch.dtype]
 
 
-def layout_mismatch(groups: Groups, template: Groups) -> str:
-    """Differences of an update's names, shapes and dtypes from the template.
+@dataclass(frozen=True)
+class UpdateTemplate:
+    """Names, shapes and dtypes that each update of a round must have.
 
-    Returns:
-        One line; an empty string if there are no differences.
+    Args:
+        groups: an update that has them.
     """
-    given, expected = (
-        {(group, name): (t.shape, t.dtype) for group, tensors in some.items() for name, t in tensors.items()}
-        for some in (groups, template)
-    )
-    if given == expected:
-        return ""
-    differing = [key for key in {**expected, **given} if given.get(key) != expected.get(key)]
-    lines = [
-        f"{'/'.join(key)} is {_describe(given.get(key))}, not {_describe(expected.get(key))}" for key in differing[:3]
-    ]
-    return "; ".join(lines) + (f"; and {len(differing) - 3} more" if len(differing) > 3 else "")
+
+    groups: Groups
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The layout of the updates."""
+        return Layout.of(self.groups)
+
+    @cached_property
+    def _types(self) -> dict[tuple[str, str], TensorType]:
+        return _tensor_types(self.groups)
+
+    def mismatch(self, groups: Groups) -> str:
+        """Differences of an update's names, shapes and dtypes from the template.
+
+        Returns:
+            One line; an empty string if there are no differences.
+        """
+        given, expected = _tensor_types(groups), self._types
+        if given == expected:
+            return ""
+        differing = [key for key in {**expected, **given} if given.get(key) != expected.get(key)]
+        lines = [
+            f"{'/'.join(key)} is {_describe(given.get(key))}, not {_describe(expected.get(key))}"
+            for key in differing[:3]
+        ]
+        return "; ".join(lines) + (f"; and {len(differing) - 3} more" if len(differing) > 3 else "")
 
 
-def _describe(entry: tuple[torch.Size, torch.dtype] | None) -> str:
+def _tensor_types(groups: Groups) -> dict[tuple[str, str], TensorType]:
+    return {(group, name): (t.shape, t.dtype) for group, tensors in groups.items() for name, t in tensors.items()}
+
+
+def _describe(entry: TensorType | None) -> str:
     return "missing" if entry is None else f"{str(entry[1]).removeprefix('torch.')} {list(entry[0])}"
 
 

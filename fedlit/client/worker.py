@@ -14,7 +14,7 @@ from fedlit.aggregation import Aggregator, Channel, MeanAggregator
 from fedlit.aggregation.aggregator import merge
 from fedlit.aggregation.chunk import ChunkSum
 from fedlit.aggregation.secure.vault import Vault
-from fedlit.aggregation.validation import layout_mismatch
+from fedlit.aggregation.validation import UpdateTemplate
 from fedlit.algorithms.algorithm import Algorithm, update_template
 from fedlit.client.dp_sgd.planning import make_private_training
 from fedlit.client.evaluation import evaluate_split
@@ -47,7 +47,7 @@ from fedlit.core.messages import (
 )
 from fedlit.core.model import Model
 from fedlit.core.streams import spare_normal_kept
-from fedlit.core.tensors import Groups, Layout
+from fedlit.core.tensors import Groups
 from fedlit.data.client_data import ClientData
 from fedlit.simulation.faults import FailurePolicy
 
@@ -81,7 +81,7 @@ class ClientWorker:
     stacks: StackTraining | None = None
     vault: Vault = field(default_factory=Vault)
     logs_hidden: bool = False
-    _template: tuple[int, Groups] | None = None  # the round, and names, shapes and dtypes of its updates
+    _template: tuple[int, UpdateTemplate] | None = None  # the round, and the template of its updates
 
     @property
     def device(self) -> torch.device:
@@ -112,7 +112,7 @@ class ClientWorker:
     @spare_normal_kept()
     def _train(self, job: TrainJob, state: ServerState) -> PartialAggregate:
         """Train clients one by one; add updates left to right in float64."""
-        layout = Layout.of(self.update_template(state))
+        layout = self.update_template(state).layout
         chunk = ChunkSum(self.channel.summation(self.aggregator), self.channel, layout, self.data.seed)
         rest = (state, job.exchange, self.vault, self.faults.max_norm, self.reports)
         for reply in self._replies(job, state, chunk.spent):
@@ -124,7 +124,7 @@ class ClientWorker:
     @__call__.register
     def _exchange(self, job: ExchangeJob, state: ServerState) -> ExchangeResult:
         """Let clients answer the server in an exchange without updates."""
-        layout, seed = Layout.of(self.update_template(state)), self.data.seed
+        layout, seed = self.update_template(state).layout, self.data.seed
         result = answer_exchange(self.channel, layout, job, seed, self.faults, self.vault, self.reports.classify)
         for failure in result.failures:
             self._raise_if_fatal(failure)
@@ -200,7 +200,7 @@ class ClientWorker:
             finally:
                 if local.private is not None:
                     spent[client] = local.private.history.or_longer(spent.get(client, {})).groups()
-            if not (problem := layout_mismatch(update.groups, self.update_template(state))):
+            if not (problem := self.update_template(state).mismatch(update.groups)):
                 return update, local
             failure = ClientFailure(client, "bad_shape", problem)
         assert failure is not None
@@ -211,10 +211,10 @@ class ClientWorker:
             raise FatalClientFailure(f"client {failure.client}: {failure.outcome}: {failure.reason}")
         return failure
 
-    def update_template(self, state: ServerState) -> Groups:
-        """Groups with the names, shapes and dtypes of this round's updates."""
+    def update_template(self, state: ServerState) -> UpdateTemplate:
+        """Names, shapes and dtypes of this round's updates."""
         if self._template is None or self._template[0] != state.round:
-            self._template = (state.round, update_template(self.algorithm, state.shared))
+            self._template = (state.round, UpdateTemplate(update_template(self.algorithm, state.shared)))
         return self._template[1]
 
     def local_trainer(

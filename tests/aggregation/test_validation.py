@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fedlit.aggregation.validation import layout_mismatch
+from fedlit.aggregation.validation import UpdateTemplate
 
 
 @pytest.mark.parametrize(
@@ -24,5 +24,5 @@ from fedlit.aggregation.validation import layout_mismatch
         ),
     ],
 )
-def test_layout_mismatch_reports_names_shapes_and_dtypes(groups, problem):
-    assert layout_mismatch(groups, {"parameters": {"w": torch.ones(2)}}) == problem
+def test_a_mismatch_reports_names_shapes_and_dtypes(groups, problem):
+    assert UpdateTemplate({"parameters": {"w": torch.ones(2)}}).mismatch(groups) == problem

@@ -8,7 +8,7 @@ from small import ready
 
 import fedlit
 import fedlit.algorithms
-from fedlit.aggregation.validation import layout_mismatch
+from fedlit.aggregation.validation import UpdateTemplate
 from fedlit.algorithms import (
     Adam,
     AdaptiveOptimizer,
@@ -70,7 +70,7 @@ def test_the_template_has_the_layout_of_a_real_update(name):
         update = fed.algorithm.client(fed.worker.local_trainer(round, 0, client_state), state.shared, client_state)
         assert update.weight > 0
         assert Layout.of(template) == Layout.of(update.groups)
-        assert layout_mismatch(update.groups, template) == ""
+        assert UpdateTemplate(template).mismatch(update.groups) == ""
         mean = {group: {key: t.double() for key, t in tensors.items()} for group, tensors in update.groups.items()}
         state = fed.algorithm.server(replace(state, round=round + 1), Aggregate(mean, update.weight, 1, 4))
         client_state = update.client_state

@@ -19,7 +19,6 @@ from fedlit.client.losses.query import answer_loss_query
 from fedlit.core.errors import FatalClientFailure
 from fedlit.core.facts import FederationFacts, Sampling
 from fedlit.core.messages import EvaluateJob, Exchange, ExchangeJob, ServerState, TrainJob
-from fedlit.core.tensors import Layout
 from fedlit.data.samples import ClientTestSet
 from fedlit.simulation.client_faults import Fault
 from fedlit.simulation.faults import FailurePolicy, FaultPlan
@@ -47,7 +46,7 @@ def trained(channel, rows, algorithm=None, job=None, **parts):
     """The partial aggregate of three clients with these samples."""
     one, state = worker(rows, [0, 1, 2], algorithm)
     one = replace(one, channel=channel, **parts)
-    layout = Layout.of(one.update_template(state))
+    layout = one.update_template(state).layout
     state = ServerState(0, state.shared, channel=channel.init(layout))
     return one(job or TrainJob(0, 0, (0, 1, 2)), state)
 
@@ -231,7 +230,7 @@ class Memory(Quadratic):
 @pytest.mark.slow
 def test_the_text_of_an_error_about_memory_is_hidden_too():
     one, state = worker([(1.0, 2.0)] * 3, [0, 1, 2], module=Memory(1.0))
-    layout = Layout.of(one.update_template(state))
+    layout = one.update_template(state).layout
     one = replace(one, channel=CHANNELS["local"])
     (failure,) = one(TrainJob(0, 0, (1,)), ServerState(0, state.shared, channel=one.channel.init(layout))).failures
     assert failure.outcome == "out_of_memory"

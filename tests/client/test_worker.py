@@ -99,12 +99,29 @@ def test_evaluation_is_a_job_and_changes_nothing():
     assert fed.worker(EvaluateJob(0, "val"), state).split == "val"
 
 
+class WiderUpdate(FedAvg):
+    """Sends one client's difference in another shape."""
+
+    def client(self, local, shared, client_state):
+        update = super().client(local, shared, client_state)
+        return replace(update, groups={"parameters": {"w": torch.ones(3)}}) if local.examples == 2 else update
+
+
+def test_an_update_of_another_shape_is_a_failure_and_not_in_the_sum():
+    work, state = worker([(1.0, 2.0), (1.0, 2.0), (1.0, 4.0)], [0, 0, 1], WiderUpdate())
+    partial = work(TrainJob(0, 0, (0, 1)), state)
+    assert partial.members == (1,)
+    (failure,) = partial.failures
+    assert (failure.client, failure.outcome) == (0, "bad_shape")
+    assert failure.reason == "parameters/w is float32 [3], not float32 [1]"
+
+
 def test_the_expected_layout_of_an_update_is_that_of_the_round():
     work, state = worker([(1.0, 2.0)], [0])
     wider = Model({"w": torch.zeros(3), "v": torch.zeros(2)}, {})
     later = ServerState(1, Shared(wider))
-    assert work.update_template(state)["parameters"]["w"].shape == state.shared.model.parameters["w"].shape
-    assert {name: tuple(t.shape) for name, t in work.update_template(later)["parameters"].items()} == {
+    assert work.update_template(state).groups["parameters"]["w"].shape == state.shared.model.parameters["w"].shape
+    assert {name: tuple(t.shape) for name, t in work.update_template(later).groups["parameters"].items()} == {
         "w": (3,),
         "v": (2,),
     }

@@ -11,7 +11,7 @@ import yaml
 from configured import build as built
 from conftest import composed as compose_config
 
-from fedlit.aggregation.validation import layout_mismatch
+from fedlit.aggregation.validation import UpdateTemplate
 from fedlit.cli import resume, train
 from fedlit.cli.resume import resume_arguments
 from fedlit.core.errors import ConfigError, ConfigErrors, LostRounds
@@ -159,14 +159,14 @@ def test_one_number_is_corrupt_and_the_given_update_does_not_change(how, count):
     assert sum(count(t) for t in corrupt["parameters"].values()) == 1
     assert corrupt["buffers"]["n"] == 4
     assert all(bool((t == 1).all()) for t in UPDATE.groups["parameters"].values())
-    assert layout_mismatch(corrupt, UPDATE.groups) == ""
+    assert UpdateTemplate(UPDATE.groups).mismatch(corrupt) == ""
     again = Corrupt(how).after(UPDATE, generator()).groups
     assert all(str(t) == str(again["parameters"][n]) for n, t in corrupt["parameters"].items())
 
 
 def test_wrong_shape_is_reported_with_its_name():
     corrupt = Corrupt("wrong_shape").after(UPDATE, generator())
-    assert layout_mismatch(corrupt.groups, UPDATE.groups) in (
+    assert UpdateTemplate(UPDATE.groups).mismatch(corrupt.groups) in (
         "parameters/w is float32 [7], not float32 [2, 3]",
         "parameters/b is float32 [4], not float32 [3]",
     )

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from fedlit.aggregation.validation import invalid_values, layout_mismatch
+from fedlit.aggregation.validation import invalid_values
 from fedlit.client.evaluation import evaluate_split
 from fedlit.client.trainer import LocalTrainer
 from fedlit.core.errors import ConfigError, ConfigErrors, describe_exception, did_you_mean
@@ -158,7 +158,7 @@ def _try_later_round(
 
 def _check_layout(federation: Federation, update: Update, state: ServerState, which: str) -> list[ConfigError]:
     """Refuse an update whose names, shapes or dtypes are not its round's."""
-    if problem := layout_mismatch(update.groups, federation.worker.update_template(state)):
+    if problem := federation.worker.update_template(state).mismatch(update.groups):
         algorithm = type(federation.algorithm).__name__
         problem = f"gives an invalid update in a client's {which} round: {problem}"
         return [ConfigError("algorithm", algorithm, problem, "return the same names, shapes and dtypes in each round")]
