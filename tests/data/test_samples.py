@@ -32,6 +32,46 @@ def test_two_channels_have_their_own_mean_and_std():
     assert torch.allclose(x.flatten(), torch.tensor([1.0, 5.0]))
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_on_a_cpu_have_the_bits_of_one_fused_operation(channels):
+    x = torch.randint(0, 256, (5, channels, 7, 9), dtype=torch.uint8, generator=generator())
+    mean, std = torch.tensor([0.485, 0.456, 0.406])[:channels], torch.tensor([0.229, 0.224, 0.225])[:channels]
+    mean, std = mean.double(), std.double()
+    factor, shift = ((part.float()[:, None, None]) for part in (1 / (255 * std), -mean / std))
+    normalise = Normalise(tuple(mean.tolist()), tuple(std.tolist()))
+    for given in (x, x.contiguous(memory_format=torch.channels_last), x.float()):
+        before = given.clone()
+        result, expected = normalise(given), torch.addcmul(shift, given.float(), factor)
+        assert torch.equal(result, expected)
+        assert result.stride() == expected.stride()
+        assert torch.equal(given, before)
+
+
+def test_one_mean_is_for_all_channels_and_a_single_image_has_its_channels_first():
+    normalise, x = Normalise((0.5,), (0.25,)), torch.full((2, 3, 4, 4), 255, dtype=torch.uint8)
+    assert normalise(x).unique().tolist() == pytest.approx([2.0])
+    assert Normalise((0.0, 0.5), (1.0, 0.1))(x[:, :1]).shape == (2, 2, 4, 4)
+    image = Normalise((0.0, 0.0, 0.0), (1.0, 0.5, 0.25))(x[0, :, :3])  # (3, 3, 4), with the channels first
+    assert image[:, 0, 0].tolist() == pytest.approx([1.0, 2.0, 4.0])
+
+
+class Squares:
+    """Inputs that are computed."""
+
+    def __getitem__(self, index):
+        return index**2
+
+
+def test_batches_have_the_samples_of_any_kind_of_inputs():
+    images = torch.arange(6 * 3 * 4 * 4).reshape(6, 3, 4, 4)
+    numbers = torch.tensor([5, 0, 5])
+    for x in (images, images.contiguous(memory_format=torch.channels_last), images[:, :, ::2], Squares()):
+        inputs, targets = TensorSamples(x, torch.arange(6)).select(numbers)
+        assert torch.equal(inputs, x[numbers])
+        assert inputs.stride() == x[numbers].stride()
+        assert targets.tolist() == [5, 0, 5]
+
+
 def test_each_pass_has_its_own_order_and_the_generator_decides():
     batches = SAMPLES.batches(None, 2, generator())
     first, second = ([label for _, y in batches for label in y.tolist()] for _ in range(2))

@@ -31,7 +31,7 @@ class Windows:
 
     def __getitem__(self, index: Tensor) -> Tensor:
         """Return the samples in `index`, shape (len(index), length), int64."""
-        return self.text.unfold(0, self.length, 1)[self.starts[index]].long()
+        return self.text.unfold(0, self.length, 1).index_select(0, self.starts[index]).long()
 
     def index_select(self, dim: int, index: Tensor) -> Windows:
         """Return the samples in `index` as windows of the same text."""

@@ -25,10 +25,10 @@ def stack_batches(batches: Sequence[Any]) -> tuple[list[Any], list[int], list[Te
     if isinstance(first, IndexedBatch):
         samples, numbers = first.samples, np.concatenate([batch.numbers for batch in batches])
         numbers = torch.from_numpy(numbers).to(samples.y.device, non_blocking=True)
-        x = samples.x[numbers]
+        x, y = samples.select(numbers)
         x = x if samples.prepare is None else samples.prepare(x)
         shape = (len(batches), len(first.numbers))
-        stacked = [part.unflatten(0, shape) for part in (x, samples.y[numbers])]
+        stacked = [part.unflatten(0, shape) for part in (x, y)]
         return [part[0] for part in stacked], [0, 1], stacked, tuple
     leaves, make_batch = flatten_batch(first)
     places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
