@@ -77,10 +77,13 @@ def add_weighted(
     return total
 
 
-def sum_metrics(fits: Iterable[FitResult]) -> dict[str, tuple[float, float]]:
-    """Pairs (sum of examples * value, sum of examples) by logged name."""
+def sum_metrics(fits: Iterable[FitResult], start: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """Pairs (sum of examples * value, sum of examples) by logged name.
+
+    They are added to those of earlier fits.
+    """
     parts = ({name: (fit.examples * value, fit.examples) for name, value in fit.metrics.items()} for fit in fits)
-    return reduce(add_weighted, parts, {})
+    return reduce(add_weighted, parts, start)
 
 
 def merge(aggregator: Aggregator, partials: Sequence[PartialAggregate]) -> PartialAggregate:

@@ -56,7 +56,8 @@ class ChunkSum:
     _clipped: int = 0
     _up_bytes: int = 0
     _plain_bytes: int = 0
-    _fits: list[FitResult] = field(default_factory=list)
+    _steps: int = 0
+    _metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
     _client_states: dict[int, Groups] = field(default_factory=dict)
     _pending: dict[int, Tensors] = field(default_factory=dict)
     _conceal_s: float = 0.0
@@ -171,7 +172,8 @@ class ChunkSum:
         self._weight += weight
         self._clipped += message.clipped
         self._client_states[client] = client_state
-        self._fits += fits
+        self._steps += sum(fit.steps for fit in fits)  # the fits themselves keep models in memory
+        self._metrics = sum_metrics(fits, self._metrics)
         return ""
 
     def partial(self, index: int) -> PartialAggregate:
@@ -183,9 +185,9 @@ class ChunkSum:
             weight=self._weight,
             members=tuple(self._client_states),
             failures=tuple(self.failures),
-            metrics={} if self.channel.secure is not None else sum_metrics(self._fits),
+            metrics={} if self.channel.secure is not None else self._metrics,
             up_bytes=self._up_bytes,
-            steps=sum(fit.steps for fit in self._fits),
+            steps=self._steps,
             client_states=self._client_states,
             sum_of_squares=self._square,
             norms=self._norms,

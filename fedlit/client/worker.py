@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial, singledispatchmethod
 
@@ -27,7 +26,7 @@ from fedlit.client.losses.query import answer_loss_query
 from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.steps.optimizer_state import algorithm_state
 from fedlit.client.trainer import LocalTrainer, Reply, TrainerConfig
-from fedlit.client.vectorized.together import StackTraining, with_difference
+from fedlit.client.vectorized.together import StackTraining
 from fedlit.client.vectorized.trial import try_stacks
 from fedlit.core.errors import FatalClientFailure
 from fedlit.core.messages import (
@@ -111,14 +110,23 @@ class ClientWorker:
     @trainer_scope()  # both once for all clients of the job
     @spare_normal_kept()
     def _train(self, job: TrainJob, state: ServerState) -> PartialAggregate:
-        """Train clients one by one; add updates left to right in float64."""
+        """Train clients; add updates left to right in float64."""
         layout = self.update_template(state).layout
         chunk = ChunkSum(self.channel.summation(self.aggregator), self.channel, layout, self.data.seed)
         rest = (state, job.exchange, self.vault, self.faults.max_norm, self.reports)
-        for reply in self._replies(job, state, chunk.spent):
+
+        def take(reply: Reply) -> None:
             failure = reply if isinstance(reply, ClientFailure) else send_update(chunk, *reply, *rest)
             if failure is not None:
                 chunk.failures.append(self._raise_if_fatal(failure))
+
+        train = partial(self._train_client, job, state)
+        rules = [partial(train, chunk.spent, client) for client in job.clients]
+        if self.stacks is not None:
+            self.stacks.train(rules, take, train_alone=partial(train, {}) if job.round == job.index == 0 else None)
+            return chunk.partial(job.index)
+        for rule in rules:
+            take(rule())
         return chunk.partial(job.index)
 
     @__call__.register
@@ -169,15 +177,8 @@ class ClientWorker:
         local = replace(self.local_trainer(job.round, job.client, job.client_state), private=None)  # nobody would count
         return self.algorithm.personal_model(local, state.shared, algorithm_state(job.client_state))
 
-    def _replies(self, job: TrainJob, state: ServerState, spent: dict[int, Groups]) -> Iterable[Reply]:
-        """Train the clients of a job, one by one or together."""
-        rules = [partial(self._train_client, job, client, state, spent) for client in job.clients]
-        if self.stacks is None:
-            return map(operator.call, rules)  # no frame of a generator in the users' tracebacks
-        return with_difference(job, self.stacks.train(rules), lambda client: self._train_client(job, client, state, {}))
-
     def _train_client(
-        self, job: TrainJob, client: int, state: ServerState, spent: dict[int, Groups], work: LocalWork | None = None
+        self, job: TrainJob, state: ServerState, spent: dict[int, Groups], client: int, work: LocalWork | None = None
     ) -> Reply:
         """Run a client's rule with retries; `spent` gets its private fits."""
         failure = None

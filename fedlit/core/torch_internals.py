@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import parametrize
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from torch.utils import _pytree
 
 
@@ -48,6 +49,19 @@ def is_memory_shared(tensor: Tensor) -> bool:
     """
     storage = tensor.untyped_storage()
     return torch._C._storage_Use_Count(storage._cdata) > 2  # the tensor and the storage object have one use each
+
+
+def has_step_hooks(optimizer: torch.optim.Optimizer) -> bool:
+    """Return True if other code runs in an optimizer's steps.
+
+    It is a hook, or a `step` of the object itself. A scheduler of torch replaces `step`, too, to count the steps alone.
+    Uses `Optimizer._optimizer_step_pre_hooks`, `_optimizer_step_post_hooks`, the hooks of all optimizers, and
+    `_wrapped_by_lr_sched`; checked with torch 2.14.1.
+    """
+    hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+    step = vars(optimizer).get("step")
+    is_replaced = step is not None and not hasattr(step, "_wrapped_by_lr_sched")
+    return is_replaced or any((*hooks, _global_optimizer_pre_hooks, _global_optimizer_post_hooks))
 
 
 def non_persistent_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:

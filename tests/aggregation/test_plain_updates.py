@@ -1,11 +1,14 @@
 """Updates over a plain channel: the same sum, bit for bit, as with a message; every check stays."""
 
+import weakref
+
 import pytest
 import torch
 
 from fedlit.aggregation import Channel, Clip, Float32, MeanAggregator
 from fedlit.aggregation.chunk import ChunkSum
 from fedlit.aggregation.validation import invalid_values
+from fedlit.core.model import FitResult, Model
 from fedlit.core.tensors import Layout
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
@@ -149,3 +152,16 @@ def test_only_the_channel_without_a_stage_and_with_its_own_format_is_plain():
     assert Channel.of([Float32()]).is_plain
     assert not Channel.of([Repacked()]).is_plain
     assert not Channel.of([Whole()]).is_plain
+
+
+def test_a_sum_keeps_no_model_in_memory():
+    chunk, updates = ChunkSum(MeanAggregator(), Channel(), Layout.of(groups(0)), seed=3), [groups(1), groups(2)]
+    models = [Model({"w": torch.ones(3)}, {}) for _ in updates]
+    alive = [weakref.ref(model) for model in models]
+    for client, update in enumerate(updates):
+        fit = FitResult(models.pop(0), steps=2 + client, examples=10, metrics={"loss": 1.0 + client})
+        assert not chunk.add_plain(chunk.layout.vector(update), 10.0, client, {}, [fit])
+        del fit
+    assert [model() for model in alive] == [None, None]
+    partial = chunk.partial(0)
+    assert (partial.steps, partial.metrics) == (5, {"loss": (30.0, 20)})

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from fedlit.core import torch_internals as internals
 
@@ -33,6 +34,37 @@ def test_foreach_sub_subtracts():
     assert hasattr(torch, "_foreach_sub"), gone("torch._foreach_sub")
     left, right = pairs()
     assert values(internals.subtract(right, left)) == [[9.0, 18.0], 27.0], gone("torch._foreach_sub")
+
+
+def make_sgd():
+    return torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("register", "register_for_all"),
+    [
+        ("register_step_pre_hook", register_optimizer_step_pre_hook),
+        ("register_step_post_hook", register_optimizer_step_post_hook),
+    ],
+)
+def test_hooks_of_an_optimizer_are_known(register, register_for_all):
+    plain, hooked = make_sgd(), make_sgd()
+    handle = getattr(hooked, register)(lambda optimizer, args, kwargs: None)
+    assert [internals.has_step_hooks(one) for one in (plain, hooked)] == [False, True], gone(f"hooks of {register}")
+    handle.remove()
+    assert not internals.has_step_hooks(hooked)
+    handle = register_for_all(lambda optimizer, args, kwargs: None)
+    assert internals.has_step_hooks(plain), gone("the hooks of all optimizers")
+    handle.remove()
+
+
+def test_a_replaced_step_is_known_and_that_of_a_scheduler_is_none():
+    optimizer = make_sgd()
+    torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    assert "step" in vars(optimizer)
+    assert not internals.has_step_hooks(optimizer), gone("_wrapped_by_lr_sched")
+    optimizer.step = lambda closure=None: None
+    assert internals.has_step_hooks(optimizer)
 
 
 def test_a_parametrized_module_is_reduced_and_rebuilt():

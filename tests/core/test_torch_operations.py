@@ -32,6 +32,11 @@ def test_views_are_known_by_their_operation():
     assert views == [True, True, False], gone("OpOverload.is_view")
 
 
+def test_the_product_of_several_matrices_is_known():
+    found = [internals.is_batched_product(one) for one in (ATEN.bmm.default, ATEN.bmm.out, ATEN.mm.default)]
+    assert found == [True, False, False], gone("OpOverload.name")
+
+
 def test_an_operation_without_values_of_tensors_makes_a_constant():
     cases = (
         (ATEN.zeros.default, 0),

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import ClassVar
 
 import pytest
 import torch
@@ -9,13 +10,16 @@ from small import federation
 from stacks import Dense, ragged, with_executor
 from torch import nn
 
+from fedlit.aggregation.chunk import ChunkSum
 from fedlit.aggregation.jobs import make_train_jobs
 from fedlit.algorithms import Ditto, FedAvg
-from fedlit.core.errors import ConfigError
+from fedlit.client.vectorized.stack import Stack
+from fedlit.core.errors import ConfigError, FatalClientFailure
 from fedlit.core.messages import EvaluateJob, TrainJob
 from fedlit.executors import Auto, Inline, Vectorized
 from fedlit.executors.vectorized.groups import group_jobs
 from fedlit.server.checkpoint.disk import DiskCheckpointer
+from fedlit.simulation.faults import FailurePolicy
 
 
 @pytest.mark.parametrize(
@@ -81,6 +85,80 @@ def test_client_states_do_not_keep_the_stack_alive():
         for tensors in state.values():
             for tensor in tensors.values():
                 assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+
+
+class SeesDtype(FedAvg):
+    """Notes the state of torch in which its client rule goes on after a fit."""
+
+    seen: ClassVar[list] = []
+
+    def client(self, local, shared, client_state):
+        update = super().client(local, shared, client_state)
+        self.seen.append((torch.get_default_dtype(), torch.is_grad_enabled(), torch.is_inference_mode_enabled()))
+        return update
+
+
+def test_client_rules_go_on_outside_of_the_trainer_s_precision():
+    fed = ragged(algorithm=SeesDtype(), options={"precision": "64-true"}, sizes=(10, 10, 10))
+    SeesDtype.seen.clear()
+    fed.worker.vectorize()(TrainJob(0, 1, (0, 1, 2)), fed.initial_state())
+    assert set(SeesDtype.seen) == {(torch.float32, True, False)}
+
+
+def test_each_stack_is_answered_before_the_next_one_trains(monkeypatch):
+    fed = ragged(sizes=(10, 10, 10, 10, 10))
+    worker = fed.worker.vectorize()
+    nbytes = sum(tensor.nbytes for tensor in fed.initial.parameters.values())
+    log = []
+    for owner, name in ((Stack, "train"), (ChunkSum, "add_plain")):
+        monkeypatch.setattr(owner, name, noted(getattr(owner, name), log))
+    result = replace(worker, stacks=replace(worker.stacks, max_bytes=2 * nbytes))(
+        TrainJob(1, 0, (0, 1, 2, 3, 4)), fed.initial_state()
+    )
+    assert log == ["train", "add_plain", "train", *["add_plain"] * 2, "train", *["add_plain"] * 2]
+    assert result.members == (0, 1, 2, 3, 4)
+
+
+def noted(method, log):
+    """A method that notes its calls."""
+
+    def call(*args, **kwargs):
+        log.append(method.__name__)
+        return method(*args, **kwargs)
+
+    return call
+
+
+@pytest.mark.parametrize("on_error", ["drop", "fail"])
+def test_a_rule_that_fails_between_two_stacks_ends_or_leaves_the_others(on_error):
+    fed = ragged(algorithm=FailsAfterFit(), sizes=(10, 10, 10, 10))
+    FailsAfterFit.calls = 10
+    worker = replace(fed.worker, faults=FailurePolicy(on_error=on_error)).vectorize()
+    nbytes = sum(tensor.nbytes for tensor in fed.initial.parameters.values())
+    worker = replace(worker, stacks=replace(worker.stacks, max_bytes=nbytes))
+    FailsAfterFit.calls = 0
+    if on_error == "fail":
+        with pytest.raises(FatalClientFailure, match="client 1"):
+            worker(TrainJob(1, 0, (0, 1, 2, 3)), fed.initial_state())
+        assert FailsAfterFit.calls == 2
+    else:
+        result = worker(TrainJob(1, 0, (0, 1, 2, 3)), fed.initial_state())
+        assert (result.members, [failure.client for failure in result.failures]) == ((0, 2, 3), [1])
+    later = worker(TrainJob(1, 0, (0, 1)), fed.initial_state())
+    assert later.members == (0, 1)  # the module is as before
+
+
+class FailsAfterFit(FedAvg):
+    """Its second client rule fails."""
+
+    calls = 10
+
+    def client(self, local, shared, client_state):
+        update = super().client(local, shared, client_state)
+        type(self).calls += local.examples > 0  # the template of the updates has none
+        if type(self).calls == 2:
+            raise ValueError("of the rule")
+        return update
 
 
 SETTINGS = {

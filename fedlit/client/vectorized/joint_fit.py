@@ -14,9 +14,10 @@ from fedlit.client.lightning_internals import trainer_scope
 from fedlit.client.vectorized.lanes.clock import TrainerView
 from fedlit.client.vectorized.lanes.lightning_optimization import attached
 from fedlit.client.vectorized.memory import StackMemory
+from fedlit.client.vectorized.recording.recorded import RecordedSteps
+from fedlit.client.vectorized.rules.gather import Answer, Outcome
 from fedlit.client.vectorized.stack import Stack
 from fedlit.client.vectorized.stacked_module import StackedModule
-from fedlit.client.vectorized.step.recorded import RecordedSteps
 from fedlit.client.vectorized.streams import JointBatch, UnreadableBatch
 from fedlit.core.streams import Purpose, seeded
 from fedlit.data.datamodule import apply_hooks
@@ -33,29 +34,26 @@ WHOLE = {
 STACK_BYTES = 32 << 20
 """Weights of a stack whose steps are recorded, on a CPU: they stay in its cache from one step to the next."""
 
-Outcome = FitOutcome | Exception
-
 
 def fit_together(
-    calls: Sequence[FitCall], recorded: RecordedSteps, memory: StackMemory, max_bytes: int | None
-) -> list[Outcome]:
+    calls: Mapping[int, FitCall], recorded: RecordedSteps, memory: StackMemory, max_bytes: int | None, answer: Answer
+) -> None:
     """Train clients with equal signatures as stacked models, by one Trainer.
 
     An exception of the module is that of each client in its stack.
 
     Args:
-        calls: the clients' fits, with equal signatures: see `stack_signature`.
+        calls: the clients' fits by their places, with equal signatures: see `stack_signature`.
         recorded: the recorded operations of the module's steps.
         memory: memory of stacked weights.
         max_bytes: weights of a stack on a CPU; None for stacks of all clients.
+        answer: gets the place and the outcome of each fit, stack after stack.
     """
-    first = calls[0]
+    first = next(iter(calls.values()))
     with trainer_scope(), first.replica.limit_warnings():
         first.replica.load(first.model, first.only)
-        fit = JointFit(calls, recorded, memory, max_bytes)
+        fit = JointFit(calls, recorded, memory, max_bytes, answer)
         first.config.make_trainer(**WHOLE).fit(fit, train_dataloaders=Stacks(fit))
-    outcomes, fit.outcomes = fit.outcomes, {}  # the Trainer and its module are freed later, by the garbage collector
-    return [outcomes[place] for place in range(len(calls))]
 
 
 def stack_signature(call: FitCall) -> tuple[Any, ...]:
@@ -73,21 +71,23 @@ class JointFit(LightningModule):
     """Trains one stack after the other, each until its clients are done.
 
     Args:
-        calls: the clients' fits.
-        recorded: the recorded operations of the module's steps.
-        memory: memory of stacked weights.
-        max_bytes: weights of a stack on a CPU; None for stacks of all clients.
+        calls, recorded, memory, max_bytes, answer: see `fit_together`.
     """
 
     def __init__(
-        self, calls: Sequence[FitCall], recorded: RecordedSteps, memory: StackMemory, max_bytes: int | None
+        self,
+        calls: Mapping[int, FitCall],
+        recorded: RecordedSteps,
+        memory: StackMemory,
+        max_bytes: int | None,
+        answer: Answer,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.module = calls[0].replica.module
-        self.calls = calls
-        self.outcomes: dict[int, Outcome] = {}
-        self._recorded, self._memory, self._max_bytes = recorded, memory, max_bytes
+        self._calls, self._first = calls, next(iter(calls.values()))
+        self.module = self._first.replica.module
+        self._recorded, self._memory, self._max_bytes, self._answer = recorded, memory, max_bytes, answer
+        self._outcomes: dict[int, Outcome] = {}
 
     def configure_optimizers(self) -> list[Any]:
         """Return no optimizer: each lane of a stack has its own."""
@@ -95,19 +95,20 @@ class JointFit(LightningModule):
 
     def on_fit_start(self) -> None:
         """Set up the module on the Trainer's device."""
-        datamodule, precision = self.calls[0].data.datamodule, self.trainer.precision
+        datamodule, precision = self._first.data.datamodule, self.trainer.precision
         view = TrainerView(type(self.module).__name__, datamodule=datamodule, precision=precision)
         parts = [part for part in self.module.modules() if isinstance(part, LightningModule)]
         with attached(parts, view):
             self.module.setup("fit")
         self._stacked = StackedModule(self.module, view, self._recorded, self._memory)
 
-    def stacks(self) -> list[range]:
-        """Return the places of each stack's clients among the calls."""
-        count, model = len(self.calls), self.calls[0].model
-        nbytes = sum(tensor.nbytes for tensor in model.parameters.values())
+    def stacks(self) -> list[list[int]]:
+        """Return the places of each stack's clients."""
+        places, count = [*self._calls], len(self._calls)
+        nbytes = sum(tensor.nbytes for tensor in self._first.model.parameters.values())
         limit = self._max_bytes if self.device.type == "cpu" else None
-        return list(even_parts(count, count if limit is None else max(1, limit // max(1, nbytes))))
+        size = count if limit is None else max(1, limit // max(1, nbytes))
+        return [places[part.start : part.stop] for part in even_parts(count, size)]
 
     def training_step(self, batch: int, batch_idx: int) -> None:
         """Train a stack without clients whose samples cannot be read.
@@ -118,19 +119,30 @@ class JointFit(LightningModule):
         """
         failed: dict[int, Exception] = {}
         places = self.stacks()[batch]
-        rest = {place: self.calls[place] for place in places}
+        rest = {place: self._calls[place] for place in places}
         while rest:
             try:
                 outcomes = self._train([*rest.values()])
-                self.outcomes.update(zip(rest, outcomes, strict=True))
+                self._outcomes.update(zip(rest, outcomes, strict=True))
                 break
             except UnreadableBatch as unreadable:
                 failed[unreadable.call.client] = unreadable.error
             except Exception as error:  # of the module; the rules decide
-                self.outcomes.update(dict.fromkeys(rest, error))
+                self._outcomes.update(dict.fromkeys(rest, error))
                 break
             rest = {place: _read_again(call) for place, call in rest.items() if call.client not in failed}
-        self.outcomes.update({place: failed[self.calls[place].client] for place in places if place not in rest})
+        self._outcomes.update({place: failed[self._calls[place].client] for place in places if place not in rest})
+
+    def on_train_batch_end(self, outputs: Any, batch: int, batch_idx: int) -> None:
+        """Answer the clients of a stack, outside of the Trainer's precision.
+
+        Args:
+            outputs: nothing.
+            batch: number of the stack.
+            batch_idx: the same.
+        """
+        for place in self.stacks()[batch]:
+            self._answer(place, self._outcomes.pop(place))
 
     def _train(self, calls: Sequence[FitCall]) -> list[FitOutcome]:
         """Train clients as one stacked model.
@@ -151,8 +163,8 @@ class JointFit(LightningModule):
 
         The hooks are those of the user's data module, if there is one.
         """
-        datamodule = self.calls[0].data.datamodule
-        batch = batch if self.calls[0].config.dtype is None else self.trainer.precision_plugin.convert_input(batch)
+        datamodule = self._first.data.datamodule
+        batch = batch if self._first.config.dtype is None else self.trainer.precision_plugin.convert_input(batch)
         if datamodule is not None:
             return [(position, apply_hooks(datamodule, self.trainer, part)) for position, part in batch]
         return batch if self.device.type == "cpu" else super().transfer_batch_to_device(batch, self.device, 0)

@@ -32,14 +32,15 @@ class StackMemory:
             like: weights of one client.
             count: number of clients.
         """
-        old = self._tensors.pop(name, None)
-        shape = (count, *like.shape)
-        if (
-            old is None
-            or (old.shape, old.dtype, old.device) != (shape, like.dtype, like.device)
-            or is_memory_shared(old)
-        ):
-            old = torch.empty(shape, dtype=like.dtype, device=like.device)
-        if old.nbytes <= MAX_KEPT:
-            self._tensors[name] = old
-        return old
+        kept = self._tensors.pop(name, None)
+        if kept is None or not _suits(kept, like, count) or is_memory_shared(kept):
+            kept = torch.empty((count, *like.shape), dtype=like.dtype, device=like.device)
+        if kept.nbytes <= MAX_KEPT:
+            self._tensors[name] = kept
+        return kept[:count]
+
+
+def _suits(kept: Tensor, like: Tensor, count: int) -> bool:
+    """Return True if a tensor has enough rows of the same kind."""
+    is_like = (kept.shape[1:], kept.dtype, kept.device) == (like.shape, like.dtype, like.device)
+    return is_like and len(kept) >= count

@@ -7,8 +7,8 @@ from torchmetrics import Metric
 
 from fedlit.client.vectorized.lanes.clock import TrainerView
 from fedlit.client.vectorized.memory import StackMemory
+from fedlit.client.vectorized.recording.recorded import RecordedSteps
 from fedlit.client.vectorized.step.logged import LogRecorder
-from fedlit.client.vectorized.step.recorded import RecordedSteps
 from fedlit.client.vectorized.step.training_step import StackedStep
 
 

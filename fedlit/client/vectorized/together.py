@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedlit.client.fit.call import FitCall, LocalWork
-from fedlit.client.vectorized.gather import RuleThreads, run_together
-from fedlit.client.vectorized.joint_fit import STACK_BYTES, Outcome, fit_together, stack_signature
+from fedlit.client.vectorized.joint_fit import STACK_BYTES, fit_together, stack_signature
 from fedlit.client.vectorized.memory import StackMemory
-from fedlit.client.vectorized.step.recorded import RecordedSteps
-from fedlit.core.messages import TrainJob
+from fedlit.client.vectorized.recording.recorded import RecordedSteps
+from fedlit.client.vectorized.rules.gather import Answer, run_together
+from fedlit.client.vectorized.rules.rule_threads import RuleThreads
 from fedlit.core.tensors import Layout
 
 DIFFERENCE = "vectorized_difference"
@@ -38,35 +38,44 @@ class StackTraining:
     threads: RuleThreads = field(default_factory=RuleThreads)
     memory: StackMemory = field(default_factory=StackMemory)
 
-    def train(self, rules: Sequence[Callable[[LocalWork], Any]]) -> Iterator[Any]:
+    def train(
+        self,
+        rules: Sequence[Callable[[LocalWork], Any]],
+        take: Callable[[Any], None],
+        train_alone: Callable[[int], Any] | None = None,
+    ) -> None:
         """Run the rules of several clients; train the clients together.
 
         Args:
             rules: functions that return a failure, or update and local training of one client.
-
-        Yields:
-            the replies in the order of the rules.
+            take: gets the replies in the order of the rules.
+            train_alone: trains a client alone and returns its reply, to compare it with its training in a stack; None for no
+                comparison.
 
         Raises:
             BaseException: any exception that a rule does not catch.
         """
-        yield from map(_with_own_state, run_together(rules, self._fit_quietly, self.threads))
+        replies: list[Any] = []
+        add = take if train_alone is None else replies.append
+        run_together(rules, self._fit_quietly, self.threads, lambda reply: add(_with_own_state(reply)))
+        if train_alone is not None:
+            _add_difference(replies, train_alone)
+            for reply in replies:
+                take(reply)
 
-    def _fit_quietly(self, calls: Sequence[FitCall]) -> list[Outcome]:
+    def _fit_quietly(self, calls: Sequence[FitCall], answer: Answer) -> None:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=SLOW_OPERATION)  # the check before round 1 has reported it
-            return self.fit(calls)
+            self.fit(calls, answer)
 
-    def fit(self, calls: Sequence[FitCall]) -> list[Outcome]:
+    def fit(self, calls: Sequence[FitCall], answer: Answer) -> None:
         """Train calls with equal signatures together."""
         groups: dict[Any, list[int]] = {}
         for index, call in enumerate(calls):
             groups.setdefault(stack_signature(call), []).append(index)
-        outcomes: dict[int, Outcome] = {}
         for members in groups.values():
-            part = [calls[index] for index in members]
-            outcomes |= zip(members, fit_together(part, self.recorded, self.memory, self.max_bytes), strict=True)
-        return [outcomes[index] for index in range(len(calls))]
+            part = {index: calls[index] for index in members}
+            fit_together(part, self.recorded, self.memory, self.max_bytes, answer)
 
 
 def _with_own_state(reply: Any) -> Any:
@@ -81,20 +90,16 @@ def _with_own_state(reply: Any) -> Any:
     return replace(update, client_state=state), local
 
 
-def with_difference(job: TrainJob, replies: Iterable[Any], train_alone: Callable[[int], Any]) -> Iterable[Any]:
-    """Compare one client of the first stack with itself alone.
+def _add_difference(replies: Sequence[Any], train_alone: Callable[[int], Any]) -> None:
+    """Compare one client of a stack with itself alone.
 
-    The metric `vectorized_difference` of its first fit is ||u - v|| / ||v||, with u its update in the stack and v its update
+    The metric `vectorized_difference` of the first fit is ||u - v|| / ||v||, with u its update in the stack and v its update
     alone. It is large for a module that draws random numbers, since a stack draws others.
 
     Args:
-        job: the job; the replies of others than the first one stay as they are.
         replies: a failure, or update and local training of each client; the last one that trained is compared.
         train_alone: trains a client alone, and returns its reply.
     """
-    if job.round or job.index:
-        return replies
-    replies = list(replies)
     trained = [reply for reply in replies if isinstance(reply, tuple) and reply[1].results]
     alone = train_alone(trained[-1][1].client) if trained else None
     if isinstance(alone, tuple):
@@ -104,4 +109,3 @@ def with_difference(job: TrainJob, replies: Iterable[Any], train_alone: Callable
         difference = float((stacked - single).norm() / single.norm().clamp(min=1e-30))
         first = local.results[0]
         local.results[0] = replace(first, metrics={**first.metrics, DIFFERENCE: difference})
-    return replies

@@ -14,9 +14,9 @@ import numpy as np
 from lightning.pytorch import LightningModule
 
 from fedlit.client.fit.call import LocalWork
-from fedlit.client.vectorized.gather import run_together
+from fedlit.client.vectorized.recording.recorded import RecordedSteps
 from fedlit.client.vectorized.refusals import explain, refuse_new_state, slow_layers, static_errors
-from fedlit.client.vectorized.step.recorded import RecordedSteps
+from fedlit.client.vectorized.rules.gather import run_together
 from fedlit.client.vectorized.together import SLOW_OPERATION, StackTraining
 from fedlit.core.errors import ConfigError, ConfigErrors
 
@@ -68,7 +68,7 @@ def _try_rules(
     try:
         with refuse_new_state(module), warnings.catch_warnings(record=True) as caught:
             warnings.filterwarnings("always", message=SLOW_OPERATION)
-            list(run_together(rules, training.fit, training.threads))
+            run_together(rules, training.fit, training.threads, lambda result: None)
     except (ConfigError, ConfigErrors) as error:
         return error.errors
     except Exception as error:  # of the module

@@ -21,6 +21,17 @@ def test_memory_is_used_again_as_soon_as_no_client_has_a_part_of_it():
     assert memory.take("weight", like, 4).data_ptr() == again != address
 
 
+def test_fewer_clients_use_the_first_rows_of_the_same_memory():
+    memory, like = StackMemory(), torch.zeros(3)
+    address = memory.take("weight", like, 4).data_ptr()
+    few = memory.take("weight", like, 2)
+    assert (few.data_ptr(), few.shape) == (address, (2, 3))
+    others = memory.take("weight", like, 4)  # the first two rows are in use
+    assert others.data_ptr() != address
+    del few
+    assert memory.take("weight", like, 5).shape == (5, 3)
+
+
 def test_other_shapes_and_types_have_memory_of_their_own():
     memory = StackMemory()
     for like, count in ((torch.zeros(3), 4), (torch.zeros(3), 2), (torch.zeros(2, 2), 2), (torch.zeros(3).double(), 2)):

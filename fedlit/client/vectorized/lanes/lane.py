@@ -26,9 +26,11 @@ from fedlit.client.vectorized.lanes.optimizers import (
     parameters_of,
     stack_optimizer,
     state_signature,
+    takes_plain_steps,
 )
 from fedlit.client.vectorized.lanes.rows import ALL
 from fedlit.client.vectorized.lanes.terms import StackedTerm
+from fedlit.client.vectorized.recording.products import Gradient, Product
 from fedlit.core.errors import ConfigError
 from fedlit.core.tensors import Tensors
 
@@ -52,6 +54,7 @@ class Lane:
         self.steps = [0] * len(calls)
         self.optimizer_states: list[Mapping[str, Tensors]] = [{}] * len(calls)
         self.parameters: dict[str, nn.Parameter] = {}
+        self._products: dict[str, Product] = {}
         self._num_accumulated = 0
 
     @property
@@ -100,7 +103,7 @@ class Lane:
         )
         self._tracker = DisplacementTracker(keep=first.client_state is not None)
 
-    def add_gradients(self, rows: Any, gradients: Mapping[str, Tensor], is_last: bool) -> None:
+    def add_gradients(self, rows: Any, gradients: Mapping[str, Gradient], is_last: bool) -> None:
         """Add the gradients of a batch.
 
         Args:
@@ -110,6 +113,11 @@ class Lane:
         """
         for name, gradient in gradients.items():
             parameter = self.parameters[name]
+            if isinstance(gradient, Product):
+                if rows is ALL and is_last and parameter.grad is None and self.clock.accumulate == 1:
+                    self._products[name] = gradient  # until the step
+                    continue
+                gradient = gradient.tensor()
             if self.clock.accumulate > 1:
                 gradient = gradient / self.clock.accumulate
             if rows is not ALL:
@@ -139,14 +147,17 @@ class Lane:
     def _step(self) -> None:
         fraction = self._num_accumulated / self.clock.accumulate
         trained = {name: parameter for name, parameter in self.parameters.items() if id(parameter) in self._stepped}
+        limit, algorithm = self._clip
+        if self._terms or limit or not takes_plain_steps(self.optimizer):
+            self._complete_gradients()
         for term in self._terms:
             term.add(trained, fraction)
-        limit, algorithm = self._clip
         if limit:
             clip_rows(list(trained.values()), limit, algorithm or "norm")
         scaled = [] if self._rates is None else self._rates.scale(self.optimizer)
+        has_stepped = self._step_by_products()
         self.optimizer.step()
-        if has_gradients(self.optimizer):
+        if has_stepped or has_gradients(self.optimizer):
             self._tracker.step(self.optimizer, fraction)
             for row in range(self.active):
                 self.steps[row] += 1
@@ -156,6 +167,25 @@ class Lane:
             parameter.grad = None
         self._num_accumulated = 0
         self.clock.global_step += 1
+
+    def _complete_gradients(self) -> None:
+        """Compute the gradients that are products."""
+        for name, product in self._products.items():
+            self.parameters[name].grad = product.tensor()
+        self._products.clear()
+
+    def _step_by_products(self) -> bool:
+        """Take the steps of the parameters whose gradients are products.
+
+        Returns:
+            True if there is such a parameter.
+        """
+        products = {id(self.parameters[name]): product for name, product in self._products.items()}
+        self._products.clear()
+        pairs = [(group, p) for group in self.optimizer.param_groups for p in group["params"] if id(p) in products]
+        for group, parameter in pairs:
+            products[id(parameter)].add_to(parameter, -group["lr"])
+        return bool(pairs)
 
     def _step_schedulers(self, interval: str, index: int) -> None:
         for config in self._schedulers:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from inspect import unwrap
+from numbers import Real
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Opti
 from fedlit.client.steps.optimizer_state import OPTIMIZER_PREFIX
 from fedlit.core.errors import ConfigError
 from fedlit.core.tensors import Groups, Tensors
+from fedlit.core.torch_internals import has_step_hooks
 
 ELEMENTWISE = (SGD, Adam, AdamW, Adagrad, RMSprop, Adadelta, Adamax, NAdam, RAdam)
 """Optimizers of torch whose step treats each number of a parameter alone."""
@@ -51,6 +54,39 @@ def stack_optimizer(optimizer: Optimizer, rows: Mapping[int, nn.Parameter], modu
     for parameter, state in states:
         rows_of = rows[id(parameter)]
         optimizer.state[rows_of] = {name: _repeat(value, len(rows_of)) for name, value in state.items()}
+
+
+def takes_plain_steps(optimizer: Optimizer) -> bool:
+    """Return True if a step is p - lr * gradient.
+
+    Then each client may step alone: its numbers have the same bits, and nothing else reads the gradients.
+    """
+    kind = type(optimizer)
+    if not issubclass(kind, SGD) or unwrap(kind.step) is not unwrap(SGD.step) or has_step_hooks(optimizer):
+        return False
+    return all(_is_plain(group) for group in optimizer.param_groups)
+
+
+def _is_plain(group: Mapping[str, Any]) -> bool:
+    if not isinstance(group["lr"], Real) or any(group[key] for key in ("momentum", "weight_decay", "maximize")):
+        return False
+    dtypes = {parameter.dtype for parameter in group["params"]}
+    return all(_agree_in_rows(dtype, group["foreach"], group["fused"]) for dtype in dtypes)
+
+
+@cache
+def _agree_in_rows(dtype: torch.dtype, foreach: bool | None, fused: bool | None) -> bool:
+    """Return True if SGD moves each row as if it were alone.
+
+    All bits must be the same.
+    """
+    weights, gradients = torch.arange(6006).sin().to(dtype).view(2, 3, 1001)
+    parameter = nn.Parameter(weights.clone())
+    parameter.grad = gradients.clone()
+    SGD([parameter], lr=0.1, foreach=foreach, fused=fused).step()
+    for row, gradient in zip(weights, gradients, strict=True):
+        row.add_(gradient, alpha=-0.1)
+    return torch.equal(weights, parameter.detach())
 
 
 def _repeat(value: Any, count: int) -> Any:

@@ -13,7 +13,7 @@ from torch.func import vmap
 from torchmetrics import Metric
 
 from fedlit.client.vectorized.lanes.lightning_optimization import has_running_mean, set_update_count
-from fedlit.client.vectorized.step.recorded import RecordedSteps
+from fedlit.client.vectorized.recording.recorded import RecordedSteps
 from fedlit.core.errors import ConfigError
 
 States = dict[str, dict[str, Tensor]]

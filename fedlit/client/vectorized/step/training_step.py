@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from fedlit.client.vectorized.lanes.clock import TrainerView
+from fedlit.client.vectorized.recording.products import Gradient
+from fedlit.client.vectorized.recording.recorded import RecordedSteps
 from fedlit.client.vectorized.step.batches import stack_batches
 from fedlit.client.vectorized.step.contrasts import FrozenStack
 from fedlit.client.vectorized.step.logged import LogCall, LogRecorder
 from fedlit.client.vectorized.step.metric_states import MetricStates, States
-from fedlit.client.vectorized.step.recorded import RecordedSteps
 from fedlit.core.errors import ConfigError
 from fedlit.core.torch_internals import map_leaves
 
@@ -35,7 +36,7 @@ class StepResult:
         calls, values: the calls of `self.log`, and their values of shape (clients,).
     """
 
-    gradients: Mapping[str, Tensor]
+    gradients: Mapping[str, Gradient]
     buffers: Mapping[str, Tensor]
     states: States
     calls: Sequence[LogCall]
@@ -103,7 +104,7 @@ class StackedStep:
         index, key = batch_idx if self.reads_index else None, None
         if self._is_recordable and all(isinstance(leaf, int | float | str | None) for leaf in others):
             key = (names_of(inputs), type(batches[0]), others, index)
-        outputs, names = self.recorded.run(key, differentiate, leaves_of(inputs))
+        outputs, names = self.recorded.run(key, differentiate, leaves_of(inputs), num_lasting=len(stacked))
         gradients, new, new_states, values = unflatten(names.outputs, outputs)
         return StepResult(gradients, new, new_states, names.calls, values)
 
@@ -175,12 +176,12 @@ def names_of(tree: Any) -> Any:
     return tuple(names_of(part) for part in tree) if isinstance(tree, tuple | list) else None
 
 
-def unflatten(tree: Any, leaves: Sequence[Tensor]) -> Any:
+def unflatten(tree: Any, leaves: Sequence[Any]) -> Any:
     """Return a tree of the same structure with other leaves."""
     return _take(tree, iter(leaves))
 
 
-def _take(tree: Any, leaves: Iterator[Tensor]) -> Any:
+def _take(tree: Any, leaves: Iterator[Any]) -> Any:
     if isinstance(tree, Mapping):
         return {name: _take(part, leaves) for name, part in tree.items()}
     return [_take(part, leaves) for part in tree] if isinstance(tree, tuple | list) else next(leaves)

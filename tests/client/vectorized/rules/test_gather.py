@@ -9,19 +9,27 @@ import pytest
 import torch
 
 from fedlit.client.fit.call import FitOutcome
-from fedlit.client.vectorized import gather
-from fedlit.client.vectorized.gather import RuleThreads, run_together
+from fedlit.client.vectorized.rules import gather
+from fedlit.client.vectorized.rules.gather import run_together
+from fedlit.client.vectorized.rules.rule_threads import RuleThreads
 from fedlit.core.model import Model
 
 
-def gathered(rules, fit):
-    """The results of rules."""
-    return list(run_together(rules, fit, RuleThreads()))
+def gathered(rules, fit, threads=None):
+    """The results of rules, whose calls a function answers all at once."""
+    results = []
+
+    def answer_all(calls, answer):
+        for place, outcome in enumerate(fit(calls)):
+            answer(place, outcome)
+
+    run_together(rules, answer_all, threads or RuleThreads(), results.append)
+    return results
 
 
-def gathered_by(threads):
-    """The results of one rule in some threads."""
-    return list(run_together([rule(1, 1, [])], lambda calls: [None for _ in calls], threads))
+def gathered_by(threads, rules=None):
+    """The results of rules, by default of one, in some threads."""
+    return gathered(rules or [rule(1, 1, [])], lambda calls: [None for _ in calls], threads)
 
 
 class Call:
@@ -104,7 +112,7 @@ def test_threads_end_when_the_training_is_interrupted(error):
         raise error
 
     with pytest.raises(error):
-        list(run_together([waits, waits, waits], fit, threads))
+        gathered([waits, waits, waits], fit, threads)
     assert ended == [1, 1, 1]
     assert threading.active_count() == before + 3
     threads.end()
@@ -119,27 +127,79 @@ def test_an_exception_of_a_rule_ends_the_others():
         gathered([rule(1, 1, []), fails], lambda calls: [None for _ in calls])
 
 
-def test_a_result_is_given_before_the_next_rule_continues():
+def ending(number, log, error=None):
+    """A rule that says when its fit is over."""
+
+    def run(work):
+        work.fit(Call(number, 0))
+        log.append(f"ends {number}")
+        if error is not None:
+            raise error
+        return number
+
+    return run
+
+
+def test_a_rule_goes_on_while_others_train_and_its_result_is_taken_at_once():
     log = []
 
-    def one(number):
-        def run(work):
-            work.fit(Call(number, 0))
-            log.append(f"ends {number}")
-            return number
+    def fit(calls, answer):
+        for place in (0, 1):
+            log.append(f"trains {place}")
+            answer(place, None)
 
-        return run
-
-    for result in run_together([one(1), one(2)], lambda calls: [None for _ in calls], RuleThreads()):
-        log.append(f"result {result}")
-    assert log == ["ends 1", "result 1", "ends 2", "result 2"]
+    run_together([ending(0, log), ending(1, log)], fit, RuleThreads(), lambda result: log.append(f"result {result}"))
+    assert log == ["trains 0", "ends 0", "result 0", "trains 1", "ends 1", "result 1"]
 
 
-def test_threads_end_when_the_results_are_no_longer_wanted():
+def test_results_are_taken_in_the_order_of_the_rules():
+    results = []
+
+    def fit(calls, answer):
+        for place in (2, 0, 1):
+            answer(place, None)
+
+    run_together([ending(number, []) for number in range(3)], fit, RuleThreads(), results.append)
+    assert results == [0, 1, 2]
+
+
+def test_what_else_a_rule_asks_for_waits_until_all_have_trained():
+    log = []
+
+    def measures(work):
+        work.fit(Call(0, 0))
+        work.measure(lambda: log.append("measures"))
+        work.fit(Call(0, 1))
+        return "done"
+
+    def fit(calls, answer):
+        for place, call in enumerate(calls):
+            log.append(f"trains {call.client} {call.number}")
+            answer(place, None)
+
+    run_together([measures, ending(1, log)], fit, RuleThreads(), log.append)
+    assert log == ["trains 0 0", "trains 1 0", "ends 1", "measures", "trains 0 1", "done", 1]
+
+
+def test_a_call_without_an_answer_is_an_error():
+    with pytest.raises(RuntimeError, match="2 calls of fit have no answer"):
+        run_together([rule(1, 1, []), rule(2, 1, [])], lambda calls, answer: None, RuleThreads(), print)
+
+
+@pytest.mark.parametrize("is_taken", [True, False])
+def test_threads_end_when_a_result_cannot_be_taken_or_a_rule_fails(is_taken):
     before, threads = threading.active_count(), RuleThreads()
-    results = run_together([rule(1, 1, []), rule(2, 1, [])], lambda calls: [None for _ in calls], threads)
-    next(results)
-    results.close()
+    rules = [ending(0, [], None if is_taken else ValueError("no")), rule(1, 1, [])]
+
+    def take(result):
+        raise ValueError("no")
+
+    def fit(calls, answer):
+        answer(0, None)
+        raise AssertionError("must not go on")
+
+    with pytest.raises(ValueError, match="no"):
+        run_together(rules, fit, threads, take)
     threads.end()
     assert threading.active_count() == before
 
@@ -155,7 +215,7 @@ def test_later_groups_use_the_same_threads_as_if_they_were_new():
         return work.fit(Call(1, 0))
 
     for _ in range(3):
-        list(run_together([leaves_traces, leaves_traces], lambda calls: [None for _ in calls], threads))
+        gathered_by(threads, [leaves_traces, leaves_traces])
     assert len({ident for ident, _, _ in seen}) == 2
     assert {(has_gradients, value) for _, has_gradients, value in seen} == {(True, 0)}
     threads.end()
@@ -163,7 +223,7 @@ def test_later_groups_use_the_same_threads_as_if_they_were_new():
 
 def test_threads_end_with_their_owner():
     before, threads = threading.active_count(), RuleThreads()
-    list(run_together([rule(1, 1, [])], lambda calls: [None for _ in calls], threads))
+    gathered_by(threads)
     assert threading.active_count() == before + 1
     del threads
     assert threading.active_count() == before
@@ -171,7 +231,7 @@ def test_threads_end_with_their_owner():
 
 def test_another_process_has_threads_of_its_own():
     threads = RuleThreads()
-    list(run_together([rule(1, 1, [])], lambda calls: [None for _ in calls], threads))
+    gathered_by(threads)
     copy = pickle.loads(pickle.dumps(threads))
     assert gathered_by(copy) == [(1, [None])]
     threads.end()

@@ -13,8 +13,8 @@ from stacks import Dense, ragged, with_executor
 from torch import nn
 from torch.func import grad, vmap
 
-from fedlit.client.vectorized.step import program, recorded
-from fedlit.client.vectorized.step.recorded import RecordedSteps
+from fedlit.client.vectorized.recording import program, recorded
+from fedlit.client.vectorized.recording.recorded import RecordedSteps
 from fedlit.core.messages import TrainJob
 from fedlit.executors import Vectorized
 
@@ -186,7 +186,7 @@ def rounds(fed, monkeypatch, is_refused):
     Noisy.calls = 0
     with monkeypatch.context() as patch:
         if is_refused:
-            patch.setattr(RecordedSteps, "run", lambda self, key, step, tensors: step(tensors))
+            patch.setattr(RecordedSteps, "run", lambda self, key, step, tensors, num_lasting=None: step(tensors))
         records = list(with_executor(fed, Vectorized(6)).run())
     return records, Noisy.calls
 

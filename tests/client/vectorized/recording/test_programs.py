@@ -5,9 +5,11 @@ from itertools import combinations
 import pytest
 import torch
 
-from fedlit.client.vectorized.step.arena import Arena, Room, place_rooms
-from fedlit.client.vectorized.step.operations import OperationRecorder
-from fedlit.client.vectorized.step.program import Program, shorten
+from fedlit.client.vectorized.recording import products
+from fedlit.client.vectorized.recording.arena import Arena, Room, place_rooms
+from fedlit.client.vectorized.recording.operations import OperationRecorder
+from fedlit.client.vectorized.recording.products import Product
+from fedlit.client.vectorized.recording.program import Program, shorten
 from fedlit.core.torch_operations import observe_operations
 
 LARGE = 1 << 13
@@ -110,6 +112,77 @@ def test_a_tensor_that_is_transposed_in_place_is_another_view():
 
     x = torch.arange(6.0).view(2, 3)
     assert all(torch.equal(*pair) for pair in zip(program(body, torch.ones(2, 3))(x), body(x), strict=True))
+
+
+@pytest.fixture
+def small_products(monkeypatch):
+    """Compute small products late, too."""
+    monkeypatch.setattr(products, "MIN_ROW_BYTES", 1)
+
+
+def late(body, *tensors, num_lasting=1):
+    """For each output: is it a product of the program that is computed when it is needed?"""
+    recorder, outputs = record(body, *tensors)
+    run = Program(recorder.inputs, recorder.operations, outputs, Arena(), num_lasting)
+    found, expected = run(*tensors), body(*tensors)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.tensor() if isinstance(one, Product) else one, other)
+        assert torch.equal(one.clone(), other)
+    return [isinstance(one, Product) for one in found]
+
+
+def stripped(product):
+    """A product, and a view of it."""
+    return [product, product.view(-1)]
+
+
+@pytest.mark.usefixtures("small_products")
+@pytest.mark.parametrize(
+    ("body", "num_lasting", "expected"),
+    [
+        (lambda w, x: [(w * 2).bmm(x + 1), w + 1], 1, [True, False]),
+        (lambda w, x: [(w * 2).bmm(x)], 1, [True]),
+        (lambda w, x: [(w * 2).transpose(1, 2).bmm(x.transpose(1, 2))], 1, [True]),
+        (lambda w, x: [(w * 2).bmm(x)], 0, [False]),  # x may change before the product is computed
+        (lambda w, x: [w.bmm(x + 1)], 1, [False]),  # and so may w
+        (lambda w, x: [w.transpose(1, 2).bmm(x + 1)], 1, [False]),
+        (lambda w, x: [(w * 2).bmm(x)], None, [False]),
+        (lambda w, x: [y := (w * 2).bmm(x), y + 1], 1, [False, False]),
+        (lambda w, x: stripped((w * 2).bmm(x)), 1, [False, False]),
+        (lambda w, x: [(w * 2).bmm(x).view(-1)], 1, [False]),
+        (lambda w, x: [(w * 2).bmm(x).add_(1)], 1, [False]),
+        (lambda w, x: [(w * 2).bmm(x) + 1], 1, [False]),
+    ],
+)
+def test_a_product_that_only_the_caller_reads_is_computed_when_it_is_needed(body, num_lasting, expected):
+    tensors = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0)).unbind()
+    assert late(body, *tensors, num_lasting=num_lasting) == expected
+
+
+def test_small_products_are_computed_at_once():
+    side = int((products.MIN_ROW_BYTES / 4) ** 0.5)
+    for length, expected in ((side - 1, False), (side, True)):
+        tensors = torch.ones(2, 2, length, length).unbind()
+        assert late(lambda w, x: [(w * 2).bmm(x)], *tensors) == [expected]
+
+
+def test_the_matrices_of_a_late_product_keep_their_rooms():
+    def body(w, x):
+        hidden = (w + x).exp()
+        return [hidden.bmm(x), (w * 3).exp().sum((1, 2))]
+
+    tensors = torch.rand(2, 2, 128, 128, generator=torch.Generator().manual_seed(0)).unbind()
+    assert late(body, *tensors) == [True, False]
+
+
+def test_a_product_is_added_client_by_client():
+    left, right = torch.randn(4, 3, 7), torch.randn(4, 7, 5)
+    product, target = Product(left, right), torch.randn(4, 3, 5)
+    expected = target.add(left.bmm(right), alpha=-0.3)
+    product.add_to(target, -0.3)
+    assert torch.equal(target, expected)
+    assert torch.equal(product[1:3].tensor(), left[1:3].bmm(right[1:3]))
+    assert torch.equal(product[torch.tensor([2, 0])].clone(), left[[2, 0]].bmm(right[[2, 0]]))
 
 
 def test_rooms_that_are_needed_at_the_same_time_do_not_overlap():

@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from fedlit.client.vectorized.step.arena import Arena, Room, place_rooms
-from fedlit.client.vectorized.step.operations import Operation, Value
+from fedlit.client.vectorized.recording.arena import Arena, Room, place_rooms
+from fedlit.client.vectorized.recording.operations import Operation, Value
+from fedlit.client.vectorized.recording.products import Gradient, Product, late_products
 from fedlit.core.torch_operations import changes_tensors, draws_random_numbers, makes_constant, out_variant
 
 MIN_BYTES = 1 << 14
@@ -28,18 +29,31 @@ class Program:
         operations: the operations, in order.
         outputs: the values that are returned.
         arena: memory of the large results.
+        num_lasting: number of the last inputs that do not change before the outputs are used; None to return tensors alone.
     """
 
     def __init__(
-        self, inputs: Sequence[Value], operations: Sequence[Operation], outputs: Sequence[Value], arena: Arena
+        self,
+        inputs: Sequence[Value],
+        operations: Sequence[Operation],
+        outputs: Sequence[Value],
+        arena: Arena,
+        num_lasting: int | None = None,
     ) -> None:
         operations = shorten(operations, outputs)
-        rooms = _rooms(operations, outputs)
+        lasting = None if num_lasting is None else inputs[len(inputs) - num_lasting :]
+        late = {} if lasting is None else late_products(operations, outputs, lasting)
+        operations = [operation for operation in operations if late.keys().isdisjoint(operation.results)]
+        returned = [(late[output].args if output in late else (output,)) for output in outputs]
+        rooms = _rooms(operations, [value for values in returned for value in values])
         self._arena, self._rooms = arena, place_rooms([*rooms.values()])
-        self._run = _compile(inputs, operations, outputs, [*rooms])
+        self._run = _compile(inputs, operations, returned, [*rooms])
 
-    def __call__(self, *tensors: Tensor) -> Sequence[Tensor]:
-        """Return the outputs for the tensors of a step."""
+    def __call__(self, *tensors: Tensor) -> Sequence[Gradient]:
+        """Return the outputs for the tensors of a step.
+
+        See `late_products` for those that are a `Product`.
+        """
         return self._run(self._arena.tensors(self, self._rooms), *tensors)
 
 
@@ -109,23 +123,28 @@ def _suits_arena(operation: Operation, result: Tensor) -> bool:
 
 
 def _compile(
-    inputs: Sequence[Value], operations: Sequence[Operation], outputs: Sequence[Value], placed: Sequence[Value]
-) -> Callable[..., Sequence[Tensor]]:
+    inputs: Sequence[Value],
+    operations: Sequence[Operation],
+    returned: Sequence[tuple[Value, ...]],
+    placed: Sequence[Value],
+) -> Callable[..., Sequence[Gradient]]:
     """Return the operations as a function.
 
-    Its arguments are the tensors in the arena's rooms, and the step's tensors.
+    Its arguments are the tensors in the arena's rooms, and the step's tensors. It returns a value, or the product of two.
     """
-    names: dict[str, Any] = {}
+    names: dict[str, Any] = {"Product": Product}
     rooms = {value: f"rooms[{number}]" for number, value in enumerate(placed)}
     last = {value: number for number, operation in enumerate(operations) for value in operation.values}
-    last |= dict.fromkeys(outputs, len(operations))
+    last |= dict.fromkeys((value for values in returned for value in values), len(operations))
     lines = []
     for number, operation in enumerate(operations):
         lines.append(_line(operation, names, rooms))
         used = dict.fromkeys([*operation.values, *operation.new_values])
         done = [value.name for value in used if not value.is_constant and last.get(value, number) == number]
         lines += [f"{' = '.join(done)} = None"] if done else []  # frees their memory
-    lines.append(f"return [{', '.join(_text(output, names) for output in outputs)}]")
+    texts = [[_text(value, names) for value in values] for values in returned]
+    outputs = [text[0] if len(text) == 1 else f"Product({', '.join(text)})" for text in texts]
+    lines.append(f"return [{', '.join(outputs)}]")
     head = f"def run(rooms, {', '.join(value.name for value in inputs)}):"
     exec("\n    ".join([head, *lines]), names)
     return names["run"]

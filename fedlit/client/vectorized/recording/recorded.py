@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlit.client.vectorized.step.arena import Arena
-from fedlit.client.vectorized.step.operations import NotRecordable, OperationRecorder
-from fedlit.client.vectorized.step.program import Program
+from fedlit.client.vectorized.recording.arena import Arena
+from fedlit.client.vectorized.recording.operations import NotRecordable, OperationRecorder
+from fedlit.client.vectorized.recording.program import Program
 from fedlit.client.vectorized.streams import get_generators, set_generators
 from fedlit.core.tensors import as_bytes
 from fedlit.core.torch_operations import observe_operations
@@ -66,13 +66,17 @@ class RecordedSteps:
         """Return the state for pickle: another process records for itself."""
         return {**self.__dict__, "_counts": Counter(), "_recordings": {}, "_arena": Arena()}
 
-    def run(self, key: Any, step: Step, tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Any]:
+    def run(
+        self, key: Any, step: Step, tensors: Sequence[Tensor], num_lasting: int | None = None
+    ) -> tuple[Sequence[Any], Any]:
         """Return what a step returns.
 
         Args:
             key: what the step depends on besides names, shapes and values of its tensors; None if it must run as Python.
             step: the step.
             tensors: its tensors.
+            num_lasting: number of the last tensors that do not change before the outputs are used. Then large products of
+                matrices may be returned as a `Product`; None to get tensors alone.
         """
         if key is None or self.is_refused:
             return step(tensors)
@@ -81,13 +85,15 @@ class RecordedSteps:
         if recording is None:
             self._counts[key] += 1
             is_due = self._counts[key] > self._patience and len(self._recordings) < MAX_RECORDINGS
-            return self._record(key, step, tensors) if is_due else step(tensors)
+            return self._record(key, step, tensors, num_lasting) if is_due else step(tensors)
         if not recording.is_checked:
             return self._check(recording, step, tensors)
         with torch.no_grad():
             return recording.run(*tensors), recording.facts
 
-    def _record(self, key: Any, step: Step, tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], Any]:
+    def _record(
+        self, key: Any, step: Step, tensors: Sequence[Tensor], num_lasting: int | None
+    ) -> tuple[Sequence[Tensor], Any]:
         recorder, before = OperationRecorder(tensors), _python_generators()
         with observe_operations(recorder.add):
             outputs, facts = step(tensors)
@@ -95,7 +101,8 @@ class RecordedSteps:
             if _python_generators() != before:
                 raise NotRecordable("random numbers of Python or NumPy")
             if not self.is_refused:
-                program = Program(recorder.inputs, recorder.operations, recorder.outputs(outputs), self._arena)
+                values = recorder.outputs(outputs)
+                program = Program(recorder.inputs, recorder.operations, values, self._arena, num_lasting)
                 self._recordings[key] = Recording(program, facts)
         except NotRecordable:
             self.refuse()
@@ -106,7 +113,7 @@ class RecordedSteps:
         before = get_generators()
         copies = [tensor.clone() for tensor in tensors]
         with torch.no_grad():
-            again = [tensor.clone() for tensor in recording.run(*copies)]
+            again = [output.clone() for output in recording.run(*copies)]
         after = get_generators()
         set_generators(before)
         outputs, facts = step(tensors)

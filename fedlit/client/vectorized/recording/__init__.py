@@ -1,0 +1,1 @@
+"""Recorded operations of stacked steps, and the programs that run them again."""

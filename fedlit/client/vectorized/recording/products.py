@@ -1,0 +1,96 @@
+"""Products of matrices that are computed when they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedlit.client.vectorized.recording.operations import Operation, Value
+from fedlit.core.torch_operations import changes_tensors, is_batched_product
+
+MIN_ROW_BYTES = 1 << 16
+"""Size of one client's gradient from which it is computed late: a smaller one costs more by itself than as part of a stack."""
+
+
+class Product:
+    """The product of two matrices of each client.
+
+    It is valid as long as both matrices are.
+
+    Args:
+        left, right: shapes (clients, n, k) and (clients, k, m).
+    """
+
+    def __init__(self, left: Tensor, right: Tensor) -> None:
+        self._left, self._right = left, right
+
+    def __getitem__(self, rows: Any) -> Product:
+        """Return the products of some clients."""
+        return Product(self._left[rows], self._right[rows])
+
+    def tensor(self) -> Tensor:
+        """Return the products, shape (clients, n, m)."""
+        return torch.bmm(self._left, self._right)
+
+    def each(self) -> Iterator[tuple[int, Tensor]]:
+        """Yield the number of each client and its product.
+
+        A product has the shape (1, n, m). The next one uses its memory.
+        """
+        shape = (1, self._left.shape[1], self._right.shape[2])
+        memory = torch.empty(shape, dtype=self._left.dtype, device=self._left.device)
+        for row, (left, right) in enumerate(zip(self._left.split(1), self._right.split(1), strict=True)):
+            yield row, torch.bmm(left, right, out=memory)
+
+    @torch.no_grad()
+    def add_to(self, target: Tensor, factor: float) -> None:
+        """Add factor * product to a tensor of shape (clients, n, m).
+
+        A product stays in the cache of a CPU until it is added. The products of all clients may not.
+        """
+        rows = target.split(1)
+        for row, product in self.each():
+            rows[row].add_(product, alpha=factor)
+
+    def clone(self) -> Tensor:
+        """Return the products in memory of their own, each computed alone."""
+        return torch.cat([product.clone() for _, product in self.each()])
+
+
+Gradient = Tensor | Product
+"""A gradient of several clients, shape (clients, ...)."""
+
+
+def late_products(
+    operations: Sequence[Operation], outputs: Sequence[Value], lasting: Sequence[Value]
+) -> Mapping[Value, Operation]:
+    """Return the products that can be computed after all other operations.
+
+    Nothing but the caller reads such a product, and its matrices do not change until then.
+
+    Args:
+        operations: the operations, in order.
+        outputs: the values that are returned.
+        lasting: the inputs that the caller does not change; it may change the others as soon as it has the outputs.
+    """
+    if any(changes_tensors(operation.function) for operation in operations):
+        return {}
+    read = [value.memory for operation in operations for value in operation.values]
+    read += [output.memory for output in outputs]
+    made = {*lasting, *(result for operation in operations for result in operation.new_values)}
+
+    def is_late(operation: Operation, result: Value) -> bool:
+        is_large = result.tensor.device.type == "cpu" and result.tensor[:1].nbytes >= MIN_ROW_BYTES
+        matrices = (value.memory for value in operation.values)
+        return is_large and read.count(result) == 1 and result in outputs and made.issuperset(matrices)
+
+    return {
+        result: operation
+        for operation in operations
+        if is_batched_product(operation.function)
+        for result in operation.new_values
+        if is_late(operation, result)
+    }

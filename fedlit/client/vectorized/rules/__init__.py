@@ -1,0 +1,1 @@
+"""Client rules of one job, whose calls of `fit` are answered together."""
