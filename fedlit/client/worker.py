@@ -48,7 +48,7 @@ from fedlit.core.model import Model
 from fedlit.core.streams import spare_normal_kept
 from fedlit.core.tensors import Groups
 from fedlit.data.client_data import ClientData
-from fedlit.simulation.faults import FailurePolicy
+from fedlit.simulation.faults import FailurePolicy, begin_faults
 
 
 @dataclass
@@ -187,9 +187,9 @@ class ClientWorker:
             local = self.local_trainer(job.round, client, client_state, budget, work)
             faults = self.faults.active_faults(self.data.seed, job.round, client)
             try:
-                for fault, _generator in faults:
-                    fault.at_exchange(1 if job.exchange is None else job.exchange.number)
-                    fault.before(job.attempt)
+                if faults:  # they act once, also if the rule runs again
+                    number = 1 if job.exchange is None else job.exchange.number
+                    local.work.measure(partial(begin_faults, faults, number, job.attempt))
                 update = self.algorithm.client(local, state.shared, algorithm_state(client_state))
                 for fault, generator in faults:
                     update = fault.after(update, generator)

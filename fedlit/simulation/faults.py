@@ -163,3 +163,19 @@ class FailurePolicy:
         """
         keyed = [(plan, stream(seed, Purpose.FAULTS, round, client, number)) for number, plan in enumerate(self.plans)]
         return [(plan.fault, generator) for plan, generator in keyed if plan.strikes(round, client, generator)]
+
+
+def begin_faults(faults: Sequence[tuple[Fault, np.random.Generator]], number: int, attempt: int | None) -> None:
+    """Let a client's faults act before it trains.
+
+    Args:
+        faults: see `FailurePolicy.active_faults`.
+        number: number of the exchange in the round.
+        attempt: see `Fault.before`.
+
+    Raises:
+        Exception: if a fault makes the client fail.
+    """
+    for fault, _ in faults:
+        fault.at_exchange(number)
+        fault.before(attempt)

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedlit.client.fit.call import FitCall, LocalWork
+from fedlit.client.vectorized.gather import Answer, run_together
 from fedlit.client.vectorized.joint_fit import STACK_BYTES, fit_together, stack_signature
 from fedlit.client.vectorized.memory import StackMemory
 from fedlit.client.vectorized.recording.recorded import RecordedSteps
-from fedlit.client.vectorized.rules.gather import Answer, run_together
-from fedlit.client.vectorized.rules.rule_threads import RuleThreads
 from fedlit.core.tensors import Layout
 
 DIFFERENCE = "vectorized_difference"
@@ -29,13 +28,11 @@ class StackTraining:
     Args:
         recorded: the recorded operations of the module's steps.
         max_bytes: weights of a stack on a CPU; None for stacks of all clients. Results depend on it in their last bits.
-        threads: the threads of the client rules.
         memory: memory of stacked weights.
     """
 
     recorded: RecordedSteps = field(default_factory=RecordedSteps)
     max_bytes: int | None = STACK_BYTES
-    threads: RuleThreads = field(default_factory=RuleThreads)
     memory: StackMemory = field(default_factory=StackMemory)
 
     def train(
@@ -57,7 +54,7 @@ class StackTraining:
         """
         replies: list[Any] = []
         add = take if train_alone is None else replies.append
-        run_together(rules, self._fit_quietly, self.threads, lambda reply: add(_with_own_state(reply)))
+        run_together(rules, self._fit_quietly, lambda reply: add(_with_own_state(reply)))
         if train_alone is not None:
             _add_difference(replies, train_alone)
             for reply in replies:

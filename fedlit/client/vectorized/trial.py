@@ -14,9 +14,9 @@ import numpy as np
 from lightning.pytorch import LightningModule
 
 from fedlit.client.fit.call import LocalWork
+from fedlit.client.vectorized.gather import run_together
 from fedlit.client.vectorized.recording.recorded import RecordedSteps
 from fedlit.client.vectorized.refusals import explain, refuse_new_state, slow_layers, static_errors
-from fedlit.client.vectorized.rules.gather import run_together
 from fedlit.client.vectorized.together import SLOW_OPERATION, StackTraining
 from fedlit.core.errors import ConfigError, ConfigErrors
 
@@ -68,13 +68,11 @@ def _try_rules(
     try:
         with refuse_new_state(module), warnings.catch_warnings(record=True) as caught:
             warnings.filterwarnings("always", message=SLOW_OPERATION)
-            run_together(rules, training.fit, training.threads, lambda result: None)
+            run_together(rules, training.fit, lambda result: None, is_strict=True)
     except (ConfigError, ConfigErrors) as error:
         return error.errors
     except Exception as error:  # of the module
         return [explain(error, module)]
-    finally:
-        training.threads.end()  # this process may be forked for the workers, which is safe without threads
     for name in {found[1] for warning in caught if (found := re.search(SLOW_OPERATION, str(warning.message)))}:
         log.info("torch runs %s for one client of a stack after the other, which is slower", name)
     return []

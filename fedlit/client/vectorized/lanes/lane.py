@@ -114,7 +114,7 @@ class Lane:
         for name, gradient in gradients.items():
             parameter = self.parameters[name]
             if isinstance(gradient, Product):
-                if rows is ALL and is_last and parameter.grad is None and self.clock.accumulate == 1:
+                if rows is ALL and is_last and self.clock.accumulate == 1:
                     self._products[name] = gradient  # until the step
                     continue
                 gradient = gradient.tensor()

@@ -79,6 +79,7 @@ CASES = {
     "rates of the rounds": ({"lr": "step", "lr_every": 1, "lr_gamma": 0.5}, True),
     "double": ({"options": {"precision": "64-true"}}, True),
     "fednova": ({"algorithm": FedNova()}, True),
+    "fednova without biases": ({"algorithm": FedNova(), "module": NoBiases}, True),
     "momentum": ({"module": partial(Dense, partial(SGD, lr=0.1, momentum=0.9))}, False),
     "weight decay": ({"module": partial(Dense, partial(SGD, lr=0.1, weight_decay=0.1))}, False),
     "maximize": ({"module": partial(Dense, partial(SGD, lr=0.01, maximize=True))}, False),

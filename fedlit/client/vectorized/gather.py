@@ -1,0 +1,194 @@
+"""Client rules whose calls of `fit` are answered together.
+
+A rule runs until it asks for a fit that has no answer, and ends there. When the answer is known, the rule runs again from its
+start with all answers so far. It depends on its arguments alone, so it comes to the same place.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from fedlit.client.fit.call import FitCall, FitOutcome, LocalWork
+from fedlit.core.errors import ConfigError
+from fedlit.core.model import GradientTerm, Model
+
+T = TypeVar("T")
+Outcome = FitOutcome | Exception
+Answer = Callable[[int, Outcome], None]
+"""Takes the place of a call of `fit`, and its outcome or exception."""
+FitTogether = Callable[[Sequence[FitCall], Answer], None]
+"""Trains several clients; it answers each call once, some before it has trained the others."""
+Request = FitCall | Callable[[], Any]
+"""A fit, or a function that uses the module."""
+
+CATCH = "catch Exception, not BaseException; or use executor=processes"
+DIFFERS = "asks for other local training when its client rule runs again with the same arguments"
+DEPENDS = "let it depend on its arguments alone, and change nothing; or use executor=processes"
+
+
+class Unanswered(BaseException):
+    """A request without an answer, at which a rule ends for now.
+
+    It is not an Exception, so that no client rule catches it.
+    """
+
+
+class ClientRule(Generic[T]):
+    """One client's rule.
+
+    Args:
+        rule: function that runs the rule; it gets this object as its `LocalWork`.
+        is_strict: True to compare also the numbers of calls that a rule repeats.
+    """
+
+    def __init__(self, rule: Callable[[LocalWork], T], is_strict: bool) -> None:
+        self._rule, self._is_strict = rule, is_strict
+        self._answered: list[tuple[Request, Any, TracebackType | None]] = []
+        self._num_asked = 0
+        self._result: T | None = None
+        self.request: Request | None = None
+        self.is_done = False
+
+    def run(self) -> None:
+        """Run the rule from its start until a request without an answer, or until its end.
+
+        Raises:
+            ConfigError: if the rule does something else than before.
+            BaseException: an exception that the rule does not catch.
+        """
+        self._num_asked, self.request = 0, None
+        try:
+            self._result = self._rule(self)
+        except Unanswered:
+            return
+        if self.request is not None:
+            raise ConfigError("algorithm", "", "caught the exception at which its client rule ends for now", CATCH)
+        if self._num_asked < len(self._answered):
+            raise ConfigError("algorithm", "", DIFFERS, DEPENDS)
+        self.is_done = True
+        self._answered.clear()
+
+    def answer(self, answer: Any) -> None:
+        """Answer the request, and run the rule again.
+
+        Args:
+            answer: the answer; an exception is raised in the rule.
+        """
+        assert self.request is not None
+        traceback = answer.__traceback__ if isinstance(answer, Exception) else None
+        self._answered.append((self.request, answer, traceback))
+        self.run()
+
+    def take_result(self) -> T:
+        """Return the result, and keep nothing of it."""
+        result, self._result = self._result, None
+        return result  # type: ignore[return-value]
+
+    def fit(self, call: FitCall) -> FitOutcome:
+        """Train a client: see `LocalWork`."""
+        return self._ask(call)
+
+    def measure(self, function: Callable[[], Any]) -> Any:
+        """Return the result of a function that uses the module: see `LocalWork`."""
+        return self._ask(function)
+
+    def _ask(self, request: Request) -> Any:
+        if self.request is not None or self._num_asked == len(self._answered):
+            self.request = self.request or request
+            raise Unanswered
+        earlier, answer, traceback = self._answered[self._num_asked]
+        self._num_asked += 1
+        if not _is_same(earlier, request, self._is_strict):
+            raise ConfigError("algorithm", "", DIFFERS, DEPENDS)
+        if isinstance(answer, Exception):
+            raise answer.with_traceback(traceback)
+        return answer
+
+
+def run_together(
+    rules: Sequence[Callable[[LocalWork], T]], fit: FitTogether, take: Callable[[T], None], is_strict: bool = False
+) -> None:
+    """Run client rules, and answer their calls of `fit` together.
+
+    A rule goes on as soon as its call is answered, while others may still train, so that few models are in memory. What else it
+    asks for waits until all have trained.
+
+    Args:
+        rules: functions that run one client's rule each.
+        fit: trains several clients.
+        take: gets the results in the order of the rules, each as soon as those before it are there.
+        is_strict: True to compare also the numbers of calls that a rule repeats, which takes time.
+
+    Raises:
+        ConfigError: if a rule that runs again does something else than before.
+        BaseException: any exception that a rule does not catch.
+    """
+    clients = [ClientRule(rule, is_strict) for rule in rules]
+    rest = deque(clients)
+
+    def take_results() -> None:
+        while rest and rest[0].is_done:
+            take(rest.popleft().take_result())
+
+    for client in clients:
+        client.run()
+    while waiting := _measure_for(clients, take_results):
+        _fit_and_answer(waiting, fit, take_results)
+
+
+def _measure_for(clients: Sequence[ClientRule[Any]], take_results: Callable[[], None]) -> list[ClientRule[Any]]:
+    """Answer requests other than fits.
+
+    Returns:
+        the rules that wait for a fit.
+    """
+    for client in clients:
+        while not client.is_done and not isinstance(client.request, FitCall):
+            client.answer(_measured(client.request))
+        take_results()
+    return [client for client in clients if not client.is_done]
+
+
+def _measured(function: Any) -> Any:
+    try:
+        return function()
+    except Exception as error:  # of the client's code, for the rule
+        return error
+
+
+def _fit_and_answer(waiting: Sequence[ClientRule[Any]], fit: FitTogether, take_results: Callable[[], None]) -> None:
+    calls = [client.request for client in waiting if isinstance(client.request, FitCall)]
+    missing = set(range(len(calls)))
+
+    def answer(place: int, outcome: Outcome) -> None:
+        missing.remove(place)
+        waiting[place].answer(outcome)
+        take_results()
+
+    fit(calls, answer)
+    if missing:
+        raise RuntimeError(f"{len(missing)} calls of fit have no answer")
+
+
+def _is_same(one: Request, other: Request, is_strict: bool) -> bool:
+    """Return True if two requests ask for the same."""
+    if not isinstance(one, FitCall) or not isinstance(other, FitCall):
+        return isinstance(one, FitCall) == isinstance(other, FitCall)
+    if _names(one) != _names(other):
+        return False
+    return not is_strict or (
+        one.model.equals(other.model) and all(map(_has_same_numbers, one.gradient_terms, other.gradient_terms))
+    )
+
+
+def _names(call: FitCall) -> tuple[Any, ...]:
+    contrasts = [(term.mu, term.temperature, term.layer) for term in call.contrasts]
+    return call.client, call.key, call.only, call.epochs, call.budget, len(call.gradient_terms), contrasts
+
+
+def _has_same_numbers(one: GradientTerm, other: GradientTerm) -> bool:
+    pairs = [(one.center, other.center), (one.offset, other.offset)]
+    return one.mu == other.mu and all(Model(first or {}, {}).equals(Model(second or {}, {})) for first, second in pairs)

@@ -1,1 +1,0 @@
-"""Client rules of one job, whose calls of `fit` are answered together."""
