@@ -77,6 +77,8 @@ class Algorithm(ABC):
     def client(self, local: Local, shared: Shared, client_state: Groups) -> Update:
         """Train on one client.
 
+        A client that trains in a stack, or is tried again after a failure, runs this method more than once in a round.
+
         Args:
             local: local training on the client's shard.
             shared: the part of the server state that the client receives.

@@ -53,7 +53,7 @@ class ClientRule(Generic[T]):
         self.is_done = False
 
     def run(self) -> None:
-        """Run the rule from its start until a request without an answer, or until its end.
+        """Run the rule until a request without an answer, or its end.
 
         Raises:
             ConfigError: if the rule does something else than before.
