@@ -26,6 +26,7 @@ from bench_population import make_population, resident_mb
 from lightning.pytorch import LightningModule
 
 from fedlit.aggregation import MeanAggregator
+from fedlit.aggregation.blocks import Float64Blocks
 from fedlit.algorithms import FedAvg
 from fedlit.client.module.replica import ModuleReplica
 from fedlit.client.trainer import TrainerConfig
@@ -126,7 +127,7 @@ def measure_sum(largest, repeats):
             start = time.process_time()
             copy = vector.clone()
             copied = time.process_time()
-            total = aggregator.add(total, copy.double(), 1.0)
+            total = aggregator.add_float32(total, Float64Blocks(copy), 1.0)
             added = time.process_time()
             ratios.append((copied - start) / (added - copied))
             speeds.append(4 * size / (added - copied) / 1e9)

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from fedlit.aggregation.blocks import Float64Blocks
 from fedlit.aggregation.sum_tree import SumTree
 from fedlit.core.errors import ConfigError
 from fedlit.core.facts import FederationFacts
@@ -43,6 +44,16 @@ class Aggregator(ABC):
             vector: float64 of shape (d,), which is overwritten.
             weight: weight of the client.
         """
+
+    def add_float32(self, total: Tensor | None, numbers: Float64Blocks, weight: float) -> Tensor:
+        """Add one client's vector of float32 numbers; by default by `add`.
+
+        Args:
+            total: the sum so far, which is overwritten; None for an empty sum.
+            numbers: the vector of shape (d,), whose float64 numbers are overwritten.
+            weight: weight of the client.
+        """
+        return self.add(total, numbers.whole(), weight)
 
     @abstractmethod
     def merge(self, left: Tensor, right: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ class BasisStage(Stage):
         """The second message, from its bytes."""
         content = memoryview(bytearray(reply))
         vector = Float32().unpack(content[NUMBER.size :], self.reply_layout(layout))
-        return Message(vector.double(), *NUMBER.unpack_from(content))
+        return Message(vector, *NUMBER.unpack_from(content))
 
     def exchange_nbytes(self, layout: Layout) -> tuple[int, int]:
         """Bytes of one client's messages besides the first.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fedlit.aggregation.aggregator import Aggregator, sum_metrics
 from fedlit.aggregation.basis import find_basis
+from fedlit.aggregation.blocks import Float64Blocks
 from fedlit.aggregation.channel import Channel
 from fedlit.aggregation.channel.message import Message
 from fedlit.aggregation.geometry import sketch
@@ -116,7 +117,7 @@ class ChunkSum:
         message = self.channel.decode(self.layout, encoded)
         problem = self._add(message, client, client_state, fits)
         if problem and self.zeroes_invalid:
-            zeros = Message(torch.zeros_like(message.vector), valid_weight(message.weight), message.clipped)
+            zeros = Message(torch.zeros_like(message.numbers), valid_weight(message.weight), message.clipped)
             self._add(zeros, client, old_state, fits)
         return problem
 
@@ -145,7 +146,7 @@ class ChunkSum:
             The reason why the update is invalid; an empty string if it is in the sum.
         """
         self.count_bytes(self._plain_nbytes)
-        return self._add(Message(vector.double(), weight, unpacked=vector), client, client_state, fits, max_norm)
+        return self._add(Message(vector, weight), client, client_state, fits, max_norm)
 
     def _add(
         self,
@@ -156,19 +157,24 @@ class ChunkSum:
         max_norm: float | None = None,
     ) -> str:
         """Add a decoded message: see `add` and `add_plain`."""
-        vector, weight, span = message.vector, message.weight, self._parameters
-        square = float(vector[span].dot(vector[span])) if self.channel.keeps_geometry else math.nan
+        vector, weight, span = message.numbers, message.weight, self._parameters
+        exact = Float64Blocks(vector)
+        has_geometry = self.channel.keeps_geometry
+        square = exact.square(span) if has_geometry else math.nan
         finite = span if math.isfinite(square) else slice(0, 0)  # a square is positive, so none hides another
         if problem := invalid_values(vector, weight, max_norm, hides_clients=self.channel.hides_clients, finite=finite):
             return problem
         if self.channel.denominator is not None and weight not in (0.0, 1.0):
             problem = f"gives client {client} the weight {weight}, and a fixed divisor takes weights of 0 and 1 alone"
             raise ConfigError("algorithm", "", problem, "give each client the weight 1")
-        if self.channel.keeps_geometry:
+        if has_geometry:
             self._square += weight * square
             self._norms[client] = square**0.5
-            self._sketches[client] = weight * sketch(message.numbers[span], self.seed)
-        self._total = self.aggregator.add(self._total, vector, weight)
+            self._sketches[client] = weight * sketch(vector[span], self.seed)
+        if vector.dtype == torch.float32:
+            self._total = self.aggregator.add_float32(self._total, exact, weight)
+        else:
+            self._total = self.aggregator.add(self._total, vector, weight)
         self._weight += weight
         self._clipped += message.clipped
         self._client_states[client] = client_state

@@ -75,7 +75,9 @@ def invalid_values(
     """
     if not 0 <= weight < float("inf"):
         return f"weight{'' if hides_clients else f' {weight}'} is not a finite number of at least 0"
-    if not (_is_finite(vector[: finite.start]) and _is_finite(vector[finite.stop :])):
+    if finite.stop - finite.start < len(vector) and not all(
+        map(_is_finite, (vector[: finite.start], vector[finite.stop :]))
+    ):
         count = "some" if hides_clients else f"{int((~vector.isfinite()).sum())} of {len(vector)}"
         return f"{count} numbers are NaN or infinite"
     if max_norm is not None and (norm := float(vector.double().norm())) > max_norm:

@@ -161,7 +161,12 @@ class Layout:
             raise ValueError(f"an update has another layout than the others: {', '.join(names[:5])}")
         import torch
 
-        flat = [groups[group][name].reshape(-1).to("cpu", torch.float32) for group, name, _ in self.entries]
+        tensors = [groups[group][name] for group, name, _ in self.entries]
+        if len(tensors) > 1 and all(tensor.dtype is torch.float32 and tensor.is_cpu for tensor in tensors):
+            from fedlit.core.torch_internals import join
+
+            return join(tensors)
+        flat = [tensor.reshape(-1).to("cpu", torch.float32) for tensor in tensors]
         return torch.cat(flat) if flat else torch.zeros(0)
 
     def groups(self, vector: Tensor) -> dict[str, dict[str, Tensor]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.utils import parametrize
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
@@ -40,6 +41,15 @@ def copy_in_place(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
     Uses `torch._foreach_copy_`; checked with torch 2.14.1.
     """
     torch._foreach_copy_(list(targets), list(sources))
+
+
+def join(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the numbers of several tensors of one dtype as one vector.
+
+    With one tensor alone, the vector may have its memory.
+    Uses `torch._utils._flatten_dense_tensors`; checked with torch 2.14.1.
+    """
+    return _flatten_dense_tensors(tensors)
 
 
 def is_memory_shared(tensor: Tensor) -> bool:

@@ -5,7 +5,7 @@ import weakref
 import pytest
 import torch
 
-from fedlit.aggregation import Channel, Clip, Float32, MeanAggregator
+from fedlit.aggregation import Channel, Clip, Float32, MeanAggregator, blocks
 from fedlit.aggregation.chunk import ChunkSum
 from fedlit.aggregation.validation import invalid_values
 from fedlit.core.model import FitResult, Model
@@ -34,6 +34,20 @@ class Whole(Clip):
         return 1.0
 
 
+class Third(Clip):
+    """A clip whose factor has many digits."""
+
+    def factor(self, vector, ticket):
+        return 1 / 3
+
+
+class Short(Repacked):
+    """A codec that returns the numbers in another dtype."""
+
+    def unpack(self, content, layout):
+        return super().unpack(content, layout).bfloat16()
+
+
 def groups(seed, dtype=torch.float32):
     """Several groups, of which one has an empty tensor, and one a number."""
     generator = torch.Generator().manual_seed(seed)
@@ -57,7 +71,7 @@ def over(channel, updates, max_norm=None):
             chunk.count_bytes(channel.nbytes(chunk.layout))
             reasons.append(problem)
         else:
-            facts = {"client": client, "round": 0, "seed": 3, "states": {}, "own": {}}
+            facts = {"client": client, "round": 0, "seed": 3, "states": channel.init(chunk.layout), "own": {}}
             reasons.append(chunk.add(chunk.encode(vector, weight, **facts)[0], client, {}, (), {}))
     return chunk.partial(0), reasons
 
@@ -90,6 +104,20 @@ def test_sums_norms_and_sketches_have_the_bits_of_sums_of_messages(dtype, weight
     assert plain.up_bytes == 3 * (8 + 4 * len(total))
 
 
+def test_updates_in_blocks_have_the_bits_of_sums_of_messages(monkeypatch):
+    monkeypatch.setattr(blocks, "LONG", 1000)
+    monkeypatch.setattr(blocks, "BLOCK", 500)
+    updates = [(groups(seed), weight) for seed, weight in enumerate((60.0, 1.0, 1 / 3))]
+    plain, _ = raise_if_different(updates)
+    vectors = [Layout.of(update).vector(update).double() for update, _ in updates]
+    assert torch.equal(plain.total, vectors[0] * 60 + vectors[1] + vectors[2] * (1 / 3))
+    assert list(plain.norms.values()) == pytest.approx([float(vector[:1207].norm()) for vector in vectors], rel=1e-14)
+    infinite, huge = groups(0), groups(1)
+    infinite["parameters"]["b"][-1] = float("inf")
+    huge["parameters"]["w"].fill_(LARGE)
+    assert raise_if_different([(infinite, 1.0), (huge, 1.0)])[1] == ["1 of 1213 numbers are NaN or infinite", ""]
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize(("group", "name"), PLACES)
 def test_each_number_that_is_not_finite_is_found_in_each_group(group, name, bad):
@@ -116,6 +144,24 @@ def test_numbers_that_float32_cannot_hold_are_not_finite():
     update["buffers"]["mean"][0] = 1e300
     _, reasons = raise_if_different([(update, 1.0)])
     assert reasons == [f"1 of {Layout.of(update).size} numbers are NaN or infinite"]
+
+
+@pytest.mark.parametrize(("group", "name"), PLACES)
+def test_numbers_before_the_parameters_are_checked(group, name):
+    update = groups(0)
+    update["parameters"] = update.pop("parameters")  # the last group
+    update[group][name].view(-1)[0] = float("nan")
+    assert raise_if_different([(update, 1.0)])[1] == ["1 of 1213 numbers are NaN or infinite"]
+
+
+def test_clipped_vectors_and_other_dtypes_are_added_in_float64():
+    updates = [(groups(seed, torch.bfloat16), 60.0) for seed in range(2)]
+    one, other = (Layout.of(update).vector(update).double() for update, _ in updates)
+    clipped, _ = over(Channel.of([Third()]), updates)
+    assert torch.equal(clipped.total, one * (1 / 3) * 60 + other * (1 / 3) * 60)
+    short, _ = over(Channel(codec=Short()), updates)
+    assert torch.equal(short.total, one * 60 + other * 60)
+    assert short.total.dtype == torch.float64
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1.0])

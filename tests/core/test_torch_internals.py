@@ -67,6 +67,14 @@ def test_a_replaced_step_is_known_and_that_of_a_scheduler_is_none():
     assert internals.has_step_hooks(optimizer)
 
 
+def test_tensors_are_joined_in_their_order_without_their_memory():
+    square, number = torch.arange(6.0).reshape(2, 3), torch.tensor(7.0)
+    vector = internals.join([square.T, number, torch.zeros(0, 3), square])
+    assert vector.tolist() == [0, 3, 1, 4, 2, 5, 7, 0, 1, 2, 3, 4, 5], gone("torch._utils._flatten_dense_tensors")
+    vector.zero_()
+    assert square.sum() == 15, gone("torch._utils._flatten_dense_tensors")
+
+
 def test_a_parametrized_module_is_reduced_and_rebuilt():
     for name in ("_inject_new_class", "_inject_property"):
         assert hasattr(parametrize, name), gone(f"parametrize.{name}")

@@ -194,8 +194,8 @@ class Channel:
         layout = self.encoded_layout(layout)
         content = memoryview(message)[self._header_nbytes :]
         vector = self._format.unpack(content, layout) if layout.size else torch.zeros(0)
-        exact, unpacked = vector.double(), vector if factor == 1 else None
-        return Message(exact if factor == 1 else exact.mul_(factor), weight, factor < 1, unpacked)
+        exact = vector if factor == 1 and vector.dtype == torch.float32 else vector.double()
+        return Message(exact if factor == 1 else exact.mul_(factor), weight, factor < 1)
 
     def open(
         self, layout: Layout, total: Tensor, ticket: SumTicket, states: Mapping[str, StageState]

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from fedlit.aggregation.secure.vault import Vault
@@ -23,21 +24,22 @@ class Message:
     """A decoded message.
 
     Args:
-        vector: the vector that is added to the sum, float64 of shape (d,).
+        numbers: the vector, shape (d,): float32 as the codec returned it, float64 after a clip, integers in a secure sum.
         weight: weight of the client.
         clipped: whether a clip made the vector shorter.
-        unpacked: the same numbers as the codec returned them; None if a clip changed them.
     """
 
-    vector: Tensor
+    numbers: Tensor
     weight: float
     clipped: bool = False
-    unpacked: Tensor | None = None
 
     @property
-    def numbers(self) -> Tensor:
-        """The vector as the codec returned it; float64 after a clip."""
-        return self.vector if self.unpacked is None else self.unpacked
+    def vector(self) -> Tensor:
+        """The vector that is added to the sum.
+
+        It is float64, or of integers in a secure sum.
+        """
+        return self.numbers.double() if self.numbers.dtype == torch.float32 else self.numbers
 
 
 @dataclass(frozen=True, kw_only=True)

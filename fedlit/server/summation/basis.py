@@ -117,7 +117,7 @@ class BasisRound:
             for client, reply in result.replies.items():
                 up_bytes += len(reply)
                 message = stage.read_reply(reply, self.layout)
-                if problem := invalid_values(message.vector, message.weight):
+                if problem := invalid_values(message.numbers, message.weight):
                     failures.append(ClientFailure(client, "not_finite", problem))
                     continue
                 total = self.aggregator.add(total, message.vector, message.weight)
