@@ -59,6 +59,9 @@ class Float64Blocks:
 
     def square(self, part: slice) -> float:
         """Return the squared norm of a part of the vector."""
+        if self.is_single:
+            own = self.whole()[part]
+            return float(own.dot(own))
         total = 0.0
         for place, block in self:
             own = block[max(part.start - place.start, 0) : max(part.stop - place.start, 0)]

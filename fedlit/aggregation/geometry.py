@@ -52,12 +52,16 @@ class Projection:
 
     def __call__(self, vector: np.ndarray) -> np.ndarray:
         """Project a vector, float32 of shape (d,), to shape (DIMENSIONS,)."""
-        rows, rest = divmod(len(vector), len(self.cell_signs))
-        whole, last = vector[: len(vector) - rest].reshape(rows, len(self.cell_signs)), vector[len(vector) - rest :]
+        size = len(self.cell_signs)
+        rows, rest = divmod(len(vector), size)
+        used = size if rows else rest  # the other cells are zeros
         with np.errstate(over="ignore", invalid="ignore"):  # a vector of huge numbers has no cosine
-            cells = np.einsum("rc,rc->c", whole, self.signs[:rows])
-            cells[:rest] += last * self.signs[rows, :rest]
-            return np.bincount(self.buckets, cells * self.cell_signs, DIMENSIONS).astype(np.float32)
+            cells = vector[len(vector) - rest :] * self.signs[rows, :rest]
+            if rows:
+                sums = np.einsum("rc,rc->c", vector[: rows * size].reshape(rows, size), self.signs[:rows])
+                sums[:rest] += cells
+                cells = sums
+            return np.bincount(self.buckets[:used], cells * self.cell_signs[:used], DIMENSIONS).astype(np.float32)
 
 
 def _draw_signs(random: np.random.Generator, count: int) -> np.ndarray:
