@@ -8,10 +8,11 @@
 w1 is the tutorial's federation with few large clients, w2 has a thousand small ones; both are workloads of scripts/floor.py.
 The ways are the bare loop of floor.py, the same loop vectorised by hand (w2), the way of many tutorials (a copy of the model
 and a DataLoader for each client), a plain `lightning.Trainer` for each client, and each of our executors through
-`Federation.run`. All train the same clients in each repeat, one way after the other, in turning order. The median, the range
-and the median of the ratios to the bare loop in the same repeat are printed. A way's start-up and peak memory are those of a
-process of its own: the seconds until its first round ends, and the largest sum of the proportional set sizes (PSS) of the
-process and its children.
+`Federation.run`; `one group` is executor=vectorized with groups of 100 clients. Each process has one torch thread, or two if
+the way says so. All train the same clients in each repeat, one way after the other, in turning order. The median, the range and
+the median of the ratios to the bare loop in the same repeat are printed. A way's start-up and peak memory are those of a process of
+its own: the seconds until its first round ends, and the largest sum of the proportional set sizes (PSS) of the process and its
+children.
 """
 
 import argparse
@@ -42,8 +43,10 @@ EXECUTORS = {
     "processes 2": Processes(2),
     "vectorized": Vectorized(),
     "vectorized 2": Vectorized(workers=2),
+    "one group": Vectorized(group_size=100),
+    "one group, 2 threads": Vectorized(group_size=100, threads=2),
 }
-PLAIN = ("bare", "bare vectorised", "tutorial", "naive trainer")
+PLAIN = ("bare", "bare, 2 threads", "bare vectorised", "bare vectorised, 2 threads", "tutorial", "naive trainer")
 WAYS = (*PLAIN, *EXECUTORS)
 WORKLOADS = {"w1": floor.W1, "w2": floor.W2}
 REPEATS = {"w1": 3, "w2": 9}
@@ -93,7 +96,7 @@ class Setting:
             self.w.net().train(),
         )
         rounds = {"bare": run_bare_loop, "bare vectorised": _run_vectorised, "tutorial": _run_tutorial}
-        one = rounds.get(way, _run_trainers)
+        one = rounds.get(way.split(",")[0], _run_trainers)
         return lambda number: one(self.w, model, x, y, parts, self.cohorts[number])
 
 
@@ -159,12 +162,18 @@ def _run_trainers(w, model, x, y, parts, cohort):
     _average(model, states, parts, cohort)
 
 
+def threads_of(way):
+    """The torch threads of a way: 2 if its name says so, else 1."""
+    return 2 if way.endswith("2 threads") else 1
+
+
 def measure(setting, ways, repeats):
     """Return the seconds of each repeat, by way; the first round is a warm-up."""
     runners, seconds = {way: setting.runner(way) for way in ways}, {way: [] for way in ways}
     for number in range(repeats + 1):
         turn = number % len(ways)
         for way in (*ways[turn:], *ways[:turn]):
+            torch.set_num_threads(threads_of(way))
             begin = time.perf_counter()
             runners[way](number)
             seconds[way].append(time.perf_counter() - begin)
@@ -206,6 +215,7 @@ def _pss(pid):
 
 def run_child(arguments):
     """Run two rounds of one way, and print a line after each."""
+    torch.set_num_threads(threads_of(arguments.child))
     setting = Setting(arguments.workload, arguments.data, 2)
     run = setting.runner(arguments.child)
     for number in range(2):
@@ -216,10 +226,10 @@ def run_child(arguments):
 def benchmark(arguments, name):
     """Measure a workload; print its table and return its rows."""
     repeats = arguments.repeats or REPEATS[name]
-    ways = [way for way in WAYS if way in arguments.ways and not (way == "bare vectorised" and name == "w1")]
+    ways = [way for way in WAYS if way in arguments.ways and not (way.startswith("bare vectorised") and name == "w1")]
     seconds, rows = measure(Setting(name, arguments.data, repeats + 1), ways, repeats), []
-    print(f"{name}: {repeats} repeats, {torch.get_num_threads()} thread(s), {os.cpu_count()} cores")
-    print(f"{'way':<17}{'round s':>9}{'range':>16}{'x bare':>8}{'start-up s':>12}{'peak MB':>9}")
+    print(f"{name}: {repeats} repeats, 1 thread unless 2 are named, {os.cpu_count()} cores")
+    print(f"{'way':<27}{'round s':>9}{'range':>16}{'x bare':>8}{'start-up s':>12}{'peak MB':>9}")
     for way in ways:
         startup, peak = (None, None) if arguments.rounds_alone else first_round(arguments, name, way)
         bare = seconds.get("bare")
@@ -228,7 +238,7 @@ def benchmark(arguments, name):
         texts = [
             "-" if value is None else f"{value:.{digits}f}" for value, digits in ((ratio, 2), (startup, 1), (peak, 0))
         ]
-        print(f"{way:<17}{median:>9.3f}{span:>16}{texts[0]:>8}{texts[1]:>12}{texts[2]:>9}", flush=True)
+        print(f"{way:<27}{median:>9.3f}{span:>16}{texts[0]:>8}{texts[1]:>12}{texts[2]:>9}", flush=True)
         row = {"workload": name, "way": way, "seconds": seconds[way], "median_s": median, "ratio_to_bare": ratio}
         rows.append({**row, "startup_s": startup, "peak_pss_mb": peak})
     return rows

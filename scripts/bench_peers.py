@@ -3,11 +3,13 @@
     python scripts/bench_peers.py                            all peers that are installed
     python scripts/bench_peers.py --repeats 9 --json FILE    more rounds; also as JSON
     python scripts/bench_peers.py --data DIR                 on DIR/fmnist.npz; also the accuracy after the last round
+    python scripts/bench_peers.py --threads 2                each way with two torch threads, apart from worker processes
 
 The workload is w2 of scripts/floor.py: 100 of 1,000 clients with 60 images each, three steps of the 2NN. Each way trains the
-same clients on the same images with one torch thread, from the same weights. The rounds of all ways alternate, in turning
-order. For each way the median and the range of its wall time are printed, and the median of its ratios to the bare loop and to
-each peer in the same repeat. Ratios are also printed in CPU time, which other programs disturb less, for ways of one process.
+same clients on the same images with the same number of torch threads, from the same weights. The rounds of all ways alternate,
+in turning order. For each way the median and the range of its wall time are printed, and the median of its ratios to the bare
+loop and to each peer in the same repeat. Ratios are also printed in CPU time, which other programs disturb less, for ways of
+one process.
 
 A peer has no cost that it can avoid: its batches are slices of one normalised tensor, without a DataLoader, its optimizer is
 fused as ours is, and it evaluates and logs nothing. Ours logs loss and accuracy in each step. A peer that is not installed is
@@ -27,7 +29,7 @@ import floor
 import torch
 from bench import EXECUTORS, Setting
 
-IN_ONE_PROCESS = ("bare", "inline", "vectorized", "pfl-research", "fedlab")
+IN_ONE_PROCESS = ("bare", "inline", "vectorized", "one group", "pfl-research", "fedlab")
 """Ways whose CPU time is that of this process."""
 
 
@@ -129,7 +131,7 @@ PEERS = {"pfl-research": ("pfl", run_pfl), "fedlab": ("fedlab", run_fedlab)}
 def make_runners(setting):
     """A function for each way, which runs a round and returns its weights."""
     runners = {}
-    for way in ("bare", *EXECUTORS):
+    for way in ("bare", *(way for way in EXECUTORS if not way.endswith("threads"))):
         torch.manual_seed(0)
         runners[way] = setting.runner(way)
     for name, (module, make) in PEERS.items():
@@ -141,7 +143,7 @@ def make_runners(setting):
     return runners
 
 
-def measure(runners, repeats):
+def measure(runners, repeats, threads):
     """Run a warm-up and the repeats.
 
     Returns:
@@ -151,6 +153,7 @@ def measure(runners, repeats):
     for number in range(repeats + 1):
         turn = number % len(runners)
         for way in (*list(runners)[turn:], *list(runners)[:turn]):
+            torch.set_num_threads(threads)  # a run of ours sets its own as it begins
             begin, cpu = time.perf_counter(), time.process_time()
             weights[way] = runners[way](number)
             cpu_seconds[way].append(time.process_time() - cpu)
@@ -197,14 +200,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", metavar="DIR", help="folder of fmnist.npz; default random images")
     parser.add_argument("--repeats", type=int, default=7, help="measured rounds; default 7")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads of a way of one process; default 1")
     parser.add_argument("--json", metavar="FILE", help="write all numbers to a file")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     setting = Setting("w2", arguments.data, arguments.repeats + 1)
-    seconds, cpu_seconds, weights = measure(make_runners(setting), arguments.repeats)
+    seconds, cpu_seconds, weights = measure(make_runners(setting), arguments.repeats, arguments.threads)
     test = floor.tensors(arguments.data, setting.w, "test") if arguments.data else None
     scores = {way: accuracy(setting.w, parameters(result), *test) for way, result in weights.items()} if test else {}
-    print(f"{floor.W2.cohort} clients, {arguments.repeats} repeats; ratios are medians, in wall time and in CPU time")
+    print(
+        f"{floor.W2.cohort} clients, {arguments.repeats} repeats, {arguments.threads} thread(s)"
+    )
     print_table(seconds, cpu_seconds, scores)
     if arguments.json:
         rows = {"seconds": seconds, "cpu_seconds": cpu_seconds, "accuracy": scores}

@@ -35,29 +35,29 @@ class Product:
         """Return the products, shape (clients, n, m)."""
         return torch.bmm(self._left, self._right)
 
-    def each(self) -> Iterator[tuple[int, Tensor]]:
-        """Yield the number of each client and its product.
+    def parts(self) -> Iterator[Tensor]:
+        """Yield the products of as many clients as torch has threads.
 
-        A product has the shape (1, n, m). The next one uses its memory.
+        They have the shape (clients, n, m). The next ones use their memory.
         """
-        shape = (1, self._left.shape[1], self._right.shape[2])
+        size, length = torch.get_num_threads(), len(self._left)
+        shape = (min(size, length), self._left.shape[1], self._right.shape[2])
         memory = torch.empty(shape, dtype=self._left.dtype, device=self._left.device)
-        for row, (left, right) in enumerate(zip(self._left.split(1), self._right.split(1), strict=True)):
-            yield row, torch.bmm(left, right, out=memory)
+        for left, right in zip(self._left.split(size), self._right.split(size), strict=True):
+            yield torch.bmm(left, right, out=memory[: len(left)])
 
     @torch.no_grad()
     def add_to(self, target: Tensor, factor: float) -> None:
         """Add factor * product to a tensor of shape (clients, n, m).
 
-        A product stays in the cache of a CPU until it is added. The products of all clients may not.
+        Few products stay in the cache of a CPU until they are added. Those of all clients may not.
         """
-        rows = target.split(1)
-        for row, product in self.each():
-            rows[row].add_(product, alpha=factor)
+        for rows, products in zip(target.split(torch.get_num_threads()), self.parts(), strict=True):
+            rows.add_(products, alpha=factor)
 
     def clone(self) -> Tensor:
-        """Return the products in memory of their own, each computed alone."""
-        return torch.cat([product.clone() for _, product in self.each()])
+        """Return the products in memory of their own, computed part by part."""
+        return torch.cat([products.clone() for products in self.parts()])
 
 
 Gradient = Tensor | Product
