@@ -9,10 +9,10 @@ w1 is the tutorial's federation with few large clients, w2 has a thousand small 
 The ways are the bare loop of floor.py, the same loop vectorised by hand (w2), the way of many tutorials (a copy of the model
 and a DataLoader for each client), a plain `lightning.Trainer` for each client, and each of our executors through
 `Federation.run`; `one group` is executor=vectorized with groups of 100 clients. Each process has one torch thread, or two if
-the way says so. All train the same clients in each repeat, one way after the other, in turning order. The median, the range and
-the median of the ratios to the bare loop in the same repeat are printed. A way's start-up and peak memory are those of a process of
-its own: the seconds until its first round ends, and the largest sum of the proportional set sizes (PSS) of the process and its
-children.
+the way says so. All train the same clients in each repeat, one way after the other, in turning order. The median, the range
+and the median of the ratios to the bare loop in the same repeat are printed. A way's start-up and peak memory are those of a
+process of its own: the seconds until its first round ends, and the largest sum of the proportional set sizes (PSS) of the
+process and its children.
 """
 
 import argparse

@@ -207,9 +207,7 @@ def main():
     seconds, cpu_seconds, weights = measure(make_runners(setting), arguments.repeats, arguments.threads)
     test = floor.tensors(arguments.data, setting.w, "test") if arguments.data else None
     scores = {way: accuracy(setting.w, parameters(result), *test) for way, result in weights.items()} if test else {}
-    print(
-        f"{floor.W2.cohort} clients, {arguments.repeats} repeats, {arguments.threads} thread(s)"
-    )
+    print(f"{floor.W2.cohort} clients, {arguments.repeats} repeats, {arguments.threads} thread(s)")
     print_table(seconds, cpu_seconds, scores)
     if arguments.json:
         rows = {"seconds": seconds, "cpu_seconds": cpu_seconds, "accuracy": scores}
