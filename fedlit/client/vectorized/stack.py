@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -147,23 +147,19 @@ class Stack:
         """Return the results in the order of the calls."""
         metrics = self._logged.metrics(self._states.compute(self._logged.logged_metrics()))
         results: list[Any] = [None] * len(self._calls)
-        persistent = {name: self._statistics[name] for name in self._calls[0].model.buffers}
-        models = zip(_clients_of(self._weights, len(results)), _clients_of(persistent, len(results)), strict=True)
-        for position, (index, (parameters, buffers)) in enumerate(zip(self._order, models, strict=True)):
+        persistent = self._calls[0].model.buffers
+        parameters = {name: value.cpu().unbind() for name, value in self._weights.items()}
+        buffers = {name: self._statistics[name].cpu().unbind() for name in persistent}
+        for position, index in enumerate(self._order):
             lane = self._lane_of[position]
             row = position - lane.start
+            model = Model(
+                {name: rows[position] for name, rows in parameters.items()},
+                {name: rows[position] for name, rows in buffers.items()},
+            )
             state = lane.optimizer_states[row]
-            model = Model(parameters, buffers)
             results[index] = FitOutcome(model, lane.steps[row], metrics[position], lane.displacement(row), state)
         return results
-
-
-def _clients_of(stacked: Mapping[str, Tensor], count: int) -> Iterator[dict[str, Tensor]]:
-    """Yield the tensors of each client, on the CPU."""
-    if not stacked:
-        yield from ({} for _ in range(count))
-    for rows in zip(*(value.cpu().unbind() for value in stacked.values()), strict=True):
-        yield dict(zip(stacked, rows, strict=True))
 
 
 def _shape_of(batch: Any) -> Any:

@@ -44,7 +44,7 @@ class Product:
         shape = (min(size, length), self._left.shape[1], self._right.shape[2])
         memory = torch.empty(shape, dtype=self._left.dtype, device=self._left.device)
         for left, right in zip(self._left.split(size), self._right.split(size), strict=True):
-            yield torch.bmm(left, right, out=memory[: len(left)])
+            yield torch.bmm(left, right, out=memory if len(left) == len(memory) else memory[: len(left)])
 
     @torch.no_grad()
     def add_to(self, target: Tensor, factor: float) -> None:
