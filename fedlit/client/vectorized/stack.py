@@ -13,6 +13,7 @@ from fedlit.client.vectorized.lanes.clock import DifferentClients
 from fedlit.client.vectorized.lanes.lane import make_lanes
 from fedlit.client.vectorized.lanes.rows import ALL, rows_of
 from fedlit.client.vectorized.lanes.terms import stack_tensors
+from fedlit.client.vectorized.recording.products import has_large_rows
 from fedlit.client.vectorized.stacked_module import StackedModule
 from fedlit.client.vectorized.step.contrasts import stacked_contrasts
 from fedlit.client.vectorized.step.logged import LoggedValues
@@ -38,8 +39,7 @@ class Stack:
         self._lane_of = [lane for lane in self.lanes for _ in lane.calls]
         models = [call.model for call in self._calls]
         self._weights = {
-            name: self._stack(name, [model.parameters[name] for model in models], parameter)
-            for name, parameter in module.parameters.items()
+            name: module.memory.take(name, parameter, len(calls)) for name, parameter in module.parameters.items()
         }
         self._statistics = {
             name: self._stack(name, [model.buffers.get(name, buffer) for model in models], buffer)
@@ -54,6 +54,19 @@ class Stack:
         for lane in self.lanes:
             self._view.show([lane.clock])
             lane.prepare(module.module, module.parameters, self._weights)
+        for name in module.parameters:
+            self._start(name, stack_tensors([model.parameters[name] for model in models], self._device))
+
+    def _start(self, name: str, tensor: Tensor) -> None:
+        """Set the first weights of a parameter, shape (1, ...) or (clients, ...).
+
+        If its gradient may be late, weights that all clients share stay one tensor until the first step.
+        """
+        is_late = name in self._module.trained and has_large_rows(tensor)
+        if is_late and len(tensor) == 1 == len(self.lanes) and self.lanes[0].takes_late_gradients:
+            self.lanes[0].late.shared[name] = tensor
+        else:
+            self._weights[name].copy_(tensor)
 
     def _stack(self, name: str, tensors: Sequence[Tensor], like: Tensor) -> Tensor:
         """Return a copy with one row for each client."""
@@ -71,6 +84,8 @@ class Stack:
         """
         for batch in JointBatches(self.lanes):
             self._take_step(to_device(batch))
+        for lane in self.lanes:
+            lane.late.fill()  # without a step
 
     def _take_step(self, batch: JointBatch) -> None:
         """Take the next step of each client that still trains."""
@@ -125,6 +140,8 @@ class Stack:
             for tensors in (self._weights, self._statistics)
         )
         trained = {name: weights.pop(name) for name in self._module.trained}
+        for name, shared in lanes[0].late.shared.items():
+            trained[name] = shared.expand(len(positions), *shared.shape[1:])
         states, batches = self._states.rows(index), [part for _, part in group]
         contrasts = [stack.rows(index, len(positions)) for stack in self._frozen]
         result = self._step(trained, weights, buffers, states, contrasts, batches, lanes[0].clock.batch_idx)

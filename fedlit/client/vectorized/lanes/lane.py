@@ -16,6 +16,7 @@ from fedlit.client.steps.observer import has_gradients
 from fedlit.client.steps.optimizer_state import read_state
 from fedlit.client.steps.rates import ScaledRates
 from fedlit.client.vectorized.lanes.clock import ClientClock
+from fedlit.client.vectorized.lanes.late_gradients import LateGradients
 from fedlit.client.vectorized.lanes.lightning_optimization import make_optimizers
 from fedlit.client.vectorized.lanes.optimizers import (
     client_part,
@@ -54,7 +55,6 @@ class Lane:
         self.steps = [0] * len(calls)
         self.optimizer_states: list[Mapping[str, Tensors]] = [{}] * len(calls)
         self.parameters: dict[str, nn.Parameter] = {}
-        self._products: dict[str, Product] = {}
         self._num_accumulated = 0
 
     @property
@@ -101,7 +101,14 @@ class Lane:
             first.config.options.get("gradient_clip_val"),
             first.config.options.get("gradient_clip_algorithm"),
         )
+        self.late = LateGradients(self.optimizer, self.parameters)
         self._tracker = DisplacementTracker(keep=first.client_state is not None)
+
+    @property
+    def takes_late_gradients(self) -> bool:
+        """True if nothing reads a gradient before its step."""
+        has_readers = self._terms or self._clip[0] or self.clock.accumulate > 1
+        return not has_readers and takes_plain_steps(self.optimizer)
 
     def add_gradients(self, rows: Any, gradients: Mapping[str, Gradient], is_last: bool) -> None:
         """Add the gradients of a batch.
@@ -115,7 +122,7 @@ class Lane:
             parameter = self.parameters[name]
             if isinstance(gradient, Product):
                 if rows is ALL and is_last and self.clock.accumulate == 1:
-                    self._products[name] = gradient  # until the step
+                    self.late.add(name, gradient)
                     continue
                 gradient = gradient.tensor()
             if self.clock.accumulate > 1:
@@ -148,14 +155,14 @@ class Lane:
         fraction = self._num_accumulated / self.clock.accumulate
         trained = {name: parameter for name, parameter in self.parameters.items() if id(parameter) in self._stepped}
         limit, algorithm = self._clip
-        if self._terms or limit or not takes_plain_steps(self.optimizer):
-            self._complete_gradients()
+        if not self.takes_late_gradients:
+            self.late.complete()
         for term in self._terms:
             term.add(trained, fraction)
         if limit:
             clip_rows(list(trained.values()), limit, algorithm or "norm")
         scaled = [] if self._rates is None else self._rates.scale(self.optimizer)
-        has_stepped = self._step_by_products()
+        has_stepped = self.late.step()
         self.optimizer.step()
         if has_stepped or has_gradients(self.optimizer):
             self._tracker.step(self.optimizer, fraction)
@@ -167,25 +174,6 @@ class Lane:
             parameter.grad = None
         self._num_accumulated = 0
         self.clock.global_step += 1
-
-    def _complete_gradients(self) -> None:
-        """Compute the gradients that are products."""
-        for name, product in self._products.items():
-            self.parameters[name].grad = product.tensor()
-        self._products.clear()
-
-    def _step_by_products(self) -> bool:
-        """Take the steps of the parameters whose gradients are products.
-
-        Returns:
-            True if there is such a parameter.
-        """
-        products = {id(self.parameters[name]): product for name, product in self._products.items()}
-        self._products.clear()
-        pairs = [(group, p) for group in self.optimizer.param_groups for p in group["params"] if id(p) in products]
-        for group, parameter in pairs:
-            products[id(parameter)].add_to(parameter, -group["lr"])
-        return bool(pairs)
 
     def _step_schedulers(self, interval: str, index: int) -> None:
         for config in self._schedulers:

@@ -14,6 +14,9 @@ from fedlit.core.torch_operations import changes_tensors, is_batched_product
 MIN_ROW_BYTES = 1 << 16
 """Size of one client's gradient from which it is computed late: a smaller one costs more by itself than as part of a stack."""
 
+PART_BYTES = 1 << 20
+"""Products that are computed together: they stay in the cache."""
+
 
 class Product:
     """The product of two matrices of each client.
@@ -35,33 +38,46 @@ class Product:
         """Return the products, shape (clients, n, m)."""
         return torch.bmm(self._left, self._right)
 
-    def parts(self) -> Iterator[Tensor]:
-        """Yield the products of as many clients as torch has threads.
+    def parts(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the places of a few clients and their products.
 
-        They have the shape (clients, n, m). The next ones use their memory.
+        Products have the shape (clients, n, m). The next ones use their memory.
         """
-        size, length = torch.get_num_threads(), len(self._left)
-        shape = (min(size, length), self._left.shape[1], self._right.shape[2])
-        memory = torch.empty(shape, dtype=self._left.dtype, device=self._left.device)
-        for left, right in zip(self._left.split(size), self._right.split(size), strict=True):
-            yield torch.bmm(left, right, out=memory if len(left) == len(memory) else memory[: len(left)])
+        length, shape = len(self._left), (self._left.shape[1], self._right.shape[2])
+        nbytes = max(1, shape[0] * shape[1] * self._left.element_size())
+        size = min(length, max(torch.get_num_threads(), PART_BYTES // nbytes))
+        memory = torch.empty((size, *shape), dtype=self._left.dtype, device=self._left.device)
+        places = (slice(start, min(start + size, length)) for start in range(0, length, size))
+        for place, left, right in zip(places, self._left.split(size), self._right.split(size), strict=True):
+            yield place, torch.bmm(left, right, out=memory if len(left) == size else memory[: len(left)])
 
     @torch.no_grad()
-    def add_to(self, target: Tensor, factor: float) -> None:
-        """Add factor * product to a tensor of shape (clients, n, m).
+    def add_to(self, target: Tensor, factor: float, start: Tensor | None = None) -> None:
+        """Set a tensor to start + factor * product.
 
         Few products stay in the cache of a CPU until they are added. Those of all clients may not.
+
+        Args:
+            target: shape (clients, n, m).
+            factor: the factor.
+            start: shape (1, n, m), for all clients; None for the target itself.
         """
-        for rows, products in zip(target.split(torch.get_num_threads()), self.parts(), strict=True):
-            rows.add_(products, alpha=factor)
+        for place, products in self.parts():
+            rows = target[place]
+            torch.add(rows if start is None else start, products, alpha=factor, out=rows)
 
     def clone(self) -> Tensor:
         """Return the products in memory of their own, computed part by part."""
-        return torch.cat([products.clone() for products in self.parts()])
+        return torch.cat([products.clone() for _, products in self.parts()])
 
 
 Gradient = Tensor | Product
 """A gradient of several clients, shape (clients, ...)."""
+
+
+def has_large_rows(stacked: Tensor) -> bool:
+    """Return True if the gradients of clients may be computed late."""
+    return stacked.device.type == "cpu" and stacked[:1].nbytes >= MIN_ROW_BYTES
 
 
 def late_products(
@@ -83,9 +99,13 @@ def late_products(
     made = {*lasting, *(result for operation in operations for result in operation.new_values)}
 
     def is_late(operation: Operation, result: Value) -> bool:
-        is_large = result.tensor.device.type == "cpu" and result.tensor[:1].nbytes >= MIN_ROW_BYTES
         matrices = (value.memory for value in operation.values)
-        return is_large and read.count(result) == 1 and result in outputs and made.issuperset(matrices)
+        return (
+            has_large_rows(result.tensor)
+            and read.count(result) == 1
+            and result in outputs
+            and made.issuperset(matrices)
+        )
 
     return {
         result: operation

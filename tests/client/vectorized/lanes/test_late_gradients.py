@@ -1,5 +1,6 @@
 """Gradients that are computed when the optimizer steps: the same bits, and nobody misses them."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -8,12 +9,15 @@ from stacks import Dense, ragged, with_executor
 from torch import nn
 from torch.optim import SGD, lr_scheduler
 
-from fedlit.algorithms import FedAvg, FedNova, Scaffold
+from fedlit.algorithms import Ditto, FedAvg, FedNova, Scaffold
+from fedlit.client.vectorized.lanes.late_gradients import LateGradients
 from fedlit.client.vectorized.lanes.optimizers import takes_plain_steps
+from fedlit.client.vectorized.memory import StackMemory
 from fedlit.client.vectorized.recording import products, program
 from fedlit.client.vectorized.recording.products import Product
 from fedlit.client.vectorized.recording.recorded import RecordedSteps
-from fedlit.executors import Vectorized
+from fedlit.core.messages import TrainJob
+from fedlit.executors import Inline, Vectorized
 
 
 def final_models(fed, monkeypatch, min_row_bytes):
@@ -22,6 +26,7 @@ def final_models(fed, monkeypatch, min_row_bytes):
     with monkeypatch.context() as patch:
         patch.setattr(products, "MIN_ROW_BYTES", min_row_bytes)
         patch.setattr(program, "MIN_BYTES", 1)  # the matrices of small products are in the arena, too
+        patch.setattr(RecordedSteps.__init__, "__defaults__", (0,))  # each step is recorded when it is first seen
         add_to = Product.add_to
         patch.setattr(Product, "add_to", lambda self, *args: added.append(1) or add_to(self, *args))
         return [record.model for record in with_executor(fed, Vectorized(6)).run()], len(added)
@@ -93,17 +98,24 @@ CASES = {
 }
 
 
+SIZES = {
+    "equal": ((20, 20, 20), True),
+    "ragged": ((23, 7, 18, 10, 2, 0), True),
+    "parts": ((3, 5, 5, 4, 2), False),  # clients step together, and their batches have different shapes
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("sizes", [(20, 20, 20), (23, 7, 18, 10, 2, 0)], ids=["equal", "ragged"])
+@pytest.mark.parametrize(("sizes", "is_whole"), SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize(("settings", "is_late"), CASES.values(), ids=CASES)
-def test_gradients_at_the_step_give_the_bits_of_gradients_at_once(monkeypatch, settings, is_late, sizes):
-    late, count = final_models(ragged(**settings, sizes=sizes, rounds=3), monkeypatch, 1)
-    at_once, none = final_models(ragged(**settings, sizes=sizes, rounds=3), monkeypatch, 1 << 40)
-    assert (count > 0, none) == (is_late, 0)
+def test_gradients_at_the_step_give_the_bits_of_gradients_at_once(monkeypatch, settings, is_late, sizes, is_whole):
+    late, count = final_models(ragged(**settings, sizes=sizes, rounds=4), monkeypatch, 1)
+    at_once, none = final_models(ragged(**settings, sizes=sizes, rounds=4), monkeypatch, 1 << 40)
+    assert (count > 0, none) == (is_late and is_whole, 0)
     assert all(one.equals(other) for one, other in zip(late, at_once, strict=True))
     with monkeypatch.context() as patch:
         patch.setattr(RecordedSteps, "run", lambda self, key, step, tensors, num_lasting=None: step(tensors))
-        as_python, _ = final_models(ragged(**settings, sizes=sizes, rounds=3), monkeypatch, 1)
+        as_python, _ = final_models(ragged(**settings, sizes=sizes, rounds=4), monkeypatch, 1)
     assert all(one.equals(other) for one, other in zip(late, as_python, strict=True))
 
 
@@ -129,3 +141,56 @@ class OwnStep(SGD):
 
 def test_a_subclass_with_a_step_of_its_own_is_not_plain():
     assert not takes_plain_steps(OwnStep([nn.Parameter(torch.ones(2))], lr=0.1))
+
+
+def test_shared_weights_reach_the_parameters_with_the_first_step():
+    generator = torch.Generator().manual_seed(0)
+    left, right, shared = (torch.randn(shape, generator=generator) for shape in ((3, 4, 2), (3, 2, 5), (1, 4, 5)))
+    parameters = {name: nn.Parameter(torch.full((3, 4, 5), torch.nan)) for name in ("moves", "stays", "has no rate")}
+    late = LateGradients(SGD([parameters["stays"], parameters["moves"]], lr=0.1), parameters)
+    for name in parameters:
+        late.shared[name] = shared
+    late.add("moves", Product(left, right))
+    late.add("has no rate", Product(left, right))
+    assert late.step()
+    assert torch.equal(parameters["moves"].detach(), shared.expand(3, 4, 5).add(left.bmm(right), alpha=-0.1))
+    for name in ("stays", "has no rate"):
+        assert torch.equal(parameters[name].detach(), shared.expand(3, 4, 5))
+    assert not late.shared
+    assert not late.step()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [0, 1])
+def test_a_fit_without_a_step_keeps_the_shared_weights(monkeypatch, limit):
+    fed = ragged(sizes=(20, 20, 20), options={"limit_train_batches": limit})
+    monkeypatch.setattr(
+        StackMemory, "take", lambda self, name, like, count: torch.full((count, *like.shape), torch.nan)
+    )
+    late, _ = final_models(fed, monkeypatch, 1)
+    single = [record.model for record in with_executor(fed, Inline()).run()]
+    for one, other in zip(late, single, strict=True):
+        assert all(torch.allclose(one.parameters[name], other.parameters[name]) for name in one.parameters)
+    assert single[-1].equals(fed.initial) == (limit == 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("algorithm", "counts"), [(FedAvg(), {1}), (Ditto(), {1, 3})], ids=["fedavg", "ditto"])
+def test_only_weights_that_all_clients_start_from_are_shared(monkeypatch, algorithm, counts):
+    seen = set()
+    run = RecordedSteps.run
+    monkeypatch.setattr(products, "MIN_ROW_BYTES", 1)
+
+    def noted(self, key, step, tensors, num_lasting=None):
+        if num_lasting is not None:  # of a training step
+            seen.add(1 if tensors[0].stride(0) == 0 else len(tensors[0]))
+        return run(self, key, step, tensors, num_lasting)
+
+    monkeypatch.setattr(RecordedSteps, "run", noted)
+    fed = ragged(algorithm=algorithm, sizes=(5, 5, 5), epochs=1, rounds=2)
+    worker = fed.worker.vectorize()
+    seen.clear()
+    job = TrainJob(1, 0, (0, 1, 2))
+    first = worker(job, fed.initial_state())
+    worker(replace(job, client_states=first.client_states), fed.initial_state())
+    assert seen == counts
