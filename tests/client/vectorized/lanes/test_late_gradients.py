@@ -29,7 +29,9 @@ def final_models(fed, monkeypatch, min_row_bytes):
         patch.setattr(RecordedSteps.__init__, "__defaults__", (0,))  # each step is recorded when it is first seen
         add_to = Product.add_to
         patch.setattr(Product, "add_to", lambda self, *args: added.append(1) or add_to(self, *args))
-        return [record.model for record in with_executor(fed, Vectorized(6)).run()], len(added)
+        records = list(with_executor(fed, Vectorized(6)).run())
+    assert not any(record.failures for record in records)
+    return [record.model for record in records], len(added)
 
 
 class Scheduled(Dense):
@@ -60,6 +62,18 @@ class NoBiases(Dense):
         self.body, self.head = nn.Linear(6, 8, bias=False), nn.Linear(8, 3, bias=False)
 
 
+class Frozen(Dense):
+    """Has a layer that is not trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.fixed = nn.Linear(6, 6)
+        self.fixed.requires_grad_(False)
+
+    def forward(self, x):
+        return super().forward(self.fixed(x))
+
+
 class TwoRates(Dense):
     def configure_optimizers(self):
         groups = [{"params": self.body.parameters()}, {"params": self.head.parameters(), "lr": 0.3}]
@@ -79,6 +93,7 @@ CASES = {
     "foreach": ({"module": partial(Dense, partial(SGD, lr=0.1, foreach=True))}, True),
     "two rates": ({"module": TwoRates}, True),
     "no biases": ({"module": NoBiases}, True),
+    "a frozen layer": ({"module": Frozen}, True),
     "a layer without an optimizer": ({"module": HeadAlone}, True),
     "scheduler": ({"module": Scheduled}, True),
     "rates of the rounds": ({"lr": "step", "lr_every": 1, "lr_gamma": 0.5}, True),
