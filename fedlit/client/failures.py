@@ -6,6 +6,7 @@ import logging
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -15,6 +16,8 @@ from fedlit.core.messages import ClientFailure, EvalResult
 from fedlit.simulation.client_faults import PlannedFailure
 
 log = logging.getLogger("fedlit")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,21 @@ class FailureReports:
             trace = "".join(traceback.format_exception(error)).rstrip()
             log.warning("client %d is left out:\n%s", client, trace)
         return f"{type(error).__name__} {user_line(error, with_text=False) or _library_place(error)}".rstrip()
+
+
+def without_stop_iteration(take: Callable[[T], None]) -> Callable[[T], None]:
+    """Return the function with an error in place of a StopIteration.
+
+    A loop around it would take a StopIteration for its own end.
+    """
+
+    def call(reply: T) -> None:
+        try:
+            take(reply)
+        except StopIteration as error:
+            raise RuntimeError("code that adds a client's update raised StopIteration") from error
+
+    return call
 
 
 def _signal_behind(error: BaseException | None) -> BaseException | None:

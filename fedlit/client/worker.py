@@ -18,7 +18,7 @@ from fedlit.algorithms.algorithm import Algorithm, update_template
 from fedlit.client.dp_sgd.planning import make_private_training
 from fedlit.client.evaluation import evaluate_split
 from fedlit.client.exchange.sending import answer_exchange, send_update
-from fedlit.client.failures import FailureReports
+from fedlit.client.failures import FailureReports, without_stop_iteration
 from fedlit.client.fit.call import LocalWork
 from fedlit.client.fit.single import SingleWork
 from fedlit.client.lightning_internals import trainer_scope
@@ -115,18 +115,18 @@ class ClientWorker:
         chunk = ChunkSum(self.channel.summation(self.aggregator), self.channel, layout, self.data.seed)
         rest = (state, job.exchange, self.vault, self.faults.max_norm, self.reports)
 
+        @without_stop_iteration
         def take(reply: Reply) -> None:
-            failure = reply if isinstance(reply, ClientFailure) else send_update(chunk, *reply, *rest)
-            if failure is not None:
+            if failure := reply if isinstance(reply, ClientFailure) else send_update(chunk, *reply, *rest):
                 chunk.failures.append(self._raise_if_fatal(failure))
 
-        train = partial(self._train_client, job, state)
-        rules = [partial(train, chunk.spent, client) for client in job.clients]
-        if self.stacks is not None:
-            self.stacks.train(rules, take, train_alone=partial(train, {}) if job.round == job.index == 0 else None)
-            return chunk.partial(job.index)
-        for rule in rules:
-            take(rule())
+        if self.stacks is None:
+            for client in job.clients:
+                take(self._train_client(job, state, chunk.spent, client))
+        else:
+            rules = [partial(self._try_client, job, state, chunk.spent, client) for client in job.clients]
+            alone = partial(self._train_client, job, state, {}) if job.round == job.index == 0 else None
+            self.stacks.train(rules, take, self._tries_again, alone)
         return chunk.partial(job.index)
 
     @__call__.register
@@ -177,35 +177,36 @@ class ClientWorker:
         local = replace(self.local_trainer(job.round, job.client, job.client_state), private=None)  # nobody would count
         return self.algorithm.personal_model(local, state.shared, algorithm_state(job.client_state))
 
-    def _train_client(
+    def _train_client(self, job: TrainJob, state: ServerState, spent: dict[int, Groups], client: int) -> Reply:
+        """Run a client's rule alone, with retries."""
+        number = 0
+        while self._tries_again(reply := self._try_client(job, state, spent, client), number):
+            number += 1
+        return reply
+
+    def _tries_again(self, reply: Reply, number: int) -> bool:
+        return isinstance(reply, ClientFailure) and reply.outcome != "planned" and number < self.faults.max_retries
+
+    def _try_client(
         self, job: TrainJob, state: ServerState, spent: dict[int, Groups], client: int, work: LocalWork | None = None
     ) -> Reply:
-        """Run a client's rule with retries; `spent` gets its private fits."""
-        failure = None
-        for _ in range(1 + self.faults.max_retries):
-            client_state, budget = job.client_states.get(client, {}), job.budgets.get(client)
-            local = self.local_trainer(job.round, client, client_state, budget, work)
-            faults = self.faults.active_faults(self.data.seed, job.round, client)
-            try:
-                if faults:  # they act once, also if the rule runs again
-                    number = 1 if job.exchange is None else job.exchange.number
-                    local.work.measure(partial(begin_faults, faults, number, job.attempt))
-                update = self.algorithm.client(local, state.shared, algorithm_state(client_state))
-                for fault, generator in faults:
-                    update = fault.after(update, generator)
-            except Exception as error:
-                failure = self.reports.classify(client, error)
-                if failure.outcome == "planned":
-                    break
-                continue
-            finally:
-                if local.private is not None:
-                    spent[client] = local.private.history.or_longer(spent.get(client, {})).groups()
-            if not (problem := self.update_template(state).mismatch(update.groups)):
-                return update, local
-            failure = ClientFailure(client, "bad_shape", problem)
-        assert failure is not None
-        return failure
+        """Run a client's rule; `spent` gets its private fits."""
+        client_state, budget = job.client_states.get(client, {}), job.budgets.get(client)
+        local = self.local_trainer(job.round, client, client_state, budget, work)
+        faults = self.faults.active_faults(self.data.seed, job.round, client)
+        try:
+            if faults:  # they act once, also if the rule runs again
+                local.work.measure(partial(begin_faults, faults, job.exchange_number, job.attempt))
+            update = self.algorithm.client(local, state.shared, algorithm_state(client_state))
+            for fault, generator in faults:
+                update = fault.after(update, generator)
+        except Exception as error:
+            return self.reports.classify(client, error)
+        finally:
+            if local.private is not None:
+                spent[client] = local.private.history.or_longer(spent.get(client, {})).groups()
+        problem = self.update_template(state).mismatch(update.groups)
+        return ClientFailure(client, "bad_shape", problem) if problem else (update, local)
 
     def _raise_if_fatal(self, failure: ClientFailure) -> ClientFailure:
         if self.faults.on_error == "fail" and failure.outcome != "planned":

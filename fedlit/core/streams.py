@@ -7,6 +7,7 @@ and batches. The key is the spawn key of a NumPy `SeedSequence`, which mixes all
 
 from __future__ import annotations
 
+import operator
 import pickle
 import random
 import struct
@@ -14,7 +15,7 @@ from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,14 +62,14 @@ def sequence(seed: int, purpose: Purpose, round: int = 0, client: int = 0, key: 
     return np.random.SeedSequence(np.frombuffer(words, np.uint32))
 
 
-@cache
+@lru_cache(maxsize=None, typed=True)
 def _seed_words(seed: int) -> tuple[int, ...]:
     """Return the four 32-bit words of a seed.
 
     Raises:
         OverflowError: if the seed has more words, or is negative.
     """
-    return struct.unpack("<4I", seed.to_bytes(16, "little"))
+    return struct.unpack("<4I", operator.index(seed).to_bytes(16, "little"))
 
 
 def stream(seed: int, purpose: Purpose, round: int = 0, client: int = 0, key: int = 0) -> np.random.Generator:

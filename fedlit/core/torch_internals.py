@@ -61,17 +61,27 @@ def is_memory_shared(tensor: Tensor) -> bool:
     return torch._C._storage_Use_Count(storage._cdata) > 2  # the tensor and the storage object have one use each
 
 
-def has_step_hooks(optimizer: torch.optim.Optimizer) -> bool:
-    """Return True if other code runs in an optimizer's steps.
+def takes_own_steps(optimizer: torch.optim.Optimizer, kind: type[torch.optim.Optimizer]) -> bool:
+    """Return True if no other code runs in an optimizer's steps.
 
-    It is a hook, or a `step` of the object itself. A scheduler of torch replaces `step`, too, to count the steps alone.
-    Uses `Optimizer._optimizer_step_pre_hooks`, `_optimizer_step_post_hooks`, the hooks of all optimizers, and
-    `_wrapped_by_lr_sched`; checked with torch 2.14.1.
+    It steps as its class does. Other code is a subclass, a hook, or a `step` of the object itself. A scheduler of torch
+    replaces `step`, too, to count the steps alone.
+    Uses `Optimizer._optimizer_step_pre_hooks`, `_optimizer_step_post_hooks`, the hooks of all optimizers, and the code of the
+    function that counts; checked with torch 2.14.1.
     """
     hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
     step = vars(optimizer).get("step")
-    is_replaced = step is not None and not hasattr(step, "_wrapped_by_lr_sched")
-    return is_replaced or any((*hooks, _global_optimizer_pre_hooks, _global_optimizer_post_hooks))
+    is_counted = getattr(step, "__code__", None) is _counting_step() and getattr(step, "__wrapped__", None) is kind.step
+    is_own = type(optimizer) is kind and (step is None or is_counted)
+    return is_own and not any((*hooks, _global_optimizer_pre_hooks, _global_optimizer_post_hooks))
+
+
+@cache
+def _counting_step() -> Any:
+    """Return the code of the `step` that a scheduler gives."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0)
+    return vars(optimizer)["step"].__code__
 
 
 def non_persistent_buffers(module: nn.Module) -> list[tuple[str, Tensor]]:

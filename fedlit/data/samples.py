@@ -103,12 +103,14 @@ class TensorSamples:
         """Return the population that `owner` describes."""
         return None if self.owner is None else Population.of(self.owner, self.clients)
 
+    @property
+    def is_in_memory(self) -> bool:
+        """True if no sample can be unreadable."""
+        return isinstance(self.x, Tensor) or getattr(self.x, "is_in_memory", False)
+
     def select(self, numbers: Tensor) -> tuple[Any, Tensor]:
         """Return inputs and targets of some samples, before `augment` and `prepare`."""
-        x, y = self.x, self.y
-        if isinstance(x, Tensor) and x.is_contiguous():  # copies whole samples, and `x[numbers]` number by number
-            return x.index_select(0, numbers), y.index_select(0, numbers)
-        return x[numbers], y.index_select(0, numbers)
+        return _select(self.x, numbers), _select(self.y, numbers)
 
     def subset(self, index: np.ndarray) -> TensorSamples:
         """Return a copy of the samples in `index`."""
@@ -131,6 +133,12 @@ class TensorSamples:
         rows = np.arange(len(self)) if index is None else index
         size = size or max(1, len(rows))
         return TensorBatches(self, rows, size, generator, len(rows) // size if drop_last else -(-len(rows) // size))
+
+
+def _select(tensor: Any, numbers: Tensor) -> Any:
+    if isinstance(tensor, Tensor) and tensor.is_contiguous():  # copies whole samples, and `[numbers]` number by number
+        return tensor.index_select(0, numbers)
+    return tensor[numbers]
 
 
 class TensorBatches:

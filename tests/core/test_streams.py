@@ -17,6 +17,12 @@ def test_a_stream_with_the_same_key_has_the_same_numbers():
     )
 
 
+def test_a_seed_of_numpy_has_the_same_numbers():
+    assert stream(np.int64(7), Purpose.COHORT, 3).integers(2**63) == stream(7, Purpose.COHORT, 3).integers(2**63)
+    with pytest.raises(TypeError):
+        stream(7.0, Purpose.COHORT)
+
+
 def test_every_part_of_the_key_gives_another_stream():
     draws = {
         int(make(seed, purpose, r, c, k).integers(2**63))

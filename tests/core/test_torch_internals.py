@@ -1,9 +1,13 @@
 """Canaries of torch's private APIs, and tests of the scope."""
 
+import types
+from functools import wraps
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
+from torch.optim import SGD
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from fedlit.core import torch_internals as internals
@@ -36,8 +40,12 @@ def test_foreach_sub_subtracts():
     assert values(internals.subtract(right, left)) == [[9.0, 18.0], 27.0], gone("torch._foreach_sub")
 
 
-def make_sgd():
-    return torch.optim.SGD([nn.Parameter(torch.ones(2))], lr=0.1)
+def make_sgd(kind=SGD):
+    return kind([nn.Parameter(torch.ones(2))], lr=0.1)
+
+
+def is_own(optimizer):
+    return internals.takes_own_steps(optimizer, SGD)
 
 
 @pytest.mark.parametrize(
@@ -50,21 +58,50 @@ def make_sgd():
 def test_hooks_of_an_optimizer_are_known(register, register_for_all):
     plain, hooked = make_sgd(), make_sgd()
     handle = getattr(hooked, register)(lambda optimizer, args, kwargs: None)
-    assert [internals.has_step_hooks(one) for one in (plain, hooked)] == [False, True], gone(f"hooks of {register}")
+    assert [is_own(one) for one in (plain, hooked)] == [True, False], gone(f"hooks of {register}")
     handle.remove()
-    assert not internals.has_step_hooks(hooked)
+    assert is_own(hooked)
     handle = register_for_all(lambda optimizer, args, kwargs: None)
-    assert internals.has_step_hooks(plain), gone("the hooks of all optimizers")
+    assert not is_own(plain), gone("the hooks of all optimizers")
     handle.remove()
 
 
-def test_a_replaced_step_is_known_and_that_of_a_scheduler_is_none():
+class SameStep(SGD):
+    """Its base class reads the gradients through a method of its own."""
+
+    def _init_group(self, *args):
+        return super()._init_group(*args)
+
+
+class Wrapped(SGD):
+    @wraps(SGD.step)
+    def step(self, closure=None):
+        return super().step(closure)
+
+
+def test_steps_of_a_subclass_are_not_those_of_the_class():
+    assert not is_own(make_sgd(SameStep))
+    assert not is_own(make_sgd(Wrapped))
+    assert not is_own(torch.optim.Adam([nn.Parameter(torch.ones(2))], lr=0.1))
+
+
+def test_a_scheduler_counts_steps_and_takes_them_as_before():
     optimizer = make_sgd()
     torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    torch.optim.lr_scheduler.StepLR(optimizer, 2)
     assert "step" in vars(optimizer)
-    assert not internals.has_step_hooks(optimizer), gone("_wrapped_by_lr_sched")
-    optimizer.step = lambda closure=None: None
-    assert internals.has_step_hooks(optimizer)
+    assert is_own(optimizer), gone("the step that a scheduler gives")
+
+
+def test_a_step_of_the_object_itself_is_known_with_and_without_a_scheduler():
+    replaced, before, after = make_sgd(), make_sgd(), make_sgd()
+    replaced.step = lambda closure=None: None
+    before.step = types.MethodType(lambda self, closure=None: None, before)
+    torch.optim.lr_scheduler.StepLR(before, 1)
+    torch.optim.lr_scheduler.StepLR(after, 1)
+    inner = after.step
+    after.step = wraps(inner)(lambda *args, **kwargs: inner(*args, **kwargs))
+    assert not any(is_own(one) for one in (replaced, before, after))
 
 
 def test_tensors_are_joined_in_their_order_without_their_memory():

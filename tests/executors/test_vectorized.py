@@ -1,21 +1,26 @@
 """The executor of stacked models: its groups, processes, and resumed runs."""
 
+import warnings
 from dataclasses import replace
 from functools import partial
 from typing import ClassVar
+from unittest.mock import patch
 
 import pytest
 import torch
 from small import federation
-from stacks import Dense, ragged, with_executor
+from stacks import Dense, ragged, samples, with_executor
 from torch import nn
 
+from fedlit.aggregation import MeanAggregator
 from fedlit.aggregation.chunk import ChunkSum
 from fedlit.aggregation.jobs import make_train_jobs
-from fedlit.algorithms import Ditto, FedAvg
+from fedlit.algorithms import Ditto, FedAvg, Scaffold
+from fedlit.client.failures import FailureReports
 from fedlit.client.vectorized.stack import Stack
 from fedlit.core.errors import ConfigError, FatalClientFailure
 from fedlit.core.messages import EvaluateJob, TrainJob
+from fedlit.data import TensorSamples
 from fedlit.executors import Auto, Inline, Vectorized
 from fedlit.executors.vectorized.groups import group_jobs
 from fedlit.server.checkpoint.disk import DiskCheckpointer
@@ -146,6 +151,96 @@ def test_a_rule_that_fails_between_two_stacks_ends_or_leaves_the_others(on_error
         assert (result.members, [failure.client for failure in result.failures]) == ((0, 2, 3), [1])
     later = worker(TrainJob(1, 0, (0, 1)), fed.initial_state())
     assert later.members == (0, 1)  # the module is as before
+
+
+class Flaky(FedAvg):
+    """Fails once or more often after a fit of client 1."""
+
+    left = 0
+
+    def client(self, local, shared, client_state):
+        update = super().client(local, shared, client_state)
+        if Flaky.left and local.examples and local.client == 1:
+            Flaky.left -= 1
+            raise OSError("try again")
+        return update
+
+
+@pytest.mark.parametrize(("times", "members"), [(1, (0, 1, 2)), (2, (0, 1, 2)), (3, (0, 2))])
+@pytest.mark.parametrize("is_stacked", [False, True], ids=["alone", "stack"])
+def test_a_client_that_fails_is_tried_again(times, members, is_stacked, caplog):
+    reports = FailureReports(hides_texts=True, logs_hidden=True)
+    worker = replace(ragged(algorithm=Flaky(), sizes=(10, 10, 10)).worker, faults=FailurePolicy("retry", retries=2))
+    worker = worker.vectorize() if is_stacked else worker
+    state = ragged(sizes=(10, 10, 10)).initial_state()
+    worker.update_template(state)
+    Flaky.left = times
+    with patch.object(type(worker), "reports", reports):
+        result = worker(TrainJob(1, 0, (0, 1, 2)), state)
+    assert (result.members, Flaky.left) == (members, 0)
+    assert [failure.client for failure in result.failures] == [client for client in (1,) if client not in members]
+    assert caplog.text.count("client 1 is left out") == times  # each failure once
+
+
+@pytest.mark.parametrize("is_stacked", [False, True], ids=["alone", "stack"])
+def test_a_stop_iteration_of_a_sum_is_an_error(is_stacked):
+    class Empty(MeanAggregator):
+        def add_float32(self, total, numbers, weight):
+            return next(iter(()))
+
+    worker = replace(ragged(sizes=(10, 10)).worker, aggregator=Empty())
+    worker = worker.vectorize() if is_stacked else worker
+    with pytest.raises(RuntimeError, match="raised StopIteration"):
+        worker(TrainJob(1, 0, (0, 1)), ragged(sizes=(10, 10)).initial_state())
+
+
+class Warns(FedAvg):
+    def client(self, local, shared, client_state):
+        update = super().client(local, shared, client_state)
+        warnings.warn(f"of {local.examples} examples", stacklevel=1)
+        return update
+
+
+@pytest.mark.parametrize("is_stacked", [False, True], ids=["alone", "stack"])
+def test_each_warning_of_a_client_rule_is_shown(is_stacked):
+    worker = ragged(algorithm=Warns(), sizes=(10, 10, 10)).worker
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        worker = worker.vectorize() if is_stacked else worker
+        state = ragged(sizes=(10, 10, 10)).initial_state()
+        worker.update_template(state)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        worker(TrainJob(1, 0, (0, 1, 2)), state)
+    assert [str(one.message) for one in caught if "examples" in str(one.message)] == ["of 10 examples"] * 3
+
+
+def test_clients_without_numbers_fail_alone_also_in_the_trial():
+    data = samples(43)
+    data.x[0:10] = torch.nan
+    for algorithm in (Scaffold(), Ditto()):
+        fed = ragged(algorithm=algorithm, sizes=(10, 12, 10, 7, 4), data=data)
+        for record in with_executor(fed, Vectorized(5)).run():
+            assert [(failure.client, failure.outcome) for failure in record.failures] == [(0, "not_finite")]
+
+
+class Unreadable:
+    """Inputs of which one cannot be read."""
+
+    def __init__(self, x, number):
+        self.x, self.number = x, number
+
+    def __getitem__(self, numbers):
+        if self.number in numbers.tolist():
+            raise OSError("cannot read it")
+        return self.x[numbers]
+
+
+def test_a_client_whose_sample_cannot_be_read_fails_alone():
+    data = samples(57)
+    fed = ragged(data=TensorSamples(Unreadable(data.x, 56), data.y))
+    for record in with_executor(fed, Vectorized(6)).run():
+        assert [(failure.client, failure.outcome) for failure in record.failures] == [(4, "exception")]
 
 
 class FailsAfterFit(FedAvg):

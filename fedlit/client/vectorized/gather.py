@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+import torch
+
 from fedlit.client.fit.call import FitCall, FitOutcome, LocalWork
 from fedlit.core.errors import ConfigError
-from fedlit.core.model import GradientTerm, Model
+from fedlit.core.tensors import Tensors, as_bytes
 
 T = TypeVar("T")
 Outcome = FitOutcome | Exception
@@ -41,13 +43,16 @@ class ClientRule(Generic[T]):
 
     Args:
         rule: function that runs the rule; it gets this object as its `LocalWork`.
+        tries_again: function of a result and the number of results before it; True if the rule runs once more, as if for the
+            first time.
         is_strict: True to compare also the numbers of calls that a rule repeats.
     """
 
-    def __init__(self, rule: Callable[[LocalWork], T], is_strict: bool) -> None:
-        self._rule, self._is_strict = rule, is_strict
+    def __init__(self, rule: Callable[[LocalWork], T], tries_again: Callable[[T, int], bool], is_strict: bool) -> None:
+        self._rule, self._tries_again, self._is_strict = rule, tries_again, is_strict
         self._answered: list[tuple[Request, Any, TracebackType | None]] = []
-        self._num_asked = 0
+        self._num_asked = self._num_results = 0
+        self._is_different = False
         self._result: T | None = None
         self.request: Request | None = None
         self.is_done = False
@@ -59,17 +64,28 @@ class ClientRule(Generic[T]):
             ConfigError: if the rule does something else than before.
             BaseException: an exception that the rule does not catch.
         """
-        self._num_asked, self.request = 0, None
+        while not self.is_done:
+            self._run_once()
+            if self.request is not None:
+                return
+            self._answered.clear()
+            self.is_done = not self._tries_again(self._result, self._num_results)  # type: ignore[arg-type]
+            self._num_results += 1
+
+    def _run_once(self) -> None:
+        self._num_asked, self.request, self._is_different, has_result = 0, None, False, False
         try:
             self._result = self._rule(self)
+            has_result = True
         except Unanswered:
-            return
-        if self.request is not None:
-            raise ConfigError("algorithm", "", "caught the exception at which its client rule ends for now", CATCH)
-        if self._num_asked < len(self._answered):
+            pass
+        except Exception:
+            if self.request is None and not self._is_different:
+                raise  # else it comes from code that runs while the rule ends for now
+        if self._is_different or (self.request is None and self._num_asked < len(self._answered)):
             raise ConfigError("algorithm", "", DIFFERS, DEPENDS)
-        self.is_done = True
-        self._answered.clear()
+        if has_result and self.request is not None:
+            raise ConfigError("algorithm", "", "caught the exception at which its client rule ends for now", CATCH)
 
     def answer(self, answer: Any) -> None:
         """Answer the request, and run the rule again.
@@ -102,14 +118,19 @@ class ClientRule(Generic[T]):
         earlier, answer, traceback = self._answered[self._num_asked]
         self._num_asked += 1
         if not _is_same(earlier, request, self._is_strict):
-            raise ConfigError("algorithm", "", DIFFERS, DEPENDS)
+            self._is_different = True
+            raise Unanswered  # a ConfigError could be caught by the rule
         if isinstance(answer, Exception):
             raise answer.with_traceback(traceback)
         return answer
 
 
 def run_together(
-    rules: Sequence[Callable[[LocalWork], T]], fit: FitTogether, take: Callable[[T], None], is_strict: bool = False
+    rules: Sequence[Callable[[LocalWork], T]],
+    fit: FitTogether,
+    take: Callable[[T], None],
+    tries_again: Callable[[T, int], bool] = lambda result, number: False,
+    is_strict: bool = False,
 ) -> None:
     """Run client rules, and answer their calls of `fit` together.
 
@@ -120,13 +141,14 @@ def run_together(
         rules: functions that run one client's rule each.
         fit: trains several clients.
         take: gets the results in the order of the rules, each as soon as those before it are there.
+        tries_again: see `ClientRule`.
         is_strict: True to compare also the numbers of calls that a rule repeats, which takes time.
 
     Raises:
         ConfigError: if a rule that runs again does something else than before.
         BaseException: any exception that a rule does not catch.
     """
-    clients = [ClientRule(rule, is_strict) for rule in rules]
+    clients = [ClientRule(rule, tries_again, is_strict) for rule in rules]
     rest = deque(clients)
 
     def take_results() -> None:
@@ -179,9 +201,12 @@ def _is_same(one: Request, other: Request, is_strict: bool) -> bool:
         return isinstance(one, FitCall) == isinstance(other, FitCall)
     if _names(one) != _names(other):
         return False
-    return not is_strict or (
-        one.model.equals(other.model) and all(map(_has_same_numbers, one.gradient_terms, other.gradient_terms))
-    )
+    pairs = [(one.model.state_dict(), other.model.state_dict())]
+    for first, second in zip(one.gradient_terms, other.gradient_terms, strict=True):
+        if first.mu != second.mu:
+            return False
+        pairs += [(first.center, second.center), (first.offset, second.offset)]
+    return not is_strict or all(_has_same_bits(first or {}, second or {}) for first, second in pairs)
 
 
 def _names(call: FitCall) -> tuple[Any, ...]:
@@ -189,6 +214,9 @@ def _names(call: FitCall) -> tuple[Any, ...]:
     return call.client, call.key, call.only, call.epochs, call.budget, len(call.gradient_terms), contrasts
 
 
-def _has_same_numbers(one: GradientTerm, other: GradientTerm) -> bool:
-    pairs = [(one.center, other.center), (one.offset, other.offset)]
-    return one.mu == other.mu and all(Model(first or {}, {}).equals(Model(second or {}, {})) for first, second in pairs)
+def _has_same_bits(one: Tensors, other: Tensors) -> bool:
+    """Return True if tensors have the same names and bits."""
+    if one.keys() != other.keys():
+        return False
+    pairs = [(tensor, other[name]) for name, tensor in one.items()]
+    return all(a.dtype == b.dtype and a.shape == b.shape and torch.equal(as_bytes(a), as_bytes(b)) for a, b in pairs)

@@ -12,13 +12,13 @@ from lightning.pytorch import LightningModule
 from fedlit.client.fit.call import FitCall, FitOutcome
 from fedlit.client.lightning_internals import trainer_scope
 from fedlit.client.vectorized.gather import Answer, Outcome
-from fedlit.client.vectorized.lanes.clock import TrainerView
+from fedlit.client.vectorized.lanes.clock import TrainerView, UnreadableBatch
 from fedlit.client.vectorized.lanes.lightning_optimization import attached
 from fedlit.client.vectorized.memory import StackMemory
 from fedlit.client.vectorized.recording.recorded import RecordedSteps
 from fedlit.client.vectorized.stack import Stack
 from fedlit.client.vectorized.stacked_module import StackedModule
-from fedlit.client.vectorized.streams import JointBatch, UnreadableBatch
+from fedlit.client.vectorized.streams import JointBatch
 from fedlit.core.streams import Purpose, seeded
 from fedlit.data.datamodule import apply_hooks
 

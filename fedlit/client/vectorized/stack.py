@@ -13,7 +13,7 @@ from fedlit.client.vectorized.lanes.clock import DifferentClients
 from fedlit.client.vectorized.lanes.lane import make_lanes
 from fedlit.client.vectorized.lanes.rows import ALL, rows_of
 from fedlit.client.vectorized.lanes.terms import stack_tensors
-from fedlit.client.vectorized.recording.products import has_large_rows
+from fedlit.client.vectorized.recording.products import Product, has_large_rows
 from fedlit.client.vectorized.stacked_module import StackedModule
 from fedlit.client.vectorized.step.contrasts import stacked_contrasts
 from fedlit.client.vectorized.step.logged import LoggedValues
@@ -58,9 +58,10 @@ class Stack:
             self._start(name, stack_tensors([model.parameters[name] for model in models], self._device))
 
     def _start(self, name: str, tensor: Tensor) -> None:
-        """Set the first weights of a parameter, shape (1, ...) or (clients, ...).
+        """Set the first weights of a parameter.
 
-        If its gradient may be late, weights that all clients share stay one tensor until the first step.
+        Their shape is (1, ...) or (clients, ...). If its gradient may be late, weights that all clients share stay one tensor
+        until the first step.
         """
         is_late = name in self._module.trained and has_large_rows(tensor)
         if is_late and len(tensor) == 1 == len(self.lanes) and self.lanes[0].takes_late_gradients:
@@ -144,7 +145,8 @@ class Stack:
             trained[name] = shared.expand(len(positions), *shared.shape[1:])
         states, batches = self._states.rows(index), [part for _, part in group]
         contrasts = [stack.rows(index, len(positions)) for stack in self._frozen]
-        result = self._step(trained, weights, buffers, states, contrasts, batches, lanes[0].clock.batch_idx)
+        is_late = is_last and len(positions) == lanes[0].active and len(lanes) == 1 and lanes[0].takes_late_gradients
+        result = self._step(trained, weights, buffers, states, contrasts, batches, lanes[0].clock.batch_idx, is_late)
         for name, value in result.buffers.items():
             if value is not buffers[name] or not isinstance(index, slice):
                 self._statistics[name][index] = value
@@ -155,7 +157,8 @@ class Stack:
             own = [place for place, position in enumerate(positions) if self._lane_of[position] is lane]
             part = rows_of(own, len(positions), self._device)
             gradients = {
-                name: gradient if part is ALL else gradient[part] for name, gradient in result.gradients.items()
+                name: gradient if part is ALL or isinstance(gradient, Product) else gradient[part]
+                for name, gradient in result.gradients.items()
             }
             rows = [positions[place] - lane.start for place in own]
             lane.add_gradients(rows_of(rows, lane.active, self._device), gradients, is_last)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from fedlit.client.fit.call import FitCall
+from fedlit.client.vectorized.lanes.clock import UnreadableBatch
 from fedlit.client.vectorized.lanes.lane import Lane
 from fedlit.core.streams import Purpose, seeded
 from fedlit.data.samples import Normalise, TensorBatches, TensorSamples
@@ -41,19 +42,6 @@ class JointBatches:
         ]
         for step in range(len(self)):
             yield [(position, _next(call, batches)) for position, call, total, batches in readers if step < total]
-
-
-class UnreadableBatch(Exception):
-    """A client's batch that raised an exception.
-
-    Args:
-        call: the client's fit.
-        error: the exception.
-    """
-
-    def __init__(self, call: FitCall, error: Exception) -> None:
-        super().__init__(f"client {call.client}: {error}")
-        self.call, self.error = call, error
 
 
 def _next(call: FitCall, batches: Iterator[Any]) -> Any:
@@ -109,7 +97,7 @@ def _indexed_batches(call: FitCall) -> TensorBatches | None:
         return None
     samples = batches.samples
     is_each_alone = samples.prepare is None or isinstance(samples.prepare, Normalise)
-    return batches if samples.augment is None and is_each_alone else None
+    return batches if samples.augment is None and is_each_alone and samples.is_in_memory else None
 
 
 class _ClientStream:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedlit.client.fit.call import FitCall, LocalWork
-from fedlit.client.vectorized.gather import Answer, run_together
+from fedlit.client.vectorized.gather import Answer, Outcome, run_together
 from fedlit.client.vectorized.joint_fit import STACK_BYTES, fit_together, stack_signature
 from fedlit.client.vectorized.memory import StackMemory
 from fedlit.client.vectorized.recording.recorded import RecordedSteps
@@ -39,6 +39,7 @@ class StackTraining:
         self,
         rules: Sequence[Callable[[LocalWork], Any]],
         take: Callable[[Any], None],
+        tries_again: Callable[[Any, int], bool],
         train_alone: Callable[[int], Any] | None = None,
     ) -> None:
         """Run the rules of several clients; train the clients together.
@@ -46,6 +47,7 @@ class StackTraining:
         Args:
             rules: functions that return a failure, or update and local training of one client.
             take: gets the replies in the order of the rules.
+            tries_again: function of a reply and the number of replies before it; True if the client is tried again.
             train_alone: trains a client alone and returns its reply, to compare it with its training in a stack; None for no
                 comparison.
 
@@ -54,16 +56,24 @@ class StackTraining:
         """
         replies: list[Any] = []
         add = take if train_alone is None else replies.append
-        run_together(rules, self._fit_quietly, lambda reply: add(_with_own_state(reply)))
+        run_together(rules, self._fit_quietly, lambda reply: add(_with_own_state(reply)), tries_again)
         if train_alone is not None:
             _add_difference(replies, train_alone)
             for reply in replies:
                 take(reply)
 
     def _fit_quietly(self, calls: Sequence[FitCall], answer: Answer) -> None:
+        filters, show = [*warnings.filters], warnings.showwarning
+
+        def answer_as_outside(place: int, outcome: Outcome) -> None:
+            """Answer a call, with the warnings of the caller."""
+            with warnings.catch_warnings():
+                warnings.filters, warnings.showwarning = filters, show
+                answer(place, outcome)
+
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=SLOW_OPERATION)  # the check before round 1 has reported it
-            self.fit(calls, answer)
+            self.fit(calls, answer_as_outside)
 
     def fit(self, calls: Sequence[FitCall], answer: Answer) -> None:
         """Train calls with equal signatures together."""

@@ -62,6 +62,11 @@ class TrainJob:
     exchange: Exchange | None = None
     is_stack: bool = False
 
+    @property
+    def exchange_number(self) -> int:
+        """Number of the exchange that carries the updates, counted from 1."""
+        return 1 if self.exchange is None else self.exchange.number
+
 
 @dataclass(frozen=True)
 class EvaluateJob:

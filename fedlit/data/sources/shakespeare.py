@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ class Windows:
     text: Tensor
     starts: Tensor
     length: int
+    is_in_memory: ClassVar[bool] = True
 
     def __getitem__(self, index: Tensor) -> Tensor:
         """Return the samples in `index`, shape (len(index), length), int64."""

@@ -239,6 +239,19 @@ def test_trainer_arguments_act_on_each_client_alone(options, algorithm):
     assert difference(ragged(algorithm=algorithm, options=options, sizes=sizes)) < TOLERANCE
 
 
+@pytest.mark.parametrize("limit", [0, 0.5, 0.4])
+def test_a_client_without_a_batch_takes_no_step_or_fails_alone(limit):
+    fed = ragged(options={"limit_train_batches": limit}, sizes=(23, 4, 10, 5))
+    single, stacked = (list(with_executor(fed, executor).run()) for executor in (Inline(), Vectorized(4)))
+    for one, other in zip(single, stacked, strict=True):
+        failures = [[(failure.client, failure.outcome) for failure in record.failures] for record in (one, other)]
+        assert failures[0] == failures[1]
+        assert one.lost == other.lost
+        weights = [record.model.parameters for record in (one, other)]
+        assert all(torch.allclose(tensor, weights[1][name], atol=TOLERANCE) for name, tensor in weights[0].items())
+    assert len(single[-1].failures) == {0: 0, 0.5: 2, 0.4: 3}[limit]
+
+
 def test_local_steps_and_rates_of_the_round_agree():
     fed = ragged(partial(Dense, OPTIMIZERS["momentum"]), epochs=1, local_steps=7, lr="step", lr_every=1, lr_gamma=0.5)
     assert difference(fed) < TOLERANCE

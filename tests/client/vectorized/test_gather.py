@@ -261,12 +261,12 @@ OTHERS = {
     "budget": lambda work, run: work.fit(call(1, budget=run)),
     "layers": lambda work, run: work.fit(call(1, only=frozenset({f"layer {run}"}))),
     "terms": lambda work, run: work.fit(call(1, gradient_terms=(GradientTerm(),) * run)),
+    "mu": lambda work, run: work.fit(call(1, gradient_terms=(GradientTerm(0.1 * run, ONE),))),
     "kind": lambda work, run: work.fit(call(1)) if run == 1 else work.measure(dict),
     "fewer": lambda work, run: work.fit(call(1)) if run == 1 else None,
 }
 NUMBERS = {
     "weights": lambda work, run: work.fit(call(1, model=Model(ONE if run == 1 else TWO, {}))),
-    "mu": lambda work, run: work.fit(call(1, gradient_terms=(GradientTerm(0.1 * run, ONE),))),
     "center": lambda work, run: work.fit(call(1, gradient_terms=(GradientTerm(0.1, ONE if run == 1 else TWO),))),
     "offset": lambda work, run: work.fit(call(1, gradient_terms=(GradientTerm(offset=ONE if run == 1 else TWO),))),
     "no offset": lambda work, run: work.fit(call(1, gradient_terms=(GradientTerm(offset=ONE if run == 1 else None),))),
@@ -290,6 +290,66 @@ def test_a_strict_run_takes_the_same_numbers():
     terms = (GradientTerm(0.1, ONE, TWO), GradientTerm())
     rules = [with_runs(lambda work, run: work.fit(call(1, model=Model(ONE, TWO), gradient_terms=terms)))]
     assert gathered(rules, lambda calls: ["fitted"], is_strict=True) == ["fitted"]
+
+
+def test_a_rule_cannot_catch_that_it_is_different():
+    def careful(work, run):
+        try:
+            return work.fit(call(1, epochs=run))
+        except Exception:
+            return "caught"
+
+    with pytest.raises(ConfigError, match="asks for other local training"):
+        gathered([with_runs(careful)], nothing)
+
+
+def test_nan_is_equal_to_itself_and_bits_count():
+    def fits(value):
+        return lambda work, run: work.fit(call(1, model=Model({"w": torch.tensor([torch.nan, value * run])}, {})))
+
+    assert gathered([with_runs(fits(torch.nan))], lambda calls: ["fitted"], is_strict=True) == ["fitted"]
+    with pytest.raises(ConfigError, match="asks for other local training"):
+        gathered([with_runs(fits(1.0))], nothing, is_strict=True)
+
+
+def test_a_rule_that_is_tried_again_starts_without_the_answers_before():
+    waves, failures = [], iter([True, True, False])
+
+    def flaky(work):
+        result = work.fit(call(1))
+        return ("failed" if next(failures) else "succeeded", result)
+
+    def fit(calls):
+        waves.append(len(calls))
+        return [len(waves) for _ in calls]
+
+    def tries_again(result, number):
+        return result[0] == "failed" and number < 2
+
+    assert gathered([flaky], fit, tries_again=tries_again) == [("succeeded", 3)]
+    assert waves == [1, 1, 1]
+    failures = iter([True] * 9)
+    assert gathered([flaky], fit, tries_again=tries_again) == [("failed", 6)]
+
+
+def raises_in_the_end(work):
+    try:
+        y = work.fit(call(1))
+    finally:
+        steps = y  # unknown while the rule ends for now
+    return steps
+
+
+def raises_another(work):
+    try:
+        return work.fit(call(1))
+    except BaseException as error:
+        raise RuntimeError("of the rule") from error
+
+
+@pytest.mark.parametrize("rule", [raises_in_the_end, raises_another])
+def test_code_that_fails_while_a_rule_ends_for_now_does_not_matter(rule):
+    assert gathered([rule], lambda calls: ["fitted"]) == ["fitted"]
 
 
 def catches_all(work):

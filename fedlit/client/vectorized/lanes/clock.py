@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
+from fedlit.client.fit.call import FitCall
 from fedlit.core.errors import ConfigError
 
 
@@ -13,11 +14,24 @@ class DifferentClients(Exception):
     """A value that is not the same for all clients."""
 
 
+class UnreadableBatch(Exception):
+    """A client whose batches cannot be read.
+
+    Args:
+        call: the client's fit.
+        error: the exception.
+    """
+
+    def __init__(self, call: FitCall, error: Exception) -> None:
+        super().__init__(f"client {call.client}: {error}")
+        self.call, self.error = call, error
+
+
 class ClientClock:
     """The progress of clients that have the same number of batches.
 
     Args:
-        num_batches: batches in an epoch, >= 1.
+        num_batches: batches in an epoch.
         epochs: passes over the shard; ignored if there is a number of steps.
         steps: optimizer steps of a whole fit; None for all steps of the epochs.
         accumulate: batches whose gradients one step accumulates, >= 1.
@@ -37,11 +51,13 @@ class ClientClock:
     @property
     def planned_steps(self) -> int:
         """Optimizer steps of a whole fit."""
+        if not self.num_batches:
+            return 0
         return self._epochs * self._steps_per_epoch if self._steps is None else self._steps
 
     def batches_until(self, steps: int) -> int:
         """Return the number of batches until an optimizer step, counted from 1."""
-        epochs, rest = divmod(steps, self._steps_per_epoch)
+        epochs, rest = divmod(steps, max(1, self._steps_per_epoch))
         return epochs * self.num_batches + min(rest * self.accumulate, self.num_batches)
 
     @property

@@ -15,7 +15,7 @@ from fedlit.client.steps.displacement import DisplacementTracker
 from fedlit.client.steps.observer import has_gradients
 from fedlit.client.steps.optimizer_state import read_state
 from fedlit.client.steps.rates import ScaledRates
-from fedlit.client.vectorized.lanes.clock import ClientClock
+from fedlit.client.vectorized.lanes.clock import ClientClock, UnreadableBatch
 from fedlit.client.vectorized.lanes.late_gradients import LateGradients
 from fedlit.client.vectorized.lanes.lightning_optimization import make_optimizers
 from fedlit.client.vectorized.lanes.optimizers import (
@@ -120,11 +120,9 @@ class Lane:
         """
         for name, gradient in gradients.items():
             parameter = self.parameters[name]
-            if isinstance(gradient, Product):
-                if rows is ALL and is_last and self.clock.accumulate == 1:
-                    self.late.add(name, gradient)
-                    continue
-                gradient = gradient.tensor()
+            if isinstance(gradient, Product):  # of all active clients, whose step comes next
+                self.late.add(name, gradient)
+                continue
             if self.clock.accumulate > 1:
                 gradient = gradient / self.clock.accumulate
             if rows is not ALL:
@@ -219,8 +217,9 @@ def _clock(call: FitCall) -> ClientClock:
     limit = options.get("limit_train_batches")
     if isinstance(limit, int):
         num_batches = min(num_batches, limit)
-    elif limit is not None:
-        num_batches = int(num_batches * limit)
+    elif limit is not None and not (num_batches := int(num_batches * limit)) and limit:
+        problem = f"limit_train_batches={limit} leaves no batch of {len(call.batches)}"
+        raise UnreadableBatch(call, ValueError(problem))
     steps = config.steps if call.epochs is None else None
     epochs = config.epochs if call.epochs is None else call.epochs
     return ClientClock(num_batches, epochs, steps, int(options.get("accumulate_grad_batches") or 1))

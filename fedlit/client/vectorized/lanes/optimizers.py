@@ -15,7 +15,7 @@ from torch.optim import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Opti
 from fedlit.client.steps.optimizer_state import OPTIMIZER_PREFIX
 from fedlit.core.errors import ConfigError
 from fedlit.core.tensors import Groups, Tensors
-from fedlit.core.torch_internals import has_step_hooks
+from fedlit.core.torch_internals import takes_own_steps
 
 ELEMENTWISE = (SGD, Adam, AdamW, Adagrad, RMSprop, Adadelta, Adamax, NAdam, RAdam)
 """Optimizers of torch whose step treats each number of a parameter alone."""
@@ -61,10 +61,7 @@ def takes_plain_steps(optimizer: Optimizer) -> bool:
 
     Then each client may step alone: its numbers have the same bits, and nothing else reads the gradients.
     """
-    kind = type(optimizer)
-    if not issubclass(kind, SGD) or unwrap(kind.step) is not unwrap(SGD.step) or has_step_hooks(optimizer):
-        return False
-    return all(_is_plain(group) for group in optimizer.param_groups)
+    return takes_own_steps(optimizer, SGD) and all(_is_plain(group) for group in optimizer.param_groups)
 
 
 def _is_plain(group: Mapping[str, Any]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,8 @@ PART_BYTES = 1 << 20
 class Product:
     """The product of two matrices of each client.
 
-    It is valid as long as both matrices are.
+    It is valid as long as both matrices are. It is not cut: with several threads the products of fewer clients may have other
+    bits, which nobody has compared.
 
     Args:
         left, right: shapes (clients, n, k) and (clients, k, m).
@@ -29,10 +29,6 @@ class Product:
 
     def __init__(self, left: Tensor, right: Tensor) -> None:
         self._left, self._right = left, right
-
-    def __getitem__(self, rows: Any) -> Product:
-        """Return the products of some clients."""
-        return Product(self._left[rows], self._right[rows])
 
     def tensor(self) -> Tensor:
         """Return the products, shape (clients, n, m)."""
@@ -43,13 +39,14 @@ class Product:
 
         Products have the shape (clients, n, m). The next ones use their memory.
         """
-        length, shape = len(self._left), (self._left.shape[1], self._right.shape[2])
+        shape = (self._left.shape[1], self._right.shape[2])
         nbytes = max(1, shape[0] * shape[1] * self._left.element_size())
-        size = min(length, max(torch.get_num_threads(), PART_BYTES // nbytes))
-        memory = torch.empty((size, *shape), dtype=self._left.dtype, device=self._left.device)
-        places = (slice(start, min(start + size, length)) for start in range(0, length, size))
-        for place, left, right in zip(places, self._left.split(size), self._right.split(size), strict=True):
-            yield place, torch.bmm(left, right, out=memory if len(left) == size else memory[: len(left)])
+        size = max(torch.get_num_threads(), PART_BYTES // nbytes)
+        edges = _edges(len(self._left), size)
+        memory = torch.empty((len(self._left[edges[-1]]), *shape), dtype=self._left.dtype, device=self._left.device)
+        for place in edges:
+            left, right = self._left[place], self._right[place]
+            yield place, torch.bmm(left, right, out=memory if len(left) == len(memory) else memory[: len(left)])
 
     @torch.no_grad()
     def add_to(self, target: Tensor, factor: float, start: Tensor | None = None) -> None:
@@ -69,6 +66,15 @@ class Product:
     def clone(self) -> Tensor:
         """Return the products in memory of their own, computed part by part."""
         return torch.cat([products.clone() for _, products in self.parts()])
+
+
+def _edges(length: int, size: int) -> list[slice]:
+    """Return the places of parts of about equal length.
+
+    None is shorter than `size`, unless it is the only one.
+    """
+    count = max(1, length // size)
+    return [slice(length * part // count, length * (part + 1) // count) for part in range(count)]
 
 
 Gradient = Tensor | Product

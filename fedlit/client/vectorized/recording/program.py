@@ -43,6 +43,7 @@ class Program:
         operations = shorten(operations, outputs)
         lasting = None if num_lasting is None else inputs[len(inputs) - num_lasting :]
         late = {} if lasting is None else late_products(operations, outputs, lasting)
+        self.has_late_products = bool(late)
         operations = [operation for operation in operations if late.keys().isdisjoint(operation.results)]
         returned = [(late[output].args if output in late else (output,)) for output in outputs]
         rooms = _rooms(operations, [value for values in returned for value in values])

@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,11 +38,13 @@ class Recording:
     Args:
         run: function of the step's tensors.
         facts: what the step returned beside its tensors.
+        make_other: makes a program without late products; None if `run` has none.
         is_checked: True if a second step agreed with them.
     """
 
     run: Program
     facts: Any
+    make_other: Callable[[], Program] | None = None
     is_checked: bool = False
 
 
@@ -80,7 +83,7 @@ class RecordedSteps:
         """
         if key is None or self.is_refused:
             return step(tensors)
-        key = (key, tuple((tensor.shape, tensor.dtype, tensor.stride()) for tensor in tensors))
+        key = (key, num_lasting, tuple((tensor.shape, tensor.dtype, tensor.stride()) for tensor in tensors))
         recording = self._recordings.get(key)
         if recording is None:
             self._counts[key] += 1
@@ -102,8 +105,9 @@ class RecordedSteps:
                 raise NotRecordable("random numbers of Python or NumPy")
             if not self.is_refused:
                 values = recorder.outputs(outputs)
-                program = Program(recorder.inputs, recorder.operations, values, self._arena, num_lasting)
-                self._recordings[key] = Recording(program, facts)
+                make = partial(Program, recorder.inputs, recorder.operations, values, self._arena)
+                program = make(num_lasting)
+                self._recordings[key] = Recording(program, facts, make if program.has_late_products else None)
         except NotRecordable:
             self.refuse()
         return outputs, facts
@@ -119,7 +123,9 @@ class RecordedSteps:
         outputs, facts = step(tensors)
         pairs = [*zip(again, outputs, strict=True), *zip(copies, tensors, strict=True)]
         if facts == recording.facts and _same(after, get_generators()) and all(_is_equal(*pair) for pair in pairs):
-            recording.is_checked = True
+            recording.is_checked, recording.make_other = True, None  # which keeps tensors
+        elif recording.make_other is not None:  # late products may have other bits, which the next step shows
+            recording.run, recording.make_other = recording.make_other(), None
         else:
             self.refuse()
         return outputs, facts
@@ -137,7 +143,7 @@ def _python_generators() -> tuple[Any, ...]:
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    """Return a copy with the same strides; one of shared weights stays shared."""
+    """Return a copy; one of shared weights stays shared."""
     if tensor.dim() and len(tensor) > 1 and tensor.stride(0) == 0:
         return tensor[:1].clone().expand(tensor.shape)
     return tensor.clone()

@@ -81,6 +81,7 @@ class StackedStep:
         contrasts: Sequence[Mapping[str, Tensor]],
         batches: Sequence[Any],
         batch_idx: int,
+        is_late: bool,
     ) -> StepResult:
         """Run one batch of each client.
 
@@ -90,6 +91,7 @@ class StackedStep:
             contrasts: the weights of their frozen models, in the order of `frozen_stacks`.
             batches: their batches, which have the same structure.
             batch_idx: number of the batch in its epoch.
+            is_late: True if large gradients may be a `Product`, which is used before the weights or batches change.
 
         Raises:
             Exception: any exception of the module, or of torch if the step cannot run for several clients at once.
@@ -104,7 +106,8 @@ class StackedStep:
         index, key = batch_idx if self.reads_index else None, None
         if self._is_recordable and all(isinstance(leaf, int | float | str | None) for leaf in others):
             key = (names_of(inputs), type(batches[0]), others, index)
-        outputs, names = self.recorded.run(key, differentiate, leaves_of(inputs), num_lasting=len(stacked))
+        num_lasting = len(stacked) if is_late else None
+        outputs, names = self.recorded.run(key, differentiate, leaves_of(inputs), num_lasting)
         gradients, new, new_states, values = unflatten(names.outputs, outputs)
         return StepResult(gradients, new, new_states, names.calls, values)
 

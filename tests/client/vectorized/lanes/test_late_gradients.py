@@ -197,7 +197,7 @@ def test_only_weights_that_all_clients_start_from_are_shared(monkeypatch, algori
     monkeypatch.setattr(products, "MIN_ROW_BYTES", 1)
 
     def noted(self, key, step, tensors, num_lasting=None):
-        if num_lasting is not None:  # of a training step
+        if len(tensors) > 4:  # of a training step
             seen.add(1 if tensors[0].stride(0) == 0 else len(tensors[0]))
         return run(self, key, step, tensors, num_lasting)
 

@@ -175,14 +175,20 @@ def test_the_matrices_of_a_late_product_keep_their_rooms():
     assert late(body, *tensors) == [True, False]
 
 
-def test_a_product_is_added_client_by_client():
-    left, right = torch.randn(4, 3, 7), torch.randn(4, 7, 5)
-    product, target = Product(left, right), torch.randn(4, 3, 5)
+@pytest.mark.parametrize(
+    ("length", "lengths"), [(1, [1]), (2, [2]), (3, [3]), (4, [2, 2]), (5, [2, 3]), (7, [2, 2, 3])]
+)
+def test_a_product_is_added_part_by_part(monkeypatch, length, lengths):
+    monkeypatch.setattr(products, "PART_BYTES", 2 * 3 * 5 * 4 + 4)
+    left, right = torch.randn(length, 3, 7), torch.randn(length, 7, 5)
+    product, target = Product(left, right), torch.randn(length, 3, 5)
     expected = target.add(left.bmm(right), alpha=-0.3)
     product.add_to(target, -0.3)
-    assert torch.equal(target, expected)
-    assert torch.equal(product[1:3].tensor(), left[1:3].bmm(right[1:3]))
-    assert torch.equal(product[torch.tensor([2, 0])].clone(), left[[2, 0]].bmm(right[[2, 0]]))
+    assert torch.allclose(target, expected)
+    assert [len(part) for _, part in product.parts()] == lengths
+    start = torch.randn(1, 3, 5)
+    product.add_to(target, 2.0, start)
+    assert torch.allclose(target, start + 2 * left.bmm(right))
 
 
 def test_rooms_that_are_needed_at_the_same_time_do_not_overlap():

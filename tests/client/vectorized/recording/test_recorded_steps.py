@@ -5,6 +5,7 @@ import itertools
 import pickle
 import random
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,10 +13,13 @@ import torch
 from stacks import Dense, ragged, with_executor
 from torch import nn
 from torch.func import grad, vmap
+from torchmetrics.classification import MulticlassAccuracy
 
-from fedlit.client.vectorized.recording import program, recorded
+from fedlit.client.vectorized.recording import products, program, recorded
+from fedlit.client.vectorized.recording.products import Product
 from fedlit.client.vectorized.recording.recorded import RecordedSteps
 from fedlit.core.messages import TrainJob
+from fedlit.data import TensorSamples
 from fedlit.executors import Vectorized
 
 
@@ -244,3 +248,51 @@ def test_the_module_keeps_no_tensor_of_the_transforms():
     list(with_executor(fed, Vectorized(6)).run())
     copied = copy.deepcopy(module)
     assert all(torch.equal(state, torch.zeros_like(state)) for state in copied.accuracy.metric_state.values())
+
+
+def test_a_late_product_with_other_bits_is_computed_at_once(monkeypatch):
+    monkeypatch.setattr(products, "MIN_ROW_BYTES", 1)
+    monkeypatch.setattr(Product, "clone", lambda self: self.tensor() + 1e-3)
+    steps, tensors = RecordedSteps(0), [torch.ones(2, 3, 3), torch.ones(2, 3, 3)]
+
+    def step(tensors):
+        return [(tensors[0] * 2).bmm(tensors[1])], None
+
+    kinds = []
+    for _ in range(5):
+        (output,), _ = steps.run("key", step, tensors, 1)
+        kinds.append(type(output))
+    assert kinds == [torch.Tensor] * 5
+    assert not steps.is_refused
+    (recording,) = steps._recordings.values()
+    assert recording.is_checked
+    assert not recording.run.has_late_products
+    assert recording.make_other is None
+
+
+class Softmax(Dense):
+    """Softmax regression on many inputs."""
+
+    def __init__(self, inputs):
+        super().__init__()
+        self.body, self.norm, self.head = nn.Identity(), nn.Identity(), nn.Linear(inputs, 10)
+        self.accuracy = MulticlassAccuracy(10, average="micro", validate_args=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [(80, 80, 80, 45, 45, 45), (25, 25, 25, 20, 20, 20), (25, 25, 25)])
+def test_several_threads_give_the_bits_of_python_whatever_the_lanes(monkeypatch, sizes):
+    """Products of fewer matrices may have other bits then."""
+    inputs, generator = 2048, torch.Generator().manual_seed(0)
+    x, y = (
+        torch.randn(sum(sizes), inputs, generator=generator),
+        torch.randint(0, 10, (sum(sizes),), generator=generator),
+    )
+
+    def models():
+        fed = ragged(partial(Softmax, inputs), sizes=sizes, data=TensorSamples(x, y), rounds=3)
+        return [record.model for record in with_executor(fed, Vectorized(6, threads=2)).run()]
+
+    recorded = models()
+    monkeypatch.setattr(RecordedSteps, "run", lambda self, key, step, tensors, num_lasting=None: step(tensors))
+    assert all(one.equals(other) for one, other in zip(recorded, models(), strict=True))
