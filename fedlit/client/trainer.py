@@ -26,6 +26,7 @@ from fedlit.core.messages import ClientFailure, Update
 from fedlit.core.model import ContrastiveTerm, FitResult, GradientTerm, Model
 from fedlit.core.tensors import Groups, Tensors
 from fedlit.data.client_data import ClientData
+from fedlit.data.protocols import Batches
 
 Module = LightningModule
 
@@ -177,7 +178,7 @@ class LocalTrainer:
                 count a fit with privacy.
         """
         private = start_private_fit(self.trainer_config.privacy, self.private, key)
-        batches = self.data.train_batches(self.round, self.client, key) if private is None else private.batches
+        batches = self._batches(key) if private is None else private.batches
         budget = None if self.step_budget is None else self.step_budget - sum(fit.steps for fit in self.results)
         if self.examples == 0 or len(batches) == 0 or budget == 0 or (only is not None and not only):
             self.optimizer_state.update(optimizer_state(self.client_state))
@@ -210,6 +211,9 @@ class LocalTrainer:
         result = FitResult(outcome.model, outcome.steps, self.examples, outcome.metrics, outcome.displacement_fn)
         self.results.append(result if key == 0 else replace(result, metrics={}))
         return result
+
+    def _batches(self, key: int) -> Batches:
+        return self.work.batches(partial(self.data.train_batches, self.round, self.client, key))
 
     def loss(self, model: Model) -> float:
         """Return the mean of `training_step` over the shard's samples, by batch size.

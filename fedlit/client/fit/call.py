@@ -78,6 +78,14 @@ class FitOutcome:
 class LocalWork(Protocol):
     """The place where a client's fits and measurements run."""
 
+    def batches(self, make: Callable[[], Batches]) -> Batches:
+        """Return the batches of the next fit.
+
+        Args:
+            make: makes them, if there are none yet.
+        """
+        ...
+
     def fit(self, call: FitCall) -> FitOutcome:
         """Train a client."""
         ...

@@ -17,12 +17,17 @@ from fedlit.client.metrics import final_metrics
 from fedlit.client.steps.displacement import DisplacementTracker
 from fedlit.core.streams import Purpose, seeded
 from fedlit.data.datamodule import fit_arguments
+from fedlit.data.protocols import Batches
 
 T = TypeVar("T")
 
 
 class SingleWork:
     """Runs each fit and each measurement at once: see `LocalWork`."""
+
+    def batches(self, make: Callable[[], Batches]) -> Batches:
+        """Make the batches."""
+        return make()
 
     def fit(self, call: FitCall) -> FitOutcome:
         """Train a client by a Trainer of its own."""

@@ -16,6 +16,7 @@ import torch
 from fedlit.client.fit.call import FitCall, FitOutcome, LocalWork
 from fedlit.core.errors import ConfigError
 from fedlit.core.tensors import Tensors, as_bytes
+from fedlit.data.protocols import Batches
 
 T = TypeVar("T")
 Outcome = FitOutcome | Exception
@@ -102,6 +103,11 @@ class ClientRule(Generic[T]):
         """Return the result, and keep nothing of it."""
         result, self._result = self._result, None
         return result  # type: ignore[return-value]
+
+    def batches(self, make: Callable[[], Batches]) -> Batches:
+        """Return the batches of a repeated call, or make new ones."""
+        earlier = self._answered[self._num_asked][0] if self._num_asked < len(self._answered) else None
+        return earlier.batches if isinstance(earlier, FitCall) else make()
 
     def fit(self, call: FitCall) -> FitOutcome:
         """Train a client: see `LocalWork`."""

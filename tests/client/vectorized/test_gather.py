@@ -1,6 +1,8 @@
 """Client rules that run again from their start, with one answer more each time."""
 
+import itertools
 import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -126,6 +128,23 @@ def test_measurements_run_once():
 
     assert gathered([measures], lambda calls: ["fitted"]) == [(7, "fitted", 8)]
     assert log == ["first", "second"]
+
+
+def test_batches_are_made_once_for_each_fit():
+    made, used = itertools.count(), []
+
+    def fits(work):
+        for key in range(2):
+            work.measure(dict)
+            work.fit(call(1, key, batches=work.batches(partial(next, made))))
+
+    def fit(calls):
+        used.extend(one.batches for one in calls)
+        return nothing(calls)
+
+    gathered([fits], fit)
+    assert used == [0, 1]
+    assert next(made) == 2
 
 
 def test_a_measurement_that_fails_is_raised_in_its_rule():
