@@ -80,9 +80,9 @@ def _without_manifest() -> Any:
 def _catching_everything() -> Any:
     original = ClientWorker._train_client
 
-    def catch_everything(self: ClientWorker, job: Any, client: int, *rest: Any) -> Any:
+    def catch_everything(self: ClientWorker, job: Any, state: Any, spent: Any, client: int, *rest: Any) -> Any:
         try:
-            return original(self, job, client, *rest)
+            return original(self, job, state, spent, client, *rest)
         except BaseException as error:
             return ClientFailure(client, "exception", repr(error))
 

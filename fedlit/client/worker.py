@@ -122,9 +122,12 @@ class ClientWorker:
 
         if self.stacks is None:
             for client in job.clients:
-                take(self._train_client(job, state, chunk.spent, client))
+                number = 0
+                while self._tries_again(reply := self._train_client(job, state, chunk.spent, client), number):
+                    number += 1
+                take(reply)
         else:
-            rules = [partial(self._try_client, job, state, chunk.spent, client) for client in job.clients]
+            rules = [partial(self._train_client, job, state, chunk.spent, client) for client in job.clients]
             alone = partial(self._train_client, job, state, {}) if job.round == job.index == 0 else None
             self.stacks.train(rules, take, self._tries_again, alone)
         return chunk.partial(job.index)
@@ -177,17 +180,10 @@ class ClientWorker:
         local = replace(self.local_trainer(job.round, job.client, job.client_state), private=None)  # nobody would count
         return self.algorithm.personal_model(local, state.shared, algorithm_state(job.client_state))
 
-    def _train_client(self, job: TrainJob, state: ServerState, spent: dict[int, Groups], client: int) -> Reply:
-        """Run a client's rule alone, with retries."""
-        number = 0
-        while self._tries_again(reply := self._try_client(job, state, spent, client), number):
-            number += 1
-        return reply
-
     def _tries_again(self, reply: Reply, number: int) -> bool:
         return isinstance(reply, ClientFailure) and reply.outcome != "planned" and number < self.faults.max_retries
 
-    def _try_client(
+    def _train_client(
         self, job: TrainJob, state: ServerState, spent: dict[int, Groups], client: int, work: LocalWork | None = None
     ) -> Reply:
         """Run a client's rule; `spent` gets its private fits."""
