@@ -89,12 +89,12 @@ def signals_in_fit(round: int, place: int, *numbers: int) -> Iterator[None]:
     """
     original, seen = ClientWorker._train_client, []
 
-    def train_client(self: ClientWorker, job: Any, client: int, state: ServerState, *rest: Any) -> Any:
+    def train_client(self: ClientWorker, job: Any, state: ServerState, spent: Any, client: int, *rest: Any) -> Any:
         if job.round + 1 == round:
             seen.append(client)
             if len(seen) == place + 1:
                 due.extend(numbers)
-        return original(self, job, client, state, *rest)
+        return original(self, job, state, spent, client, *rest)
 
     with patch.object(ClientWorker, "_train_client", train_client):
         yield
