@@ -213,7 +213,7 @@ class LocalTrainer:
         return result
 
     def _batches(self, key: int) -> Batches:
-        return self.work.batches(partial(self.data.train_batches, self.round, self.client, key))
+        return self.work.batches(key, partial(self.data.train_batches, self.round, self.client, key))
 
     def loss(self, model: Model) -> float:
         """Return the mean of `training_step` over the shard's samples, by batch size.

@@ -78,10 +78,11 @@ class FitOutcome:
 class LocalWork(Protocol):
     """The place where a client's fits and measurements run."""
 
-    def batches(self, make: Callable[[], Batches]) -> Batches:
+    def batches(self, key: int, make: Callable[[], Batches]) -> Batches:
         """Return the batches of the next fit.
 
         Args:
+            key: the key of the fit.
             make: makes them, if there are none yet.
         """
         ...

@@ -25,7 +25,7 @@ T = TypeVar("T")
 class SingleWork:
     """Runs each fit and each measurement at once: see `LocalWork`."""
 
-    def batches(self, make: Callable[[], Batches]) -> Batches:
+    def batches(self, key: int, make: Callable[[], Batches]) -> Batches:
         """Make the batches."""
         return make()
 

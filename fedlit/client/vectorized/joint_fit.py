@@ -19,6 +19,7 @@ from fedlit.client.vectorized.recording.recorded import RecordedSteps
 from fedlit.client.vectorized.stack import Stack
 from fedlit.client.vectorized.stacked_module import StackedModule
 from fedlit.client.vectorized.streams import JointBatch
+from fedlit.core.model import Model
 from fedlit.core.streams import Purpose, seeded
 from fedlit.data.datamodule import apply_hooks
 
@@ -51,7 +52,12 @@ def fit_together(
     """
     first = next(iter(calls.values()))
     with trainer_scope(), first.replica.limit_warnings():
-        first.replica.load(first.model, first.only)
+        try:
+            first.replica.load(first.model, first.only)
+        except Exception as error:  # of a model that is not one of this module; the rules decide
+            for place in calls:
+                answer(place, error)
+            return
         fit = JointFit(calls, recorded, memory, max_bytes, answer)
         first.config.make_trainer(**WHOLE).fit(fit, train_dataloaders=Stacks(fit))
 
@@ -64,7 +70,9 @@ def stack_signature(call: FitCall) -> tuple[Any, ...]:
 
     terms = tuple((names(term.center), names(term.offset)) for term in call.gradient_terms)
     contrasts = tuple((term.mu, term.temperature, term.layer, term.away is None) for term in call.contrasts)
-    return call.round, call.key, call.only, call.epochs, terms, contrasts
+    groups = call.model.groups() if isinstance(call.model, Model) else {}
+    model = [(name, tuple((key, tensor.shape) for key, tensor in group.items())) for name, group in groups.items()]
+    return call.round, call.key, call.only, call.epochs, terms, contrasts, tuple(model)
 
 
 class JointFit(LightningModule):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fedlit.client.fit.call import FitCall, FitOutcome
@@ -63,11 +64,13 @@ class Stack:
         Their shape is (1, ...) or (clients, ...). If its gradient may be late, weights that all clients share stay one tensor
         until the first step.
         """
-        is_late = name in self._module.trained and has_large_rows(tensor)
-        if is_late and len(tensor) == 1 == len(self.lanes) and self.lanes[0].takes_late_gradients:
-            self.lanes[0].late.shared[name] = tensor
+        stacked, has_one_lane = self._weights[name], len(self.lanes) == 1
+        is_late = name in self._module.trained and has_large_rows(stacked) and self._step.recorded.is_pure
+        if is_late and len(tensor) == 1 and has_one_lane and self.lanes[0].takes_late_gradients:
+            # in memory of its own: bits of a product depend on the alignment, and a module may change a weight in place
+            self.lanes[0].late.shared[name] = torch.empty_like(stacked[:1]).copy_(tensor)
         else:
-            self._weights[name].copy_(tensor)
+            stacked.copy_(tensor)
 
     def _stack(self, name: str, tensors: Sequence[Tensor], like: Tensor) -> Tensor:
         """Return a copy with one row for each client."""

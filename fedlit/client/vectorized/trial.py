@@ -53,7 +53,7 @@ def try_stacks(worker: Any, if_faster: bool = False) -> StackTraining:
         raise ConfigErrors(errors)
     if training.recorded.is_refused:  # steps as Python cost most by themselves
         return StackTraining(training.recorded, max_bytes=None)
-    return StackTraining()
+    return StackTraining(RecordedSteps(is_pure=not training.recorded.changes_tensors))
 
 
 def _try_two_rounds(dry_run: Callable[..., Any], work: LocalWork) -> None:

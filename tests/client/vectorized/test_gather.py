@@ -136,7 +136,7 @@ def test_batches_are_made_once_for_each_fit():
     def fits(work):
         for key in range(2):
             work.measure(dict)
-            work.fit(call(1, key, batches=work.batches(partial(next, made))))
+            work.fit(call(1, key, batches=work.batches(key, partial(next, made))))
 
     def fit(calls):
         used.extend(one.batches for one in calls)
@@ -145,6 +145,20 @@ def test_batches_are_made_once_for_each_fit():
     gathered([fits], fit)
     assert used == [0, 1]
     assert next(made) == 2
+
+
+def test_batches_of_another_fit_are_not_those_of_a_repeated_call():
+    def unreadable():
+        raise OSError("cannot read it")
+
+    def fits(work):
+        try:
+            work.batches(7, unreadable)
+        except OSError:
+            return work.fit(call(1, batches=work.batches(0, list)))
+        return "no error"
+
+    assert gathered([fits], lambda calls: ["fitted"]) == ["fitted"]
 
 
 def test_a_measurement_that_fails_is_raised_in_its_rule():
@@ -280,12 +294,12 @@ OTHERS = {
     "budget": lambda work, run: work.fit(call(1, budget=run)),
     "layers": lambda work, run: work.fit(call(1, only=frozenset({f"layer {run}"}))),
     "terms": lambda work, run: work.fit(call(1, gradient_terms=(GradientTerm(),) * run)),
-    "mu": lambda work, run: work.fit(call(1, gradient_terms=(GradientTerm(0.1 * run, ONE),))),
     "kind": lambda work, run: work.fit(call(1)) if run == 1 else work.measure(dict),
     "fewer": lambda work, run: work.fit(call(1)) if run == 1 else None,
 }
 NUMBERS = {
     "weights": lambda work, run: work.fit(call(1, model=Model(ONE if run == 1 else TWO, {}))),
+    "mu": lambda work, run: work.fit(call(1, gradient_terms=(GradientTerm(0.1 * run, ONE),))),
     "center": lambda work, run: work.fit(call(1, gradient_terms=(GradientTerm(0.1, ONE if run == 1 else TWO),))),
     "offset": lambda work, run: work.fit(call(1, gradient_terms=(GradientTerm(offset=ONE if run == 1 else TWO),))),
     "no offset": lambda work, run: work.fit(call(1, gradient_terms=(GradientTerm(offset=ONE if run == 1 else None),))),
@@ -306,7 +320,7 @@ def test_a_strict_run_compares_the_numbers_too(body):
 
 
 def test_a_strict_run_takes_the_same_numbers():
-    terms = (GradientTerm(0.1, ONE, TWO), GradientTerm())
+    terms = (GradientTerm(0.1, ONE, TWO), GradientTerm(), GradientTerm(float("nan"), ONE))
     rules = [with_runs(lambda work, run: work.fit(call(1, model=Model(ONE, TWO), gradient_terms=terms)))]
     assert gathered(rules, lambda calls: ["fitted"], is_strict=True) == ["fitted"]
 

@@ -87,6 +87,9 @@ class OperationRecorder:
 
     Args:
         tensors: the tensors of the step.
+
+    Attributes:
+        changes_inputs: True if an operation that changes a tensor in place has one of them among its arguments.
     """
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
@@ -97,6 +100,7 @@ class OperationRecorder:
         self._storages = {_storage(tensor) for tensor in tensors}
         self._alive: list[Any] = []  # an id belongs to one tensor as long as it lives
         self._problem: str | None = None
+        self.changes_inputs = False
 
     def add(self, function: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Record one operation."""
@@ -112,6 +116,7 @@ class OperationRecorder:
         operation = Operation(function, *arguments, [], is_single)
         if changes_tensors(function):
             self._views.clear()  # it may change how a tensor reads its memory
+            self.changes_inputs |= any(value.memory in self.inputs for value in operation.values)
         elif is_single and self._is_known_view(operation, result):
             return
         parts = [result] if is_single else result or []

@@ -56,10 +56,16 @@ class RecordedSteps:
 
     Args:
         patience: steps of a kind that run as Python before one is recorded, since a recording costs more than a step.
+        is_pure: True if it is known that steps change none of their tensors in place.
+
+    Attributes:
+        is_refused: True if steps run as Python alone.
+        changes_tensors: True if a recorded step changed one of its tensors in place.
     """
 
-    def __init__(self, patience: int = 2) -> None:
-        self.is_refused = False
+    def __init__(self, patience: int = 2, is_pure: bool = False) -> None:
+        self.is_refused = self.changes_tensors = False
+        self.is_pure = is_pure
         self._patience = patience
         self._counts: Counter[Any] = Counter()
         self._recordings: dict[Any, Recording] = {}
@@ -103,6 +109,7 @@ class RecordedSteps:
         try:
             if _python_generators() != before:
                 raise NotRecordable("random numbers of Python or NumPy")
+            self.changes_tensors |= recorder.changes_inputs
             if not self.is_refused:
                 values = recorder.outputs(outputs)
                 make = partial(Program, recorder.inputs, recorder.operations, values, self._arena)

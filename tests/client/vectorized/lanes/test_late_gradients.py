@@ -5,11 +5,12 @@ from functools import partial
 
 import pytest
 import torch
-from stacks import Dense, ragged, with_executor
+from stacks import Dense, largest_difference, ragged, with_executor
 from torch import nn
 from torch.optim import SGD, lr_scheduler
 
 from fedlit.algorithms import Ditto, FedAvg, FedNova, Scaffold
+from fedlit.client.vectorized.lanes import lane
 from fedlit.client.vectorized.lanes.late_gradients import LateGradients
 from fedlit.client.vectorized.lanes.optimizers import takes_plain_steps
 from fedlit.client.vectorized.memory import StackMemory
@@ -17,6 +18,7 @@ from fedlit.client.vectorized.recording import products, program
 from fedlit.client.vectorized.recording.products import Product
 from fedlit.client.vectorized.recording.recorded import RecordedSteps
 from fedlit.core.messages import TrainJob
+from fedlit.core.model import Model
 from fedlit.executors import Inline, Vectorized
 
 
@@ -26,7 +28,7 @@ def final_models(fed, monkeypatch, min_row_bytes):
     with monkeypatch.context() as patch:
         patch.setattr(products, "MIN_ROW_BYTES", min_row_bytes)
         patch.setattr(program, "MIN_BYTES", 1)  # the matrices of small products are in the arena, too
-        patch.setattr(RecordedSteps.__init__, "__defaults__", (0,))  # each step is recorded when it is first seen
+        patch.setattr(RecordedSteps.__init__, "__defaults__", (0, False))  # each step is recorded when it is first seen
         add_to = Product.add_to
         patch.setattr(Product, "add_to", lambda self, *args: added.append(1) or add_to(self, *args))
         records = list(with_executor(fed, Vectorized(6)).run())
@@ -147,6 +149,108 @@ def test_rows_step_alone_only_if_their_numbers_stay_the_same(dtype, way):
     rows = [row.add(gradient, alpha=-0.0123) for row, gradient in zip(weights, gradients, strict=True)]
     assert torch.equal(torch.stack(rows), parameter.detach()) or not is_plain
     assert is_plain or dtype in (torch.bfloat16, torch.float16)
+
+
+class Wide(Dense):
+    """Has a layer whose gradients are large."""
+
+    def __init__(self, width=160):
+        super().__init__()
+        self.body, self.head = nn.Linear(6, width), nn.Linear(width, 3)
+        self.wide = nn.Linear(width, width)
+
+    def forward(self, x):
+        return self.head(self.norm(self.wide(self.norm(self.body(x)))))
+
+
+class ChangesWeights(Wide):
+    """Changes a weight in place before each step."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.change = change
+
+    def training_step(self, batch, batch_idx):
+        with torch.no_grad():
+            self.change(self.wide.weight, batch[0])
+        return super().training_step(batch, batch_idx)
+
+
+CHANGES = {
+    "clamp": lambda weight, x: weight.clamp_(-0.01, 0.01),
+    "shrink": lambda weight, x: weight.mul_(0.9),
+    "by the batch": lambda weight, x: weight.mul_(x.mean().clamp(0.5, 0.9)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("sizes", [(20,), (20, 20, 20)], ids=["one", "three"])
+def test_a_module_that_changes_a_weight_in_place_changes_its_client_s_alone(change, sizes):
+    fed = ragged(partial(ChangesWeights, change), sizes=sizes)
+    before = {name: tensor.clone() for name, tensor in fed.initial.parameters.items()}
+    stacked = list(with_executor(fed, Vectorized(3)).run())
+    single = list(with_executor(ragged(partial(ChangesWeights, change), sizes=sizes), Inline()).run())
+    assert largest_difference(single, stacked) < 2e-5
+    assert all(torch.equal(tensor, before[name]) for name, tensor in fed.initial.parameters.items())
+
+
+def test_shared_weights_have_memory_and_a_dtype_of_their_own():
+    seen = []
+
+    class Noted(LateGradients):
+        def step(self):
+            seen.extend(self.shared.values())
+            return super().step()
+
+    worker = ragged(Wide, sizes=(10, 10), options={"precision": "64-true"}).worker.vectorize()
+    state = ragged(Wide, sizes=(10, 10), options={"precision": "64-true"}).initial_state()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lane, "LateGradients", Noted)
+        result = worker(TrainJob(1, 0, (0, 1)), state)
+    assert not result.failures
+    (shared,) = seen
+    own = state.shared.model.parameters["wide.weight"]
+    assert (shared.dtype, shared.shape, shared.data_ptr() % 64) == (torch.float64, (1, 160, 160), 0)
+    assert shared.data_ptr() != own.data_ptr()
+    assert torch.equal(shared[0], own)
+
+
+class Half(FedAvg):
+    """Trains from another model than the global one."""
+
+    def client(self, local, shared, client_state):
+        x = self.model(shared)
+        if local.examples:
+            local.fit(self.other(x, local), key=1)
+        return super().client(local, shared, client_state)
+
+    def other(self, x, local):
+        return Model({name: tensor.float() for name, tensor in x.parameters.items()}, x.buffers)
+
+
+class Wrong(Half):
+    def other(self, x, local):
+        return Model({}, {}) if local.client == 0 else x
+
+
+@pytest.mark.slow
+def test_a_fit_may_start_from_a_model_of_another_dtype():
+    settings = {"algorithm": Half(), "sizes": (10, 10), "options": {"precision": "64-true"}}
+    stacked, single = (
+        list(with_executor(ragged(Wide, **settings), executor).run()) for executor in (Vectorized(2), Inline())
+    )
+    assert not any(record.failures for record in stacked)
+    assert largest_difference(single, stacked) < 2e-5
+
+
+def test_a_client_that_starts_from_a_wrong_model_fails_alone():
+    settings = {"sizes": (10, 10, 10)}
+    worker, state = ragged(**settings).worker.vectorize(), ragged(**settings).initial_state()
+    result = replace(worker, algorithm=Wrong())(TrainJob(1, 0, (0, 1, 2)), state)
+    single = replace(ragged(**settings).worker, algorithm=Wrong())(TrainJob(1, 0, (0, 1, 2)), state)
+    assert (result.members, [failure.client for failure in result.failures]) == ((1, 2), [0])
+    assert [failure.outcome for failure in result.failures] == [failure.outcome for failure in single.failures]
 
 
 class OwnStep(SGD):
