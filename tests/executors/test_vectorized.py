@@ -236,11 +236,12 @@ class Unreadable:
         return self.x[numbers]
 
 
-def test_a_client_whose_sample_cannot_be_read_fails_alone():
+@pytest.mark.parametrize(("number", "client"), [(56, 4), (3, 0)], ids=["a small one", "the largest one"])
+def test_a_client_whose_sample_cannot_be_read_fails_alone(number, client):
     data = samples(57)
-    fed = ragged(data=TensorSamples(Unreadable(data.x, 56), data.y))
+    fed = ragged(data=TensorSamples(Unreadable(data.x, number), data.y))
     for record in with_executor(fed, Vectorized(6)).run():
-        assert [(failure.client, failure.outcome) for failure in record.failures] == [(4, "exception")]
+        assert [(failure.client, failure.outcome) for failure in record.failures] == [(client, "exception")]
 
 
 class FailsAfterFit(FedAvg):

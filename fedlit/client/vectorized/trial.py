@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from fedlit.client.vectorized.recording.recorded import RecordedSteps
 from fedlit.client.vectorized.refusals import explain, refuse_new_state, slow_layers, static_errors
 from fedlit.client.vectorized.together import SLOW_OPERATION, StackTraining
 from fedlit.core.errors import ConfigError, ConfigErrors
+from fedlit.core.streams import Purpose, seeded
+from fedlit.data.client_data import ClientData
 
 log = logging.getLogger("fedlit")
 
@@ -46,7 +49,7 @@ def try_stacks(worker: Any, if_faster: bool = False) -> StackTraining:
     if not errors:
         short = replace(config, options={**config.options, "limit_train_batches": NUM_BATCHES}, epochs=1, steps=None)
         trial, state = replace(worker, trainer_config=short), worker.algorithm.init(worker.replica.read())
-        clients = np.argsort(-worker.data.population.sizes, kind="stable")[:NUM_CLIENTS]
+        clients = _clients_to_try(worker.data)
         rules = [partial(_try_two_rounds, partial(trial.dry_run, int(client), state)) for client in clients]
         errors = _try_rules(module, rules, training)
     if errors:
@@ -54,6 +57,26 @@ def try_stacks(worker: Any, if_faster: bool = False) -> StackTraining:
     if training.recorded.is_refused:  # steps as Python cost most by themselves
         return StackTraining(training.recorded, max_bytes=None)
     return StackTraining(RecordedSteps(is_pure=not training.recorded.changes_tensors))
+
+
+def _clients_to_try(data: ClientData) -> list[int]:
+    """Return the largest clients whose first batches can be read.
+
+    The others fail in their round, each alone.
+    """
+    largest = np.argsort(-data.population.sizes, kind="stable").tolist()
+    readable = (client for client in largest if _is_readable(data, client))
+    return list(islice(readable, NUM_CLIENTS)) or largest[:NUM_CLIENTS]
+
+
+def _is_readable(data: ClientData, client: int) -> bool:
+    with seeded(data.seed, Purpose.MODEL, client=client):  # samples may draw random numbers
+        try:
+            for _ in islice(iter(data.train_batches(0, client, 0)), NUM_BATCHES):
+                pass
+        except Exception:  # of the user's data
+            return False
+    return True
 
 
 def _try_two_rounds(dry_run: Callable[..., Any], work: LocalWork) -> None:
