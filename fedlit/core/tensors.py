@@ -100,6 +100,13 @@ def as_bytes(tensor: Tensor) -> Tensor:
     return flat.as_strided(flat.shape, (1,)).view(torch.uint8)
 
 
+def has_same_bits(one: Tensor, other: Tensor) -> bool:
+    """Return True if two tensors have the same dtype, shape and bits."""
+    import torch
+
+    return one.dtype == other.dtype and one.shape == other.shape and torch.equal(as_bytes(one), as_bytes(other))
+
+
 def apply_step(old: Tensor, step: Tensor | None) -> Tensor:
     """The sum old + step, in float64; `old` itself without a step.
 

@@ -11,11 +11,9 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-import torch
-
 from fedlit.client.fit.call import FitCall, FitOutcome, LocalWork
 from fedlit.core.errors import ConfigError
-from fedlit.core.tensors import Tensors, as_bytes
+from fedlit.core.tensors import Tensors, has_same_bits
 from fedlit.data.protocols import Batches
 
 T = TypeVar("T")
@@ -213,7 +211,7 @@ def _is_same(one: Request, other: Request, is_strict: bool) -> bool:
     for first, second in zip(one.gradient_terms, other.gradient_terms, strict=True):
         pairs += [(first.center, second.center), (first.offset, second.offset)]
     factors = [[repr(term.mu) for term in call.gradient_terms] for call in (one, other)]  # NaN is equal to itself
-    return factors[0] == factors[1] and all(_has_same_bits(first or {}, second or {}) for first, second in pairs)
+    return factors[0] == factors[1] and all(_have_same_bits(first or {}, second or {}) for first, second in pairs)
 
 
 def _names(call: FitCall) -> tuple[Any, ...]:
@@ -221,9 +219,6 @@ def _names(call: FitCall) -> tuple[Any, ...]:
     return call.client, call.key, call.only, call.epochs, call.budget, len(call.gradient_terms), contrasts
 
 
-def _has_same_bits(one: Tensors, other: Tensors) -> bool:
+def _have_same_bits(one: Tensors, other: Tensors) -> bool:
     """Return True if tensors have the same names and bits."""
-    if one.keys() != other.keys():
-        return False
-    pairs = [(tensor, other[name]) for name, tensor in one.items()]
-    return all(a.dtype == b.dtype and a.shape == b.shape and torch.equal(as_bytes(a), as_bytes(b)) for a, b in pairs)
+    return one.keys() == other.keys() and all(has_same_bits(tensor, other[name]) for name, tensor in one.items())

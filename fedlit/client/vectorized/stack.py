@@ -55,18 +55,18 @@ class Stack:
         for lane in self.lanes:
             self._view.show([lane.clock])
             lane.prepare(module.module, module.parameters, self._weights)
+        shares = len(self.lanes) == 1 and self._step.recorded.is_pure and self.lanes[0].takes_late_gradients
         for name in module.parameters:
-            self._start(name, stack_tensors([model.parameters[name] for model in models], self._device))
+            self._start(name, stack_tensors([model.parameters[name] for model in models], self._device), shares)
 
-    def _start(self, name: str, tensor: Tensor) -> None:
+    def _start(self, name: str, tensor: Tensor, shares: bool) -> None:
         """Set the first weights of a parameter.
 
         Their shape is (1, ...) or (clients, ...). If its gradient may be late, weights that all clients share stay one tensor
         until the first step.
         """
-        stacked, has_one_lane = self._weights[name], len(self.lanes) == 1
-        is_late = name in self._module.trained and has_large_rows(stacked) and self._step.recorded.is_pure
-        if is_late and len(tensor) == 1 and has_one_lane and self.lanes[0].takes_late_gradients:
+        stacked = self._weights[name]
+        if shares and len(tensor) == 1 and name in self._module.trained and has_large_rows(stacked):
             # in memory of its own: bits of a product depend on the alignment, and a module may change a weight in place
             self.lanes[0].late.shared[name] = torch.empty_like(stacked[:1]).copy_(tensor)
         else:

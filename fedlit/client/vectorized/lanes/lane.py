@@ -153,8 +153,6 @@ class Lane:
         fraction = self._num_accumulated / self.clock.accumulate
         trained = {name: parameter for name, parameter in self.parameters.items() if id(parameter) in self._stepped}
         limit, algorithm = self._clip
-        if not self.takes_late_gradients:
-            self.late.complete()
         for term in self._terms:
             term.add(trained, fraction)
         if limit:

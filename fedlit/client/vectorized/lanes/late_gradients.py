@@ -31,12 +31,6 @@ class LateGradients:
         """Keep a parameter's gradient until the step."""
         self._products[name] = product
 
-    def complete(self) -> None:
-        """Compute the gradients, since something besides plain steps reads them."""
-        for name, product in self._products.items():
-            self._parameters[name].grad = product.tensor()
-        self._products.clear()
-
     def step(self) -> bool:
         """Take the steps of the parameters whose gradients are late.
 

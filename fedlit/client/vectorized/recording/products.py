@@ -30,10 +30,6 @@ class Product:
     def __init__(self, left: Tensor, right: Tensor) -> None:
         self._left, self._right = left, right
 
-    def tensor(self) -> Tensor:
-        """Return the products, shape (clients, n, m)."""
-        return torch.bmm(self._left, self._right)
-
     def parts(self) -> Iterator[tuple[slice, Tensor]]:
         """Yield the places of a few clients and their products.
 

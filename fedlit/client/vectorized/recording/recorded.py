@@ -21,7 +21,7 @@ from fedlit.client.vectorized.recording.arena import Arena
 from fedlit.client.vectorized.recording.operations import NotRecordable, OperationRecorder
 from fedlit.client.vectorized.recording.program import Program
 from fedlit.client.vectorized.streams import get_generators, set_generators
-from fedlit.core.tensors import as_bytes
+from fedlit.core.tensors import has_same_bits
 from fedlit.core.torch_operations import observe_operations
 
 Step = Callable[[Sequence[Tensor]], tuple[list[Tensor], Any]]
@@ -129,7 +129,7 @@ class RecordedSteps:
         set_generators(before)
         outputs, facts = step(tensors)
         pairs = [*zip(again, outputs, strict=True), *zip(copies, tensors, strict=True)]
-        if facts == recording.facts and _same(after, get_generators()) and all(_is_equal(*pair) for pair in pairs):
+        if facts == recording.facts and _same(after, get_generators()) and all(has_same_bits(*pair) for pair in pairs):
             recording.is_checked, recording.make_other = True, None  # which keeps tensors
         elif recording.make_other is not None:  # late products may have other bits, which the next step shows
             recording.run, recording.make_other = recording.make_other(), None
@@ -160,10 +160,3 @@ def _same(states: Sequence[Any], others: Sequence[Any]) -> bool:
     """Return True if the generators of torch have the same states."""
     pairs = [(states[0], others[0]), (states[3], others[3])]
     return all(torch.equal(a, b) if isinstance(a, Tensor) else a is b for a, b in pairs)
-
-
-def _is_equal(one: Tensor, other: Tensor) -> bool:
-    """Return True if two tensors have the same bits."""
-    if one.dtype != other.dtype or one.shape != other.shape:
-        return False
-    return torch.equal(as_bytes(one), as_bytes(other))

@@ -126,7 +126,6 @@ def late(body, *tensors, num_lasting=1):
     run = Program(recorder.inputs, recorder.operations, outputs, Arena(), num_lasting)
     found, expected = run(*tensors), body(*tensors)
     for one, other in zip(found, expected, strict=True):
-        assert torch.equal(one.tensor() if isinstance(one, Product) else one, other)
         assert torch.equal(one.clone(), other)
     return [isinstance(one, Product) for one in found]
 

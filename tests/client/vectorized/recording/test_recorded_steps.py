@@ -252,7 +252,8 @@ def test_the_module_keeps_no_tensor_of_the_transforms():
 
 def test_a_late_product_with_other_bits_is_computed_at_once(monkeypatch):
     monkeypatch.setattr(products, "MIN_ROW_BYTES", 1)
-    monkeypatch.setattr(Product, "clone", lambda self: self.tensor() + 1e-3)
+    clone = Product.clone
+    monkeypatch.setattr(Product, "clone", lambda self: clone(self) + 1e-3)
     steps, tensors = RecordedSteps(0), [torch.ones(2, 3, 3), torch.ones(2, 3, 3)]
 
     def step(tensors):
